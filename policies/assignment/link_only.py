@@ -1,0 +1,13 @@
+"""Every missing expert is copied over the link."""
+
+from dataclasses import dataclass
+
+from policies.base import Assignment
+
+
+@dataclass(frozen=True)
+class LinkOnly(Assignment):
+    """Copy all misses in the order of the demand (the engine's default). Badly: where the CPU idles beside a slow link.
+
+    Source: plain offloading, for example https://arxiv.org/abs/2312.17238.
+    """

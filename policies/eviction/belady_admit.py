@@ -1,0 +1,31 @@
+"""Belady's MIN with forced admission."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Eviction, Vector
+from policies.state import State
+
+
+@dataclass(frozen=True)
+class BeladyAdmit(Eviction):
+    """Evict the expert whose next demand by the recorded router lies furthest ahead; every miss is admitted.
+
+    An upper bound on the hits of every rule that fetches on demand only and admits every miss, for experts of equal
+    size. Not a bound for rules that prefetch or substitute, and no rule at all for a live system: it reads the future.
+
+    Source: L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5(2),
+    1966, https://doi.org/10.1147/sj.52.0078.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"future"})
+
+    @staticmethod
+    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+        for i in range(state.num_demand):
+            expert = state.demand[i]
+            state.priority[state.layer, expert] = -float(state.next_use[state.layer, expert])
+
+    @staticmethod
+    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+        state.priority[layer, expert] = -float(state.next_use[layer, expert])

@@ -1,0 +1,28 @@
+"""Least recently used."""
+
+from dataclasses import dataclass
+
+from policies.base import Eviction, Vector
+from policies.state import State
+
+
+@dataclass(frozen=True)
+class Lru(Eviction):
+    """Evict the expert whose last execution lies furthest back.
+
+    Inside a layer step recency runs token by token, best rank first. A prefetched expert counts as used when its copy
+    starts. Badly: when the demand between two uses of an expert exceeds the capacity it always misses (a scan).
+
+    Source: textbook; as expert cache in Eliseev and Mazur, "Fast Inference of MoE Language Models with Offloading",
+    section 3.1, https://arxiv.org/abs/2312.17238.
+    """
+
+    @staticmethod
+    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+        for i in range(state.num_executed):
+            state.priority[state.layer, state.executed[i]] = state.now + i / state.num_executed
+
+    @staticmethod
+    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+        if prefetched:
+            state.priority[layer, expert] = state.now

@@ -1,0 +1,45 @@
+"""The next layer's own gate, applied early."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Prediction, Vector
+from policies.state import State
+from traces.errors import UserError
+
+
+@dataclass(frozen=True)
+class Lookahead(Prediction):
+    """Predict layer l + 1 by its gate on the hidden state of layer l, as the trace recorded it.
+
+    ``variant=before``: on the residual before layer l's experts ran, available at layer l's gate. ``after``: on the
+    residual after them, available at the end of layer l, when little time is left to fetch. SMoE runs the shared and
+    the resident experts first, which lies between the two and depends on residency; replay of a recorded trace cannot
+    do that (open loop), so ``before`` stands in for it and is a lower estimate of its accuracy.
+
+    Source: Eliseev and Mazur, section 3.2, https://arxiv.org/abs/2312.17238; SMoE, section on prefetching,
+    https://arxiv.org/abs/2508.18983.
+    """
+
+    variant: str = "before"
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("before", "after"):
+            raise UserError(f"policy.prediction.variant={self.variant}: must be before or after")
+
+    def all_needs(self) -> frozenset[str]:
+        return frozenset({f"lookahead_{self.variant}"})
+
+    def available_at_end(self) -> bool:
+        return self.variant == "after"
+
+    @staticmethod
+    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+        if state.layer + 1 >= state.num_layers:
+            return
+        state.num_predicted = 1
+        for token in range(state.num_tokens):
+            for expert in range(state.num_experts):
+                state.predicted[0, token, expert] = state.lookahead[token, expert]

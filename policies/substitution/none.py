@@ -1,0 +1,10 @@
+"""Execute exactly what the router picked."""
+
+from dataclasses import dataclass
+
+from policies.base import Substitution
+
+
+@dataclass(frozen=True)
+class NoSubstitution(Substitution):
+    """Execute exactly what the router picked: the part switched off."""

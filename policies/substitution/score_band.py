@@ -1,0 +1,74 @@
+"""Replace low-score missing experts by resident ones of nearly the same score: SMoE's expert-cache router."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from policies.bands import is_top, next_score
+from policies.base import Substitution, Vector, require
+from policies.state import DECODE, RESIDENT, State
+
+
+@dataclass(frozen=True)
+class ScoreBand(Substitution):
+    """Replace a missing active expert whose score is close to S_{k+1} by the best available expert just below.
+
+    With S = S_{k+1}, the highest score outside the token's top k:
+      low-score active:  s < (1 + alpha) * S    (the others are top-score and always kept)
+      substitute:        (1 - alpha) * S <= s <= S, and resident or a top-score expert of any token in the batch
+    The batch's top-score set is complete before any token is served. Missing low-score experts, highest score first,
+    each take the highest-scoring substitute left; what finds none is supplied as usual. ``include_next=false``
+    excludes the (k+1)-th expert itself (s < S), as the paper's Algorithm 1 writes it; its text includes it. An expert
+    still on the link counts as missing.
+    Badly: with sigmoid-like or very flat gates nearly every expert falls in the band and the claim "near-equivalent"
+    no longer follows from the scores.
+
+    Source: SMoE, section 3 and Algorithm 1, https://arxiv.org/abs/2508.18983.
+    """
+
+    alpha: float = 0.35
+    include_next: bool = True
+    during_prefill: bool = False
+    """Whether prefill steps substitute too (the released code does not; the paper credits pipelining for TTFT)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+
+    def __post_init__(self) -> None:
+        require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        alpha, include_next = knobs[0], knobs[1] != 0.0
+        if (state.phase != DECODE and knobs[2] == 0.0) or state.num_ranks >= state.num_experts:
+            return
+        available = np.zeros(state.num_experts, np.bool_)
+        for expert in range(state.num_experts):
+            available[expert] = state.status[state.layer, expert] == RESIDENT
+        edge = np.zeros(state.num_tokens, np.float32)
+        for token in range(state.num_tokens):
+            edge[token] = next_score(state.scores[token, : state.num_experts], state.ids[token], state.num_ranks)
+            for rank in range(state.num_ranks):
+                expert = state.ids[token, rank]
+                if is_top(state.scores[token, expert], edge[token], alpha):
+                    available[expert] = True
+        used = np.zeros(state.num_experts, np.bool_)
+        for token in range(state.num_tokens):
+            scores = state.scores[token]
+            used[:] = False
+            for rank in range(state.num_ranks):
+                used[state.ids[token, rank]] = True
+            for rank in range(state.num_ranks):
+                routed = state.ids[token, rank]
+                if available[routed]:
+                    continue
+                best = -1
+                for expert in range(state.num_experts):
+                    inside = scores[expert] < edge[token] or (include_next and scores[expert] == edge[token])
+                    inside = inside and scores[expert] >= (1.0 - alpha) * edge[token]
+                    free = inside and available[expert] and not used[expert]
+                    if free and (best < 0 or scores[expert] > scores[best]):
+                        best = expert
+                if best >= 0:
+                    used[best] = True
+                    state.executed_ids[token, rank] = best

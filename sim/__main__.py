@@ -1,0 +1,74 @@
+"""``python -m sim COMMAND ...``: finds the command and turns every expected error into one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+from difflib import get_close_matches
+
+import sim.commands
+from sim.errors import one_line
+from traces.errors import UserError
+
+
+def command_names() -> list[str]:
+    """The commands: one module each in sim/commands."""
+    return sorted(module.name.rstrip("_").replace("_", "-") for module in pkgutil.iter_modules(sim.commands.__path__))
+
+
+def load(name: str) -> object:
+    """The module of a command."""
+    module = name.replace("-", "_")
+    return importlib.import_module(f"sim.commands.{module + '_' if module == 'import' else module}")
+
+
+def overview() -> str:
+    """The text of ``python -m sim --help``."""
+    lines = [
+        "usage: python -m sim COMMAND [arguments]",
+        "",
+        "Evaluates rules for keeping Mixture-of-Experts experts on a",
+    ]
+    lines[-1] += " small device: replays routing traces on a modelled machine."
+    lines += ["", "commands (python -m sim COMMAND --help teaches each):"]
+    for name in command_names():
+        lines.append(f"  {name:<10} {(load(name).__doc__ or '').strip().splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Run one command -> exit status: 0, 2 for bad input, 130 when interrupted."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in command_names():
+        near = get_close_matches(name, command_names(), 1)
+        hint = f"did you mean {near[0]}?" if near else "commands: " + ", ".join(command_names())
+        print(f"error: {name} is not a command; {hint}", file=sys.stderr)
+        return 2
+    module = load(name)
+    if any(word in ("-h", "--help") for word in rest):
+        print((module.__doc__ or "").strip())
+        return 0
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return int(module.main(rest))  # type: ignore[attr-defined]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,53 @@
+"""Combinations of policy and cache knobs that would run but mean nothing: refused in one sentence."""
+
+from __future__ import annotations
+
+from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
+from sim.capacity import CacheConfig
+from traces.errors import UserError
+
+
+def decides(part: object, base: type, decision: str) -> bool:
+    """Whether a part has a decision of its own in place of the base class's nothing."""
+    return getattr(type(part), decision) is not getattr(base, decision)
+
+
+def check_combination(policy: Policy, cache: CacheConfig) -> None:
+    """Raises UserError naming the two knobs that contradict each other."""
+    predicts = decides(policy.prediction, Prediction, "predict")
+    prefetches = decides(policy.prefetch, Prefetch, "choose")
+    if prefetches and not predicts:
+        raise UserError(
+            f"policy {policy.name}: {type(policy.prefetch).__name__} has no prediction to choose from: "
+            "set policy/prediction, or policy/prefetch=none"
+        )
+    if cache.semantics == "sequential":
+        _check_sequential(policy)
+    if cache.overflow == "hold":
+        _check_hold(policy)
+
+
+def _check_sequential(policy: Policy) -> None:
+    """One access at a time there is no token, so only rules that see experts alone make sense."""
+    whole = {
+        "prefetch": decides(policy.prefetch, Prefetch, "choose"),
+        "substitution": decides(policy.substitution, Substitution, "substitute"),
+        "assignment": decides(policy.assignment, Assignment, "assign"),
+        "eviction": "gate_scores" in policy.eviction.all_needs(),
+    }
+    for part, active in whole.items():
+        if active:
+            raise UserError(
+                f"cache.semantics=sequential replays single accesses, and policy/{part} of {policy.name} decides over "
+                "whole tokens: use cache.semantics=step, or a policy without it"
+            )
+
+
+def _check_hold(policy: Policy) -> None:
+    if policy.residency == "none":
+        raise UserError(f"cache.overflow=hold keeps every step, and policy {policy.name} keeps nothing: use stream")
+    if decides(policy.eviction, Eviction, "bypass"):
+        raise UserError(
+            f"cache.overflow=hold admits every miss, and {type(policy.eviction).__name__} of policy {policy.name} may "
+            "refuse: use belady_admit, or cache.overflow=stream"
+        )

@@ -1,0 +1,112 @@
+"""Turn the output folder of a run or a sweep into figures and a table."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELP = """usage: python -m sim plot FOLDER [figure=NAME ...] [columns=1|2] [out=FOLDER]
+
+Turn the output folder of a run or a sweep into figures and a table.
+
+FOLDER is what `python -m sim run` printed as its output folder; every run in it or below it counts.
+
+  figure=capacity     hit rate and time per output token against cache capacity, a line per policy, 95 % intervals
+  figure=attribution  where the time of a token goes, a stacked bar per policy at each capacity
+                      (without figure= both are drawn; give figure= more than once for several)
+  columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
+  out=FOLDER/figures  where the PDF and PNG files go
+
+Examples
+  python -m sim run -m policy=lru,importance,belady cache.fraction=0.1,0.25,0.5
+  python -m sim plot multirun/2026-01-31/12-00-00
+  python -m sim plot multirun/2026-01-31/12-00-00 figure=capacity columns=1 out=paper/figures
+"""
+
+# Heading, column of the table of results, and how a value of it is written.
+_COLUMNS = (
+    ("capacity %", "capacity", "{:.1f}", 100.0),
+    ("hit rate %", "hit_rate", "{:.1f}", 100.0),
+    ("cache ratio %", "cache_ratio", "{:.1f}", 100.0),
+    ("substituted %", "substitution_rate", "{:.1f}", 100.0),
+    ("MB/token", "bytes_per_token", "{:.1f}", 1e-6),
+    ("TPOT ms", "tpot_s.mean", "{:.2f}", 1e3),
+    ("95 % low", "tpot_s.low", "{:.2f}", 1e3),
+    ("95 % high", "tpot_s.high", "{:.2f}", 1e3),
+    ("P99 ms", "tpot_s.p99", "{:.2f}", 1e3),
+    ("TTFT ms", "ttft_s.mean", "{:.1f}", 1e3),
+)
+
+
+def main(argv: list[str]) -> int:
+    """Draw what the arguments ask for; 0 when all was written.
+
+    Raises: UserError for an unknown word or figure, and for folders without results.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if argv else 2
+    folder, names, columns, out = _arguments(argv)
+    from sim.plots import collect, draw  # pandas and matplotlib take a second to import
+    from sim.results import unfinished_runs
+
+    table = collect(folder)
+    for run in unfinished_runs(folder):
+        print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
+    print(format_table(table))
+    for name in names:
+        for path in draw(table, name, columns, out):
+            print(f"wrote {path}")
+    return 0
+
+
+def format_table(table: "pd.DataFrame") -> str:
+    """The runs as aligned text, a line each, equal ones once; a dash where a figure does not exist."""
+    head = ["policy", *(heading for heading, *_ in _COLUMNS)]
+    lines = [head]
+    for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
+        cells = [str(run["series"])]
+        for _, column, form, scale in _COLUMNS:
+            value = float(run[column]) if column in table else float("nan")
+            cells.append("-" if value != value else form.format(value * scale))
+        lines.append(cells)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path]:
+    """The folder, the figures, the page width in columns and where to write."""
+    from sim.plots import FIGURES
+
+    options: dict[str, str] = {}
+    names: list[str] = []
+    folders: list[str] = []
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if not equals:
+            folders.append(word)
+        elif key == "figure":
+            names += value.split(",")
+        elif key in ("columns", "out"):
+            options[key] = value
+        else:
+            raise UserError(f"plot: {key}= is not known: the words are figure=, columns= and out=")
+    if len(folders) != 1:
+        raise UserError(f"plot takes one folder of results, got {len(folders)}: see `python -m sim plot --help`")
+    for name in names:
+        if name not in FIGURES:
+            raise UserError(f"figure={name} is not known: choose from {', '.join(FIGURES)}")
+    if options.get("columns", "2") not in ("1", "2"):
+        raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
+    folder = Path(folders[0])
+    out = Path(options["out"]) if "out" in options else folder / "figures"
+    return folder, names or list(FIGURES), int(options.get("columns", "2")), out

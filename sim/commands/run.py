@@ -1,0 +1,77 @@
+"""Replay a trace under a policy on a modelled machine and report hit rate, bytes and latency.
+
+  python -m sim run policy=importance                      the embedded trace, SMoE's policy
+  python -m sim run policy=lru cache.fraction=0.5          half of the experts fit
+  python -m sim run policy=importance policy/eviction=lru  one part exchanged
+  python -m sim run trace.path=my.safetensors model=qwen3_30b_a3b hardware=rtx4090
+  python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
+  python -m sim plot FOLDER                                figures of a run or sweep
+
+Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
+model, trace, engine. Capacity is one of cache.fraction, cache.slots_per_layer, cache.bytes (default: fraction 0.25).
+Results: metrics.json, steps.parquet, provenance.json in the folder that is printed last.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from sim.errors import one_line
+from traces.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(config: DictConfig) -> None:
+    """One replay; Hydra calls this once per job of a sweep."""
+    try:
+        replay_once(config)
+    except (UserError, OmegaConfBaseException) as error:
+        if HydraConfig.get().mode != RunMode.RUN:
+            raise  # Hydra says which job of the sweep it was
+        remove_unused(Path(HydraConfig.get().runtime.output_dir))
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def remove_unused(folder: Path) -> None:
+    """Take away the output folder of a run that was refused before it wrote anything."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra"}:
+        shutil.rmtree(folder)
+
+
+def replay_once(config: DictConfig) -> None:
+    """Replay as configured, write the results into Hydra's output folder, print the summary."""
+    from tqdm import tqdm
+
+    from sim.build import build, plain
+    from sim.metrics import StepTable
+    from sim.outputs import write_run
+    from sim.summary import text
+
+    replay = build(config)
+    table = StepTable(replay)
+    start = time.perf_counter()
+    table.run(lambda steps: tqdm(steps, total=len(replay.schedule), unit=" steps", delay=2, disable=None, leave=False))
+    wall_s = time.perf_counter() - start
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    metrics = write_run(folder, replay, table, plain(config), wall_s)
+    print(text(replay, metrics))
+    print(f"results in {folder}")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with Hydra overrides."""
+    sys.argv = ["python -m sim run", *argv]
+    run()
+    return 0

@@ -1,0 +1,79 @@
+"""The schema of a replay's configuration, with type and range of every knob."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from traces.errors import UserError
+
+T = TypeVar("T")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null"}
+
+
+def _fits(value: object, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """A dataclass from plain values, each of its declared type.
+
+    Raises: UserError naming the unknown field and the nearest known one, or the field, its value and the type allowed.
+    """
+    hints = get_type_hints(cls)
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
+            raise UserError(f"{prefix}{name} is not a field of {cls.__name__}: {hint}")
+        kinds = get_args(hints[name]) or (hints[name],)
+        if not any(_fits(value, kind) for kind in kinds):
+            allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
+            raise UserError(f"{prefix}{name}={value}: must be {allowed}")
+    return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceConfig:
+    """Which trace is replayed. ``embedded`` names a packaged trace; ``path``, if given, is read instead."""
+
+    embedded: str | None = None
+    path: str | None = None
+    requests: int | None = None
+    """Only the first n requests."""
+    as_decode: bool = False
+    """Count rows recorded in one teacher-forced pass as decode steps (labelled in the output)."""
+    geometry: str | None = None
+    """For the embedded trace: the model whose sizes ``model=auto`` takes."""
+
+    def __post_init__(self) -> None:
+        if self.requests is not None and self.requests < 1:
+            raise UserError(f"trace.requests={self.requests}: must be at least 1")
+        if self.embedded is None and self.path is None:
+            raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Knobs of a replay that belong to no group."""
+
+    batch_size: int = 1
+    seed: int = 0
+    timeline: bool = False
+    engine: str = "simpy"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed={self.seed}: must be between 0 and 2**63 - 1")
+        if self.engine not in ("simpy",):
+            raise UserError(f"engine={self.engine}: must be simpy")
+        if self.timeline:
+            raise UserError("timeline=true: this version cannot write a timeline yet; leave timeline=false")

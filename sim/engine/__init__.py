@@ -1,0 +1,1 @@
+"""Engines: the same decisions on a SimPy clock, or on none."""

@@ -1,0 +1,175 @@
+"""What a machine can do: the schema of `conf/hardware/*.yaml`, checked on construction."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from traces.errors import UserError
+
+HARDWARE_FOLDER = Path(__file__).resolve().parents[1] / "conf" / "hardware"
+
+# From most to least trusted. A file as a whole is worth no more than its weakest figure.
+LABELS = ("MEASURED", "PUBLISHED", "FITTED", "ESTIMATED")
+
+_POSITIVE = (
+    "gpu_memory_bytes",
+    "gpu_memory_bytes_per_s",
+    "gpu_flops_per_s",
+    "link_bytes_per_s",
+    "cpu_expert_bytes_per_s",
+    "cpu_load_ratio",
+    "cpu_flops_per_s",
+)
+_NOT_NEGATIVE = (
+    "link_latency_s",
+    "link_half_bytes",
+    "link_call_s",
+    "launch_s",
+    "kernels_per_expert",
+    "kernels_per_layer",
+    "readback_s",
+    "sync_s",
+    "host_s_per_layer",
+)
+_COUNTS = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots")
+_OPTIONAL = ("cpu_expert_bytes_per_s", "cpu_load_ratio", "cpu_flops_per_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """One GPU, its host and the link between them; every time in seconds, every rate per second.
+
+    `gpu_flops_per_s`: dense 16-bit, as reached or as the source states it. `link_latency_s`: fixed time of one copy.
+    `link_bytes_per_s`: bandwidth that a large pinned copy reaches. `link_half_bytes`: size at which a copy reaches half
+    of it, beta(x) = beta_inf * x / (x + x_half); 0 means no such loss. `link_call_s`: host time to issue one copy.
+    The CPU's time for an expert is stated as the DRAM bandwidth it reaches (`cpu_expert_bytes_per_s`), or as a share of
+    the time to load the expert (`cpu_load_ratio`), or not at all: then rules that compute on the CPU are refused.
+    `readback_s`: the router's choice read back from the GPU. `sync_s`: synchronisation at the end of a layer.
+    `host_s_per_layer`: decisions and bookkeeping of the host in one MoE layer. `staging_slots`: buffers for experts
+    that pass by the cache. `sources` says for each figure how it is known (it begins with one of `LABELS`) and where it
+    comes from; `label` speaks for the file as a whole and may not claim more than the weakest of them.
+
+    Raises: UserError when a figure is missing, not a number, out of range, or when label and sources do not fit.
+    """
+
+    name: str
+    gpu_memory_bytes: int
+    gpu_memory_bytes_per_s: float
+    gpu_flops_per_s: float
+    link_latency_s: float
+    link_bytes_per_s: float
+    link_half_bytes: float = 0.0
+    link_call_s: float = 0.0
+    cpu_expert_bytes_per_s: float | None = None
+    cpu_load_ratio: float | None = None
+    cpu_flops_per_s: float | None = None
+    launch_s: float = 0.0
+    kernels_per_expert: int = 0
+    kernels_per_layer: int = 0
+    readback_s: float = 0.0
+    sync_s: float = 0.0
+    host_s_per_layer: float = 0.0
+    staging_slots: int = 1
+    label: str = "ESTIMATED"
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in FIGURES:
+            _check_figure(self.name, name, getattr(self, name))
+        if self.cpu_expert_bytes_per_s is not None and self.cpu_load_ratio is not None:
+            raise UserError(
+                f"hardware {self.name}: cpu_expert_bytes_per_s={self.cpu_expert_bytes_per_s} and "
+                f"cpu_load_ratio={self.cpu_load_ratio} are both stated: state one of them, or neither"
+            )
+        if self.label not in LABELS:
+            raise UserError(f"hardware {self.name}: label={self.label!r} is not one of {', '.join(LABELS)}")
+        _check_sources(self)
+
+    @property
+    def has_cpu(self) -> bool:
+        """Whether the time of an expert on the CPU is known."""
+        return self.cpu_expert_bytes_per_s is not None or self.cpu_load_ratio is not None
+
+
+FIGURES = tuple(f.name for f in fields(Hardware) if f.name not in ("name", "label", "sources"))
+
+
+def hardware_names() -> list[str]:
+    """Names of the machines described in `conf/hardware`."""
+    return sorted(path.stem for path in HARDWARE_FOLDER.glob("*.yaml"))
+
+
+def load_hardware(name: str) -> Hardware:
+    """The machine described in `conf/hardware/<name>.yaml`.
+
+    Raises: UserError when there is no such file, or when a field in it is unknown, missing or out of range.
+    """
+    path = HARDWARE_FOLDER / f"{name}.yaml"
+    if name not in hardware_names():
+        raise UserError(f"hardware={name} is not known: choose one of {', '.join(hardware_names())}")
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise UserError(f"the hardware file {path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"the hardware file {path} must hold a list of `field: value` lines")
+    return hardware_from_config({str(key): value for key, value in config.items()})
+
+
+def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
+    """The machine given as plain `field: value` pairs, for example the `hardware` group of a composed configuration.
+
+    Raises: UserError that names the first unknown, missing or impossible field.
+    """
+    known = {f.name for f in fields(Hardware)}
+    name = config.get("name", "without a name")
+    for key in config:
+        if key not in known:
+            raise UserError(
+                f"hardware {name}: {key} is not a field of a machine: the fields are {', '.join(sorted(known))}"
+            )
+    required = ["name", *FIGURES[: FIGURES.index("link_bytes_per_s") + 1]]
+    for key in required:
+        if config.get(key) is None:
+            raise UserError(f"hardware {name}: {key} is missing: state it, with its source")
+    values: dict[str, Any] = {key: dict(value or {}) if key == "sources" else value for key, value in config.items()}
+    return Hardware(**values)
+
+
+def _check_figure(machine: str, name: str, value: Any) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"hardware {machine}: {name}={value!r} must be a finite number")
+    if name in _COUNTS and not float(value).is_integer():
+        raise UserError(f"hardware {machine}: {name}={value} must be a whole number")
+    if name in _POSITIVE and value <= 0:
+        raise UserError(f"hardware {machine}: {name}={value} must be above zero")
+    if name in _NOT_NEGATIVE and value < 0:
+        raise UserError(f"hardware {machine}: {name}={value} must not be negative")
+    if name == "staging_slots" and value < 1:
+        raise UserError(f"hardware {machine}: staging_slots={value}: at least 1 staging slot is needed")
+
+
+def _check_sources(machine: Hardware) -> None:
+    weakest = 0
+    for name, source in machine.sources.items():
+        if name not in FIGURES:
+            raise UserError(f"hardware {machine.name}: sources.{name} names no figure of this machine")
+        label = str(source).split(":", 1)[0]
+        if label not in LABELS:
+            raise UserError(
+                f"hardware {machine.name}: sources.{name}={source!r} must begin with one of "
+                f"{', '.join(LABELS)} and a colon"
+            )
+        weakest = max(weakest, LABELS.index(label))
+    if LABELS.index(machine.label) < weakest:
+        raise UserError(
+            f"hardware {machine.name}: label={machine.label} claims more than its weakest source, "
+            f"which is {LABELS[weakest]}"
+        )

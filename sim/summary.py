@@ -1,0 +1,93 @@
+"""The table that ``run`` prints: one replay on one screen."""
+
+from __future__ import annotations
+
+from sim.build import Replay
+from sim.engine.simpy_engine import PARTS
+from sim.metrics import Metrics
+
+NOTHING = "-"
+
+
+def percent(value: object) -> str:
+    return f"{value:.1%}" if isinstance(value, float) else NOTHING
+
+
+def milliseconds(value: object) -> str:
+    return f"{1e3 * value:.3f} ms" if isinstance(value, float) else NOTHING
+
+
+def number(value: object, unit: str = "") -> str:
+    return f"{value:.4g}{unit}" if isinstance(value, int | float) else NOTHING
+
+
+def megabytes(value: object) -> str:
+    return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else NOTHING
+
+
+def head(replay: Replay, metrics: Metrics) -> list[str]:
+    clock = "SIMULATED" if replay.timed else "counted without a clock"
+    trace = replay.trace
+    return [
+        f"policy {replay.policy.name} on {trace.geometry.model} routing, {replay.geometry.model} sizes, "
+        f"{replay.hardware.name} ({replay.hardware.label}); results {clock}",
+        f"{trace.num_requests} requests, {trace.num_tokens} tokens, {trace.num_layers} MoE layers "
+        f"of {trace.num_experts} experts, top {trace.top_k}; batch {replay.run.batch_size}; capacity "
+        f"{number(metrics['capacity_slots_per_layer'])} slots per layer ({percent(metrics['capacity_fraction'])}, "
+        f"{megabytes(metrics['capacity_bytes'])}), scope {replay.cache.scope}, {replay.cache.start} start, not reset "
+        "between requests",
+    ]
+
+
+def rows(metrics: Metrics) -> list[tuple[str, ...]]:
+    """(name, all steps, prefill, decode) of every rate."""
+    shown = (
+        ("hit rate", "hit_rate", percent),
+        ("late (still on the link)", "late_rate", percent),
+        ("cache ratio (after substitution)", "cache_ratio", percent),
+        ("substituted (token, rank) pairs", "substitution_rate", percent),
+        ("gate mass not executed as routed", "lost_gate_mass", percent),
+        ("computed on the CPU", "cpu_rate", percent),
+        ("copied per token", "bytes_per_token", megabytes),
+        ("loads per token", "loads_per_token", number),
+        ("prefetches per token", "prefetches_per_token", number),
+        ("prefetched experts then demanded", "prefetch_precision", percent),
+        ("demand / capacity", "demand_to_capacity", number),
+    )
+    return [
+        (title, *(show(metrics[f"{phase}{key}"]) for phase in ("", "prefill.", "decode.")))
+        for title, key, show in shown
+    ]
+
+
+def times(metrics: Metrics) -> list[str]:
+    lines = [
+        f"{title:<34}{milliseconds(metrics[f'{key}.mean']):>14}   p50 {milliseconds(metrics[f'{key}.p50'])}   "
+        f"p90 {milliseconds(metrics[f'{key}.p90'])}   p99 {milliseconds(metrics[f'{key}.p99'])}"
+        for title, key in (("TPOT over requests", "tpot_s"), ("time per decode token", "itl_s"), ("TTFT", "ttft_s"))
+    ]
+    total = metrics["itl_s.mean"]
+    if not isinstance(total, float):
+        return [*lines, "no times: this replay has no clock"]
+    lines.append("where a decode step's time goes:")
+    step_s = sum(float(metrics[f"time_s_per_token.{part}"] or 0.0) for part in PARTS)
+    for part in PARTS:
+        value = float(metrics[f"time_s_per_token.{part}"] or 0.0)
+        share = value / step_s if step_s else 0.0
+        title = f"waiting for the {part}" if part in ("link", "cpu") else part
+        lines.append(f"  {title:<32}{milliseconds(value):>14}  {share:>6.1%}  {'#' * round(40 * share)}")
+    return lines
+
+
+def text(replay: Replay, metrics: Metrics) -> str:
+    """Everything a person wants to see first."""
+    lines = head(replay, metrics)
+    lines += ["", f"{'':<34}{'all':>12}{'prefill':>12}{'decode':>12}"]
+    lines += [
+        f"{title:<34}{everything:>12}{prefill:>12}{decode:>12}" for title, everything, prefill, decode in rows(metrics)
+    ]
+    lines.append("")
+    lines += times(metrics)
+    lines += [f"ESTIMATED: {note}" for note in replay.estimated]
+    lines += [f"note: {note}" for note in replay.warnings]
+    return "\n".join(lines)

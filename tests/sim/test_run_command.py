@@ -1,0 +1,88 @@
+"""`python -m sim run` as a process: files, exit codes, sentences, sweeps."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sim.commands.run import CONF
+from tests.traces_for_tests import random_trace
+from traces.files import write_trace
+
+ROOT = CONF.parent
+
+
+def sim(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "sim", *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def trace_path(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("trace") / "small.safetensors"
+    write_trace(path, random_trace(0, num_layers=2, num_experts=8, top_k=2))
+    return path
+
+
+def test_run_writes_its_files_and_the_same_bytes_again(trace_path, tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        done = sim("run", "policy=importance", f"trace.path={trace_path}", f"hydra.run.dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        assert "TPOT" in done.stdout and "SIMULATED" in done.stdout
+        contents.append(
+            [(tmp_path / name / file).read_bytes() for file in ("metrics.json", "steps.parquet", "requests.parquet")]
+        )
+    assert contents[0] == contents[1]
+    metrics = json.loads(contents[0][0])
+    for key in ("hit_rate", "cache_ratio", "substitution_rate", "bytes_per_token", "loads_per_token", "lost_gate_mass"):
+        assert isinstance(metrics[key], float), key
+    for key in ("tpot_s.p99", "ttft_s.mean", "stall_s_per_token.link", "prefill.hit_rate", "decode.hit_rate"):
+        assert isinstance(metrics[key], float), key
+    provenance = json.loads((tmp_path / "a" / "provenance.json").read_text())
+    assert provenance["label"] == "SIMULATED" and provenance["engine"] == "simpy"
+    assert provenance["replay_wall_s"] > 0 and provenance["layer_steps"] > 0
+    assert provenance["trace_hash"]
+
+
+def test_a_sweep_gives_one_folder_per_job(trace_path, tmp_path):
+    done = sim(
+        "run", "-m", "policy=lru,belady", "cache.fraction=0.25,0.5", f"trace.path={trace_path}",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads((tmp_path / str(i) / "metrics.json").read_text()) for i in range(4)]
+    assert [(row["policy"], row["capacity_fraction"]) for row in rows] == [
+        ("lru", 0.25), ("lru", 0.5), ("belady", 0.25), ("belady", 0.5),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "policy=nonesuch"), "nonesuch"),
+        (("run", "cache.sloots=3"), "sloots"),
+        (("run", "cache.slots_per_layer=0"), "at least 1 slot is needed"),
+        (("run", "batch_size=many"), "batch_size"),
+        (("run", "trace.path=/no/such/file.safetensors"), "/no/such/file.safetensors"),
+        (("run", "policy"), "policy"),
+        (("run", "cache.fraction=${nothing}"), "nothing"),
+        (("run", "~cache"), "cache"),
+        (("rum",), "did you mean run?"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
+    done = sim(*arguments, *([f"hydra.run.dir={tmp_path / 'out'}"] if arguments[0] == "run" else []))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ") and words in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_teaches():
+    overview = sim("--help")
+    assert overview.returncode == 0 and "run" in overview.stdout and "record" in overview.stdout
+    assert "cache.fraction" in sim("run", "--help").stdout

@@ -1,0 +1,82 @@
+"""Keeps trained demo models in the user's cache folder, so that each is trained once on a machine.
+
+A training writes into `<model>.unfinished`, which survives a kill and is continued; the folder gets its name when it is
+complete. Of two processes that ask for one model, the second waits for the first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from traces.demo.corpus import Corpus, corpus_digest, load_corpus
+from traces.demo.recipe import Recipe
+from traces.errors import UserError
+from traces.user_cache import cache_root
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+SUMMARY_FILE = "training.json"
+
+
+def demo_model(recipe: Recipe, corpus: Corpus | None = None) -> Path:
+    """Folder of the trained model of `recipe`; trains it first if this machine never did.
+
+    Raises:
+        UserError: the cache folder cannot be written, or an unfinished training in it cannot be continued.
+    """
+    folder = cache_root() / f"{recipe.name}-{recipe.key}"
+    if (folder / SUMMARY_FILE).is_file():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(folder.with_name(f"{folder.name}.lock")):
+            if not (folder / SUMMARY_FILE).is_file():
+                _train_into(folder, recipe, corpus or load_corpus())
+    except OSError as error:
+        raise UserError(
+            f"The demo model cannot be kept in {folder.parent} ({error.strerror or error}); "
+            "the environment variable MOE_SIM_CACHE names another folder."
+        ) from error
+    return folder
+
+
+def _lock(path: Path) -> Any:
+    """An acquired lock, to be left with `with`; says so where it has to wait."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print("another process is training this model; waiting for it", file=sys.stderr)
+        return lock.acquire()
+
+
+def training_summary(folder: Path) -> dict[str, Any]:
+    """What was noted when the model in `folder` was finished: recipe, seed, steps, final loss, hash of the corpus."""
+    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text())
+    return summary
+
+
+def _train_into(folder: Path, recipe: Recipe, corpus: Corpus) -> None:
+    """Train in `<folder>.unfinished`, and rename it when everything is written."""
+    from traces.demo.train import fit_tokenizer, single_thread, train, training_streams
+
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with single_thread():
+        tokenizer = fit_tokenizer(recipe, corpus)
+        streams = training_streams(corpus, tokenizer)
+        checkpoint = unfinished / CHECKPOINT_FILE
+        model, summary = train(recipe, streams, checkpoint)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    summary["corpus_sha256"] = corpus_digest(corpus)
+    (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
+    checkpoint.unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)

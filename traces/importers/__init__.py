@@ -1,0 +1,41 @@
+"""Importers of foreign routing records, one module per format; a new file in this folder is a new format.
+
+An importer is a module whose docstring's first line says what it reads, with two functions:
+`add_options(parser)` adds its command-line options, `read(source, options)` gives a Trace or raises UserError.
+"""
+
+import argparse
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Protocol, cast
+
+from traces.errors import UserError
+from traces.trace import Trace
+
+
+class Importer(Protocol):
+    """What a module of this folder offers."""
+
+    __doc__: str | None
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the format's own options to the command line."""
+
+    def read(self, source: Path, options: argparse.Namespace) -> Trace:
+        """The trace in `source`; UserError for a malformed one."""
+
+
+def importer_names() -> tuple[str, ...]:
+    """All formats, by name of their module."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load_importer(name: str) -> Importer:
+    """The importer of format `name`.
+
+    Raises: UserError if there is none.
+    """
+    if name not in importer_names():
+        raise UserError(f"Format {name!r} is unknown; known formats are {', '.join(importer_names())}.")
+    return cast(Importer, importlib.import_module(f"{__name__}.{name}"))

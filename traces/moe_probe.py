@@ -1,0 +1,137 @@
+"""One short forward pass through a model that shows which modules call which, before anything is hooked for good."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE_TOKENS = 8
+
+
+def routing_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and weights out of the arguments of an experts call, given by position or by name."""
+    ids = args[1] if len(args) > 1 else kwargs[names[0]]
+    weights = args[2] if len(args) > 2 else kwargs[names[1]]
+    return ids, weights
+
+
+def required_arguments(module: torch.nn.Module) -> list[str]:
+    """Names that `module.forward` takes by position."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
+def argument_names(module: torch.nn.Module) -> tuple[str, str]:
+    """Names of the ids and the weights in the signature of an experts module."""
+    names = required_arguments(module)
+    return (names[1], names[2]) if len(names) >= 3 else ("top_k_index", "top_k_weights")
+
+
+@dataclass(slots=True)
+class Probe:
+    """What one forward pass showed; every tensor is kept alive so that no address is used twice."""
+
+    calls: dict[str, tuple[torch.Tensor, torch.Tensor]]  # experts name -> ids, weights, in order of the calls
+    outputs: list[tuple[str, torch.nn.Module, tuple[Any, ...], dict[str, Any], Any]]
+
+
+def run_probe(model: torch.nn.Module, found: list[tuple[str, torch.nn.Module]], family: str) -> Probe:
+    """Run `model` over a few tokens and note every module's call; `found` are the experts modules.
+
+    Raises: UserError if the pass fails, naming the family.
+    """
+    import torch
+
+    probe = Probe({}, [])
+    handles = []
+
+    def on_experts(name: str, names: tuple[str, str]) -> Any:
+        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            probe.calls.setdefault(name, routing_arguments(args, kwargs, names))
+
+        return hook
+
+    def on_output(name: str) -> Any:
+        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            probe.outputs.append((name, module, args, kwargs, output))
+
+        return hook
+
+    for name, module in found:
+        names = argument_names(module)
+        handles.append(module.register_forward_pre_hook(on_experts(name, names), with_kwargs=True))
+    for name, module in model.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(on_output(name), with_kwargs=True))
+    try:
+        with torch.no_grad():
+            model(input_ids=probe_tokens(model))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{family} cannot be hooked: a probe pass failed ({error}).") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return probe
+
+
+def probe_tokens(model: torch.nn.Module) -> torch.Tensor:
+    """A few valid token ids [1, n] on the model's device."""
+    import torch
+
+    config: Any = getattr(model, "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    vocab_size = int(getattr(text_config, "vocab_size", 0) or PROBE_TOKENS)
+    device = next(model.parameters()).device
+    return (torch.arange(1, PROBE_TOKENS + 1, device=device) % vocab_size)[None]
+
+
+def first_returning(probe: Probe, ids: torch.Tensor) -> Any:
+    """The innermost call whose output tuple holds the very tensor `ids`."""
+    for call in probe.outputs:
+        output = call[4]
+        items = output if isinstance(output, tuple | list) else ()
+        if any(_same_memory(item, ids) for item in items):
+            return call
+    return None
+
+
+def norm_of(probe: Probe, router_input: torch.Tensor) -> torch.nn.Module | None:
+    """The module that made the router's input, if it takes one tensor of that size; None for a bare residual."""
+    for _, module, args, kwargs, output in probe.outputs:
+        if _same_memory(output, router_input):
+            source = first_tensor(args, kwargs)
+            if source is not None and source.numel() == router_input.numel() and not _same_memory(source, router_input):
+                return module
+            return None
+    return None
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(a, torch.Tensor)
+        and isinstance(b, torch.Tensor)
+        and a.numel() == b.numel()
+        and a.dtype == b.dtype
+        and a.data_ptr() == b.data_ptr()
+    )
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
+    """The first tensor among the arguments of a call."""
+    import torch
+
+    return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
