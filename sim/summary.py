@@ -21,8 +21,12 @@ def number(value: object, unit: str = "") -> str:
     return f"{value:.4g}{unit}" if isinstance(value, int | float) else NOTHING
 
 
-def megabytes(value: object) -> str:
-    return f"{value / 1e6:.1f} MB" if isinstance(value, int | float) else NOTHING
+def size(value: object) -> str:
+    """Bytes in the largest decimal unit that leaves at least one whole."""
+    if not isinstance(value, int | float):
+        return NOTHING
+    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= u), (1.0, "B"))
+    return f"{value / unit:.1f} {name}"
 
 
 def head(replay: Replay, metrics: Metrics) -> list[str]:
@@ -34,7 +38,7 @@ def head(replay: Replay, metrics: Metrics) -> list[str]:
         f"{trace.num_requests} requests, {trace.num_tokens} tokens, {trace.num_layers} MoE layers "
         f"of {trace.num_experts} experts, top {trace.top_k}; batch {replay.run.batch_size}; capacity "
         f"{number(metrics['capacity_slots_per_layer'])} slots per layer ({percent(metrics['capacity_fraction'])}, "
-        f"{megabytes(metrics['capacity_bytes'])}), scope {replay.cache.scope}, {replay.cache.start} start, not reset "
+        f"{size(metrics['capacity_bytes'])}), scope {replay.cache.scope}, {replay.cache.start} start, not reset "
         "between requests",
     ]
 
@@ -48,7 +52,7 @@ def rows(metrics: Metrics) -> list[tuple[str, ...]]:
         ("substituted (token, rank) pairs", "substitution_rate", percent),
         ("gate mass not executed as routed", "lost_gate_mass", percent),
         ("computed on the CPU", "cpu_rate", percent),
-        ("copied per token", "bytes_per_token", megabytes),
+        ("copied per token", "bytes_per_token", size),
         ("loads per token", "loads_per_token", number),
         ("prefetches per token", "prefetches_per_token", number),
         ("prefetched experts then demanded", "prefetch_precision", percent),

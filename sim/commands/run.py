@@ -71,7 +71,8 @@ def replay_once(config: DictConfig) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with Hydra overrides."""
-    sys.argv = ["python -m sim run", *argv]
+    """Run the command with Hydra overrides; ``-m`` may stand anywhere among them."""
+    sweep = [word for word in argv if word in ("-m", "--multirun")]
+    sys.argv = ["python -m sim run", *sweep[:1], *(word for word in argv if word not in sweep)]
     run()
     return 0
