@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from policies.state import DECODE, PREFILL
 from sim.build import Replay
-from sim.engine.layout import COUNTERS
+from sim.engine.counters import COUNTERS
 from sim.engine.simpy_engine import PARTS
 
 Metrics = dict[str, float | int | str | None]

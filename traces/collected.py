@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from traces.errors import UserError
 from traces.moe_layers import MoELayer, family_name
 from traces.score_function import name_score_function
-from traces.score_packing import id_dtype, pack_scores
+from traces.score_packing import pack_scores
 from traces.tap import Routing, Tap
-from traces.trace import Geometry, ScoreTable, Trace
+from traces.trace import Geometry, ScoreTable, Trace, id_dtype
 
 if TYPE_CHECKING:
     import torch

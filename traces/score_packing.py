@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.trace import ScoreTable
+from traces.trace import ScoreTable, id_dtype
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -61,8 +61,3 @@ def pack_scores(
         order.astype(id_dtype(num_experts)),
         log_normalizer.astype(np.float32),
     )
-
-
-def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
-    """The smallest dtype of the trace format that holds every expert id."""
-    return np.uint8 if num_experts <= 256 else np.uint16

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.trace import id_dtype
 
 MAX_LINE_CHARACTERS = 1 << 20
 MAX_ARRAY_BYTES = 1 << 33
@@ -143,8 +144,3 @@ def expert_ids(array: NDArray[Any], num_experts: int, label: str) -> NDArray[Any
             f"{label} holds expert {array[tuple(where)]} at index {where}; 0 to {num_experts - 1} is allowed."
         )
     return array.astype(id_dtype(num_experts))
-
-
-def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
-    """The smallest id type that a trace file allows for this many experts."""
-    return np.uint8 if num_experts <= 256 else np.uint16

@@ -201,5 +201,10 @@ class Trace:
         return (index + np.where(self.phase == DECODE, shift, 0)).astype(np.int32)
 
 
+def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
+    """The smallest dtype of the trace format that holds every expert id."""
+    return np.uint8 if num_experts <= 256 else np.uint16
+
+
 def _first(table: ScoreTable | None, stop: int) -> ScoreTable | None:
     return None if table is None else table.rows(0, stop)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from policies.state import ABSENT, CPU, DROPPED, IN_FLIGHT, LINK, RESIDENT
-from sim.engine.layout import (
+from sim.engine.counters import (
     CPU_RUN,
     DROP,
     FETCH,

@@ -59,7 +59,7 @@ class Device:
     """Push interface of one device: ``begin`` -> Plan, ``next_copy``, ``copy_done``, ``executed``, ``end``.
 
     A trace, a live forward pass and a real runtime can all drive it; it holds no clock. Results accumulate in
-    ``counts`` (see ``sim.engine.layout.COUNTERS``) and ``lost``.
+    ``counts`` (see ``sim.engine.counters.COUNTERS``) and ``lost``.
     """
 
     def __init__(self, spec: DeviceSpec) -> None:

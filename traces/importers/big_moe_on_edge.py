@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.source_files import id_dtype, integer, numbered_lines, require, sha256_of
-from traces.trace import DECODE, PREFILL, Geometry, Trace
+from traces.source_files import integer, numbered_lines, require, sha256_of
+from traces.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
 
 COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
 _MISSING = -1
