@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # A name or owner/name of letters, digits and single dots and dashes inside, as the hub allows.
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]*\w)?(/[A-Za-z0-9_]([\w.-]*\w)?)?", re.ASCII)
-WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
+WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")  # never pickled weights: a file may run code
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -75,7 +75,10 @@ def _check_folder(path: str) -> bool:
     if not (folder / "config.json").is_file():
         raise UserError(f"model.path={path}: the folder has no config.json, so it holds no Hugging Face model.")
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_PATTERNS):
-        raise UserError(f"model.path={path}: the folder has a config.json but no weights (*.safetensors).")
+        raise UserError(
+            f"model.path={path}: the folder has a config.json but no weights as *.safetensors; pickled weights "
+            "(*.bin, *.pt) are not loaded."
+        )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"model.path={path}: the folder has no tokenizer (tokenizer.json and tokenizer_config.json).")
     return True
@@ -155,6 +158,7 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
             config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             local_files_only=local_only,
+            use_safetensors=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:

@@ -9,7 +9,7 @@
 
 Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
 model, trace, engine. Capacity is one of cache.fraction, cache.slots_per_layer, cache.bytes (default: fraction 0.25).
-Results: metrics.json, steps.parquet, provenance.json in the folder that is printed last.
+Results: metrics.json, steps.parquet, requests.parquet, provenance.json in the folder that is printed last.
 """
 
 from __future__ import annotations

@@ -102,6 +102,16 @@ def test_a_warm_cache_may_be_evicted_at_once():
         assert hits("CDCDCDCDCD", policy, 2, start="warm") == 8
 
 
+def test_equal_priorities_evict_the_lowest_layer_and_expert():
+    """A and B fill the cache with equal priority: C takes A's slot, so that B still hits and A does not."""
+    assert hits("CB", "lru", 2, start="warm") == 1
+    assert hits("CA", "lru", 2, start="warm") == 0
+    two_layers = routed(np.array([[[3], [0]]]), 4, [0], [1])  # one pool of 2 experts' bytes per layer: layer 0 fills it
+    replay = replay_of(two_layers, "lru", bytes=2000, scope="global", start="warm")
+    run(replay)
+    assert np.argwhere(replay.device.residents()).tolist() == [[0, 3], [1, 0]]
+
+
 def test_importance_comes_from_scores_where_there_are_no_weights():
     from dataclasses import replace
 

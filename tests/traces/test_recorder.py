@@ -195,6 +195,17 @@ def test_incomplete_folders(tmp_path: Path, missing: str, sentence: str) -> None
         load_model(str(folder))
 
 
+def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
+    import torch
+
+    model = build("olmoe")
+    folder = save_model(model, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pickled weights \(\*\.bin, \*\.pt\) are not loaded"):
+        load_model(str(folder))
+
+
 def test_an_empty_folder_a_file_and_a_damaged_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no config\.json"):
         load_model(str(tmp_path))
