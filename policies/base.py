@@ -3,8 +3,8 @@
 A part is a frozen dataclass of knobs with one or more static methods: its decisions. A decision is a plain function of
 ``(state, knobs, memory, ...)`` in numba's array subset: loops and arithmetic over the arrays of a
 ``policies.state.State``, no Python objects. ``knobs`` is a float64 array of the part's numeric fields in the order of
-the dataclass; ``memory`` is a float64 array of ``memory_size`` zeros that belongs to the part alone. Every engine calls
-the same compiled decision.
+the dataclass; ``memory`` is a float64 array of ``memory_size`` cells that belongs to the part alone: zeros, or what
+``fit`` learned. Every engine calls the same compiled decision.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from policies.state import State
 from traces.errors import UserError
+from traces.trace import Trace
 
 Vector = NDArray[np.float64]
 
@@ -33,7 +34,9 @@ class Part:
     """What all parts share: knobs as an array, private memory, and what they need of a trace."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Of 'gate_scores', 'importance' (scores or weights), 'future', 'lookahead_before', 'lookahead_after', 'cpu'."""
+    """Of 'gate_scores', 'importance' (scores or weights), 'future' (``next_use``), 'oracle' (``routed``),
+    'lookahead_before', 'lookahead_after' (recorded early gates), 'forecast' (a trained predictor), 'expert_similarity',
+    'fit' (other requests to learn from), 'cpu' (the time of CPU experts), 'low_precision' (its copy time)."""
 
     def all_needs(self) -> frozenset[str]:
         """The needs of this part with these knobs."""
@@ -47,6 +50,13 @@ class Part:
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         """How many float64 cells of private memory the part wants."""
         return 0
+
+    def fit(self, trace: Trace) -> Vector:
+        """What ``memory`` holds at the start, [memory_size], for parts with the need 'fit'; others begin with zeros.
+
+        ``trace`` holds the requests to learn from; they are never replayed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} states the need 'fit' and has no fit()")
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,11 @@ class Prediction(Part):
 
     @staticmethod
     def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        """Called once per layer step with ``num_predicted`` = 0."""
+        """Called once per layer step with ``num_predicted`` = 0, ``num_predicted_tokens`` = ``num_tokens``."""
+
+    def depth(self, num_layers: int) -> int:
+        """How many layers ahead it predicts at most."""
+        return 1
 
     def available_at_end(self) -> bool:
         """True if the prediction exists only at the end of the layer, false if already at its gate."""
@@ -92,10 +106,17 @@ class Prefetch(Part):
     def choose(state: State, knobs: Vector, memory: Vector) -> None:
         """Called after ``predict`` with ``num_prefetch`` = 0; experts already present or queued are skipped."""
 
+    def chunks(self) -> int:
+        """Pieces in which a prefetched expert is copied; demand copies go between two pieces. 1: all at once."""
+        return 1
+
 
 @dataclass(frozen=True)
 class Substitution(Part):
-    """Which experts to execute for those routed: writes ``state.executed_ids``, which starts as a copy of ``ids``."""
+    """Which experts to execute for those routed: writes ``state.executed_ids``, which starts as a copy of ``ids``.
+
+    May also mark experts in ``state.degraded``: if such an expert is missing, a low-precision copy of it is fetched.
+    """
 
     @staticmethod
     def substitute(state: State, knobs: Vector, memory: Vector) -> None:
@@ -120,6 +141,8 @@ class Policy:
 
     ``residency``: 'cache' (the configured capacity), 'all' (every expert has a slot and starts resident: a bound) or
     'none' (no slots: every expert is fetched for each layer step and kept nowhere: the other bound).
+    ``write_back``: 'none' (the host keeps every expert), 'serial' (a victim is copied home before its replacement
+    comes) or 'overlap' (both directions at once; the link is free again when both are done).
     """
 
     name: str
@@ -129,10 +152,13 @@ class Policy:
     substitution: Substitution
     assignment: Assignment
     residency: str = "cache"
+    write_back: str = "none"
 
     def __post_init__(self) -> None:
         if self.residency not in ("cache", "all", "none"):
             raise UserError(f"policy.residency={self.residency}: must be cache, all or none")
+        if self.write_back not in ("none", "serial", "overlap"):
+            raise UserError(f"policy.write_back={self.write_back}: must be none, serial or overlap")
 
     def parts(self) -> tuple[Part, ...]:
         return (self.eviction, self.prediction, self.prefetch, self.substitution, self.assignment)

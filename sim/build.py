@@ -106,14 +106,37 @@ def check_keys(config: DictConfig) -> None:
 
 
 def open_trace(config: TraceConfig) -> Trace:
-    """The configured trace, cut to the first ``requests``."""
+    """The configured trace, whole."""
     path = embedded_trace_path(config.embedded or "demo") if config.path is None else Path(config.path)
-    trace = read_trace(path, check_rows=config.path is not None)
-    if config.requests is not None:
-        if config.requests > trace.num_requests:
-            raise UserError(f"trace.requests={config.requests}: the trace has {trace.num_requests} requests")
-        trace = trace.select_requests(config.requests)
-    return trace
+    return read_trace(path, check_rows=config.path is not None)
+
+
+def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[Trace, Trace | None, list[str]]:
+    """(the requests to replay, those to learn from or None, notes); the two never overlap.
+
+    Raises: UserError where the trace has too few requests.
+    """
+    total, held = trace.num_requests, config.fit_requests
+    if config.requests is not None and config.requests > total - (held or 0):
+        less = f" of which trace.fit_requests={held} are held out" if held else ""
+        raise UserError(f"trace.requests={config.requests}: the trace has {total} requests{less}")
+    if held is not None and held >= total:
+        raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
+    learns, notes = "fit" in policy.needs(), []
+    if held is None:
+        held = total - config.requests if config.requests is not None else -(-total // 4) if learns else 0
+        if learns and config.requests is None and total > 1:
+            notes = [
+                f"{policy.needs()['fit']} learned from the last {held} requests, which are not replayed: compare with "
+                f"policies run with trace.fit_requests={held}"
+            ]
+    if learns and (held == 0 or total == held):
+        raise UserError(
+            f"policy {policy.name}: {policy.needs()['fit']} learns from requests that are not replayed, and there are "
+            "none: give trace.fit_requests=N, or a trace with more requests"
+        )
+    replayed = trace.select_requests(config.requests or total - held)
+    return replayed, trace.select_requests(held, total - held) if learns else None, notes
 
 
 PARTS = {
@@ -143,7 +166,12 @@ def make_part(name: str, config: DictConfig) -> Any:
 def make_policy(config: DictConfig) -> Policy:
     """The policy of the ``policy`` group."""
     built = {name: make_part(name, config[name]) for name in PARTS}
-    return Policy(name=str(config.name), residency=str(config.residency), **built)
+    return Policy(
+        name=str(config.name),
+        residency=str(config.residency),
+        write_back=str(config.get("write_back", "none")),
+        **built,
+    )
 
 
 def build(config: DictConfig) -> Replay:
@@ -156,10 +184,10 @@ def build(config: DictConfig) -> Replay:
     cache = checked(CacheConfig, plain(config.cache), "cache.")
     trace_config = checked(TraceConfig, plain(config.trace), "trace.")
     policy, hardware = make_policy(config.policy), hardware_from_config(plain(config.hardware))
-    trace = open_trace(trace_config)
+    trace, others, notes = split_requests(open_trace(trace_config), trace_config, policy)
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, plain(config.model))
-    replay = assemble(trace, policy, hardware, geometry, cache, run, trace_config.as_decode)
-    replay.estimated[:0], replay.warnings[:0] = estimated, warnings
+    replay = assemble(trace, policy, hardware, geometry, cache, run, trace_config.as_decode, others)
+    replay.estimated[:0], replay.warnings[:0] = estimated, warnings + notes
     return replay
 
 
@@ -171,8 +199,12 @@ def assemble(
     cache: CacheConfig | None = None,
     run: RunConfig | None = None,
     as_decode: bool = False,
+    others: Trace | None = None,
 ) -> Replay:
-    """A replay from objects, ready to run once: what ``build`` does after reading the configuration."""
+    """A replay from objects, ready to run once: what ``build`` does after reading the configuration.
+
+    ``others``: requests to learn from, for rules that need 'fit'.
+    """
     cache, run = cache or CacheConfig(), run or RunConfig()
     check_combination(policy, cache)
     check_needs(policy, trace, hardware)
@@ -199,6 +231,7 @@ def assemble(
             seed=run.seed,
             load_ns=durations.copy_ns,
             cpu_ns=np.zeros((0, 1), np.int64) if durations.cpu_expert_ns is None else durations.cpu_expert_ns,
+            memories=_memories(policy, trace, others),
             first_use=first,
         )
     )
@@ -206,6 +239,25 @@ def assemble(
     replay = Replay(trace, geometry, policy, hardware, pools, cache, run, schedule, durations, device, reader)
     _add_notes(replay, as_decode, lookahead)
     return replay
+
+
+def _memories(policy: Policy, trace: Trace, others: Trace | None) -> dict[str, NDArray[np.float64]]:
+    """What each part knows at the start."""
+    found = {}
+    for name, part in zip(PARTS, policy.parts(), strict=True):
+        size = part.memory_size(trace.num_layers, trace.num_experts, trace.top_k)
+        if "fit" not in part.all_needs():
+            found[name] = np.zeros(size)
+            continue
+        if others is None:
+            raise UserError(
+                f"policy {policy.name}: {type(part).__name__} learns from other requests, and none are given"
+            )
+        memory = np.ascontiguousarray(part.fit(others), dtype=np.float64)
+        if memory.shape != (size,):
+            raise ValueError(f"{type(part).__name__}.fit returned {memory.shape}, memory_size says {size}")
+        found[name] = memory
+    return found
 
 
 def _future(

@@ -47,6 +47,9 @@ class TraceConfig:
     path: str | None = None
     requests: int | None = None
     """Only the first n requests."""
+    fit_requests: int | None = None
+    """Hold out the last n requests: not replayed, for rules that learn from other requests. null: those that
+    ``requests`` leaves out, else the last quarter if a rule of the policy needs them, else none."""
     as_decode: bool = False
     """Count rows recorded in one teacher-forced pass as decode steps (labelled in the output)."""
     geometry: str | None = None
@@ -55,6 +58,8 @@ class TraceConfig:
     def __post_init__(self) -> None:
         if self.requests is not None and self.requests < 1:
             raise UserError(f"trace.requests={self.requests}: must be at least 1")
+        if self.fit_requests is not None and self.fit_requests < 0:
+            raise UserError(f"trace.fit_requests={self.fit_requests}: must be at least 0")
         if self.embedded is None and self.path is None:
             raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
 

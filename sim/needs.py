@@ -22,6 +22,11 @@ def check_needs(policy: Policy, trace: Trace, hardware: Hardware) -> None:
         "lookahead_before": trace.lookahead_before is not None,
         "lookahead_after": trace.lookahead_after is not None,
         "future": True,
+        "oracle": True,
+        "fit": True,
+        "forecast": True,
+        "low_precision": True,
+        "expert_similarity": trace.expert_similarity is not None,
         "cpu": hardware.has_cpu,
     }
     words = {
@@ -29,6 +34,7 @@ def check_needs(policy: Policy, trace: Trace, hardware: Hardware) -> None:
         "importance": f"gate scores or weights, and the trace carries neither: {RECORD_AGAIN}",
         "lookahead_before": f"recorded lookahead logits (variant before), and the trace has none: {RECORD_AGAIN}",
         "lookahead_after": f"recorded lookahead logits (variant after), and the trace has none: {RECORD_AGAIN}",
+        "expert_similarity": f"measured similarities of expert outputs, and the trace has none: {RECORD_AGAIN}",
         "cpu": f"the time of an expert on the CPU, and hardware {hardware.name} states none: give "
         "cpu_expert_bytes_per_s or cpu_load_ratio, or use policy/assignment=link_only",
     }

@@ -1,28 +1,42 @@
-"""Where compiled code is cached: a folder named by everything that goes into it, so that it is never stale."""
+"""Where compiled code is cached: folders named by everything that goes into it, so that it is never stale."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
 
 from traces.user_cache import cache_root
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED_FOLDERS = ("traces", "policies", "sim/engine")
+COMPILED_FOLDERS = ("traces", "sim/engine")
 OURS = "MOE_SIM_NUMBA_CACHE_DIR"
 
 
-def source_key() -> str:
-    """sha256 over every source that compiled code can contain, and the versions of what compiles it."""
+def shared_sources() -> list[Path]:
+    """Every source that engines and all rules can contain; rules, one file each, have keys of their own."""
+    found = [path for folder in COMPILED_FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    return sorted(found + list((ROOT / "policies").glob("*.py")))
+
+
+def key_of(paths: Iterable[Path]) -> str:
+    """sha256 over sources, and the versions of what compiles them."""
     digest = hashlib.sha256(f"{sys.version} numba {version('numba')} numpy {version('numpy')}".encode())
-    for folder in COMPILED_FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(ROOT)).encode())
-            digest.update(path.read_bytes())
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def source_key() -> str:
+    """The key of what engines and all rules share."""
+    return key_of(shared_sources())
 
 
 def use_keyed_cache() -> None:
@@ -38,3 +52,42 @@ def use_keyed_cache() -> None:
     os.environ["NUMBA_CACHE_DIR"] = os.environ[OURS] = folder
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def rule_sources(function: FunctionType) -> list[Path]:
+    """The files a rule is made of: its own, and those of the functions and modules that it names."""
+    files: dict[Path, None] = {}
+    waiting, seen = [function], set()
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        files[Path(current.__code__.co_filename)] = None
+        for name in current.__code__.co_names:
+            value = current.__globals__.get(name)
+            if isinstance(value, ModuleType) and getattr(value, "__file__", None) and not _installed(value):
+                files[Path(str(value.__file__))] = None
+            value = getattr(value, "py_func", value)
+            if isinstance(value, FunctionType) and not _installed(sys.modules.get(value.__module__)):
+                waiting.append(value)
+    return sorted(files)
+
+
+def _installed(module: Any) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is None or "site-packages" in str(file) or str(file).startswith(sys.base_prefix)
+
+
+@contextmanager
+def rule_cache(function: FunctionType) -> Iterator[None]:
+    """While it lasts, compiled code goes to a folder keyed by the shared sources and by those of one rule."""
+    from numba import config
+
+    before = config.CACHE_DIR
+    if before == os.environ.get(OURS):
+        config.CACHE_DIR = str(Path(before) / key_of(rule_sources(function)))
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before

@@ -101,7 +101,8 @@ class Trace:
     'after' on the residual after layer l's MoE (available at the end of layer l).
     `request_offsets` [R+1] int64; `prompt_len` [R] int32, tokens of the prompt whether recorded or not;
     `phase` [T] uint8, PREFILL rows before DECODE rows within a request. `score_function`: how weights come from logits
-    ("softmax", "softmax_topk", "sigmoid", ...). `content_hash`: sha256 of tensors and geometry, set by reading and
+    ("softmax", "softmax_topk", "sigmoid", ...). `expert_similarity` [L, E, E] float16: cosine of two experts' outputs on
+    the same inputs, averaged over measured tokens. `content_hash`: sha256 of tensors and geometry, set by reading and
     writing, empty for a trace that has not been written yet.
     """
 
@@ -116,6 +117,7 @@ class Trace:
     lookahead_before: ScoreTable | None = None
     lookahead_after: ScoreTable | None = None
     token_ids: NDArray[np.int32] | None = None
+    expert_similarity: NDArray[Any] | None = None
     ranked: bool = True
     score_function: str | None = None
     request_labels: tuple[str, ...] | None = None
@@ -147,32 +149,35 @@ class Trace:
         """Requests in the trace."""
         return int(self.prompt_len.shape[0])
 
-    def select_requests(self, count: int) -> "Trace":
-        """The first `count` requests, as views; the content hash names the part.
+    def select_requests(self, count: int, first: int = 0) -> "Trace":
+        """The `count` requests from number `first` on, as views; the content hash names the part.
 
-        Raises: UserError if `count` is below 1 or above the number of requests.
+        Raises: UserError if `count` is below 1 or there are not that many requests.
         """
-        if not 1 <= count <= self.num_requests:
+        end = first + count
+        if count < 1 or not 0 <= first <= end <= self.num_requests:
             raise UserError(
                 f"trace.requests={count}: this trace has {self.num_requests} requests, at least 1 is needed."
             )
         if count == self.num_requests:
             return self
-        stop = int(self.request_offsets[count])
+        start, stop = (int(row) for row in self.request_offsets[[first, end]])
+        rows: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[start:stop]
+            for name in ("topk_ids", "phase", "topk_weights", "token_ids")
+        }
+        tables: dict[str, Any] = {
+            name: _rows(getattr(self, name), start, stop)
+            for name in ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
+        }
         return replace(
             self,
-            topk_ids=self.topk_ids[:stop],
-            request_offsets=self.request_offsets[: count + 1],
-            prompt_len=self.prompt_len[:count],
-            phase=self.phase[:stop],
-            topk_weights=None if self.topk_weights is None else self.topk_weights[:stop],
-            router_logits=_first(self.router_logits, stop),
-            selection_scores=_first(self.selection_scores, stop),
-            lookahead_before=_first(self.lookahead_before, stop),
-            lookahead_after=_first(self.lookahead_after, stop),
-            token_ids=None if self.token_ids is None else self.token_ids[:stop],
-            request_labels=None if self.request_labels is None else self.request_labels[:count],
-            content_hash=f"{self.content_hash}/requests[0:{count}]",
+            **rows,
+            **tables,
+            request_offsets=self.request_offsets[first : end + 1] - start,
+            prompt_len=self.prompt_len[first:end],
+            request_labels=None if self.request_labels is None else self.request_labels[first:end],
+            content_hash=f"{self.content_hash}/requests[{first}:{end}]",
         )
 
     def gate_scores(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -206,5 +211,5 @@ def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if num_experts <= 256 else np.uint16
 
 
-def _first(table: ScoreTable | None, stop: int) -> ScoreTable | None:
-    return None if table is None else table.rows(0, stop)
+def _rows(table: ScoreTable | None, start: int, stop: int) -> ScoreTable | None:
+    return None if table is None else table.rows(start, stop)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from policies.base import Prediction, Vector
-from policies.state import State
+from policies.base import Prediction, Vector, require
+from policies.state import MAX_LOOKAHEAD, State
 from traces.errors import UserError
 
 
@@ -22,12 +22,15 @@ class Lookahead(Prediction):
     """
 
     variant: str = "before"
+    layers: int = 1
+    """How many layers ahead to look: 1 to 3, as far as the trace was recorded."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.variant not in ("before", "after"):
             raise UserError(f"policy.prediction.variant={self.variant}: must be before or after")
+        require("policy.prediction.layers", self.layers, 1, MAX_LOOKAHEAD)
 
     def all_needs(self) -> frozenset[str]:
         return frozenset({f"lookahead_{self.variant}"})
@@ -35,11 +38,13 @@ class Lookahead(Prediction):
     def available_at_end(self) -> bool:
         return self.variant == "after"
 
+    def depth(self, num_layers: int) -> int:
+        return self.layers
+
     @staticmethod
     def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.layer + 1 >= state.num_layers:
-            return
-        state.num_predicted = 1
-        for token in range(state.num_tokens):
-            for expert in range(state.num_experts):
-                state.predicted[0, token, expert] = state.lookahead[token, expert]
+        state.num_predicted = min(int(knobs[0]), state.num_lookahead)
+        for ahead in range(state.num_predicted):
+            for token in range(state.num_tokens):
+                for expert in range(state.num_experts):
+                    state.predicted[ahead, token, expert] = state.lookahead[ahead, token, expert]

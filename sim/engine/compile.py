@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numba.core.errors import NumbaError
+from numpy.typing import NDArray
 
 from policies.base import Part, Policy
 from sim.engine.layout import DECISIONS, new_rules
 from traces.errors import UserError
+from traces.numba_cache import rule_cache
 
 
 def compile_decision(part: Part, name: str, signature: Any) -> Any:
     """The compiled static method ``name`` of a part. Raises UserError naming the rule and numba's complaint."""
     function = getattr(type(part), name)
     try:
-        return njit(signature.signature, cache=True)(function)
+        with rule_cache(function):
+            return njit(signature.signature, cache=True)(function)
     except NumbaError as error:
         where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "unknown reason")
@@ -27,13 +31,13 @@ def compile_decision(part: Part, name: str, signature: Any) -> Any:
         ) from error
 
 
-def compile_rules(policy: Policy, num_layers: int, num_experts: int, num_ranks: int) -> Any:
-    """Compiled decisions of a policy with fresh memories, as the engine's Rules struct."""
+def compile_rules(policy: Policy, memories: Mapping[str, NDArray[np.float64]]) -> Any:
+    """Compiled decisions of a policy with the memory of each part, as the engine's Rules struct."""
     parts = {
         part: getattr(policy, part) for part in ("eviction", "prediction", "prefetch", "substitution", "assignment")
     }
     decisions = [compile_decision(parts[part], name, kind) for name, (part, kind) in DECISIONS.items()]
     arrays: list[Any] = []
-    for part in parts.values():
-        arrays += [part.knobs(), np.zeros(part.memory_size(num_layers, num_experts, num_ranks))]
+    for name, part in parts.items():
+        arrays += [part.knobs(), memories[name]]
     return new_rules(*decisions, tuple(arrays))

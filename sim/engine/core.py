@@ -96,7 +96,7 @@ def shield_step(s: Any, m: Any) -> None:
 @njit(cache=True)
 def predict_and_queue(s: Any, m: Any, r: Any) -> None:
     """Let the policy predict and choose; queue what is neither present nor queued yet."""
-    s.num_predicted = 0
+    s.num_predicted, s.num_predicted_tokens = 0, s.num_tokens
     s.num_prefetch = 0
     r.predict(s, r.prediction_knobs, r.prediction_memory)
     r.choose(s, r.prefetch_knobs, r.prefetch_memory)

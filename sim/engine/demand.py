@@ -40,7 +40,10 @@ def load_step(s: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_
         if scores.shape[0] > 0:
             s.scores[token, :] = scores[token, layer, :]
         if layer < lookahead.shape[1]:
-            s.lookahead[token, :] = lookahead[token, layer, :]
+            s.lookahead[0, token, :] = lookahead[token, layer, :]
+    s.num_lookahead = 1 if layer < lookahead.shape[1] else 0
+    s.routed = ids
+    s.degraded[:] = 0
 
 
 @njit(cache=True)
@@ -80,6 +83,7 @@ def find_missing(s: Any, m: Any) -> None:
         s.missing[j] = expert
         s.missing_importance[j] = importance(s, expert)
         s.missing_load_ns[j] = m.load_ns[layer]
+        s.missing_tokens[j] = m.tokens_of[expert]
         s.missing_cpu_ns[j] = m.cpu_ns[layer, m.tokens_of[expert]] if m.cpu_ns.shape[0] > 0 else 0
         s.side[j], s.order[j] = LINK, j
         s.num_missing += 1

@@ -40,6 +40,7 @@ class DeviceSpec:
     seed: int
     load_ns: NDArray[np.int64]  # [L]
     cpu_ns: NDArray[np.int64]  # [L, B+1], or no rows
+    memories: dict[str, NDArray[np.float64]]  # by part, at the start
     first_use: NDArray[np.int64] | None  # [L, E]
 
 
@@ -65,7 +66,10 @@ class Device:
     def __init__(self, spec: DeviceSpec) -> None:
         self.spec = spec
         layers, experts = spec.num_layers, spec.num_experts
-        self.arrays = array_fields(layers, experts, spec.top_k, spec.max_tokens)
+        self.arrays = array_fields(
+            layers, experts, spec.top_k, spec.max_tokens, max(1, spec.policy.prediction.depth(layers))
+        )
+        self.arrays["load_ns"][:] = spec.load_ns
         if spec.first_use is not None:
             self.arrays["next_use"][:] = spec.first_use
         self.machine_arrays = machine_arrays(layers, experts) | {
@@ -84,7 +88,8 @@ class Device:
             spec.staging_slots,
             tuple(self.machine_arrays[name] for name in MACHINE_ARRAYS),
         )
-        self.rules = compile_rules(spec.policy, layers, experts, spec.top_k)
+        self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
+        self.rules = compile_rules(spec.policy, self.memories)
         if spec.warm or spec.policy.residency == "all":
             core.fill(self.state, self.machine, self.rules)
         self.counts: NDArray[np.int64] = self.machine_arrays["counts"]
