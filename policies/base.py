@@ -80,6 +80,10 @@ class Eviction(Part):
         """Whether a missing ``expert`` of the current layer shall stream past the cache instead of evicting."""
         return False
 
+    def initial(self, num_layers: int, num_experts: int, memory: Vector) -> Vector | None:
+        """[L, E] worth of each expert: a warm start fills the cache with the worthiest. None: in order of their ids."""
+        return None
+
 
 @dataclass(frozen=True)
 class Prediction(Part):

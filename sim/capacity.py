@@ -22,7 +22,8 @@ class CacheConfig:
     ``global`` one pool for all. ``semantics=sequential`` looks up one access at a time, for comparison with generic
     cache simulators only. ``overflow``: what happens when one layer step demands more than the capacity: ``stream``
     (strict: the rest passes through staging slots) or ``hold`` (the step stays whole until the next one evicts; no
-    clock). ``start``: ``cold`` (empty) or ``warm`` (filled with a pool's first experts in order of layer and expert).
+    clock). ``start``: ``cold`` (empty) or ``warm`` (filled with the experts that the eviction rule holds worthiest, else in
+    order of layer and expert). ``reset``: ``never``, or ``request``: every lockstep batch begins as the replay did.
     """
 
     fraction: float | None = None
@@ -32,6 +33,7 @@ class CacheConfig:
     semantics: str = "step"
     overflow: str = "stream"
     start: str = "cold"
+    reset: str = "never"
 
     def __post_init__(self) -> None:
         choices = {
@@ -39,6 +41,7 @@ class CacheConfig:
             "semantics": ("step", "sequential"),
             "overflow": ("stream", "hold"),
             "start": ("cold", "warm"),
+            "reset": ("never", "request"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from sim.capacity import CacheConfig
+from sim.config import RunConfig
+from sim.engine.device import decides
 from traces.errors import UserError
 
 
-def decides(part: object, base: type, decision: str) -> bool:
-    """Whether a part has a decision of its own in place of the base class's nothing."""
-    return getattr(type(part), decision) is not getattr(base, decision)
+def has_clock(cache: CacheConfig, run: RunConfig) -> bool:
+    """Whether a replay is timed: held overflow and single accesses are defined without a clock only."""
+    return run.engine != "untimed" and cache.overflow == "stream" and cache.semantics == "step"
 
 
-def check_combination(policy: Policy, cache: CacheConfig) -> None:
+def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> None:
     """Raises UserError naming the two knobs that contradict each other."""
     predicts = decides(policy.prediction, Prediction, "predict")
     prefetches = decides(policy.prefetch, Prefetch, "choose")
@@ -21,6 +23,8 @@ def check_combination(policy: Policy, cache: CacheConfig) -> None:
             f"policy {policy.name}: {type(policy.prefetch).__name__} has no prediction to choose from: "
             "set policy/prediction, or policy/prefetch=none"
         )
+    if run.timeline and not has_clock(cache, run):
+        raise UserError("timeline=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)")
     if cache.semantics == "sequential":
         _check_sequential(policy)
     if cache.overflow == "hold":

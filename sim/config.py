@@ -65,10 +65,45 @@ class TraceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeConfig:
+    """The `time` group: a switch for every term of the time model, and how experts lie in host memory.
+
+    ``memory``: ``pinned`` (asynchronous copies), ``pageable`` (the call holds the host), or ``staged`` (the host copies
+    into a pinned buffer first). ``cuda_graphs``: one launch per expert and per layer in place of single kernels.
+    ``contention``: CPU experts and copies slow each other down. A term that is switched off takes no time.
+    """
+
+    attention: bool = True
+    experts: bool = True
+    shared_experts: bool = True
+    head: bool = True
+    launch: bool = True
+    readback: bool = True
+    sync: bool = True
+    host: bool = True
+    decision: bool = True
+    link: bool = True
+    link_call: bool = True
+    contention: bool = True
+    dequantise: bool = True
+    memory: str = "pinned"
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory not in ("pinned", "pageable", "staged"):
+            raise UserError(f"time.memory={self.memory}: must be pinned, pageable or staged")
+
+
+ENGINES = ("simpy", "compiled", "untimed")
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Knobs of a replay that belong to no group."""
 
     batch_size: int = 1
+    prefill_chunk: int | None = None
+    """Tokens of a prompt that one step prefills; null: the whole prompt."""
     seed: int = 0
     timeline: bool = False
     engine: str = "simpy"
@@ -78,7 +113,7 @@ class RunConfig:
             raise UserError(f"batch_size={self.batch_size}: must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed={self.seed}: must be between 0 and 2**63 - 1")
-        if self.engine not in ("simpy",):
-            raise UserError(f"engine={self.engine}: must be simpy")
-        if self.timeline:
-            raise UserError("timeline=true: this version cannot write a timeline yet; leave timeline=false")
+        if self.prefill_chunk is not None and self.prefill_chunk < 1:
+            raise UserError(f"prefill_chunk={self.prefill_chunk}: must be at least 1, or null for whole prompts")
+        if self.engine not in ENGINES:
+            raise UserError(f"engine={self.engine}: must be one of {', '.join(ENGINES)}")

@@ -24,6 +24,10 @@ _POSITIVE = (
     "cpu_expert_bytes_per_s",
     "cpu_load_ratio",
     "cpu_flops_per_s",
+    "link_back_bytes_per_s",
+    "pageable_bytes_per_s",
+    "staging_bytes_per_s",
+    "dequantise_bytes_per_s",
 )
 _NOT_NEGATIVE = (
     "link_latency_s",
@@ -35,9 +39,23 @@ _NOT_NEGATIVE = (
     "readback_s",
     "sync_s",
     "host_s_per_layer",
+    "decision_s_per_layer",
+    "pageable_latency_s",
+    "pageable_call_s",
+    "graph_launch_s",
 )
-_COUNTS = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots")
-_OPTIONAL = ("cpu_expert_bytes_per_s", "cpu_load_ratio", "cpu_flops_per_s")
+_AT_LEAST_ONE = ("staging_slots", "copies_per_expert", "link_contention", "cpu_contention")
+_COUNTS = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots", "copies_per_expert")
+_OPTIONAL = (
+    "cpu_expert_bytes_per_s",
+    "cpu_load_ratio",
+    "cpu_flops_per_s",
+    "link_back_bytes_per_s",
+    "pageable_bytes_per_s",
+    "staging_bytes_per_s",
+    "dequantise_bytes_per_s",
+    "graph_launch_s",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +67,15 @@ class Hardware:
     of it, beta(x) = beta_inf * x / (x + x_half); 0 means no such loss. `link_call_s`: host time to issue one copy.
     The CPU's time for an expert is stated as the DRAM bandwidth it reaches (`cpu_expert_bytes_per_s`), or as a share of
     the time to load the expert (`cpu_load_ratio`), or not at all: then rules that compute on the CPU are refused.
+    `copies_per_expert`: tensors that make an expert, each copied by a call of its own, with its own latency.
+    `link_back_bytes_per_s`: the other direction; null: as fast. `pageable_*`: copies from pageable memory, whose call
+    holds the host for `pageable_call_s`. `staging_bytes_per_s`: the host's copy into a pinned buffer ahead of a staged
+    copy. `link_contention`, `cpu_contention`: how many times longer a copy takes while the CPU computes experts, and a
+    CPU expert while the link copies (they share DRAM). `graph_launch_s`: launch of one captured CUDA graph in place of
+    single kernels. `dequantise_bytes_per_s`: rate at which a low-precision expert is expanded, in bytes of the result.
     `readback_s`: the router's choice read back from the GPU. `sync_s`: synchronisation at the end of a layer.
-    `host_s_per_layer`: decisions and bookkeeping of the host in one MoE layer. `staging_slots`: buffers for experts
+    `host_s_per_layer`: bookkeeping of the host in one MoE layer; `decision_s_per_layer`: what the policy's decisions add
+    to it, where it is known apart. `staging_slots`: buffers for experts
     that pass by the cache. `sources` says for each figure how it is known (it begins with one of `LABELS`) and where it
     comes from; `label` speaks for the file as a whole and may not claim more than the weakest of them.
 
@@ -75,6 +100,17 @@ class Hardware:
     sync_s: float = 0.0
     host_s_per_layer: float = 0.0
     staging_slots: int = 1
+    copies_per_expert: int = 1
+    link_back_bytes_per_s: float | None = None
+    pageable_latency_s: float = 0.0
+    pageable_bytes_per_s: float | None = None
+    pageable_call_s: float = 0.0
+    staging_bytes_per_s: float | None = None
+    link_contention: float = 1.0
+    cpu_contention: float = 1.0
+    graph_launch_s: float | None = None
+    decision_s_per_layer: float = 0.0
+    dequantise_bytes_per_s: float | None = None
     label: str = "ESTIMATED"
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -152,8 +188,8 @@ def _check_figure(machine: str, name: str, value: Any) -> None:
         raise UserError(f"hardware {machine}: {name}={value} must be above zero")
     if name in _NOT_NEGATIVE and value < 0:
         raise UserError(f"hardware {machine}: {name}={value} must not be negative")
-    if name == "staging_slots" and value < 1:
-        raise UserError(f"hardware {machine}: staging_slots={value}: at least 1 staging slot is needed")
+    if name in _AT_LEAST_ONE and value < 1:
+        raise UserError(f"hardware {machine}: {name}={value} must be at least 1")
 
 
 def _check_sources(machine: Hardware) -> None:

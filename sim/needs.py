@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from policies.base import Part, Policy
+from policies.base import Part, Policy, Substitution
+from sim.engine.device import decides
 from sim.hardware import Hardware
 from traces.errors import UserError
 from traces.trace import Trace
@@ -50,6 +51,11 @@ def wants_scores(policy: Policy, trace: Trace) -> bool:
     needs = policy.needs()
     wanted = "gate_scores" in needs or ("importance" in needs and trace.topk_weights is None)
     return wanted and trace.router_logits is not None
+
+
+def wants_weights(policy: Policy) -> bool:
+    """Whether the engine has to read router weights: for importance, and for what substitution loses."""
+    return decides(policy.substitution, Substitution, "substitute") or "importance" in policy.needs()
 
 
 def _check_floor(policy: str, part: Part, trace: Trace) -> None:

@@ -1,42 +1,61 @@
-"""Reads what a step needs from a memory-mapped trace, a block of rows at a time."""
+"""Reads what a block of steps needs from a memory-mapped trace."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.steps import BLOCK_ROWS, StepBlock
 from traces.trace import Trace
 
-BLOCK_ROWS = 256
+BLOCK_BYTES = 32_000_000
+NOTHING = np.empty((0, 0, 0), np.float32)
+
+
+class Forecaster(Protocol):
+    """A trained predictor's scores for rows of a trace."""
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[N, L, D, E]: scores of layer l + d + 1 as known at layer l."""
+
+
+class Future(Protocol):
+    """When each demand's expert is demanded next, in replay order."""
+
+    def read(self, position: int, count: int) -> NDArray[np.int64]:
+        """[count, L, K] of the rows from ``position`` of the replay on."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepData:
-    """Router output of the B rows of a step; what is not wanted has no rows."""
+class BlockData:
+    """Router output of the N rows of a block; what is not wanted has no rows."""
 
-    ids: NDArray[np.int32]  # [B, L, K]
-    weights: NDArray[np.float32]  # [B, L, K]
-    scores: NDArray[np.float32]  # [B, L, E]
-    lookahead: NDArray[np.float32]  # [B, L-1, E]
-    next_use: NDArray[np.int64]  # [B, L, K]
+    ids: NDArray[np.int32]  # [N, L, K]
+    weights: NDArray[np.float32]  # [N, L, K]
+    scores: NDArray[np.float32]  # [N, L, E]
+    lookahead: NDArray[np.float32]  # [N, L-1, D, E]
+    next_use: NDArray[np.int64]  # [N, L, K]
 
-    def arguments(self) -> tuple[NDArray[Any], ...]:
+    def arrays(self) -> tuple[NDArray[Any], ...]:
         return (self.ids, self.weights, self.scores, self.lookahead, self.next_use)
 
+    def rows(self, start: int, stop: int) -> tuple[NDArray[Any], ...]:
+        """The arrays of some rows; those without rows stay so."""
+        return tuple(array[start:stop] if array.shape[0] else array for array in self.arrays())
 
-def ranked(data: StepData) -> StepData:
-    """The same step with each token's experts best first by score, else by weight, else as stored."""
+
+def ranked(data: BlockData) -> BlockData:
+    """The same rows with each token's experts best first by score, else by weight, else as stored."""
     if data.scores.size:
         merit = np.take_along_axis(data.scores, data.ids.astype(np.int64), axis=-1)
     elif data.weights.size:
         merit = data.weights
     else:
         return data
-    order = np.argsort(-merit, axis=-1, kind="stable")  # [B, L, K]
+    order = np.argsort(-merit, axis=-1, kind="stable")  # [N, L, K]
 
     def sort(array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(np.take_along_axis(array, order, -1)) if array.size else array
@@ -44,55 +63,74 @@ def ranked(data: StepData) -> StepData:
     return replace(data, ids=sort(data.ids), weights=sort(data.weights), next_use=sort(data.next_use))
 
 
+@dataclass(slots=True)
 class RowReader:
-    """Gathers rows of a trace as engine arrays, converting scores block by block so that memory stays flat."""
+    """Gathers the rows of blocks as engine arrays; ``position`` counts the rows read, in replay order."""
 
-    def __init__(self, trace: Trace, scores: bool, lookahead: str | None, next_use: NDArray[np.int64] | None) -> None:
-        self.trace, self.wants_scores, self.variant, self.future = trace, scores, lookahead, next_use
-        self.blocks: OrderedDict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = OrderedDict()
-        self.nothing = np.empty((0, 0, 0), np.float32)
+    trace: Trace
+    wants_weights: bool
+    wants_scores: bool
+    lookahead: tuple[str, ...]
+    """Score tables of the trace for 1, 2, ... layers ahead."""
+    forecaster: Forecaster | None = None
+    future: Future | None = None
+    position: int = 0
 
-    def read(self, rows: NDArray[np.int64]) -> StepData:
-        """The data of ``rows`` [B] of the trace."""
+    def block_rows(self) -> int:
+        """Rows that fit a block of bounded memory."""
         trace = self.trace
-        ids = np.ascontiguousarray(trace.topk_ids[rows], dtype=np.int32)
-        weights = self.nothing
-        if trace.topk_weights is not None:
-            weights = np.ascontiguousarray(trace.topk_weights[rows], dtype=np.float32)
-        scores, lookahead = self._scores(rows)
-        future = np.empty((0, 0, 0), np.int64) if self.future is None else np.ascontiguousarray(self.future[rows])
-        data = StepData(ids, weights, scores, lookahead, future)
+        floats = trace.num_experts * (self.wants_scores + (3 if self.forecaster else len(self.lookahead)))
+        per_row = 4 * trace.num_layers * (floats + 4 * trace.top_k)
+        return max(1, min(BLOCK_ROWS, BLOCK_BYTES // per_row))
+
+    def read(self, block: StepBlock) -> BlockData:
+        """What a block of steps needs."""
+        trace, rows = self.trace, block.rows
+        ids = self._gather(trace.topk_ids, rows, np.int32)
+        weights = NOTHING
+        if self.wants_weights and trace.topk_weights is not None:
+            weights = self._gather(trace.topk_weights, rows, np.float32)
+        next_use = np.empty((0, 0, 0), np.int64)
+        if self.future is not None:
+            next_use = self.future.read(self.position, rows.size)
+        self.position += rows.size
+        data = BlockData(ids, weights, self._scores(rows), self._lookahead(rows), next_use)
         return data if trace.ranked else ranked(data)
 
-    def _scores(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if not self.wants_scores and self.variant is None:
-            return self.nothing, self.nothing
-        block_ids, offsets = rows // BLOCK_ROWS, rows % BLOCK_ROWS
-        if block_ids[0] == block_ids[-1]:
-            scores, lookahead = self._block(int(block_ids[0]))
-            return self._take(scores, offsets), self._take(lookahead, offsets)
-        pieces = [
-            tuple(part[offset : offset + 1] for part in self._block(int(block)))
-            for block, offset in zip(block_ids, offsets, strict=True)
-        ]
-        first, second = zip(*pieces, strict=True)
-        return np.concatenate(first), np.concatenate(second)
+    @staticmethod
+    def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        if last - first == rows.size and (np.diff(rows) == 1).all():
+            return np.ascontiguousarray(array[first:last], dtype=dtype)
+        return np.ascontiguousarray(array[rows], dtype=dtype)
+
+    def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        if not self.wants_scores:
+            return NOTHING
+        return self._spans(rows, self.trace.gate_scores)
+
+    def _lookahead(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        if self.forecaster is not None:
+            return np.ascontiguousarray(self.forecaster.read(rows), dtype=np.float32)
+        if not self.lookahead:
+            return np.empty((0, 0, 0, 0), np.float32)
+        experts = self.trace.num_experts
+        tables = [getattr(self.trace, name) for name in self.lookahead]
+        depths = [self._spans(rows, lambda a, b, t=table: t.probabilities(a, b, experts)) for table in tables]
+        layers = self.trace.num_layers - 1
+        found = np.zeros((rows.size, layers, len(depths), experts), np.float32)
+        for i, scores in enumerate(depths):
+            found[:, : scores.shape[1], i] = scores
+        return found
 
     @staticmethod
-    def _take(block: NDArray[np.float32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
-        return block if block.shape[0] == 0 else np.ascontiguousarray(block[offsets])
-
-    def _block(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if index in self.blocks:
-            self.blocks.move_to_end(index)
-            return self.blocks[index]
-        start, stop = index * BLOCK_ROWS, min((index + 1) * BLOCK_ROWS, self.trace.num_tokens)
-        scores = self.trace.gate_scores(start, stop) if self.wants_scores else self.nothing
-        lookahead = self.nothing
-        if self.variant is not None:
-            table = getattr(self.trace, self.variant)
-            lookahead = table.probabilities(start, stop, self.trace.num_experts)
-        self.blocks[index] = (scores, lookahead)
-        if len(self.blocks) > 64:
-            self.blocks.popitem(last=False)
-        return self.blocks[index]
+    def _spans(rows: NDArray[np.int64], read: Any) -> NDArray[np.float32]:
+        """``read(start, stop)`` over the spans of consecutive rows, put together in order of ``rows``."""
+        order = np.argsort(rows, kind="stable")
+        ordered = rows[order]
+        cuts = np.flatnonzero(np.diff(ordered) != 1) + 1
+        pieces = [read(int(span[0]), int(span[-1]) + 1) for span in np.split(ordered, cuts)]
+        joined = np.concatenate(pieces)
+        found = np.empty_like(joined)
+        found[order] = joined
+        return np.ascontiguousarray(found)

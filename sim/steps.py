@@ -4,87 +4,166 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from policies.state import DECODE, PREFILL
 from traces.trace import Trace
 
+BLOCK_ROWS = 4096
+Times = NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One forward pass."""
+class StepBlock:
+    """S consecutive steps with N rows: step i owns ``rows[bounds[i]:bounds[i + 1]]``."""
 
-    group: int
-    """Index of the lockstep batch."""
-    phase: int
-    rows: NDArray[np.int64]
-    """Rows of the trace, in order of request."""
-    requests: NDArray[np.int64]
-    """Requests served, one per row in decode, a single one in prefill."""
-    kv_tokens: int
-    """Cached tokens whose keys and values are read."""
-    attended_pairs: int
-    """(query, key) pairs computed."""
+    rows: Times
+    """[N] rows of the trace, in order of request inside a step."""
+    requests: Times
+    """[N] request of each row."""
+    bounds: Times
+    """[S + 1]"""
+    group: Times
+    """[S] index of the lockstep batch."""
+    phase: NDArray[np.uint8]
+    """[S] PREFILL or DECODE."""
+    kv_tokens: Times
+    """[S] cached tokens whose keys and values are read."""
+    attended_pairs: Times
+    """[S] (query, key) pairs computed."""
+
+    def __len__(self) -> int:
+        return self.phase.size
+
+
+@njit(cache=True)
+def _fill(
+    at: Any, offsets: Any, decode_start: Any, context: Any, batch_size: int, chunk: int, rows: Any, requests: Any,
+    bounds: Any, group: Any, phase: Any, kv_tokens: Any, pairs: Any,
+) -> int:  # fmt: skip
+    """Emit steps from the cursor ``at`` on until the arrays are full -> their number.
+
+    at [4]: first request of the batch; prefilling request, offset in its prompt; decode iteration. context [R]:
+    position of a request's first decode row minus that row's index.
+    """
+    size, steps, total = 0, 0, offsets.shape[0] - 1
+    while at[0] < total and steps < phase.shape[0]:
+        last = min(at[0] + batch_size, total)
+        if at[1] < last:
+            request = at[1]
+            start = offsets[request] + at[2]
+            stop = min(start + chunk, decode_start[request])
+            if start >= decode_start[request]:
+                at[1], at[2] = request + 1, 0
+                continue
+            if size + stop - start > rows.shape[0]:
+                break
+            sum_pairs = 0
+            for row in range(start, stop):
+                rows[size], requests[size] = row, request
+                sum_pairs += row - offsets[request] + 1
+                size += 1
+            kv, kind = stop - offsets[request], PREFILL
+            at[2] += stop - start
+        else:
+            alive = 0
+            for request in range(at[0], last):
+                alive += decode_start[request] + at[3] < offsets[request + 1]
+            if alive == 0:
+                at[0] = at[1] = last
+                at[2] = at[3] = 0
+                continue
+            if size + alive > rows.shape[0]:
+                break
+            sum_pairs = 0
+            for request in range(at[0], last):
+                row = decode_start[request] + at[3]
+                if row < offsets[request + 1]:
+                    rows[size], requests[size] = row, request
+                    sum_pairs += row + context[request] + 1
+                    size += 1
+            kv, kind = sum_pairs, DECODE
+            at[3] += 1
+        group[steps], phase[steps] = at[0] // batch_size, kind
+        kv_tokens[steps], pairs[steps] = kv, sum_pairs
+        steps += 1
+        bounds[steps] = size
+    return steps
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """All steps of a replay: requests in order of the trace, ``batch_size`` at a time in lockstep.
 
-    The prompts of a batch are prefilled one after the other, each as one step; then its requests decode together, one
-    token each per step; a request that ends leaves, and nothing refills the batch. With ``as_decode`` every recorded
-    row counts as a decode step of its own (teacher-forced traces).
+    The prompts of a batch are prefilled one after the other, each as one step, or in chunks of ``prefill_chunk``
+    tokens; then its requests decode together, one token each per step; a request that ends leaves, and nothing refills
+    the batch. With ``as_decode`` every recorded row counts as a decode step of its own (teacher-forced traces).
     """
 
     trace: Trace
     batch_size: int = 1
     as_decode: bool = False
+    prefill_chunk: int | None = None
 
-    def prefill_rows(self, request: int) -> tuple[int, int, int]:
-        """(first row, first decode row, end) of a request."""
-        first, last = int(self.trace.request_offsets[request]), int(self.trace.request_offsets[request + 1])
-        prefill = 0 if self.as_decode else int(np.count_nonzero(self.trace.phase[first:last] == PREFILL))
-        return first, first + prefill, last
-
-    def groups(self) -> Iterator[list[tuple[int, int, int, int]]]:
-        """(request, first row, first decode row, end) of the members of each lockstep batch."""
-        for start in range(0, self.trace.num_requests, self.batch_size):
-            members = range(start, min(start + self.batch_size, self.trace.num_requests))
-            yield [(request, *self.prefill_rows(request)) for request in members]
-
-    def __len__(self) -> int:
-        """Number of steps."""
-        prompts = sum(decode > first for group in self.groups() for _, first, decode, _ in group)
-        return prompts + sum(max(end - decode for _, _, decode, end in group) for group in self.groups())
-
-    def __iter__(self) -> Iterator[Step]:
-        positions = self.trace.positions()
-        for index, group in enumerate(self.groups()):
-            for request, first, decode, _ in group:
-                if decode > first:
-                    yield self._step(index, PREFILL, np.arange(first, decode), np.array([request]), positions)
-            for i in range(max(end - decode for _, _, decode, end in group)):
-                alive = [(request, decode + i) for request, _, decode, end in group if decode + i < end]
-                requests, rows = (np.array(column, dtype=np.int64) for column in zip(*alive, strict=True))
-                yield self._step(index, DECODE, rows, requests, positions)
-
-    @staticmethod
-    def _step(
-        group: int, phase: int, rows: NDArray[np.int64], requests: NDArray[np.int64], positions: NDArray[np.int32]
-    ) -> Step:
-        context = positions[rows].astype(np.int64) + 1
-        read = int(context.max()) if phase == PREFILL else int(context.sum())
-        return Step(group, phase, rows, requests, read, int(context.sum()))
+    def decode_starts(self) -> Times:
+        """[R] first decode row of every request."""
+        offsets = self.trace.request_offsets
+        if self.as_decode:
+            return np.array(offsets[:-1], np.int64)
+        prompts = [
+            int(np.count_nonzero(self.trace.phase[a:b] == PREFILL))
+            for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        ]
+        return np.asarray(offsets[:-1] + np.array(prompts, np.int64), np.int64)
 
     def max_tokens(self) -> int:
         """Tokens of the largest step."""
-        prompts = (decode - first for first, decode, _ in map(self.prefill_rows, range(self.trace.num_requests)))
-        return max(min(self.batch_size, self.trace.num_requests), *prompts, 1)
+        prompts = self.decode_starts() - self.trace.request_offsets[:-1]
+        longest = min(int(prompts.max(initial=0)), self.prefill_chunk or 2**62)
+        return max(min(self.batch_size, self.trace.num_requests), longest, 1)
 
-    def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def num_steps(self) -> int:
+        """Number of steps."""
+        starts, offsets = self.decode_starts(), self.trace.request_offsets
+        prompts = starts - offsets[:-1]
+        chunk = self.prefill_chunk or max(1, int(prompts.max(initial=1)))
+        decodes = offsets[1:] - starts
+        longest = np.maximum.reduceat(decodes, np.arange(0, decodes.size, self.batch_size))
+        return int((-(-prompts // chunk)).sum() + longest.sum())
+
+    def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[StepBlock]:
+        """All steps, some ``max_rows`` rows at a time (more where one step has more)."""
+        starts = self.decode_starts()
+        offsets = np.asarray(self.trace.request_offsets, np.int64)
+        context = np.zeros_like(starts) - offsets[:-1]
+        if not self.as_decode:
+            context = np.asarray(self.trace.prompt_len, np.int64) - starts
+        most = max(max_rows, self.max_tokens())
+        at = np.zeros(4, np.int64)
+        while at[0] < offsets.size - 1:
+            rows, requests, bounds = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most + 1, np.int64)
+            group, kv_tokens, pairs = (np.empty(most, np.int64) for _ in range(3))
+            phase = np.empty(most, np.uint8)
+            steps = _fill(
+                at, offsets, starts, context, self.batch_size, self.prefill_chunk or most, rows, requests,
+                bounds, group, phase, kv_tokens, pairs,
+            )  # fmt: skip
+            size = int(bounds[steps])
+            if steps:
+                yield StepBlock(
+                    rows[:size], requests[:size], bounds[: steps + 1], group[:steps], phase[:steps],
+                    kv_tokens[:steps], pairs[:steps],
+                )  # fmt: skip
+
+    def order(self) -> tuple[Times, Times]:
         """(rows in replay order [T], bounds of the steps in them [S + 1])."""
-        rows = [step.rows for step in self]
-        bounds = np.concatenate([[0], np.cumsum([r.size for r in rows])]).astype(np.int64)
-        return (np.concatenate(rows) if rows else np.empty(0, np.int64)), bounds
+        rows, bounds, total = [], [np.zeros(1, np.int64)], 0
+        for block in self.blocks():
+            rows.append(block.rows)
+            bounds.append(block.bounds[1:] + total)
+            total += block.rows.size
+        return np.concatenate(rows), np.concatenate(bounds)

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from policies.state import ABSENT, CPU, DROPPED, IN_FLIGHT, LINK, RESIDENT
+from policies.state import ABSENT, CPU, DROPPED, IN_FLIGHT, LINK, LOW, MAX_LOOKAHEAD, RESIDENT
 from sim.engine.counters import (
     CPU_RUN,
+    DEGRADE,
     DROP,
     FETCH,
     HIT,
     LATE,
+    N_DEGRADED_RANKS,
     N_DEMANDED,
     N_DROPPED_RANKS,
     N_EXECUTED,
@@ -27,131 +29,168 @@ from sim.engine.counters import (
 
 
 @njit(cache=True)
-def load_step(s: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any) -> None:
-    """Copy one layer of a step into the state: ids, weights [B, L, K], scores [B, L, E], lookahead [B, L-1, E]."""
-    layer = s.layer
-    s.num_tokens, s.num_ranks = ids.shape[0], ids.shape[2]
-    for token in range(s.num_tokens):
-        for rank in range(s.num_ranks):
+def load_layer(s: Any, m: Any) -> None:
+    """Copy one layer of the step that ``load`` gave into the state."""
+    layer, ids = s.layer, m.step_ids
+    tokens, ranks = ids.shape[0], ids.shape[2]
+    for token in range(tokens):
+        for rank in range(ranks):
             s.ids[token, rank] = s.executed_ids[token, rank] = ids[token, layer, rank]
-            s.weights[token, rank] = weights[token, layer, rank] if weights.shape[0] > 0 else np.nan
-            if next_use.shape[0] > 0:
-                s.next_use[layer, ids[token, layer, rank]] = next_use[token, layer, rank]
-        if scores.shape[0] > 0:
-            s.scores[token, :] = scores[token, layer, :]
-        if layer < lookahead.shape[1]:
-            s.lookahead[0, token, :] = lookahead[token, layer, :]
-    s.num_lookahead = 1 if layer < lookahead.shape[1] else 0
-    s.routed = ids
-    s.degraded[:] = 0
+    if m.step_weights.shape[0] > 0:
+        for token in range(tokens):
+            for rank in range(ranks):
+                s.weights[token, rank] = m.step_weights[token, layer, rank]
+    if m.step_next_use.shape[0] > 0:
+        for token in range(tokens):
+            for rank in range(ranks):
+                s.next_use[layer, ids[token, layer, rank]] = m.step_next_use[token, layer, rank]
+    if m.step_scores.shape[0] > 0:
+        for token in range(tokens):
+            for expert in range(s.num_experts):
+                s.scores[token, expert] = m.step_scores[token, layer, expert]
+    load_lookahead(s, m, layer)
 
 
 @njit(cache=True)
-def distinct(ids: Any, num_tokens: int, num_ranks: int, seen: Any, found: Any, counts: Any) -> int:
-    """Distinct ids other than DROPPED in order of their last touch -> their number; ``counts`` [E] = tokens of each."""
-    counts[:] = 0
-    seen[:] = 0
+def load_lookahead(s: Any, m: Any, layer: int) -> None:
+    """Copy what is known of the next layers into the state."""
+    s.num_lookahead = 0
+    if layer < m.step_lookahead.shape[1]:
+        s.num_lookahead = min(m.step_lookahead.shape[2], s.num_layers - 1 - layer, MAX_LOOKAHEAD)
+    for ahead in range(s.num_lookahead):
+        for token in range(s.num_tokens):
+            for expert in range(s.num_experts):
+                s.lookahead[ahead, token, expert] = m.step_lookahead[token, layer, ahead, expert]
+
+
+@njit(cache=True)
+def distinct(s: Any, m: Any, ids: Any, found: Any) -> int:
+    """Distinct ids other than DROPPED in order of their last touch -> their number; ``tokens_of`` counts tokens."""
+    m.tick += 1
+    tick, seen, counts = m.tick, m.seen, m.tokens_of
     size = 0
-    for token in range(num_tokens - 1, -1, -1):
-        for rank in range(num_ranks - 1, -1, -1):
+    for token in range(s.num_tokens - 1, -1, -1):
+        for rank in range(s.num_ranks - 1, -1, -1):
             expert = ids[token, rank]
             if expert == DROPPED:
                 continue
             if not 0 <= expert < counts.shape[0]:
                 raise ValueError("a substitution rule chose an expert that the layer does not have")
-            counts[expert] += 1
-            if seen[expert] == 0:
-                seen[expert] = 1
+            if seen[expert] != tick:
+                seen[expert] = tick
+                counts[expert] = 0
                 found[size] = expert
                 size += 1
+            counts[expert] += 1
     for i in range(size // 2):
         found[i], found[size - 1 - i] = found[size - 1 - i], found[i]
     return size
 
 
 @njit(cache=True)
-def find_missing(s: Any, m: Any) -> None:
-    """List executed experts that are neither resident nor in flight, with importance and costs for assignment."""
-    layer = s.layer
-    s.num_missing = 0
+def sort_executed(s: Any, m: Any) -> None:
+    """Split executed experts into ready ones (first in the GPU queue) and missing ones, with their costs."""
+    layer, status, base = s.layer, m.status, s.layer * s.num_experts
+    ready = missing = 0
     for i in range(s.num_executed):
         expert = s.executed[i]
+        m.executed_at[expert] = s.now
         s.executed_tokens[i] = m.tokens_of[expert]
-        if s.status[layer, expert] != ABSENT:
-            continue
-        j = s.num_missing
-        s.missing[j] = expert
-        s.missing_importance[j] = importance(s, expert)
-        s.missing_load_ns[j] = m.load_ns[layer]
-        s.missing_tokens[j] = m.tokens_of[expert]
-        s.missing_cpu_ns[j] = m.cpu_ns[layer, m.tokens_of[expert]] if m.cpu_ns.shape[0] > 0 else 0
-        s.side[j], s.order[j] = LINK, j
-        s.num_missing += 1
+        s.executed_gpu_ns[i] = m.expert_ns[layer, m.tokens_of[expert]]
+        m.runs_low[expert] = 0
+        found = status[base + expert]
+        if found == RESIDENT or (found == LOW and s.degraded[expert]):
+            m.runs_low[expert] = found == LOW
+            m.gpu_queue[ready] = expert
+            ready += 1
+        elif found != IN_FLIGHT:
+            m.runs_low[expert] = s.degraded[expert]
+            s.missing[missing] = expert
+            missing += 1
+    m.plan[0] = ready
+    s.num_missing = missing
 
 
 @njit(cache=True)
-def importance(s: Any, expert: int) -> float:
-    """Highest gate score, or router weight where the trace has no scores, that a token executing it gives an expert."""
-    best = np.float32(-1.0)
+def price_missing(s: Any, m: Any) -> None:
+    """What assignment rules want to know of the missing experts; everything goes over the link at first."""
+    layer = s.layer
+    for j in range(s.num_missing):
+        expert = s.missing[j]
+        tokens = m.tokens_of[expert]
+        s.missing_tokens[j] = tokens
+        s.missing_importance[j] = -1.0
+        s.missing_load_ns[j] = m.low_load_ns[layer] if m.runs_low[expert] else s.load_ns[layer]
+        s.missing_cpu_ns[j] = m.cpu_ns[layer, tokens] if m.cpu_ns.shape[0] > 0 else 0
+        s.missing_gpu_ns[j] = m.expert_ns[layer, tokens]
+        s.side[j], s.order[j] = LINK, j
+    if m.needs_importance:
+        weigh_missing(s, m)
+
+
+@njit(cache=True)
+def weigh_missing(s: Any, m: Any) -> None:
+    """Importance: highest gate score, or weight where the trace has no scores, of a token that executes the expert."""
+    for j in range(s.num_missing):
+        m.seen[s.missing[j]] = -1 - j
     for token in range(s.num_tokens):
         for rank in range(s.num_ranks):
-            if s.executed_ids[token, rank] == expert:
+            expert = s.executed_ids[token, rank]
+            if expert != DROPPED and m.seen[expert] < 0:
                 value = s.scores[token, expert] if s.has_scores else s.weights[token, rank]
-                if value > best:
-                    best = value
-    return float(best)
+                j = -1 - m.seen[expert]
+                if value > s.missing_importance[j]:
+                    s.missing_importance[j] = value
 
 
 @njit(cache=True)
 def count_ranks(s: Any, m: Any) -> None:
     """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed."""
+    m.lost[1] += s.num_tokens
+    m.counts[N_ROUTED_RANKS] += s.num_tokens * s.num_ranks
+    if m.substitute == 0:
+        return
     for token in range(s.num_tokens):
         lost, total = 0.0, 0.0
         for rank in range(s.num_ranks):
             routed, executed = s.ids[token, rank], s.executed_ids[token, rank]
             weight = s.scores[token, routed] if np.isnan(s.weights[token, rank]) else s.weights[token, rank]
             total += weight
-            if executed != routed:
+            if executed == DROPPED:
+                m.counts[N_DROPPED_RANKS] += 1
                 lost += weight
-                m.counts[N_DROPPED_RANKS if executed == DROPPED else N_SUBSTITUTED_RANKS] += 1
+            elif executed != routed:
+                m.counts[N_SUBSTITUTED_RANKS] += 1
+                m.replaced_at[routed] = s.now
+                lost += weight
+            if executed != DROPPED:
+                m.counts[N_DEGRADED_RANKS] += m.runs_low[executed]
         m.lost[0] += lost / total if total > 0.0 else 0.0
-    m.lost[1] += s.num_tokens
-    m.counts[N_ROUTED_RANKS] += s.num_tokens * s.num_ranks
-
-
-@njit(cache=True)
-def replaced_by(s: Any, expert: int) -> int:
-    """What became of a demanded expert: FETCH if any token still executes it, else SUBSTITUTE, else DROP."""
-    result = DROP
-    for token in range(s.num_tokens):
-        for rank in range(s.num_ranks):
-            if s.ids[token, rank] == expert:
-                if s.executed_ids[token, rank] == expert:
-                    return FETCH
-                if s.executed_ids[token, rank] != DROPPED:
-                    result = SUBSTITUTE
-    return result
 
 
 @njit(cache=True)
 def settle_outcomes(s: Any, m: Any) -> None:
-    """Give every demanded expert exactly one outcome and count it; settle prefetches that were demanded."""
-    layer = s.layer
+    """Give every demanded expert exactly one outcome and count it; settle prefetches that were demanded.
+
+    A missing expert is FETCH, CPU or DEGRADE if any token still executes it, else SUBSTITUTE if any token replaced it,
+    else DROP.
+    """
+    base = s.layer * s.num_experts
     for i in range(s.num_demand):
         expert = s.demand[i]
-        status = s.status[layer, expert]
-        if status == RESIDENT:
+        key = base + expert
+        status = m.status[key]
+        runs = m.executed_at[expert] == s.now
+        if status == RESIDENT or (status == LOW and runs and m.runs_low[expert]):
             outcome = HIT
         elif status == IN_FLIGHT:
             outcome = LATE
+        elif runs:
+            outcome = CPU_RUN if m.on_cpu_at[expert] == s.now else DEGRADE if m.runs_low[expert] else FETCH
         else:
-            outcome = replaced_by(s, expert)
-            if outcome == FETCH:
-                for j in range(s.num_missing):
-                    if s.missing[j] == expert and s.side[j] == CPU:
-                        outcome = CPU_RUN
-        if m.prefetched[layer, expert] and status != ABSENT:
-            m.prefetched[layer, expert] = 0
+            outcome = SUBSTITUTE if m.replaced_at[expert] == s.now else DROP
+        if m.prefetched[key] and status != ABSENT:
+            m.prefetched[key] = 0
             m.counts[N_PREFETCH_USED if status == RESIDENT else N_PREFETCH_LATE] += 1
         m.outcome[i] = outcome
         m.counts[outcome] += 1
@@ -159,24 +198,41 @@ def settle_outcomes(s: Any, m: Any) -> None:
 
 
 @njit(cache=True)
-def queue_work(s: Any, m: Any) -> None:
-    """Fill the GPU queue (resident, then in flight, then link in serving order), the CPU and the demand queue."""
-    layer = s.layer
-    gpu, cpu = 0, 0
-    for status in (RESIDENT, IN_FLIGHT):
-        for i in range(s.num_executed):
-            expert = s.executed[i]
-            if s.status[layer, expert] == status:
-                m.gpu_queue[gpu] = expert
-                gpu += 1
-        if status == RESIDENT:
-            m.plan[0] = gpu
-    m.demand_head, m.demand_tail = 0, 0
+def check_assignment(s: Any) -> None:
+    """Raise ValueError unless ``order`` is a permutation."""
     for i in range(s.num_missing):
         if not 0 <= s.order[i] < s.num_missing:
             raise ValueError("an assignment rule wrote an order that is not a permutation of the missing experts")
-        expert = s.missing[s.order[i]]
-        if s.side[s.order[i]] == CPU:
+        for j in range(i):
+            if s.order[i] == s.order[j]:
+                raise ValueError("an assignment rule wrote an order that is not a permutation of the missing experts")
+
+
+@njit(cache=True)
+def mark_cpu(s: Any, m: Any) -> None:
+    """Note which missing experts the CPU computes: they need no slot."""
+    for j in range(s.num_missing):
+        if s.side[j] == CPU:
+            m.on_cpu_at[s.missing[j]] = s.now
+            m.runs_low[s.missing[j]] = 0
+
+
+@njit(cache=True)
+def queue_work(s: Any, m: Any) -> None:
+    """Fill the GPU queue (behind the ready ones: in flight, then link in serving order), CPU and demand queue."""
+    base = s.layer * s.num_experts
+    gpu, cpu = m.plan[0], 0
+    if gpu + s.num_missing < s.num_executed:
+        for i in range(s.num_executed):
+            expert = s.executed[i]
+            if m.status[base + expert] == IN_FLIGHT:
+                m.gpu_queue[gpu] = expert
+                gpu += 1
+    m.demand_head, m.demand_tail = 0, 0
+    for i in range(s.num_missing):
+        j = s.order[i] if m.assign else i
+        expert = s.missing[j]
+        if m.assign and s.side[j] == CPU:
             m.cpu_queue[cpu] = expert
             cpu += 1
         else:

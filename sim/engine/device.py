@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.base import Policy
+from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.state import RESIDENT, array_fields
 from sim.capacity import Pools
 from sim.engine import core
 from sim.engine.compile import compile_rules
+from sim.engine.counters import PLAN
 from sim.engine.layout import (
+    DECISIONS,
     MACHINE_ARRAYS,
     STATE_ARRAYS,
     machine_arrays,
     new_machine,
     new_state,
 )
-from sim.rows import StepData
+
+BASES = {
+    "eviction": Eviction,
+    "prediction": Prediction,
+    "prefetch": Prefetch,
+    "substitution": Substitution,
+    "assignment": Assignment,
+}
+Table = NDArray[np.int64]
+BACK_NS = PLAN.index("back_ns")
+FORGOTTEN = (
+    "used", "held", "member_count", "queued", "prefetched", "prefetched_count", "transient", "staged",
+)  # fmt: skip
+
+
+def decides(part: object, base: type, decision: str) -> bool:
+    """Whether a part has a decision of its own in place of the base class's nothing."""
+    return getattr(type(part), decision) is not getattr(base, decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What rules may know of the machine, in ns: load_ns, low_load_ns, write_back_ns, layer_ns [L]; expert_ns, cpu_ns
+    [L, B+1]. Empty where it is not known."""
+
+    load_ns: Table
+    low_load_ns: Table
+    expert_ns: Table
+    cpu_ns: Table
+    layer_ns: Table
+    write_back_ns: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +65,18 @@ class DeviceSpec:
     num_experts: int
     top_k: int
     max_tokens: int
-    has_scores: bool
-    staging_slots: int
-    hold: bool
-    warm: bool
-    seed: int
-    load_ns: NDArray[np.int64]  # [L]
-    cpu_ns: NDArray[np.int64]  # [L, B+1], or no rows
-    memories: dict[str, NDArray[np.float64]]  # by part, at the start
-    first_use: NDArray[np.int64] | None  # [L, E]
+    costs: Costs
+    low_size: Table
+    """[L] bytes of an expert in low precision."""
+    memories: dict[str, NDArray[np.float64]]
+    """What each part knows at the start."""
+    has_scores: bool = False
+    staging_slots: int = 1
+    hold: bool = False
+    warm: bool = False
+    seed: int = 0
+    first_use: Table | None = None
+    """[L, E] first demand of every expert, for rules that see the future."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,61 +91,136 @@ class Plan:
     """How many experts give their slot up once executed (demand above capacity)."""
 
 
+@dataclass(slots=True)
 class Device:
-    """Push interface of one device: ``begin`` -> Plan, ``next_copy``, ``copy_done``, ``executed``, ``end``.
+    """Push interface of one device: ``load`` a step; per layer ``begin`` -> Plan, ``next_copy``, ``copy_done``,
+    ``executed``, ``end``.
 
     A trace, a live forward pass and a real runtime can all drive it; it holds no clock. Results accumulate in
     ``counts`` (see ``sim.engine.counters.COUNTERS``) and ``lost``.
     """
 
-    def __init__(self, spec: DeviceSpec) -> None:
-        self.spec = spec
+    spec: DeviceSpec
+    arrays: dict[str, NDArray[Any]] = field(init=False)
+    machine_arrays: dict[str, NDArray[Any]] = field(init=False)
+    memories: dict[str, NDArray[np.float64]] = field(init=False)
+    state: Any = field(init=False)
+    machine: Any = field(init=False)
+    rules: Any = field(init=False)
+    low: bool = field(init=False)
+    """Whether the policy uses low precision at all."""
+    group: int = -1
+
+    def __post_init__(self) -> None:
+        spec = self.spec
         layers, experts = spec.num_layers, spec.num_experts
-        self.arrays = array_fields(
-            layers, experts, spec.top_k, spec.max_tokens, max(1, spec.policy.prediction.depth(layers))
-        )
-        self.arrays["load_ns"][:] = spec.load_ns
-        if spec.first_use is not None:
-            self.arrays["next_use"][:] = spec.first_use
-        self.machine_arrays = machine_arrays(layers, experts) | {
+        self.low = "low_precision" in spec.policy.needs()
+        depth = max(1, spec.policy.prediction.depth(layers))
+        self.arrays = array_fields(layers, experts, spec.top_k, spec.max_tokens, depth)
+        self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
+        self.machine_arrays = machine_arrays(layers, experts, spec.pools.capacity.size) | {
             "pool_of": spec.pools.pool_of,
             "capacity": spec.pools.capacity,
             "used": np.zeros_like(spec.pools.capacity),
             "size": spec.pools.size,
-            "load_ns": spec.load_ns,
-            "cpu_ns": spec.cpu_ns,
+            "low_size": spec.low_size,
+            "low_load_ns": spec.costs.low_load_ns,
+            "write_back_ns": spec.costs.write_back_ns,
+            "expert_ns": spec.costs.expert_ns,
+            "cpu_ns": spec.costs.cpu_ns,
+            "layer_ns": spec.costs.layer_ns,
         }
+        for name in ("status", "shield", "priority"):
+            self.machine_arrays[name] = self.arrays[name].reshape(-1)
         ints = np.array([layers, experts, spec.top_k, spec.seed, int(spec.has_scores)], dtype=np.int64)
         self.state = new_state(ints, tuple(self.arrays[name] for name in STATE_ARRAYS))
-        self.machine = new_machine(
-            int(spec.hold),
-            int(spec.policy.prediction.available_at_end()),
-            spec.staging_slots,
-            tuple(self.machine_arrays[name] for name in MACHINE_ARRAYS),
-        )
-        self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
+        self.machine = new_machine(self._flags(), tuple(self.machine_arrays[name] for name in MACHINE_ARRAYS))
         self.rules = compile_rules(spec.policy, self.memories)
-        if spec.warm or spec.policy.residency == "all":
-            core.fill(self.state, self.machine, self.rules)
-        self.counts: NDArray[np.int64] = self.machine_arrays["counts"]
-        self.lost: NDArray[np.float64] = self.machine_arrays["lost"]
-        self._plan: NDArray[np.int64] = self.machine_arrays["plan"]
+        self._fill_state()
 
-    def begin(self, layer: int, phase: int, data: StepData) -> Plan:
-        """Decide one layer step from the router output of all its tokens."""
-        core.begin(self.state, self.machine, self.rules, layer, phase, *data.arguments())
-        ready, gpu, cpu, copies, giving_up = self._plan.tolist()
+    def _flags(self) -> NDArray[np.int64]:
+        policy = self.spec.policy
+        parts = dict(zip(BASES, policy.parts(), strict=True))
+        found = [int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()]
+        needs_importance = int("importance" in policy.assignment.all_needs())
+        at_end = int(policy.prediction.available_at_end())
+        others = [needs_importance, int(self.spec.hold), at_end, policy.prefetch.chunks(), self.spec.staging_slots]
+        return np.array(found + others, dtype=np.int64)
+
+    def _fill_state(self) -> None:
+        """Contents at the start."""
+        spec = self.spec
+        self.arrays["weights"][:] = np.nan
+        self.arrays["load_ns"][:] = spec.costs.load_ns
+        if spec.first_use is not None:
+            self.arrays["next_use"][:] = spec.first_use
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        spec = self.spec
+        if spec.warm or spec.policy.residency == "all":
+            core.fill(self.state, self.machine, self.rules, self._filling_order())
+
+    def _filling_order(self) -> NDArray[np.int32]:
+        """Keys of all experts, the worthiest first, ties in order of layer and expert."""
+        worth = self.spec.policy.eviction.initial(
+            self.spec.num_layers, self.spec.num_experts, self.memories["eviction"]
+        )
+        size = self.spec.num_layers * self.spec.num_experts
+        if worth is None:
+            return np.arange(size, dtype=np.int32)
+        return np.argsort(-worth.reshape(-1), kind="stable").astype(np.int32)
+
+    def enter_group(self, group: int) -> bool:
+        """Begin as the replay did if ``group`` is another lockstep batch -> whether it is; the link is void then."""
+        if group == self.group:
+            return False
+        if self.group >= 0:
+            for name in ("status", "shield", "priority"):
+                self.arrays[name][:] = 0
+            for name in FORGOTTEN:
+                self.machine_arrays[name][:] = 0
+            for name, memory in self.memories.items():
+                memory[:] = self.spec.memories[name]
+            core.forget(self.state, self.machine, self.spec.staging_slots)
+            self._warm_up()
+        self.group = group
+        return True
+
+    def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int) -> None:
+        """Begin a forward pass with the router output of its tokens (``sim.rows.BlockData.rows``)."""
+        core.load(self.state, self.machine, *step)
+        core.enter(self.state, self.machine, phase, group)
+
+    def begin(self, layer: int) -> Plan:
+        """Decide one layer step."""
+        core.begin(self.state, self.machine, self.rules, layer)
         queues = self.machine_arrays
+        ready, gpu, cpu, copies, giving_up = queues["plan"].tolist()
         return Plan(ready, queues["gpu_queue"][:gpu], queues["cpu_queue"][:cpu], copies, giving_up)
 
-    def next_copy(self) -> tuple[int, int, int]:
-        """Start the next copy -> (core.IDLE, WAIT, DEMAND_COPY or PREFETCH_COPY; its layer; its expert)."""
-        target, code = divmod(int(core.next_copy(self.state, self.machine, self.rules)), 4)
-        return (code, *divmod(target, self.spec.num_experts))
+    def next_copy(self) -> int:
+        """Start the next copy -> core.IDLE, core.WAIT, or what ``decode_copy`` takes apart."""
+        return int(core.next_copy(self.state, self.machine, self.rules))
 
-    def copy_done(self) -> None:
-        """The copy on the link has arrived."""
-        core.copy_done(self.state, self.machine)
+    def back_ns(self) -> int:
+        """What writing the victims of the copy that just started home takes."""
+        return int(self.machine_arrays["plan"][BACK_NS])
+
+    def gives_up(self, expert: int, plan: Plan) -> bool:
+        """Whether an expert of the current layer holds something that it gives up once executed."""
+        if plan.demand_copies == 0 and plan.giving_up == 0:
+            return False
+        arrays = self.machine_arrays
+        return bool(arrays["staged"][expert] or arrays["transient"][expert])
+
+    def runs_low(self, expert: int) -> bool:
+        """Whether an expert of the current layer is executed in low precision."""
+        return self.low and bool(self.machine_arrays["runs_low"][expert])
+
+    def copy_done(self) -> bool:
+        """What was on the link has arrived: True if its expert is whole now, False if pieces are left."""
+        return bool(core.copy_done(self.state, self.machine))
 
     def executed(self, expert: int) -> None:
         """The GPU has executed an expert of the current layer."""
@@ -121,8 +231,18 @@ class Device:
         core.end(self.state, self.machine, self.rules)
 
     @property
+    def counts(self) -> NDArray[np.int64]:
+        array: NDArray[np.int64] = self.machine_arrays["counts"]
+        return array
+
+    @property
+    def lost(self) -> NDArray[np.float64]:
+        array: NDArray[np.float64] = self.machine_arrays["lost"]
+        return array
+
+    @property
     def tokens_of(self) -> NDArray[np.int32]:
-        """[E] tokens served by each expert in the current layer step."""
+        """[E] tokens served by each executed expert in the current layer step."""
         array: NDArray[np.int32] = self.machine_arrays["tokens_of"]
         return array
 

@@ -6,64 +6,93 @@ from typing import Any
 
 from numba import njit
 
-from policies.state import ABSENT, IN_FLIGHT, RESIDENT
-from sim.engine.counters import N_BYPASSES, N_EVICTIONS
+from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
+from sim.engine.counters import N_BYPASSES, N_EVICTIONS, N_WRITTEN_BACK_BYTES
 
 
 @njit(cache=True)
 def find_victim(s: Any, m: Any, r: Any, layer: int) -> int:
     """Lowest (priority, layer, expert) unshielded resident of ``layer``'s pool as layer * E + expert; -1 if none."""
-    r.refresh(s, r.eviction_knobs, r.eviction_memory, layer)
-    pool, best, lowest = m.pool_of[layer], -1, 0.0
-    for other in range(s.num_layers):
-        if m.pool_of[other] != pool:
+    if m.refresh:
+        r.refresh(s, r.eviction_knobs, r.eviction_memory, layer)
+    pool = m.pool_of[layer]
+    members, status, shield, priorities = m.members, m.status, m.shield, m.priority
+    best, lowest = -1, 0.0
+    for i in range(m.member_count[pool]):
+        key = members[pool, i]
+        if status[key] == IN_FLIGHT or shield[key] != 0:
             continue
-        for expert in range(s.num_experts):
-            if s.status[other, expert] == RESIDENT and s.shield[other, expert] == 0:
-                priority = s.priority[other, expert]
-                if best < 0 or priority < lowest:
-                    best, lowest = other * s.num_experts + expert, priority
+        priority = priorities[key]
+        if best < 0 or priority < lowest or (priority == lowest and key < best):
+            best, lowest = key, priority
     return best
 
 
 @njit(cache=True)
-def reclaimable(s: Any, m: Any, pool: int) -> int:
+def reclaimable(m: Any, pool: int) -> int:
     """Bytes of a pool that could be evicted now."""
     total = 0
-    for layer in range(s.num_layers):
-        if m.pool_of[layer] == pool:
-            for expert in range(s.num_experts):
-                if s.status[layer, expert] == RESIDENT and s.shield[layer, expert] == 0:
-                    total += m.size[layer]
+    for i in range(m.member_count[pool]):
+        key = m.members[pool, i]
+        if m.status[key] != IN_FLIGHT and m.shield[key] == 0:
+            total += m.held[key]
     return total
 
 
 @njit(cache=True)
-def victim_for(s: Any, m: Any, r: Any, layer: int) -> int:
-    """The next victim for a slot of ``layer``; -1 if evicting everything allowed is not enough."""
+def victim_for(s: Any, m: Any, r: Any, layer: int, size: int) -> int:
+    """The next victim for ``size`` bytes of ``layer``; -1 if evicting everything allowed is not enough."""
     victim: int = find_victim(s, m, r, layer)
-    pool = m.pool_of[layer]
-    short = m.used[pool] + m.size[layer] - m.capacity[pool]
-    if victim >= 0 and m.size[victim // s.num_experts] < short and reclaimable(s, m, pool) < short:
-        return -1
+    if victim >= 0:
+        pool = m.pool_of[layer]
+        short = m.used[pool] + size - m.capacity[pool]
+        if m.held[victim] < short and reclaimable(m, pool) < short:
+            return -1
     return victim
 
 
 @njit(cache=True)
-def evict(s: Any, m: Any, victim: int) -> None:
-    """Take a resident expert out of its pool."""
-    layer, expert = victim // s.num_experts, victim % s.num_experts
-    s.status[layer, expert] = ABSENT
-    m.used[m.pool_of[layer]] -= m.size[layer]
-    m.counts[N_EVICTIONS] += 1
+def join(m: Any, pool: int, key: int, size: int) -> None:
+    """Count an expert among those that occupy a pool."""
+    count = m.member_count[pool]
+    m.members[pool, count] = key
+    m.place[key] = count
+    m.member_count[pool] = count + 1
+    m.held[key] = size
+    m.used[pool] += size
 
 
 @njit(cache=True)
-def admit(s: Any, m: Any, r: Any, layer: int, expert: int, prefetched: bool) -> None:
+def leave(s: Any, m: Any, key: int) -> None:
+    """Take an expert out of its pool."""
+    pool = m.pool_of[key // s.num_experts]
+    last = m.member_count[pool] - 1
+    moved = m.members[pool, last]
+    m.members[pool, m.place[key]] = moved
+    m.place[moved] = m.place[key]
+    m.member_count[pool] = last
+    m.used[pool] -= m.held[key]
+    m.status[key] = ABSENT
+
+
+@njit(cache=True)
+def evict(s: Any, m: Any, victim: int) -> None:
+    """Take a resident expert out of its pool, home to the host where the policy writes victims back."""
+    leave(s, m, victim)
+    m.counts[N_EVICTIONS] += 1
+    if m.write_back_ns.shape[0] > 0:
+        m.back_ns += m.write_back_ns[victim // s.num_experts]
+        m.counts[N_WRITTEN_BACK_BYTES] += m.held[victim]
+
+
+@njit(cache=True)
+def take_slot(s: Any, m: Any, r: Any, layer: int, expert: int, size: int, prefetched: bool) -> None:
     """Give an expert whose copy starts its place in the pool."""
-    s.status[layer, expert] = IN_FLIGHT
-    m.used[m.pool_of[layer]] += m.size[layer]
-    r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, prefetched)
+    key = layer * s.num_experts + expert
+    m.status[key] = IN_FLIGHT
+    join(m, m.pool_of[layer], key, size)
+    if m.admit:
+        r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, prefetched)
 
 
 @njit(cache=True)
@@ -84,35 +113,48 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
     pool = m.pool_of[layer]
     if m.transient[expert]:
         return bool(stage(m, expert))
-    while m.hold == 0 and m.used[pool] + m.size[layer] > m.capacity[pool]:
-        victim = victim_for(s, m, r, layer)
+    size = m.low_size[layer] if m.runs_low[expert] else m.size[layer]
+    if m.status[layer * s.num_experts + expert] == LOW:  # its full version takes its place
+        leave(s, m, layer * s.num_experts + expert)
+    while m.hold == 0 and m.used[pool] + size > m.capacity[pool]:
+        victim = victim_for(s, m, r, layer, size)
         if victim < 0:
             return False if m.holding_transient > 0 else bool(stage(m, expert))
-        other, candidate = victim // s.num_experts, victim % s.num_experts
         # above capacity the step keeps its most recent experts whatever the rule: else the clock would decide
-        if m.overflow == 0 and r.bypass(s, r.eviction_knobs, r.eviction_memory, expert, other, candidate):
+        if m.bypass and m.overflow == 0 and refuses(s, m, r, expert, victim):
             if not stage(m, expert):
                 return False
             m.counts[N_BYPASSES] += 1
             return True
         evict(s, m, victim)
-    admit(s, m, r, layer, expert, False)
+    take_slot(s, m, r, layer, expert, size, False)
     return True
 
 
 @njit(cache=True)
-def place_prefetch(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
+def refuses(s: Any, m: Any, r: Any, expert: int, victim: int) -> bool:
+    """Whether the rule lets a missing expert stream past the cache rather than evict ``victim``."""
+    layer, candidate = victim // s.num_experts, victim % s.num_experts
+    return bool(r.bypass(s, r.eviction_knobs, r.eviction_memory, expert, layer, candidate))
+
+
+@njit(cache=True)
+def place_prefetch(s: Any, m: Any, r: Any, key: int) -> bool:
     """Find a slot for a prefetched expert; False cancels it: it may not push out anything shielded."""
     m.copy_staged = 0
-    pool = m.pool_of[layer]
-    if s.status[layer, expert] != ABSENT or m.size[layer] > m.capacity[pool]:
+    layer = key // s.num_experts
+    pool, size = m.pool_of[layer], m.size[layer]
+    if m.status[key] == RESIDENT or m.status[key] == IN_FLIGHT or size > m.capacity[pool]:
         return False
-    while m.used[pool] + m.size[layer] > m.capacity[pool]:
-        victim = victim_for(s, m, r, layer)
+    if m.status[key] == LOW:
+        leave(s, m, key)
+    while m.used[pool] + size > m.capacity[pool]:
+        victim = victim_for(s, m, r, layer, size)
         if victim < 0:
             return False
         evict(s, m, victim)
-    admit(s, m, r, layer, expert, True)
-    s.shield[layer, expert] = 1
-    m.prefetched[layer, expert] = 1
+    take_slot(s, m, r, layer, key % s.num_experts, size, True)
+    m.shield[key] = 1
+    m.prefetched[key] = 1
+    m.prefetched_count[layer] += 1
     return True

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import b1, f4, i4, i8, njit, void
+from numba import njit
+from numpy.typing import NDArray
 
 from sim.engine import core
-from sim.engine.layout import MACHINE, RULES, STATE
+from sim.engine.device import Device, DeviceSpec
+from sim.replay import BlockResult
+from sim.rows import BlockData
+from sim.steps import StepBlock
 
 
 @njit(cache=True)
-def untimed_layer(
-    s: Any, m: Any, r: Any, layer: int, phase: int, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any
-) -> None:
+def untimed_layer(s: Any, m: Any, r: Any, layer: int) -> None:
     """One layer step: every copy arrives when it starts; experts run when a slot is wanted, else at the end."""
-    core.begin(s, m, r, layer, phase, ids, weights, scores, lookahead, next_use)
+    core.begin(s, m, r, layer)
     done = 0
     while True:
         code = core.next_copy(s, m, r)
@@ -35,27 +37,15 @@ def untimed_layer(
         core.copy_done(s, m)
 
 
-@njit(
-    void(STATE, MACHINE, RULES, i8, b1, i4[:, :, ::1], f4[:, :, ::1], f4[:, :, ::1], f4[:, :, ::1], i8[:, :, ::1]),
-    cache=True,
-)
+@njit(cache=True)
 def untimed_step(
-    s: Any,
-    m: Any,
-    r: Any,
-    phase: int,
-    sequential: bool,
-    ids: Any,
-    weights: Any,
-    scores: Any,
-    lookahead: Any,
-    nexts: Any,
+    s: Any, m: Any, r: Any, sequential: bool, ids: Any, weights: Any, scores: Any, lookahead: Any, nexts: Any
 ) -> None:
     """All layers of one step; with ``sequential`` every (token, rank) is a layer step of its own."""
     tokens, layers, ranks = ids.shape
     for layer in range(layers):
         if not sequential:
-            untimed_layer(s, m, r, layer, phase, ids, weights, scores, lookahead, nexts)
+            untimed_layer(s, m, r, layer)
             continue
         for token in range(tokens):
             for rank in range(ranks):
@@ -63,6 +53,32 @@ def untimed_step(
                 one = np.ascontiguousarray(ids[t, :, k])
                 weight = np.ascontiguousarray(weights[t, :, k]) if weights.shape[0] > 0 else weights
                 score = np.ascontiguousarray(scores[t]) if scores.shape[0] > 0 else scores
-                ahead = np.ascontiguousarray(lookahead[t]) if lookahead.shape[0] > 0 else lookahead
                 future = np.ascontiguousarray(nexts[t, :, k]) if nexts.shape[0] > 0 else nexts
-                untimed_layer(s, m, r, layer, phase, one, weight, score, ahead, future)
+                core.load(s, m, one, weight, score, lookahead, future)
+                untimed_layer(s, m, r, layer)
+
+
+class UntimedEngine:
+    """Replays blocks on one device without a clock."""
+
+    def __init__(self, spec: DeviceSpec, resets: bool, sequential: bool) -> None:
+        self.device, self.resets, self.sequential = Device(spec), resets, sequential
+        self.link_busy_ns = self.cpu_busy_ns = 0
+
+    def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
+        """Replay the next steps."""
+        result, device = BlockResult.empty(block), self.device
+        for step in range(len(block)):
+            rows = data.rows(int(block.bounds[step]), int(block.bounds[step + 1]))
+            if self.resets:
+                device.enter_group(int(block.group[step]))
+            result.counts[step], result.lost[step] = -device.counts, -device.lost
+            device.load(rows, int(block.phase[step]), int(block.group[step]))
+            untimed_step(device.state, device.machine, device.rules, self.sequential, *rows)
+            result.counts[step] += device.counts
+            result.lost[step] += device.lost
+        return result
+
+    def take_log(self) -> NDArray[np.int64]:
+        """Nothing: there are no times."""
+        return np.empty((0, 5), np.int64)

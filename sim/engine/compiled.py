@@ -1,0 +1,238 @@
+"""The model as one compiled recurrence: GPU, link and CPU of one device, the same rules and the same nanoseconds.
+
+The GPU's time runs ahead; what happened on the link and on the CPU meanwhile is caught up with, in order of time,
+whenever the GPU needs to know: at a lookup, while it waits, when an expert gives something up, at the end of a layer.
+Where several things happen at the same instant the link goes first, then the CPU, then the GPU, as in the SimPy engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import b1, f8, i8, njit, u1
+
+from sim.engine import core
+from sim.engine.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, SYNC
+from sim.engine.layout import AHEAD, CLOCK, IDS, MACHINE, RULES, SCORES, STATE, TIMES
+from sim.engine.timing import (
+    BACK_OVERLAP,
+    BACK_SERIAL,
+    LOG_BACK,
+    LOG_COPY,
+    LOG_CPU,
+    LOG_EXPERT,
+    LOG_LAYER,
+    LOG_PREFETCH,
+    attention_time,
+)
+
+LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
+"""States of the link: free; copying; waiting until the victims of its last copy are home."""
+FOREVER = 2**62
+
+
+@njit(cache=True)
+def note(c: Any, kind: int, what: int, begin_ns: int, end_ns: int, extra: int) -> None:
+    """Keep a slice of the timeline, if one is kept."""
+    if c.log.shape[0] > 0:
+        i = c.log_size
+        c.log[i, 0], c.log[i, 1], c.log[i, 2], c.log[i, 3], c.log[i, 4] = kind, what, begin_ns, end_ns, extra
+        c.log_size = i + 1
+
+
+@njit(cache=True)
+def spend(c: Any, part: int, amount_ns: int) -> None:
+    """Let the GPU's time advance, booked to a part."""
+    c.parts[part] += amount_ns
+    c.now_ns += amount_ns
+
+
+@njit(cache=True)
+def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
+    """If the link is free, start the next copy that is queued and finds a slot."""
+    if c.link_state != LINK_IDLE:
+        return
+    code = core.next_copy(s, m, r)
+    if code <= core.WAIT:
+        return
+    key, kind, what = core.decode_copy(code)
+    copy_ns = c.copy_ns[kind, 1 if c.cpu_left > 0 else 0, m.copy_layer]
+    c.link_state = LINK_COPY
+    c.link_begin_ns = at_ns + m.back_ns if c.write_back == BACK_SERIAL else at_ns
+    c.link_end_ns = c.link_begin_ns + copy_ns
+    c.back_end_ns = at_ns + m.back_ns if c.write_back == BACK_OVERLAP else 0
+    c.link_busy_ns += copy_ns
+    if m.back_ns > 0:
+        note(c, LOG_BACK, key, at_ns, at_ns + m.back_ns, 0)
+    note(c, LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH, key, c.link_begin_ns, c.link_end_ns, kind)
+
+
+@njit(cache=True)
+def link_event(s: Any, m: Any, r: Any, c: Any) -> None:
+    """What the link did is done: a copy or a piece of one has arrived, or the victims are home."""
+    at_ns = c.link_end_ns
+    if c.link_state == LINK_COPY:
+        if core.copy_done(s, m) and m.copy_layer == s.layer:
+            c.arrived_at[m.copy_expert] = s.now
+        if c.back_end_ns > at_ns:
+            c.link_state, c.link_end_ns = LINK_BLOCKED, c.back_end_ns
+            return
+    c.link_state = LINK_IDLE
+    start_copy(s, m, r, c, at_ns)
+
+
+@njit(cache=True)
+def start_cpu(s: Any, m: Any, c: Any, at_ns: int) -> None:
+    """Let the CPU compute the next expert of its queue."""
+    expert = m.cpu_queue[c.cpu_next]
+    busy = 1 if c.link_state == LINK_COPY else 0
+    compute_ns = c.cpu_ns[busy, s.layer, m.tokens_of[expert]]
+    c.cpu_end_ns = at_ns + compute_ns
+    c.cpu_busy_ns += compute_ns
+    note(c, LOG_CPU, s.layer * s.num_experts + expert, at_ns, c.cpu_end_ns, 0)
+
+
+@njit(cache=True)
+def cpu_event(s: Any, m: Any, c: Any) -> None:
+    """The CPU has finished an expert."""
+    c.cpu_left -= 1
+    c.cpu_next += 1
+    if c.cpu_left > 0:
+        start_cpu(s, m, c, c.cpu_end_ns)
+
+
+@njit(cache=True)
+def next_event(s: Any, m: Any, r: Any, c: Any, until_ns: int) -> int:
+    """Let the next thing happen on link or CPU, if not after ``until_ns`` -> when it did, or -1."""
+    link_ns = c.link_end_ns if c.link_state != LINK_IDLE else FOREVER
+    cpu_ns = c.cpu_end_ns if c.cpu_left > 0 else FOREVER
+    if min(link_ns, cpu_ns) > until_ns:
+        return -1
+    if link_ns <= cpu_ns:
+        link_event(s, m, r, c)
+        return int(link_ns)
+    cpu_event(s, m, c)
+    return int(cpu_ns)
+
+
+@njit(cache=True)
+def catch_up(s: Any, m: Any, r: Any, c: Any) -> None:
+    """Let everything happen that happened on link and CPU until the GPU's time."""
+    while (c.link_state != LINK_IDLE or c.cpu_left > 0) and next_event(s, m, r, c, c.now_ns) >= 0:
+        pass
+
+
+@njit(cache=True)
+def wait_for_copy(s: Any, m: Any, r: Any, c: Any, expert: int) -> None:
+    """Let the GPU wait until an expert has arrived."""
+    at_ns = c.now_ns
+    while c.arrived_at[expert] != s.now:
+        at_ns = next_event(s, m, r, c, FOREVER - 1)
+        if at_ns < 0:
+            raise RuntimeError("the GPU waits for an expert that nothing brings")
+    if at_ns > c.now_ns:
+        spend(c, LINK_WAIT, at_ns - c.now_ns)
+
+
+@njit(cache=True)
+def run_expert(s: Any, m: Any, c: Any, expert: int) -> None:
+    """Execute an expert on the GPU."""
+    begin_ns = c.now_ns
+    compute_ns = c.expert_ns[s.layer, m.tokens_of[expert]]
+    if m.runs_low[expert]:
+        compute_ns += c.dequant_ns[s.layer]
+    spend(c, LAUNCH, c.expert_launch_ns)
+    spend(c, EXPERT, compute_ns)
+    note(c, LOG_EXPERT, s.layer * s.num_experts + expert, begin_ns, c.now_ns, m.tokens_of[expert])
+
+
+@njit(cache=True)
+def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs: int) -> None:
+    """One layer of a forward pass."""
+    begin_ns, tokens = c.now_ns, s.num_tokens
+    spend(c, ATTENTION, attention_time(c.attention_ns[layer, tokens], kv_tokens, c.kv_ps_per_token, pairs, c.pair_ps))
+    spend(c, LAUNCH, c.layer_launch_ns)
+    spend(c, SYNC, c.readback_ns)
+    spend(c, HOST, c.host_ns)
+    catch_up(s, m, r, c)
+    note(c, LOG_LAYER, layer, begin_ns, c.now_ns, tokens)
+    core.begin(s, m, r, layer)
+    ready, gpu, cpu, copies, giving_up = m.plan[0], m.plan[1], m.plan[2], m.plan[3], m.plan[4]
+    c.cpu_left, c.cpu_next = cpu, 0
+    start_copy(s, m, r, c, c.now_ns)
+    if cpu > 0:
+        start_cpu(s, m, c, c.now_ns)
+    spend(c, HOST, copies * c.call_ns)
+    spend(c, EXPERT, c.shared_ns[layer, tokens])
+    for i in range(gpu):
+        expert = m.gpu_queue[i]
+        if i >= ready:
+            wait_for_copy(s, m, r, c, expert)
+        run_expert(s, m, c, expert)
+        if m.staged[expert] or (giving_up > 0 and m.transient[expert]):
+            catch_up(s, m, r, c)
+            core.executed(s, m, expert)
+            start_copy(s, m, r, c, c.now_ns)
+    while c.cpu_left > 0:
+        at_ns = next_event(s, m, r, c, FOREVER - 1)
+        if c.cpu_left == 0 and at_ns > c.now_ns:
+            spend(c, CPU_WAIT, at_ns - c.now_ns)
+    spend(c, SYNC, c.sync_ns)
+    catch_up(s, m, r, c)
+    core.end(s, m, r)
+    start_copy(s, m, r, c, c.now_ns)
+
+
+@njit(cache=True)
+def log_room(s: Any, m: Any) -> int:
+    """Most slices that one step can add to the timeline: every expert copied, written back and executed, twice."""
+    return int(s.num_layers * (2 + s.num_experts * (4 + 2 * m.chunks)))
+
+
+@njit(
+    i8(
+        STATE, MACHINE, RULES, CLOCK, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1],
+        IDS, SCORES, SCORES, AHEAD, TIMES,
+        i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
+    ),
+    cache=True,
+)  # fmt: skip
+def run_steps(
+    s: Any, m: Any, r: Any, c: Any, fresh: bool, first: int, stop: int, totals: Any, bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any,
+    ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
+    latency_ns: Any, parts: Any, counts: Any, lost: Any,
+) -> int:  # fmt: skip
+    """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
+
+    ``fresh``: what was on the link is void. Inputs as in ``sim.steps.StepBlock`` and ``sim.rows.BlockData``; outputs latency_ns [S], parts [S, 7], counts
+    [S, counters] and lost [S, 2] of each step; totals [3]: ns that link and CPU were busy, slices logged. Stops early
+    where the timeline's log is nearly full.
+    """
+    step = first
+    c.log_size = 0
+    if fresh:
+        c.link_state = LINK_IDLE
+    while step < stop and (c.log.shape[0] == 0 or c.log_size + log_room(s, m) <= c.log.shape[0]):
+        a, b = bounds[step], bounds[step + 1]
+        core.load(
+            s, m, ids[a:b],
+            weights[a:b] if weights.shape[0] > 0 else weights,
+            scores[a:b] if scores.shape[0] > 0 else scores,
+            lookahead[a:b] if lookahead.shape[0] > 0 else lookahead,
+            next_use[a:b] if next_use.shape[0] > 0 else next_use,
+        )  # fmt: skip
+        core.enter(s, m, phases[step], groups[step])
+        begin_ns = c.now_ns
+        c.parts[:] = 0
+        counts[step] = -m.counts
+        lost[step] = -m.lost
+        for layer in range(s.num_layers):
+            layer_step(s, m, r, c, layer, kv_tokens[step], pairs[step])
+        spend(c, ATTENTION, c.head_ns[b - a])
+        latency_ns[step] = c.now_ns - begin_ns
+        parts[step] = c.parts
+        counts[step] += m.counts
+        lost[step] += m.lost
+        step += 1
+    totals[0], totals[1], totals[2] = c.link_busy_ns, c.cpu_busy_ns, c.log_size
+    return step

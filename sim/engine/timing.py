@@ -1,0 +1,24 @@
+"""What both engines share of the clock: how victims go home, attention time, and the slices of a timeline."""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+BACK_NONE, BACK_SERIAL, BACK_OVERLAP = range(3)
+"""How victims go home: not at all, before their replacement's copy, or beside it on the other direction's engine."""
+WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
+
+LOG_LAYER, LOG_EXPERT, LOG_COPY, LOG_PREFETCH, LOG_BACK, LOG_CPU = range(6)
+"""Kinds of slices in a timeline, rows (kind, what, begin_ns, end_ns, extra): until a layer's lookup (what: layer, extra:
+tokens); an expert on the GPU (key layer * E + expert, tokens); a demand copy and a prefetch copy (key, kind of copy);
+victims on their way home (key of the expert that takes their place); an expert on the CPU (key)."""
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def attention_time(weights_ns: int, kv_tokens: int, kv_ps_per_token: int, pairs: int, pair_ps: int) -> int:
+    """Attention time of a layer: its weights, then the longer of reading K and V and of the arithmetic over all pairs.
+
+    ``kv_tokens``: tokens whose K and V are read, summed over the requests of the step. ``pairs``: (query, key) pairs,
+    summed likewise: n new tokens on a context of c before them make n * c + n * (n + 1) / 2.
+    """
+    return weights_ns + max(kv_tokens * kv_ps_per_token, pairs * pair_ps) // 1000
