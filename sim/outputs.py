@@ -7,13 +7,16 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
 
 from sim.build import Replay
-from sim.metrics import Metrics, StepTable
+from sim.metrics import Columns, Metrics, StepTable
 
 PACKAGES = ("moe-offload-sim", "numpy", "simpy", "numba", "hydra-core", "safetensors", "pyarrow")
 SIMULATED = "SIMULATED"
+ROW_GROUP = 8192
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -31,14 +34,70 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_table(path: Path, columns: dict[str, Any]) -> None:
-    """Columns as a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class TableFile:
+    """A Parquet table that grows by pieces and appears under its name when it is complete.
 
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    write_whole(path, sink.getvalue().to_pybytes())
+    Row groups hold ``ROW_GROUP`` rows however large the pieces are, so that the same rows give the same bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.beside = path, path.with_name(f".{path.name}.part")
+        self.waiting: list[Columns] = []
+        self.writer: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def write(self, columns: Columns) -> None:
+        """Add rows: columns of equal length, the same names every time."""
+        self.waiting.append(columns)
+        while self._waiting_rows() >= ROW_GROUP:
+            self._flush(ROW_GROUP)
+
+    def _waiting_rows(self) -> int:
+        return sum(len(next(iter(columns.values()))) for columns in self.waiting)
+
+    def _flush(self, count: int) -> None:
+        """Write the first ``count`` waiting rows as one row group."""
+        import pyarrow as pa  # only now: a replay begins before pyarrow is loaded
+        import pyarrow.parquet as pq
+
+        whole = {name: np.concatenate([columns[name] for columns in self.waiting]) for name in self.waiting[0]}
+        self.waiting = [{name: column[count:] for name, column in whole.items()}]
+        table = pa.table({name: column[:count] for name, column in whole.items()})
+        if self.writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.writer = pq.ParquetWriter(self.beside, table.schema, compression="zstd")
+        self.writer.write_table(table)
+
+    def close(self) -> None:
+        """Write what is left, flush to disk, rename."""
+        if self.waiting and (self._waiting_rows() or self.writer is None):
+            self._flush(ROW_GROUP)
+        if self.writer is None:
+            raise ValueError(f"{self.path.name}: nothing was written, so the columns are not known")
+        self.writer.close()
+        with self.beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        self.beside.replace(self.path)
+
+    def abandon(self) -> None:
+        """Take away what was written."""
+        if self.writer is not None:
+            self.writer.close()
+            self.beside.unlink(missing_ok=True)
+
+
+def write_table(path: Path, columns: Columns) -> None:
+    """Columns as a Parquet file."""
+    with TableFile(path) as file:
+        file.write(columns)
 
 
 def versions() -> dict[str, str]:
@@ -78,13 +137,15 @@ def provenance(replay: Replay, config: dict[str, Any], wall_s: float, layer_step
 
 
 def write_run(folder: Path, replay: Replay, table: StepTable, config: dict[str, Any], wall_s: float) -> Metrics:
-    """Write a run's folder; metrics.json comes last, so that its presence means that the run is complete."""
+    """Write a run's folder, the steps too where no sink took them.
+
+    metrics.json comes last, so that its presence means that the run is complete.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     metrics = table.metrics()
-    write_table(folder / "steps.parquet", table.columns())
+    if table.sink is None:
+        write_table(folder / "steps.parquet", table.columns())
     write_table(folder / "requests.parquet", table.requests())
-    write_json(
-        folder / "provenance.json", provenance(replay, config, wall_s, len(table.rows) * replay.trace.num_layers)
-    )
+    write_json(folder / "provenance.json", provenance(replay, config, wall_s, len(table) * replay.trace.num_layers))
     write_json(folder / "metrics.json", metrics)
     return metrics

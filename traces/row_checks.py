@@ -8,10 +8,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.tensors import SCORE_TABLES
+from traces.mapped import release
+from traces.tensors import SCORE_TABLES, chunk_rows
 from traces.trace import ScoreTable, Trace
-
-_CHUNK_ROWS = 4096
 
 IDS_FAULTS = (
     "expert {value} is out of range for the geometry's num_experts.",
@@ -69,19 +68,22 @@ def _scan_values(
 def _scan(
     name: str, array: NDArray[Any], find: Callable[[NDArray[Any]], tuple[int, int, int, int]], faults: tuple[str, ...]
 ) -> None:
-    for start in range(0, len(array), _CHUNK_ROWS):
-        chunk = np.ascontiguousarray(array[start : start + _CHUNK_ROWS])
+    rows = chunk_rows(array)
+    for start in range(0, len(array), rows):
+        chunk = np.ascontiguousarray(array[start : start + rows])
         fault, row, layer, column = find(chunk)
         if fault:
             sentence = faults[fault - 1].format(value=chunk[row, layer, column])
             raise UserError(f"Tensor '{name}' at row {start + row}, layer {layer}, column {column}: {sentence}")
+        release(array[start : start + rows])
 
 
 def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values: NDArray[Any]) -> None:
     """logsumexp over all experts is finite and cannot lie below the best listed logit."""
-    for start in range(0, len(values), _CHUNK_ROWS):
-        total = log_normalizer[start : start + _CHUNK_ROWS]
-        best = values[start : start + _CHUNK_ROWS, :, 0].astype(np.float32)
+    rows = chunk_rows(values)
+    for start in range(0, len(values), rows):
+        total = log_normalizer[start : start + rows]
+        best = values[start : start + rows, :, 0].astype(np.float32)
         slack = 1e-2 + 1e-3 * np.abs(best)  # values may be rounded to float16
         if (wrong := np.argwhere(~(np.isfinite(total) & (total >= best - slack)))).size:
             row, layer = wrong[0]
@@ -89,6 +91,8 @@ def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values
                 f"Tensor '{name}' is {total[row, layer]} at row {start + row}, layer {layer}; a finite number of at "
                 f"least the best listed value {best[row, layer]} is needed."
             )
+        release(values[start : start + rows])
+        release(total)
 
 
 @njit(cache=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.mapped import release
 from traces.trace import ScoreTable, Trace
 
 SCORE_TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
@@ -19,7 +20,8 @@ TRUNCATED_PARTS = ("ids", "values", "log_normalizer")
 KNOWN_NAMES = frozenset(
     (*REQUIRED, *OPTIONAL, *SCORE_TABLES, *(f"{table}.{part}" for table in SCORE_TABLES for part in TRUNCATED_PARTS))
 )
-_CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 21
+"""How much of an array is looked at in one go."""
 
 
 def trace_tensors(trace: Trace) -> dict[str, NDArray[Any]]:
@@ -39,6 +41,18 @@ def trace_tensors(trace: Trace) -> dict[str, NDArray[Any]]:
                 f"{name}.log_normalizer": table.log_normalizer,
             }
     return tensors
+
+
+def chunk_rows(array: NDArray[Any]) -> int:
+    """How many rows of an array make a chunk."""
+    return max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))
+
+
+def release_rows(trace: Trace, start: int, stop: int) -> None:
+    """Give back the memory of rows start..stop of a mapped trace, after they have been copied or looked at."""
+    for array in trace_tensors(trace).values():
+        if len(array) == trace.num_tokens:
+            release(array[start:stop])
 
 
 def score_table(tensors: Mapping[str, NDArray[Any]], name: str) -> ScoreTable | None:
@@ -75,7 +89,8 @@ def byte_chunks(array: NDArray[Any]) -> Iterator[memoryview]:
     """The little-endian bytes of an array in row order, a bounded piece at a time."""
     if array.size == 0:
         return
-    rows = max(1, _CHUNK_BYTES * len(array) // max(1, array.nbytes))
+    rows = chunk_rows(array)
     for start in range(0, len(array), rows):
         piece = np.ascontiguousarray(array[start : start + rows])
         yield piece.astype(piece.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1).data
+        release(array[start : start + rows])

@@ -56,15 +56,19 @@ def replay_once(config: DictConfig) -> None:
 
     from sim.build import build, plain
     from sim.metrics import StepTable
-    from sim.outputs import write_run
+    from sim.outputs import TableFile, write_run
     from sim.summary import text
 
     replay = build(config)
-    table = StepTable(replay)
-    start = time.perf_counter()
-    table.run(lambda steps: tqdm(steps, total=len(replay.schedule), unit=" steps", delay=2, disable=None, leave=False))
-    wall_s = time.perf_counter() - start
     folder = Path(HydraConfig.get().runtime.output_dir)
+    start = time.perf_counter()
+    with (
+        TableFile(folder / "steps.parquet") as steps,
+        tqdm(total=len(replay.schedule), unit=" steps", delay=2, disable=None, leave=False) as bar,
+    ):
+        table = StepTable(replay, steps)
+        table.run(bar.update)
+    wall_s = time.perf_counter() - start
     metrics = write_run(folder, replay, table, plain(config), wall_s)
     print(text(replay, metrics))
     print(f"results in {folder}")
