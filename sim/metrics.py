@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE, PREFILL
-from sim.blocks import BlockResult, blocks
-from sim.build import Replay
-from sim.engine.counters import COUNTERS
-from sim.engine.simpy_engine import PARTS
+from sim.engine.counters import COUNTERS, PARTS
 from sim.quantiles import percentiles, total
+from sim.replay import BlockResult, Replay
 from sim.request_times import RequestTimes
 from sim.spill import Spill
 
@@ -54,7 +52,7 @@ class StepTable:
 
     def run(self, progress: Callable[[int], Any] = lambda steps: None) -> None:
         """Replay everything; ``progress`` is told how many steps are done more."""
-        for result in blocks(self.replay):
+        for result in self.replay.blocks():
             self.add(result)
             progress(len(result.block))
 
@@ -141,8 +139,8 @@ class StepTable:
             if part in STALLS:
                 result[f"stall_s_per_token.{part}"] = value
         clock_ns = float(self.sums[:, LATENCY].sum())
-        result["link_utilisation"] = self.replay.link_busy_ns / clock_ns if timed and clock_ns else None
-        result["cpu_utilisation"] = self.replay.cpu_busy_ns / clock_ns if timed and clock_ns else None
+        result["link_utilisation"] = self.replay.engine.link_busy_ns / clock_ns if timed and clock_ns else None
+        result["cpu_utilisation"] = self.replay.engine.cpu_busy_ns / clock_ns if timed and clock_ns else None
         result["simulated_s"] = clock_ns / 1e9 if timed else None
         return result
 

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from sim.build import Replay
 from sim.metrics import Columns, Metrics, StepTable
+from sim.replay import Replay
 
 PACKAGES = ("moe-offload-sim", "numpy", "simpy", "numba", "hydra-core", "safetensors", "pyarrow")
 SIMULATED = "SIMULATED"

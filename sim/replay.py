@@ -16,7 +16,7 @@ from sim.config import RunConfig, TimeConfig
 from sim.durations import Durations, tabulate
 from sim.engine.counters import COUNTERS, PARTS
 from sim.engine.device import BASES, Costs, Device, DeviceSpec
-from sim.engine.future import next_use
+from sim.engine.future import FutureUse
 from sim.hardware import Hardware
 from sim.needs import check_needs, wants_scores, wants_weights
 from sim.rows import BlockData, RowReader
@@ -229,20 +229,10 @@ def memories(policy: Policy, trace: Trace, others: Trace | None) -> dict[str, ND
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class KnownFuture:
-    """Next uses of a whole replay, by position in replay order."""
-
-    first: NDArray[np.int64]
-    after: NDArray[np.int64]
-
-    def read(self, position: int, count: int) -> NDArray[np.int64]:
-        return self.after[position : position + count]
-
-
-def _future(policy: Policy, schedule: Schedule, sequential: bool) -> KnownFuture | None:
+def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse | None:
+    """When everything is demanded next, for rules that see the future."""
     if "future" not in policy.needs():
         return None
-    rows, bounds = schedule.order()
-    after, first = next_use(np.asarray(schedule.trace.topk_ids), rows, bounds, schedule.trace.num_experts, sequential)
-    return KnownFuture(first, np.ascontiguousarray(after[rows]))
+    trace = schedule.trace
+    blocks = ((block.rows, block.bounds) for block in schedule.blocks())
+    return FutureUse(lambda rows: trace.topk_ids[rows], blocks, trace.num_layers, trace.num_experts, sequential)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
-from sim.blocks import BlockResult
+from sim.replay import BlockResult
 
 
 class RequestTimes:

@@ -158,12 +158,3 @@ class Schedule:
                     rows[:size], requests[:size], bounds[: steps + 1], group[:steps], phase[:steps],
                     kv_tokens[:steps], pairs[:steps],
                 )  # fmt: skip
-
-    def order(self) -> tuple[Times, Times]:
-        """(rows in replay order [T], bounds of the steps in them [S + 1])."""
-        rows, bounds, total = [], [np.zeros(1, np.int64)], 0
-        for block in self.blocks():
-            rows.append(block.rows)
-            bounds.append(block.bounds[1:] + total)
-            total += block.rows.size
-        return np.concatenate(rows), np.concatenate(bounds)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sim.build import Replay
-from sim.engine.simpy_engine import PARTS
+from sim.engine.counters import PARTS
 from sim.metrics import Metrics
+from sim.replay import Replay
 
 NOTHING = "-"
 

@@ -64,7 +64,7 @@ def replay_once(config: DictConfig) -> None:
     start = time.perf_counter()
     with (
         TableFile(folder / "steps.parquet") as steps,
-        tqdm(total=len(replay.schedule), unit=" steps", delay=2, disable=None, leave=False) as bar,
+        tqdm(total=replay.schedule.num_steps(), unit=" steps", delay=2, disable=None, leave=False) as bar,
     ):
         table = StepTable(replay, steps)
         table.run(bar.update)

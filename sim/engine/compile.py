@@ -11,7 +11,8 @@ from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from policies.base import Part, Policy
-from sim.engine.layout import DECISIONS, new_rules
+from sim.engine.layout import DECISIONS, PART_NAMES, RULES, set_rules
+from sim.engine.views import Struct
 from traces.errors import UserError
 from traces.numba_cache import rule_cache
 
@@ -31,13 +32,14 @@ def compile_decision(part: Part, name: str, signature: Any) -> Any:
         ) from error
 
 
-def compile_rules(policy: Policy, memories: Mapping[str, NDArray[np.float64]]) -> Any:
-    """Compiled decisions of a policy with the memory of each part, as the engine's Rules struct."""
-    parts = {
-        part: getattr(policy, part) for part in ("eviction", "prediction", "prefetch", "substitution", "assignment")
-    }
+def compile_rules(policy: Policy, memories: Mapping[str, NDArray[np.float64]]) -> Struct:
+    """Compiled decisions of a policy with the knobs and the memory of each part, as the engine's Rules."""
+    parts = dict(zip(PART_NAMES, policy.parts(), strict=True))
     decisions = [compile_decision(parts[part], name, kind) for name, (part, kind) in DECISIONS.items()]
-    arrays: list[Any] = []
+    rules = Struct(RULES)
     for name, part in parts.items():
-        arrays += [part.knobs(), memories[name]]
-    return new_rules(*decisions, tuple(arrays))
+        rules.set(f"{name}_knobs", part.knobs())
+        rules.set(f"{name}_memory", memories[name])
+    rules.kept = decisions
+    set_rules(rules.address, *decisions)
+    return rules

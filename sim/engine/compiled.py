@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from numba import b1, f8, i8, njit, u1
+from numba.extending import register_jitable
 
-from sim.engine import core
+from sim.engine import core, timing
 from sim.engine.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, SYNC
-from sim.engine.layout import AHEAD, CLOCK, IDS, MACHINE, RULES, SCORES, STATE, TIMES
+from sim.engine.layout import AHEAD, IDS, SCORES, TIMES, as_clock, as_machine, as_rules, as_state
 from sim.engine.timing import (
     BACK_OVERLAP,
     BACK_SERIAL,
@@ -23,9 +24,9 @@ from sim.engine.timing import (
     LOG_EXPERT,
     LOG_LAYER,
     LOG_PREFETCH,
-    attention_time,
 )
 
+attention_time = register_jitable(timing.attention_time)
 LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
 """States of the link: free; copying; waiting until the victims of its last copy are home."""
 FOREVER = 2**62
@@ -33,11 +34,10 @@ FOREVER = 2**62
 
 @njit(cache=True)
 def note(c: Any, kind: int, what: int, begin_ns: int, end_ns: int, extra: int) -> None:
-    """Keep a slice of the timeline, if one is kept."""
-    if c.log.shape[0] > 0:
-        i = c.log_size
-        c.log[i, 0], c.log[i, 1], c.log[i, 2], c.log[i, 3], c.log[i, 4] = kind, what, begin_ns, end_ns, extra
-        c.log_size = i + 1
+    """Keep a slice of the timeline."""
+    i, log = c.log_size, c.log
+    log[i, 0], log[i, 1], log[i, 2], log[i, 3], log[i, 4] = kind, what, begin_ns, end_ns, extra
+    c.log_size = i + 1
 
 
 @njit(cache=True)
@@ -62,9 +62,10 @@ def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
     c.link_end_ns = c.link_begin_ns + copy_ns
     c.back_end_ns = at_ns + m.back_ns if c.write_back == BACK_OVERLAP else 0
     c.link_busy_ns += copy_ns
-    if m.back_ns > 0:
+    if c.logs and m.back_ns > 0:
         note(c, LOG_BACK, key, at_ns, at_ns + m.back_ns, 0)
-    note(c, LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH, key, c.link_begin_ns, c.link_end_ns, kind)
+    if c.logs:
+        note(c, LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH, key, c.link_begin_ns, c.link_end_ns, kind)
 
 
 @njit(cache=True)
@@ -89,7 +90,8 @@ def start_cpu(s: Any, m: Any, c: Any, at_ns: int) -> None:
     compute_ns = c.cpu_ns[busy, s.layer, m.tokens_of[expert]]
     c.cpu_end_ns = at_ns + compute_ns
     c.cpu_busy_ns += compute_ns
-    note(c, LOG_CPU, s.layer * s.num_experts + expert, at_ns, c.cpu_end_ns, 0)
+    if c.logs:
+        note(c, LOG_CPU, s.layer * s.num_experts + expert, at_ns, c.cpu_end_ns, 0)
 
 
 @njit(cache=True)
@@ -143,7 +145,8 @@ def run_expert(s: Any, m: Any, c: Any, expert: int) -> None:
         compute_ns += c.dequant_ns[s.layer]
     spend(c, LAUNCH, c.expert_launch_ns)
     spend(c, EXPERT, compute_ns)
-    note(c, LOG_EXPERT, s.layer * s.num_experts + expert, begin_ns, c.now_ns, m.tokens_of[expert])
+    if c.logs:
+        note(c, LOG_EXPERT, s.layer * s.num_experts + expert, begin_ns, c.now_ns, m.tokens_of[expert])
 
 
 @njit(cache=True)
@@ -155,7 +158,8 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
     spend(c, SYNC, c.readback_ns)
     spend(c, HOST, c.host_ns)
     catch_up(s, m, r, c)
-    note(c, LOG_LAYER, layer, begin_ns, c.now_ns, tokens)
+    if c.logs:
+        note(c, LOG_LAYER, layer, begin_ns, c.now_ns, tokens)
     core.begin(s, m, r, layer)
     ready, gpu, cpu, copies, giving_up = m.plan[0], m.plan[1], m.plan[2], m.plan[3], m.plan[4]
     c.cpu_left, c.cpu_next = cpu, 0
@@ -184,6 +188,20 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
 
 
 @njit(cache=True)
+def add(total: Any, more: Any) -> None:
+    """total += more, without a temporary array."""
+    for i in range(more.shape[0]):
+        total[i] += more[i]
+
+
+@njit(cache=True)
+def subtract(total: Any, less: Any) -> None:
+    """total -= less, without a temporary array."""
+    for i in range(less.shape[0]):
+        total[i] -= less[i]
+
+
+@njit(cache=True)
 def log_room(s: Any, m: Any) -> int:
     """Most slices that one step can add to the timeline: every expert copied, written back and executed, twice."""
     return int(s.num_layers * (2 + s.num_experts * (4 + 2 * m.chunks)))
@@ -191,14 +209,14 @@ def log_room(s: Any, m: Any) -> int:
 
 @njit(
     i8(
-        STATE, MACHINE, RULES, CLOCK, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1],
+        i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1],
         IDS, SCORES, SCORES, AHEAD, TIMES,
         i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
     ),
     cache=True,
 )  # fmt: skip
 def run_steps(
-    s: Any, m: Any, r: Any, c: Any, fresh: bool, first: int, stop: int, totals: Any, bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any,
+    state: int, machine: int, rules: int, clock: int, fresh: bool, first: int, stop: int, totals: Any, bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
     latency_ns: Any, parts: Any, counts: Any, lost: Any,
 ) -> int:  # fmt: skip
@@ -208,11 +226,12 @@ def run_steps(
     [S, counters] and lost [S, 2] of each step; totals [3]: ns that link and CPU were busy, slices logged. Stops early
     where the timeline's log is nearly full.
     """
+    s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
     step = first
     c.log_size = 0
     if fresh:
         c.link_state = LINK_IDLE
-    while step < stop and (c.log.shape[0] == 0 or c.log_size + log_room(s, m) <= c.log.shape[0]):
+    while step < stop and (c.logs == 0 or c.log_size + log_room(s, m) <= c.log.shape[0]):
         a, b = bounds[step], bounds[step + 1]
         core.load(
             s, m, ids[a:b],
@@ -224,15 +243,15 @@ def run_steps(
         core.enter(s, m, phases[step], groups[step])
         begin_ns = c.now_ns
         c.parts[:] = 0
-        counts[step] = -m.counts
-        lost[step] = -m.lost
+        subtract(counts[step], m.counts)
+        subtract(lost[step], m.lost)
         for layer in range(s.num_layers):
             layer_step(s, m, r, c, layer, kv_tokens[step], pairs[step])
         spend(c, ATTENTION, c.head_ns[b - a])
         latency_ns[step] = c.now_ns - begin_ns
-        parts[step] = c.parts
-        counts[step] += m.counts
-        lost[step] += m.lost
+        add(parts[step], c.parts)
+        add(counts[step], m.counts)
+        add(lost[step], m.lost)
         step += 1
     totals[0], totals[1], totals[2] = c.link_busy_ns, c.cpu_busy_ns, c.log_size
     return step

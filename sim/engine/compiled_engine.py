@@ -9,8 +9,9 @@ from sim.durations import Durations
 from sim.engine.compiled import run_steps
 from sim.engine.counters import PARTS
 from sim.engine.device import Device, DeviceSpec
-from sim.engine.layout import CLOCK_ARRAYS, new_clock
+from sim.engine.layout import CLOCK
 from sim.engine.timing import WRITE_BACK
+from sim.engine.views import Struct
 from sim.replay import BlockResult
 from sim.rows import BlockData
 from sim.steps import StepBlock
@@ -24,31 +25,31 @@ class CompiledEngine:
     def __init__(self, spec: DeviceSpec, durations: Durations, resets: bool, timeline: bool) -> None:
         self.device, self.resets, self.timeline = Device(spec), resets, timeline
         most = spec.num_layers * (2 + spec.num_experts * (4 + 2 * spec.policy.prefetch.chunks()))
-        self.arrays = {
-            "copy_ns": durations.copies(),
-            "cpu_ns": durations.cpu_experts(),
-            "expert_ns": durations.expert_ns,
-            "dequant_ns": durations.dequantise_ns,
-            "shared_ns": durations.shared_ns,
-            "attention_ns": durations.attention_weights_ns,
-            "head_ns": durations.head_ns,
-            "arrived_at": np.zeros(spec.num_experts, np.int64),
-            "parts": np.zeros(len(PARTS), np.int64),
-            "log": np.zeros((max(LOG_ROWS, most) if timeline else 0, 5), np.int64),
-        }
+        self.log = np.zeros((max(LOG_ROWS, most) if timeline else 0, 5), np.int64)
         self.totals = np.zeros(3, np.int64)
-        ints = (
-            WRITE_BACK[spec.policy.write_back],
-            durations.link_call_ns,
-            durations.layer_launch_ns,
-            durations.expert_launch_ns,
-            durations.readback_ns,
-            durations.sync_ns,
-            durations.host_ns,
-            durations.kv_ps_per_token,
-            durations.pair_ps,
+        self.clock = Struct(
+            CLOCK,
+            write_back=WRITE_BACK[spec.policy.write_back],
+            call_ns=durations.link_call_ns,
+            layer_launch_ns=durations.layer_launch_ns,
+            expert_launch_ns=durations.expert_launch_ns,
+            readback_ns=durations.readback_ns,
+            sync_ns=durations.sync_ns,
+            host_ns=durations.host_ns,
+            kv_ps_per_token=durations.kv_ps_per_token,
+            pair_ps=durations.pair_ps,
+            logs=int(timeline),
+            copy_ns=durations.copies(),
+            cpu_ns=durations.cpu_experts(),
+            expert_ns=durations.expert_ns,
+            dequant_ns=durations.dequantise_ns,
+            shared_ns=durations.shared_ns,
+            attention_ns=durations.attention_weights_ns,
+            head_ns=durations.head_ns,
+            arrived_at=np.zeros(spec.num_experts, np.int64),
+            parts=np.zeros(len(PARTS), np.int64),
+            log=self.log,
         )
-        self.clock = new_clock(np.array(ints, np.int64), tuple(self.arrays[name] for name in CLOCK_ARRAYS))
         self.logs: list[NDArray[np.int64]] = []
 
     @property
@@ -76,12 +77,12 @@ class CompiledEngine:
     def _run(self, block: StepBlock, data: BlockData, result: BlockResult, fresh: bool, start: int, stop: int) -> int:
         device = self.device
         done = run_steps(
-            device.state, device.machine, device.rules, self.clock, fresh, start, stop, self.totals,
+            *device.structs, self.clock.address, fresh, start, stop, self.totals,
             block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, *data.arrays(),
             result.latency_ns, result.parts_ns, result.counts, result.lost,
         )  # fmt: skip
         if self.timeline:
-            self.logs.append(self.arrays["log"][: self.totals[2]].copy())
+            self.logs.append(self.log[: self.totals[2]].copy())
         return int(done)
 
     def take_log(self) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import i4, i8, njit, void
+from numba import njit
 from numba.extending import register_jitable
 
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
@@ -37,8 +37,8 @@ from sim.engine.demand import (
     settle_outcomes,
     sort_executed,
 )
-from sim.engine.layout import AHEAD, IDS, MACHINE, RULES, SCORES, STATE, TIMES
 from sim.engine.slots import evict, find_victim, join, leave, place_demand, place_prefetch
+from sim.engine.views import borrowed
 
 IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
 """What ``next_copy`` did: nothing is queued; the next copy has no slot yet; a copy started or went on."""
@@ -56,7 +56,7 @@ def decode_copy(code: int) -> tuple[int, int, int]:
     return code // 16, code // 4 % 4, code % 4
 
 
-@njit(void(STATE, MACHINE, RULES, i4[::1]), cache=True)
+@njit(cache=True)
 def fill(s: Any, m: Any, r: Any, order: Any) -> None:
     """Warm start: experts (keys layer * E + expert) in the given order, each if its pool still has room."""
     for key in order:
@@ -68,23 +68,26 @@ def fill(s: Any, m: Any, r: Any, order: Any) -> None:
             r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, True)
 
 
-@njit(void(STATE, MACHINE, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
+@njit(cache=True)
 def load(s: Any, m: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any) -> None:
-    """Begin a forward pass of B tokens; ``begin`` reads its layers from these arrays (shapes: see layout)."""
-    m.step_ids, m.step_weights, m.step_scores = ids, weights, scores
-    m.step_lookahead, m.step_next_use = lookahead, next_use
-    s.routed = ids
+    """Begin a forward pass of B tokens; ``begin`` reads its layers from these arrays (shapes: see layout).
+
+    Who calls keeps them alive until the next ``load``.
+    """
+    m.step_ids, m.step_weights, m.step_scores = borrowed(ids), borrowed(weights), borrowed(scores)
+    m.step_lookahead, m.step_next_use = borrowed(lookahead), borrowed(next_use)
+    s.routed = m.step_ids
     s.num_tokens, s.num_ranks = ids.shape[0], ids.shape[2]
 
 
-@njit(void(STATE, MACHINE, i8, i8), cache=True)
+@njit(cache=True)
 def enter(s: Any, m: Any, phase: int, group: int) -> None:
     """Note which step begins: its phase and its lockstep batch."""
     s.phase, s.group = phase, group
     s.step += 1
 
 
-@njit(void(STATE, MACHINE, i8), cache=True)
+@njit(cache=True)
 def forget(s: Any, m: Any, staging_slots: int) -> None:
     """Void what is queued, on the link or held; the arrays of residency are the caller's to clear."""
     m.demand_head = m.demand_tail = m.prefetch_head = m.prefetch_tail = 0
@@ -113,27 +116,23 @@ def shield_step(s: Any, m: Any) -> None:
 
     The rest is transient: in a slot already, it gives the slot up once executed; missing, it passes through staging.
     """
-    base, size = s.layer * s.num_experts, m.size[s.layer]
+    base, size, now = s.layer * s.num_experts, m.size[s.layer], s.now
     room = m.capacity[m.pool_of[s.layer]]
+    executed, shield, on_cpu_at, runs_low = s.executed, m.shield, m.on_cpu_at, m.runs_low
     m.holding_transient, m.overflow = 0, 0
     for i in range(s.num_executed - 1, -1, -1):
-        expert = s.executed[i]
-        if m.on_cpu_at[expert] == s.now:
+        expert = executed[i]
+        if on_cpu_at[expert] == now:
             continue
-        room -= m.low_size[s.layer] if m.runs_low[expert] else size
-        m.shield[base + expert] = 1
+        room -= m.low_size[s.layer] if runs_low[expert] else size
+        shield[base + expert] = 1
         if room < 0 and m.hold == 0:
             m.overflow = 1
             m.transient[expert] = 1
-            if m.status[base + expert] == RESIDENT or m.status[base + expert] == IN_FLIGHT or is_low(m, base, expert):
+            status = m.status[base + expert]
+            if status == RESIDENT or status == IN_FLIGHT or (status == LOW and runs_low[expert]):
                 m.holding_transient += 1
     m.counts[N_OVERFLOW_STEPS] += m.overflow
-
-
-@njit(cache=True)
-def is_low(m: Any, base: int, expert: int) -> bool:
-    """Whether an expert is resident in low precision and executed so."""
-    return bool(m.status[base + expert] == LOW and m.runs_low[expert])
 
 
 @njit(cache=True)
@@ -180,7 +179,7 @@ def estimate_window(s: Any, m: Any) -> None:
         s.window_ns = max(0, window - m.demand_tail * s.load_ns[s.layer])
 
 
-@njit(void(STATE, MACHINE, RULES, i8), cache=True)
+@njit(cache=True)
 def begin(s: Any, m: Any, r: Any, layer: int) -> None:
     """Start a layer step: look up, substitute, assign, touch, queue demand copies, then prefetches."""
     s.layer = layer
@@ -234,7 +233,7 @@ def count_piece(m: Any) -> None:
 def abandon(s: Any, m: Any) -> None:
     """Give up the paused prefetch: its layer came and did not execute it."""
     key = m.paused_layer * s.num_experts + m.paused_expert
-    leave(s, m, key)
+    leave(m, m.pool_of[m.paused_layer], key)
     m.shield[key] = 0
     m.paused_pieces = 0
     if m.prefetched[key]:
@@ -243,7 +242,7 @@ def abandon(s: Any, m: Any) -> None:
         m.counts[N_PREFETCH_ABANDONED] += 1
 
 
-@njit(i8(STATE, MACHINE, RULES), cache=True)
+@njit(cache=True)
 def next_copy(s: Any, m: Any, r: Any) -> int:
     """Start the next copy, demand before prefetch, each first in first out.
 
@@ -285,7 +284,7 @@ def next_copy(s: Any, m: Any, r: Any) -> int:
     return IDLE
 
 
-@njit(i8(STATE, MACHINE), cache=True)
+@njit(cache=True)
 def copy_done(s: Any, m: Any) -> int:
     """What was on the link has arrived -> 1 if the expert is whole (resident unless staged), 0 if pieces are left."""
     m.pieces_left -= 1
@@ -297,7 +296,7 @@ def copy_done(s: Any, m: Any) -> int:
     return 1
 
 
-@njit(void(STATE, MACHINE, i8), cache=True)
+@njit(cache=True)
 def executed(s: Any, m: Any, expert: int) -> None:
     """The GPU has executed an expert of the current layer: release its staging slot, or the slot it may not keep."""
     if m.staged[expert]:
@@ -316,7 +315,7 @@ def trim(s: Any, m: Any, r: Any, layer: int) -> None:
         victim = find_victim(s, m, r, layer)
         if victim < 0:
             break
-        evict(s, m, victim)
+        evict(s, m, pool, victim)
 
 
 @njit(cache=True)
@@ -330,7 +329,7 @@ def waste(s: Any, m: Any, layer: int) -> None:
     m.prefetched_count[layer] = 0
 
 
-@njit(void(STATE, MACHINE, RULES), cache=True)
+@njit(cache=True)
 def end(s: Any, m: Any, r: Any) -> None:
     """Close the layer step: late predictions, held overflow, wasted prefetches, shields."""
     layer, base = s.layer, s.layer * s.num_experts
@@ -338,8 +337,9 @@ def end(s: Any, m: Any, r: Any) -> None:
         predict_and_queue(s, m, r)
     if m.hold:
         trim(s, m, r, layer)
+    executed, shield, transient = s.executed, m.shield, m.transient
     for i in range(s.num_executed):
-        m.shield[base + s.executed[i]] = 0
-        m.transient[s.executed[i]] = 0
+        shield[base + executed[i]] = 0
+        transient[executed[i]] = 0
     if m.prefetched_count[layer] > 0:
         waste(s, m, layer)

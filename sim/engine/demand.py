@@ -31,11 +31,11 @@ from sim.engine.counters import (
 @njit(cache=True)
 def load_layer(s: Any, m: Any) -> None:
     """Copy one layer of the step that ``load`` gave into the state."""
-    layer, ids = s.layer, m.step_ids
+    layer, ids, routed, executed = s.layer, m.step_ids, s.ids, s.executed_ids
     tokens, ranks = ids.shape[0], ids.shape[2]
     for token in range(tokens):
         for rank in range(ranks):
-            s.ids[token, rank] = s.executed_ids[token, rank] = ids[token, layer, rank]
+            routed[token, rank] = executed[token, rank] = ids[token, layer, rank]
     if m.step_weights.shape[0] > 0:
         for token in range(tokens):
             for rank in range(ranks):
@@ -48,13 +48,14 @@ def load_layer(s: Any, m: Any) -> None:
         for token in range(tokens):
             for expert in range(s.num_experts):
                 s.scores[token, expert] = m.step_scores[token, layer, expert]
-    load_lookahead(s, m, layer)
+    s.num_lookahead = 0
+    if m.step_lookahead.shape[0] > 0:
+        load_lookahead(s, m, layer)
 
 
 @njit(cache=True)
 def load_lookahead(s: Any, m: Any, layer: int) -> None:
     """Copy what is known of the next layers into the state."""
-    s.num_lookahead = 0
     if layer < m.step_lookahead.shape[1]:
         s.num_lookahead = min(m.step_lookahead.shape[2], s.num_layers - 1 - layer, MAX_LOOKAHEAD)
     for ahead in range(s.num_lookahead):
@@ -90,22 +91,24 @@ def distinct(s: Any, m: Any, ids: Any, found: Any) -> int:
 @njit(cache=True)
 def sort_executed(s: Any, m: Any) -> None:
     """Split executed experts into ready ones (first in the GPU queue) and missing ones, with their costs."""
-    layer, status, base = s.layer, m.status, s.layer * s.num_experts
+    status, base, now = m.status, s.layer * s.num_experts, s.now
+    executed, tokens, served = s.executed, s.executed_tokens, m.tokens_of
+    runs_low, degraded, executed_at = m.runs_low, s.degraded, m.executed_at
+    queue, absent = m.gpu_queue, s.missing
     ready = missing = 0
     for i in range(s.num_executed):
-        expert = s.executed[i]
-        m.executed_at[expert] = s.now
-        s.executed_tokens[i] = m.tokens_of[expert]
-        s.executed_gpu_ns[i] = m.expert_ns[layer, m.tokens_of[expert]]
-        m.runs_low[expert] = 0
+        expert = executed[i]
+        executed_at[expert] = now
+        tokens[i] = served[expert]
+        runs_low[expert] = 0
         found = status[base + expert]
-        if found == RESIDENT or (found == LOW and s.degraded[expert]):
-            m.runs_low[expert] = found == LOW
-            m.gpu_queue[ready] = expert
+        if found == RESIDENT or (found == LOW and degraded[expert]):
+            runs_low[expert] = found == LOW
+            queue[ready] = expert
             ready += 1
         elif found != IN_FLIGHT:
-            m.runs_low[expert] = s.degraded[expert]
-            s.missing[missing] = expert
+            runs_low[expert] = degraded[expert]
+            absent[missing] = expert
             missing += 1
     m.plan[0] = ready
     s.num_missing = missing
@@ -115,6 +118,8 @@ def sort_executed(s: Any, m: Any) -> None:
 def price_missing(s: Any, m: Any) -> None:
     """What assignment rules want to know of the missing experts; everything goes over the link at first."""
     layer = s.layer
+    for i in range(s.num_executed):
+        s.executed_gpu_ns[i] = m.expert_ns[layer, s.executed_tokens[i]]
     for j in range(s.num_missing):
         expert = s.missing[j]
         tokens = m.tokens_of[expert]
@@ -175,26 +180,34 @@ def settle_outcomes(s: Any, m: Any) -> None:
     A missing expert is FETCH, CPU or DEGRADE if any token still executes it, else SUBSTITUTE if any token replaced it,
     else DROP.
     """
-    base = s.layer * s.num_experts
+    base, now, demand, statuses, outcomes, counts = (
+        s.layer * s.num_experts,
+        s.now,
+        s.demand,
+        m.status,
+        m.outcome,
+        m.counts,
+    )
+    executed_at, runs_low, prefetched = m.executed_at, m.runs_low, m.prefetched
     for i in range(s.num_demand):
-        expert = s.demand[i]
+        expert = demand[i]
         key = base + expert
-        status = m.status[key]
-        runs = m.executed_at[expert] == s.now
-        if status == RESIDENT or (status == LOW and runs and m.runs_low[expert]):
+        status = statuses[key]
+        runs = executed_at[expert] == now
+        if status == RESIDENT or (status == LOW and runs and runs_low[expert]):
             outcome = HIT
         elif status == IN_FLIGHT:
             outcome = LATE
         elif runs:
-            outcome = CPU_RUN if m.on_cpu_at[expert] == s.now else DEGRADE if m.runs_low[expert] else FETCH
+            outcome = CPU_RUN if m.on_cpu_at[expert] == now else DEGRADE if runs_low[expert] else FETCH
         else:
-            outcome = SUBSTITUTE if m.replaced_at[expert] == s.now else DROP
-        if m.prefetched[key] and status != ABSENT:
-            m.prefetched[key] = 0
-            m.counts[N_PREFETCH_USED if status == RESIDENT else N_PREFETCH_LATE] += 1
-        m.outcome[i] = outcome
-        m.counts[outcome] += 1
-    m.counts[N_DEMANDED] += s.num_demand
+            outcome = SUBSTITUTE if m.replaced_at[expert] == now else DROP
+        if prefetched[key] and status != ABSENT:
+            prefetched[key] = 0
+            counts[N_PREFETCH_USED if status == RESIDENT else N_PREFETCH_LATE] += 1
+        outcomes[i] = outcome
+        counts[outcome] += 1
+    counts[N_DEMANDED] += s.num_demand
 
 
 @njit(cache=True)
@@ -228,17 +241,18 @@ def queue_work(s: Any, m: Any) -> None:
             if m.status[base + expert] == IN_FLIGHT:
                 m.gpu_queue[gpu] = expert
                 gpu += 1
-    m.demand_head, m.demand_tail = 0, 0
+    missing, gpu_queue, demand_queue, copies = s.missing, m.gpu_queue, m.demand_queue, 0
     for i in range(s.num_missing):
         j = s.order[i] if m.assign else i
-        expert = s.missing[j]
+        expert = missing[j]
         if m.assign and s.side[j] == CPU:
             m.cpu_queue[cpu] = expert
             cpu += 1
         else:
-            m.gpu_queue[gpu] = m.demand_queue[m.demand_tail] = expert
+            gpu_queue[gpu] = demand_queue[copies] = expert
             gpu += 1
-            m.demand_tail += 1
+            copies += 1
+    m.demand_head, m.demand_tail = 0, copies
     m.plan[1], m.plan[2], m.plan[3], m.plan[4] = gpu, cpu, m.demand_tail, m.holding_transient
     m.counts[N_EXECUTED] += s.num_executed
     m.counts[N_RESIDENT_EXECUTED] += m.plan[0]

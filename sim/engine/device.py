@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.state import RESIDENT, array_fields
 from sim.capacity import Pools
-from sim.engine import core
+from sim.engine import calls
 from sim.engine.compile import compile_rules
 from sim.engine.counters import PLAN
 from sim.engine.layout import (
     DECISIONS,
-    MACHINE_ARRAYS,
-    STATE_ARRAYS,
+    MACHINE,
+    STATE,
     machine_arrays,
-    new_machine,
-    new_state,
 )
+from sim.engine.views import Struct
 
 BASES = {
     "eviction": Eviction,
@@ -104,12 +103,15 @@ class Device:
     arrays: dict[str, NDArray[Any]] = field(init=False)
     machine_arrays: dict[str, NDArray[Any]] = field(init=False)
     memories: dict[str, NDArray[np.float64]] = field(init=False)
-    state: Any = field(init=False)
-    machine: Any = field(init=False)
-    rules: Any = field(init=False)
+    state: Struct = field(init=False)
+    machine: Struct = field(init=False)
+    rules: Struct = field(init=False)
+    structs: tuple[int, int, int] = field(init=False)
+    """Addresses of state, machine and rules, as compiled code takes them."""
     low: bool = field(init=False)
     """Whether the policy uses low precision at all."""
     group: int = -1
+    step: tuple[NDArray[Any], ...] = ()
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -132,20 +134,24 @@ class Device:
         }
         for name in ("status", "shield", "priority"):
             self.machine_arrays[name] = self.arrays[name].reshape(-1)
-        ints = np.array([layers, experts, spec.top_k, spec.seed, int(spec.has_scores)], dtype=np.int64)
-        self.state = new_state(ints, tuple(self.arrays[name] for name in STATE_ARRAYS))
-        self.machine = new_machine(self._flags(), tuple(self.machine_arrays[name] for name in MACHINE_ARRAYS))
+        sizes = {"num_layers": layers, "num_experts": experts, "num_ranks": spec.top_k}
+        begin = {"seed": spec.seed, "has_scores": int(spec.has_scores), "step": -1}
+        self.state = Struct(STATE, **sizes, **begin, **self.arrays)
+        self.machine = Struct(MACHINE, **self._flags(), **self.machine_arrays)
         self.rules = compile_rules(spec.policy, self.memories)
+        self.structs = (self.state.address, self.machine.address, self.rules.address)
         self._fill_state()
 
-    def _flags(self) -> NDArray[np.int64]:
+    def _flags(self) -> dict[str, int]:
         policy = self.spec.policy
         parts = dict(zip(BASES, policy.parts(), strict=True))
-        found = [int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()]
-        needs_importance = int("importance" in policy.assignment.all_needs())
-        at_end = int(policy.prediction.available_at_end())
-        others = [needs_importance, int(self.spec.hold), at_end, policy.prefetch.chunks(), self.spec.staging_slots]
-        return np.array(found + others, dtype=np.int64)
+        return {name: int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()} | {
+            "needs_importance": int("importance" in policy.assignment.all_needs()),
+            "hold": int(self.spec.hold),
+            "predict_at_end": int(policy.prediction.available_at_end()),
+            "chunks": policy.prefetch.chunks(),
+            "staging_free": self.spec.staging_slots,
+        }
 
     def _fill_state(self) -> None:
         """Contents at the start."""
@@ -159,7 +165,7 @@ class Device:
     def _warm_up(self) -> None:
         spec = self.spec
         if spec.warm or spec.policy.residency == "all":
-            core.fill(self.state, self.machine, self.rules, self._filling_order())
+            calls.fill(*self.structs, self._filling_order())
 
     def _filling_order(self) -> NDArray[np.int32]:
         """Keys of all experts, the worthiest first, ties in order of layer and expert."""
@@ -182,26 +188,26 @@ class Device:
                 self.machine_arrays[name][:] = 0
             for name, memory in self.memories.items():
                 memory[:] = self.spec.memories[name]
-            core.forget(self.state, self.machine, self.spec.staging_slots)
+            calls.forget(*self.structs, self.spec.staging_slots)
             self._warm_up()
         self.group = group
         return True
 
     def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int) -> None:
         """Begin a forward pass with the router output of its tokens (``sim.rows.BlockData.rows``)."""
-        core.load(self.state, self.machine, *step)
-        core.enter(self.state, self.machine, phase, group)
+        self.step = step  # compiled code only borrows them
+        calls.load(*self.structs, phase, group, *step)
 
     def begin(self, layer: int) -> Plan:
         """Decide one layer step."""
-        core.begin(self.state, self.machine, self.rules, layer)
+        calls.begin(*self.structs, layer)
         queues = self.machine_arrays
-        ready, gpu, cpu, copies, giving_up = queues["plan"].tolist()
+        ready, gpu, cpu, copies, giving_up, _ = queues["plan"].tolist()
         return Plan(ready, queues["gpu_queue"][:gpu], queues["cpu_queue"][:cpu], copies, giving_up)
 
     def next_copy(self) -> int:
         """Start the next copy -> core.IDLE, core.WAIT, or what ``decode_copy`` takes apart."""
-        return int(core.next_copy(self.state, self.machine, self.rules))
+        return int(calls.next_copy(*self.structs))
 
     def back_ns(self) -> int:
         """What writing the victims of the copy that just started home takes."""
@@ -220,15 +226,15 @@ class Device:
 
     def copy_done(self) -> bool:
         """What was on the link has arrived: True if its expert is whole now, False if pieces are left."""
-        return bool(core.copy_done(self.state, self.machine))
+        return bool(calls.copy_done(*self.structs))
 
     def executed(self, expert: int) -> None:
         """The GPU has executed an expert of the current layer."""
-        core.executed(self.state, self.machine, expert)
+        calls.executed(*self.structs, expert)
 
     def end(self) -> None:
         """Close the layer step."""
-        core.end(self.state, self.machine, self.rules)
+        calls.end(*self.structs)
 
     @property
     def counts(self) -> NDArray[np.int64]:

@@ -6,13 +6,13 @@ import warnings
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
-from numba import b1, f4, f8, i4, i8, njit, types, u1
+from numba import b1, f4, f8, i4, i8, njit, types, u1, void
 from numba.core.errors import NumbaExperimentalFeatureWarning
-from numba.experimental import structref
 from numpy.typing import NDArray
 
 from policies.state import State
 from sim.engine.counters import COUNTERS, PLAN
+from sim.engine.views import View, caster
 
 warnings.filterwarnings("ignore", category=NumbaExperimentalFeatureWarning)  # first-class functions: measured, tested
 
@@ -26,59 +26,8 @@ def _numba_type(hint: Any) -> Any:
     return types.Array(DTYPES[dtype], ndim, "C")
 
 
-class _Struct(types.StructRef):  # type: ignore[misc]
-    def preprocess_fields(self, fields: Any) -> Any:
-        return tuple((name, types.unliteral(field)) for name, field in fields)
-
-
-@structref.register
-class StateStruct(_Struct):
-    """Numba type of State."""
-
-
-@structref.register
-class MachineStruct(_Struct):
-    """Numba type of Machine."""
-
-
-@structref.register
-class ClockStruct(_Struct):
-    """Numba type of Clock."""
-
-
-@structref.register
-class RulesStruct(_Struct):
-    """Numba type of Rules."""
-
-
-class _Proxy(structref.StructRefProxy):  # type: ignore[misc]
-    def __new__(cls, *args: Any) -> Any:
-        return structref.StructRefProxy.__new__(cls, *args)
-
-
-class StateProxy(_Proxy):
-    """A State that lives in compiled code; its arrays are shared with Python."""
-
-
-class MachineProxy(_Proxy):
-    """The engine's bookkeeping in compiled code; its arrays are shared with Python."""
-
-
-class ClockProxy(_Proxy):
-    """The clock of the compiled engine; its arrays are shared with Python."""
-
-
-class RulesProxy(_Proxy):
-    """Compiled decisions with their knobs and memories."""
-
-
-structref.define_boxing(StateStruct, StateProxy)
-structref.define_boxing(MachineStruct, MachineProxy)
-structref.define_boxing(ClockStruct, ClockProxy)
-structref.define_boxing(RulesStruct, RulesProxy)
-
 STATE_FIELDS = {name: _numba_type(hint) for name, hint in get_type_hints(State, include_extras=True).items()}
-STATE = StateStruct(list(STATE_FIELDS.items()))
+STATE = View("State", STATE_FIELDS)
 
 KNOBS = MEMORY = f8[::1]
 RULE = types.FunctionType(types.void(STATE, KNOBS, MEMORY))
@@ -99,25 +48,23 @@ DECISIONS = {
 }
 """Decision -> (the part it belongs to, its compiled signature)."""
 
-RULES = RulesStruct(
-    [(name, signature) for name, (_, signature) in DECISIONS.items()]
-    + [(f"{part}_{kind}", f8[::1]) for part in PART_NAMES for kind in ("knobs", "memory")]
+RULES = View(
+    "Rules",
+    {f"{part}_{kind}": f8[::1] for part in PART_NAMES for kind in ("knobs", "memory")}
+    | {name: signature for name, (_, signature) in DECISIONS.items()},
 )
 
 IDS, SCORES, AHEAD, TIMES = i4[:, :, ::1], f4[:, :, ::1], f4[:, :, :, ::1], i8[:, :, ::1]
 """Router output of the B rows of a step: ids and weights [B, L, K], scores [B, L, E], lookahead [B, L-1, D, E],
 next use [B, L, K]. What is not wanted has no rows."""
 
-MACHINE_FLAGS = (
+MACHINE_INTS = (
     *DECISIONS,  # 1: the policy has this decision, 0: it is the base class's nothing
     "needs_importance",
     "hold",  # 1: cache.overflow=hold
     "predict_at_end",  # 1: the prediction exists only at the end of the layer
     "chunks",  # pieces of a prefetch copy
     "staging_free",
-)
-MACHINE_INTS = (
-    *MACHINE_FLAGS,
     "tick",  # counts calls of ``distinct``
     "holding_transient",  # executed experts that must give their slot up but have not run yet
     "demand_head",
@@ -178,7 +125,7 @@ MACHINE_ARRAYS = {
     "counts": i8[::1],  # running counters, see COUNTERS
     "lost": f8[::1],  # [0] summed share of weight not executed as routed, [1] token-layers summed
 }
-MACHINE = MachineStruct([(name, i8) for name in MACHINE_INTS] + list(MACHINE_ARRAYS.items()))
+MACHINE = View("Machine", dict.fromkeys(MACHINE_INTS, i8) | MACHINE_ARRAYS)
 
 
 def machine_arrays(num_layers: int, num_experts: int, num_pools: int) -> dict[str, NDArray[Any]]:
@@ -238,6 +185,7 @@ CLOCK_INTS = (
     "cpu_end_ns",
     "link_busy_ns",
     "cpu_busy_ns",
+    "logs",  # 1: a timeline is kept
     "log_size",
 )
 CLOCK_ARRAYS = {
@@ -252,131 +200,16 @@ CLOCK_ARRAYS = {
     "parts": i8[::1],  # see PARTS
     "log": i8[:, ::1],  # [n, 5] slices of the timeline; 0 rows: none is kept
 }
-CLOCK = ClockStruct([(name, i8) for name in CLOCK_INTS] + list(CLOCK_ARRAYS.items()))
+CLOCK = View("Clock", dict.fromkeys(CLOCK_INTS, i8) | CLOCK_ARRAYS)
 
 
-@njit(CLOCK(i8[::1], types.Tuple(list(CLOCK_ARRAYS.values()))), cache=True)
-def new_clock(ints: Any, arrays: Any) -> Any:
-    """A compiled Clock at time 0 from the first nine of ``CLOCK_INTS`` and ``CLOCK_ARRAYS`` in that order."""
-    c = structref.new(CLOCK)
-    c.write_back, c.call_ns, c.layer_launch_ns, c.expert_launch_ns = ints[0], ints[1], ints[2], ints[3]
-    c.readback_ns, c.sync_ns, c.host_ns, c.kv_ps_per_token, c.pair_ps = ints[4], ints[5], ints[6], ints[7], ints[8]
-    (
-        c.copy_ns,
-        c.cpu_ns,
-        c.expert_ns,
-        c.dequant_ns,
-        c.shared_ns,
-        c.attention_ns,
-        c.head_ns,
-        c.arrived_at,
-        c.parts,
-        c.log,
-    ) = arrays
-    return c
+as_state, as_machine, as_rules, as_clock = caster(STATE), caster(MACHINE), caster(RULES), caster(CLOCK)
+"""Take an address for a struct."""
 
 
-STATE_INTS = ("num_layers", "num_experts", "num_ranks", "seed", "has_scores")
-STATE_ARRAYS = tuple(name for name, kind in STATE_FIELDS.items() if kind is not i8)
-
-
-@njit(
-    STATE(i8[::1], types.Tuple([STATE_FIELDS[name] for name in STATE_ARRAYS])),
-    cache=True,
-)
-def new_state(ints: Any, arrays: Any) -> Any:
-    """A compiled State from ``STATE_INTS`` and ``STATE_ARRAYS`` in that order."""
-    s = structref.new(STATE)
-    s.num_layers, s.num_experts, s.num_ranks, s.seed, s.has_scores = ints[0], ints[1], ints[2], ints[3], ints[4]
-    s.step = -1
-    (
-        s.ids,
-        s.weights,
-        s.scores,
-        s.lookahead,
-        s.routed,
-        s.status,
-        s.shield,
-        s.next_use,
-        s.priority,
-        s.demand,
-        s.executed_ids,
-        s.degraded,
-        s.executed,
-        s.executed_tokens,
-        s.executed_gpu_ns,
-        s.missing,
-        s.missing_tokens,
-        s.missing_importance,
-        s.missing_load_ns,
-        s.missing_cpu_ns,
-        s.missing_gpu_ns,
-        s.side,
-        s.order,
-        s.load_ns,
-        s.predicted,
-        s.prefetch_layer,
-        s.prefetch_expert,
-    ) = arrays
-    return s
-
-
-@njit(MACHINE(i8[::1], types.Tuple(list(MACHINE_ARRAYS.values()))), cache=True)
-def new_machine(flags: Any, arrays: Any) -> Any:
-    """A compiled Machine from ``MACHINE_FLAGS`` and ``MACHINE_ARRAYS`` in that order."""
-    m = structref.new(MACHINE)
-    m.touch, m.refresh, m.admit, m.bypass = flags[0], flags[1], flags[2], flags[3]
-    m.predict, m.choose, m.substitute, m.assign = flags[4], flags[5], flags[6], flags[7]
-    m.needs_importance, m.hold, m.predict_at_end = flags[8], flags[9], flags[10]
-    m.chunks, m.staging_free = flags[11], flags[12]
-    (
-        m.pool_of,
-        m.capacity,
-        m.used,
-        m.size,
-        m.low_size,
-        m.write_back_ns,
-        m.low_load_ns,
-        m.expert_ns,
-        m.cpu_ns,
-        m.layer_ns,
-        m.step_ids,
-        m.step_weights,
-        m.step_scores,
-        m.step_lookahead,
-        m.step_next_use,
-        m.status,
-        m.shield,
-        m.priority,
-        m.held,
-        m.members,
-        m.member_count,
-        m.place,
-        m.demand_queue,
-        m.prefetch_queue,
-        m.queued,
-        m.prefetched,
-        m.prefetched_count,
-        m.transient,
-        m.staged,
-        m.runs_low,
-        m.executed_at,
-        m.on_cpu_at,
-        m.replaced_at,
-        m.outcome,
-        m.gpu_queue,
-        m.cpu_queue,
-        m.tokens_of,
-        m.seen,
-        m.plan,
-        m.counts,
-        m.lost,
-    ) = arrays
-    return m
-
-
-@njit(RULES(RULE, REFRESH, ADMIT, BYPASS, RULE, RULE, RULE, RULE, types.UniTuple(f8[::1], 10)), cache=True)
-def new_rules(
+@njit(void(i8, RULE, REFRESH, ADMIT, BYPASS, RULE, RULE, RULE, RULE), cache=True)
+def set_rules(
+    address: int,
     touch: Any,
     refresh: Any,
     admit: Any,
@@ -385,15 +218,8 @@ def new_rules(
     choose: Any,
     substitute: Any,
     assign: Any,
-    arrays: Any,
-) -> Any:
-    """Compiled decisions in the order of ``DECISIONS`` with knobs and memory of each part in turn."""
-    r = structref.new(RULES)
+) -> None:
+    """Write compiled decisions, in the order of ``DECISIONS``, into the Rules at an address."""
+    r = as_rules(address)
     r.touch, r.refresh, r.admit, r.bypass = touch, refresh, admit, bypass
     r.predict, r.choose, r.substitute, r.assign = predict, choose, substitute, assign
-    r.eviction_knobs, r.eviction_memory = arrays[0], arrays[1]
-    r.prediction_knobs, r.prediction_memory = arrays[2], arrays[3]
-    r.prefetch_knobs, r.prefetch_memory = arrays[4], arrays[5]
-    r.substitution_knobs, r.substitution_memory = arrays[6], arrays[7]
-    r.assignment_knobs, r.assignment_memory = arrays[8], arrays[9]
-    return r

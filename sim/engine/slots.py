@@ -63,9 +63,8 @@ def join(m: Any, pool: int, key: int, size: int) -> None:
 
 
 @njit(cache=True)
-def leave(s: Any, m: Any, key: int) -> None:
+def leave(m: Any, pool: int, key: int) -> None:
     """Take an expert out of its pool."""
-    pool = m.pool_of[key // s.num_experts]
     last = m.member_count[pool] - 1
     moved = m.members[pool, last]
     m.members[pool, m.place[key]] = moved
@@ -76,9 +75,9 @@ def leave(s: Any, m: Any, key: int) -> None:
 
 
 @njit(cache=True)
-def evict(s: Any, m: Any, victim: int) -> None:
+def evict(s: Any, m: Any, pool: int, victim: int) -> None:
     """Take a resident expert out of its pool, home to the host where the policy writes victims back."""
-    leave(s, m, victim)
+    leave(m, pool, victim)
     m.counts[N_EVICTIONS] += 1
     if m.write_back_ns.shape[0] > 0:
         m.back_ns += m.write_back_ns[victim // s.num_experts]
@@ -115,7 +114,7 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
         return bool(stage(m, expert))
     size = m.low_size[layer] if m.runs_low[expert] else m.size[layer]
     if m.status[layer * s.num_experts + expert] == LOW:  # its full version takes its place
-        leave(s, m, layer * s.num_experts + expert)
+        leave(m, pool, layer * s.num_experts + expert)
     while m.hold == 0 and m.used[pool] + size > m.capacity[pool]:
         victim = victim_for(s, m, r, layer, size)
         if victim < 0:
@@ -126,7 +125,7 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
                 return False
             m.counts[N_BYPASSES] += 1
             return True
-        evict(s, m, victim)
+        evict(s, m, pool, victim)
     take_slot(s, m, r, layer, expert, size, False)
     return True
 
@@ -147,12 +146,12 @@ def place_prefetch(s: Any, m: Any, r: Any, key: int) -> bool:
     if m.status[key] == RESIDENT or m.status[key] == IN_FLIGHT or size > m.capacity[pool]:
         return False
     if m.status[key] == LOW:
-        leave(s, m, key)
+        leave(m, pool, key)
     while m.used[pool] + size > m.capacity[pool]:
         victim = victim_for(s, m, r, layer, size)
         if victim < 0:
             return False
-        evict(s, m, victim)
+        evict(s, m, pool, victim)
     take_slot(s, m, r, layer, key % s.num_experts, size, True)
     m.shield[key] = 1
     m.prefetched[key] = 1

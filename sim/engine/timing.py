@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
 BACK_NONE, BACK_SERIAL, BACK_OVERLAP = range(3)
 """How victims go home: not at all, before their replacement's copy, or beside it on the other direction's engine."""
 WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
@@ -14,11 +12,11 @@ tokens); an expert on the GPU (key layer * E + expert, tokens); a demand copy an
 victims on their way home (key of the expert that takes their place); an expert on the CPU (key)."""
 
 
-@register_jitable  # type: ignore[untyped-decorator]
 def attention_time(weights_ns: int, kv_tokens: int, kv_ps_per_token: int, pairs: int, pair_ps: int) -> int:
     """Attention time of a layer: its weights, then the longer of reading K and V and of the arithmetic over all pairs.
 
     ``kv_tokens``: tokens whose K and V are read, summed over the requests of the step. ``pairs``: (query, key) pairs,
-    summed likewise: n new tokens on a context of c before them make n * c + n * (n + 1) / 2.
+    summed likewise: n new tokens on a context of c before them make n * c + n * (n + 1) / 2. In numba's subset: both
+    engines call it.
     """
     return weights_ns + max(kv_tokens * kv_ps_per_token, pairs * pair_ps) // 1000

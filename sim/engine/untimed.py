@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import b1, i8, njit, void
 from numpy.typing import NDArray
 
 from sim.engine import core
 from sim.engine.device import Device, DeviceSpec
+from sim.engine.layout import AHEAD, IDS, SCORES, TIMES, as_machine, as_rules, as_state
 from sim.replay import BlockResult
 from sim.rows import BlockData
 from sim.steps import StepBlock
@@ -37,11 +38,13 @@ def untimed_layer(s: Any, m: Any, r: Any, layer: int) -> None:
         core.copy_done(s, m)
 
 
-@njit(cache=True)
+@njit(void(i8, i8, i8, b1, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
 def untimed_step(
-    s: Any, m: Any, r: Any, sequential: bool, ids: Any, weights: Any, scores: Any, lookahead: Any, nexts: Any
-) -> None:
+    state: int, machine: int, rules: int, sequential: bool, ids: Any, weights: Any, scores: Any, lookahead: Any,
+    nexts: Any,
+) -> None:  # fmt: skip
     """All layers of one step; with ``sequential`` every (token, rank) is a layer step of its own."""
+    s, m, r = as_state(state), as_machine(machine), as_rules(rules)
     tokens, layers, ranks = ids.shape
     for layer in range(layers):
         if not sequential:
@@ -74,7 +77,7 @@ class UntimedEngine:
                 device.enter_group(int(block.group[step]))
             result.counts[step], result.lost[step] = -device.counts, -device.lost
             device.load(rows, int(block.phase[step]), int(block.group[step]))
-            untimed_step(device.state, device.machine, device.rules, self.sequential, *rows)
+            untimed_step(*device.structs, self.sequential, *rows)
             result.counts[step] += device.counts
             result.lost[step] += device.lost
         return result

@@ -18,10 +18,10 @@ from policies.prefetch.none import NoPrefetch
 from policies.prefetch.top_score import TopScore
 from policies.substitution.none import NoSubstitution
 from policies.substitution.score_band import ScoreBand
-from sim.build import Replay, assemble
 from sim.capacity import CacheConfig
-from sim.config import RunConfig
+from sim.config import RunConfig, TimeConfig
 from sim.hardware import Hardware
+from sim.replay import Replay, assemble
 from traces.trace import Trace
 
 BARE = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
@@ -38,6 +38,7 @@ POLICIES = {
     "prefetch_end": replace(BARE, name="prefetch_end", prediction=Lookahead("after"), prefetch=TopScore()),
     "importance": Policy("importance", ScoreWindow(), Lookahead(), TopScore(), ScoreBand(), TwoPointer()),
 }
+RUN_KNOBS = ("batch_size", "prefill_chunk", "seed", "engine", "timeline")
 DEMAND_ONLY = ("lru", "score_window", "belady_admit")
 
 
@@ -58,9 +59,10 @@ def machine(**changes: Any) -> Hardware:
 
 def replay_of(trace: Trace, policy: str | Policy, hardware: Hardware | None = None, **knobs: Any) -> Replay:
     """A replay of ``trace``; knobs of the cache and of the run by name."""
-    run = RunConfig(**{key: knobs.pop(key) for key in ("batch_size", "seed") if key in knobs})
+    run = RunConfig(**{key: knobs.pop(key) for key in RUN_KNOBS if key in knobs})
+    time = TimeConfig(**knobs.pop("time", {}))
     chosen = POLICIES[policy] if isinstance(policy, str) else policy
-    return assemble(trace, chosen, hardware or machine(), trace.geometry, CacheConfig(**knobs), run)
+    return assemble(trace, chosen, hardware or machine(), trace.geometry, CacheConfig(**knobs), run, time)
 
 
 def run(replay: Replay) -> dict[str, Any]:

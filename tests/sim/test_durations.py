@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.durations import Durations, attention_ns, tabulate
+from sim.durations import Durations, tabulate
+from sim.engine.timing import attention_time
 from sim.hardware import Hardware, load_hardware
 from sim.model import load_geometry
 from traces.errors import UserError
@@ -80,7 +81,7 @@ def test_attention_reads_the_cache_or_computes() -> None:
     slow = tabulate(MODEL, replace(MACHINE, gpu_flops_per_s=1e9), 4)
     assert slow.pair_ps == 16_000  # 4 * hidden_size FLOP
     assert slow.attention_ns(1, 1, kv_tokens=10, attended_pairs=10) == int(slow.attention_weights_ns[1, 1]) + 160
-    assert attention_ns(5, 1, 999, 0, 0) == 5  # below a nanosecond is cut off
+    assert attention_time(5, 1, 999, 0, 0) == 5  # below a nanosecond is cut off
     assert table.attention_ns(0, 0, 0, 0) == 0
 
 

@@ -12,17 +12,15 @@ from tests.sim.reference import passes
 from tests.traces_for_tests import random_trace, routed
 
 
-def blocks_of(schedule, steps_per_block):
-    """(rows, bounds) of whole steps, a few steps at a time."""
-    rows, bounds = schedule.order()
-    for first in range(0, len(bounds) - 1, steps_per_block):
-        some = bounds[first : first + steps_per_block + 1]
-        yield rows[some[0] : some[-1]], some - some[0]
+def blocks_of(schedule, rows):
+    """(rows, bounds) of whole steps, a few rows at a time."""
+    for block in schedule.blocks(rows):
+        yield block.rows, block.bounds
 
 
-def future_of(trace, sequential=False, batch_size=1, steps_per_block=3):
+def future_of(trace, sequential=False, batch_size=1, rows_per_block=3):
     schedule = Schedule(trace, batch_size)
-    blocks = blocks_of(schedule, steps_per_block)
+    blocks = blocks_of(schedule, rows_per_block)
     return FutureUse(lambda rows: trace.topk_ids[rows], blocks, trace.num_layers, trace.num_experts, sequential)
 
 
@@ -51,7 +49,7 @@ def searched(trace, sequential, batch_size):
 
 def test_a_b_a_by_hand():
     """Two layers: A B A in the first, C C C in the second; layer steps are numbered 1 to 6."""
-    future = future_of(routed(np.array([[[0], [2]], [[1], [2]], [[0], [2]]]), 4, [0], [3]), steps_per_block=2)
+    future = future_of(routed(np.array([[[0], [2]], [[1], [2]], [[0], [2]]]), 4, [0], [3]), rows_per_block=2)
     assert future.first.tolist() == [[1, 3, NEVER, NEVER], [NEVER, NEVER, 2, NEVER]]
     assert future.read(0, 3)[:, :, 0].tolist() == [[5, 4], [NEVER, 6], [NEVER, NEVER]]
     assert future.read(1, 1)[:, :, 0].tolist() == [[NEVER, 6]]
@@ -70,13 +68,13 @@ def test_tokens_of_one_step_look_beyond_it_and_single_accesses_do_not():
     lengths=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=4),
     sequential=st.booleans(),
     batch_size=st.integers(1, 3),
-    steps_per_block=st.integers(1, 9),
+    rows_per_block=st.integers(1, 9),
 )
-def test_equals_a_search_through_all_later_accesses(seed, lengths, sequential, batch_size, steps_per_block):
+def test_equals_a_search_through_all_later_accesses(seed, lengths, sequential, batch_size, rows_per_block):
     prompts, decodes = zip(*((p, max(d, 1 - p)) for p, d in lengths), strict=True)
     trace = random_trace(seed, prompts=prompts, decodes=decodes)
     first, then = searched(trace, sequential, batch_size)
-    future = future_of(trace, sequential, batch_size, steps_per_block)
+    future = future_of(trace, sequential, batch_size, rows_per_block)
     np.testing.assert_array_equal(future.first, first)
     np.testing.assert_array_equal(future.read(0, trace.num_tokens), then)
     middle = trace.num_tokens // 2

@@ -4,11 +4,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sim.blocks import BlockResult, StepBlock
-from sim.engine.counters import COUNTERS
-from sim.engine.simpy_engine import PARTS
+from sim.engine.counters import COUNTERS, PARTS
 from sim.metrics import COLUMNS, StepTable
 from sim.outputs import TableFile
+from sim.replay import BlockResult
+from sim.steps import StepBlock
 from tests.sim.replays import machine, replay_of
 from tests.traces_for_tests import random_trace, routed
 
@@ -77,8 +77,8 @@ def test_the_clock_of_a_request_starts_with_its_batch():
 @pytest.mark.parametrize(("policy", "knobs"), [("importance", {}), ("lru", {"overflow": "hold"})])
 def test_the_size_of_blocks_does_not_change_a_number(monkeypatch, policy, knobs):
     found = []
-    for steps in (1, 3, 1000):
-        monkeypatch.setattr("sim.blocks.BLOCK_STEPS", steps)
+    for rows in (1, 6, 1000):
+        monkeypatch.setattr("sim.rows.BLOCK_ROWS", rows)
         sink = Kept()
         hardware = machine(gpu_memory_bytes_per_s=7e9, host_s_per_layer=3e-7)
         replay = replay_of(random_trace(4), policy, hardware, batch_size=2, slots_per_layer=3, **knobs)

@@ -106,13 +106,11 @@ def test_the_clock_never_goes_back(case):
     replay = drawn(case)
     if not replay.timed:
         return
-    from sim.engine.simpy_engine import SimpyEngine
-
-    engine = SimpyEngine(replay.device, replay.durations, replay.reader)
-    times = [0]
-    for _, latency_ns, _ in engine.replay(replay.schedule):
-        times.append(int(engine.env.now))
-        assert times[-1] - times[-2] == latency_ns
+    engine, times = replay.engine, [0]
+    for result in replay.blocks():
+        times.append(engine.now_ns)
+        assert times[-1] - times[-2] == result.latency_ns.sum()
+        assert int(engine.env.now) == engine.now_ns
     assert all(a <= b for a, b in pairwise(times))
 
 

@@ -1,0 +1,131 @@
+"""A numba type for a struct that lives in memory owned by Python: fields by name, no reference counting.
+
+Numba's own structs count references with atomic operations at every call, which costs several times what the engine
+computes in a layer step (measured). A view is a bare pointer: who makes it keeps the memory alive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
+from numpy.typing import NDArray
+
+FUNCTION_WORDS = 8
+"""Room for a first-class function, with some to spare: nothing may follow it but other functions."""
+
+
+class View(types.Type):  # type: ignore[misc]
+    """Type of a pointer to a struct with the given fields."""
+
+    def __init__(self, name: str, fields: dict[str, Any]) -> None:
+        self.fields = dict(fields)
+        super().__init__(name=f"View[{name}]({', '.join(f'{field}:{kind}' for field, kind in fields.items())})")
+
+
+@register_model(View)  # type: ignore[untyped-decorator]
+class ViewModel(models.OpaqueModel):  # type: ignore[misc]
+    """A pointer that nobody counts."""
+
+
+@infer_getattr  # type: ignore[untyped-decorator]
+class ViewFields(AttributeTemplate):  # type: ignore[misc]
+    """Types of the fields."""
+
+    key = View
+
+    def generic_resolve(self, view: View, field: str) -> Any:
+        return view.fields.get(field)
+
+
+def _field(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
+    layout = ir.LiteralStructType([context.get_value_type(kind) for kind in view.fields.values()])
+    struct = builder.bitcast(pointer, layout.as_pointer())
+    return cgutils.gep_inbounds(builder, struct, 0, list(view.fields).index(field))
+
+
+@lower_getattr_generic(View)  # type: ignore[untyped-decorator]
+def _load(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
+    return builder.load(_field(context, builder, view, pointer, field))
+
+
+@lower_setattr_generic(View)  # type: ignore[untyped-decorator]
+def _store(context: Any, builder: Any, signature: Any, arguments: Any, field: str) -> None:
+    view, kind = signature.args
+    value = context.cast(builder, arguments[1], kind, view.fields[field])
+    builder.store(value, _field(context, builder, view, arguments[0], field))
+
+
+def caster(view: View) -> Any:
+    """An intrinsic that takes an address for a view of this type."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def cast(_: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return view(address), generate
+
+    return cast
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def borrowed(_: Any, array: Any) -> Any:
+    """The same array without a share in its memory, as views hold it. Who calls keeps the memory alive."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        found = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
+        found.meminfo = cgutils.get_null_value(found.meminfo.type)
+        found.parent = cgutils.get_null_value(found.parent.type)
+        return found._getvalue()
+
+    return array(array), generate
+
+
+class Struct:
+    """Memory for one struct: every field takes whole 8-byte words, in order. Integers and arrays can be set by name.
+
+    Arrays are kept alive as long as the struct.
+    """
+
+    def __init__(self, view: View, **values: Any) -> None:
+        self.offsets, size = {}, 0
+        for field, kind in view.fields.items():
+            self.offsets[field] = size
+            size += words(kind)
+        self.memory = np.zeros(size, np.int64)
+        self.address = int(self.memory.ctypes.data)
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.kept: Any = None  # what else must live as long
+        for field, value in values.items():
+            self.set(field, value)
+
+    def set(self, field: str, value: int | NDArray[Any]) -> None:
+        """Write an integer, or let an array field share a numpy array's memory."""
+        at = self.offsets[field]
+        if isinstance(value, np.ndarray):
+            self.arrays[field] = value
+            # numba's array: owner, Python object, items, bytes per item, data, shape, strides
+            row = (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
+            self.memory[at : at + len(row)] = row
+        else:
+            self.memory[at] = value
+
+    def get(self, field: str) -> int:
+        """Read an integer."""
+        return int(self.memory[self.offsets[field]])
+
+
+def words(kind: Any) -> int:
+    """8-byte words that a value of a numba type takes."""
+    if isinstance(kind, types.Array):
+        return 5 + 2 * int(kind.ndim)
+    if isinstance(kind, types.FunctionType):
+        return FUNCTION_WORDS
+    return 1

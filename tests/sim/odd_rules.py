@@ -1,0 +1,90 @@
+"""Rules that use every freedom a rule has, for tests of engines: no paper proposes them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Assignment, Prediction, Prefetch, Substitution, Vector
+from policies.hashing import uniform
+from policies.prefetch.top_score import TopScore
+from policies.state import CPU, DROPPED, State
+
+
+@dataclass(frozen=True)
+class InPieces(TopScore):
+    """Prefetch in three pieces."""
+
+    def chunks(self) -> int:
+        return 3
+
+
+@dataclass(frozen=True)
+class Guess(Prediction):
+    """Predict two layers ahead at random."""
+
+    def depth(self, num_layers: int) -> int:
+        return 2
+
+    @staticmethod
+    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+        state.num_predicted = min(2, state.num_layers - 1 - state.layer)
+        state.num_predicted_tokens = 1
+        for ahead in range(state.num_predicted):
+            for expert in range(state.num_experts):
+                state.predicted[ahead, 0, expert] = uniform(state.seed, state.now, ahead, expert)
+
+
+@dataclass(frozen=True)
+class Eager(Prefetch):
+    """Fetch everything predicted above a half, in three pieces each, nearest layer first."""
+
+    def chunks(self) -> int:
+        return 3
+
+    @staticmethod
+    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+        for ahead in range(state.num_predicted):
+            for expert in range(state.num_experts):
+                if state.predicted[ahead, 0, expert] > 0.7:
+                    state.prefetch_layer[state.num_prefetch] = state.layer + 1 + ahead
+                    state.prefetch_expert[state.num_prefetch] = expert
+                    state.num_prefetch += 1
+
+
+@dataclass(frozen=True)
+class Shake(Substitution):
+    """Drop, replace or degrade at random."""
+
+    low_bits: float = 4.0
+
+    needs: ClassVar[frozenset[str]] = frozenset({"low_precision"})
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        for expert in range(state.num_experts):
+            state.degraded[expert] = uniform(state.seed, state.now, 1, expert) < 0.4
+        for token in range(state.num_tokens):
+            luck = uniform(state.seed, state.now, 2, token)
+            if luck < 0.2:
+                state.executed_ids[token, 0] = DROPPED
+            elif luck < 0.6:
+                for expert in range(state.num_experts):
+                    taken = False
+                    for rank in range(state.num_ranks):
+                        taken = taken or state.ids[token, rank] == expert
+                    if not taken:
+                        state.executed_ids[token, state.num_ranks - 1] = expert
+                        break
+
+
+@dataclass(frozen=True)
+class CoinSide(Assignment):
+    """Let a coin decide who supplies an expert; serve in reverse order."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+
+    @staticmethod
+    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+        for i in range(state.num_missing):
+            if uniform(state.seed, state.now, 3, state.missing[i]) < 0.4:
+                state.side[i] = CPU
+            state.order[i] = state.num_missing - 1 - i
