@@ -22,8 +22,9 @@ class CacheConfig:
     ``global`` one pool for all. ``semantics=sequential`` looks up one access at a time, for comparison with generic
     cache simulators only. ``overflow``: what happens when one layer step demands more than the capacity: ``stream``
     (strict: the rest passes through staging slots) or ``hold`` (the step stays whole until the next one evicts; no
-    clock). ``start``: ``cold`` (empty) or ``warm`` (filled with the experts that the eviction rule holds worthiest, else in
-    order of layer and expert). ``reset``: ``never``, or ``request``: every lockstep batch begins as the replay did.
+    clock). ``start``: ``cold`` (empty) or ``warm`` (filled with what the eviction rule holds worthiest, else in
+    order of layer and expert). ``reset``: ``never``, or ``request``: every lockstep batch finds the cache as at the
+    start.
     """
 
     fraction: float | None = None

@@ -54,8 +54,11 @@ class BlockResult:
 class Engine(Protocol):
     """Replays blocks of steps on one device. ``log`` [n, 5] holds the timeline's slices where one is kept."""
 
-    link_busy_ns: int
-    cpu_busy_ns: int
+    @property
+    def link_busy_ns(self) -> int: ...
+
+    @property
+    def cpu_busy_ns(self) -> int: ...
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
@@ -150,7 +153,7 @@ def assemble(
 
 
 def make_engine(spec: DeviceSpec, durations: Durations, cache: CacheConfig, run: RunConfig) -> Engine:
-    """The engine that ``run.engine`` names; a new group of requests finds an empty device if ``cache.reset`` says so."""
+    """The engine that ``run.engine`` names, without a clock where the cache's semantics have none."""
     resets = cache.reset == "request"
     if not has_clock(cache, run):
         from sim.engine.untimed import UntimedEngine

@@ -101,8 +101,8 @@ class RowReader:
     def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
         first, last = int(rows[0]), int(rows[-1]) + 1
         if last - first == rows.size and (np.diff(rows) == 1).all():
-            return np.ascontiguousarray(array[first:last], dtype=dtype)
-        return np.ascontiguousarray(array[rows], dtype=dtype)
+            return np.array(array[first:last], dtype=dtype, order="C")
+        return np.array(array[rows], dtype=dtype, order="C")
 
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self.wants_scores:

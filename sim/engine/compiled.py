@@ -216,15 +216,16 @@ def log_room(s: Any, m: Any) -> int:
     cache=True,
 )  # fmt: skip
 def run_steps(
-    state: int, machine: int, rules: int, clock: int, fresh: bool, first: int, stop: int, totals: Any, bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any,
+    state: int, machine: int, rules: int, clock: int, fresh: bool, first: int, stop: int, totals: Any,
+    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
     latency_ns: Any, parts: Any, counts: Any, lost: Any,
 ) -> int:  # fmt: skip
     """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
 
-    ``fresh``: what was on the link is void. Inputs as in ``sim.steps.StepBlock`` and ``sim.rows.BlockData``; outputs latency_ns [S], parts [S, 7], counts
-    [S, counters] and lost [S, 2] of each step; totals [3]: ns that link and CPU were busy, slices logged. Stops early
-    where the timeline's log is nearly full.
+    ``fresh``: what was on the link is void. Inputs as in ``sim.steps.StepBlock`` and ``sim.rows.BlockData``; outputs
+    latency_ns [S], parts [S, 7], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that link and CPU
+    were busy, slices logged. Stops early where the timeline's log is nearly full.
     """
     s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
     step = first

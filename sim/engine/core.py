@@ -13,7 +13,7 @@ from typing import Any
 from numba import njit
 from numba.extending import register_jitable
 
-from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
+from policies.state import IN_FLIGHT, LOW, RESIDENT
 from sim.engine.counters import (
     FULL,
     LOW_COPY,
@@ -111,6 +111,14 @@ def drop_queued_prefetches(s: Any, m: Any) -> None:
 
 
 @njit(cache=True)
+def unshield_residents(s: Any, m: Any, layer: int) -> None:
+    """The prediction for a layer is void once it begins; what was fetched for it stays protected until it ends."""
+    for key in range(layer * s.num_experts, (layer + 1) * s.num_experts):
+        if m.prefetched[key] == 0:
+            m.shield[key] = 0
+
+
+@njit(cache=True)
 def shield_step(s: Any, m: Any) -> None:
     """Protect what the step executes on the GPU; above capacity keep only its most recent experts.
 
@@ -130,14 +138,14 @@ def shield_step(s: Any, m: Any) -> None:
             m.overflow = 1
             m.transient[expert] = 1
             status = m.status[base + expert]
-            if status == RESIDENT or status == IN_FLIGHT or (status == LOW and runs_low[expert]):
+            if status in (RESIDENT, IN_FLIGHT) or (status == LOW and runs_low[expert]):
                 m.holding_transient += 1
     m.counts[N_OVERFLOW_STEPS] += m.overflow
 
 
 @njit(cache=True)
 def predict_and_queue(s: Any, m: Any, r: Any) -> None:
-    """Let the policy predict and choose; queue what is neither present nor queued yet."""
+    """Let the policy predict and choose; queue what is neither present nor queued yet, protect what is present."""
     s.num_predicted, s.num_predicted_tokens, s.num_prefetch = 0, s.num_tokens, 0
     r.predict(s, r.prediction_knobs, r.prediction_memory)
     if m.choose == 0:
@@ -153,7 +161,10 @@ def predict_and_queue(s: Any, m: Any, r: Any) -> None:
         if not (s.layer < layer < s.num_layers and 0 <= expert < s.num_experts):
             raise ValueError("a prefetch rule chose an expert outside the later layers of the model")
         key = layer * s.num_experts + expert
-        if (m.status[key] == ABSENT or m.status[key] == LOW) and m.queued[key] == 0:
+        if m.status[key] == RESIDENT:  # nothing fetched beside it may push it out
+            m.shield[key] = 1
+            m.prefetched_count[layer] += 1
+        elif m.status[key] != IN_FLIGHT and m.queued[key] == 0:
             m.queued[key] = 1
             m.prefetch_queue[m.prefetch_tail] = key
             m.prefetch_tail += 1
@@ -186,6 +197,8 @@ def begin(s: Any, m: Any, r: Any, layer: int) -> None:
     s.now += 1
     if m.prefetch_tail > m.prefetch_head:
         drop_queued_prefetches(s, m)
+    if m.prefetched_count[layer] > 0:
+        unshield_residents(s, m, layer)
     load_layer(s, m)
     s.num_demand = distinct(s, m, s.ids, s.demand)
     if m.substitute:
@@ -218,7 +231,7 @@ def resume(s: Any, m: Any) -> int:
     m.copy_layer, m.copy_expert, m.pieces_left = m.paused_layer, m.paused_expert, m.paused_pieces
     m.paused_pieces, m.copy_kind, m.copy_staged = 0, PIECE, 0
     count_piece(m)
-    return copy_code(m.copy_layer * s.num_experts + m.copy_expert, PIECE, PREFETCH_COPY)
+    return int(copy_code(m.copy_layer * s.num_experts + m.copy_expert, PIECE, PREFETCH_COPY))
 
 
 @njit(cache=True)
@@ -266,7 +279,7 @@ def next_copy(s: Any, m: Any, r: Any) -> int:
         m.counts[N_DEMAND_COPIES] += 1
         m.counts[N_COPIED_BYTES] += m.low_size[s.layer] if m.runs_low[expert] else m.size[s.layer]
         m.plan[5] = m.back_ns
-        return copy_code(s.layer * s.num_experts + expert, m.copy_kind, DEMAND_COPY)
+        return int(copy_code(s.layer * s.num_experts + expert, m.copy_kind, DEMAND_COPY))
     if m.paused_pieces > 0:
         return int(resume(s, m))
     while m.prefetch_head < m.prefetch_tail:
@@ -279,7 +292,7 @@ def next_copy(s: Any, m: Any, r: Any) -> int:
             m.counts[N_PREFETCH_COPIES] += 1
             count_piece(m)
             m.plan[5] = m.back_ns
-            return copy_code(key, m.copy_kind, PREFETCH_COPY)
+            return int(copy_code(key, m.copy_kind, PREFETCH_COPY))
         m.counts[N_PREFETCH_CANCELLED] += 1
     return IDLE
 

@@ -180,14 +180,8 @@ def settle_outcomes(s: Any, m: Any) -> None:
     A missing expert is FETCH, CPU or DEGRADE if any token still executes it, else SUBSTITUTE if any token replaced it,
     else DROP.
     """
-    base, now, demand, statuses, outcomes, counts = (
-        s.layer * s.num_experts,
-        s.now,
-        s.demand,
-        m.status,
-        m.outcome,
-        m.counts,
-    )
+    base, now, demand, statuses = s.layer * s.num_experts, s.now, s.demand, m.status
+    outcomes, counts = m.outcome, m.counts
     executed_at, runs_low, prefetched = m.executed_at, m.runs_low, m.prefetched
     for i in range(s.num_demand):
         expert = demand[i]

@@ -178,7 +178,10 @@ class Device:
         return np.argsort(-worth.reshape(-1), kind="stable").astype(np.int32)
 
     def enter_group(self, group: int) -> bool:
-        """Begin as the replay did if ``group`` is another lockstep batch -> whether it is; the link is void then."""
+        """Empty the cache, as at the start, if ``group`` is another lockstep batch -> whether it is.
+
+        What is on the link is void then. What predictions and substitutions have learned stays.
+        """
         if group == self.group:
             return False
         if self.group >= 0:
@@ -186,8 +189,7 @@ class Device:
                 self.arrays[name][:] = 0
             for name in FORGOTTEN:
                 self.machine_arrays[name][:] = 0
-            for name, memory in self.memories.items():
-                memory[:] = self.spec.memories[name]
+            self.memories["eviction"][:] = self.spec.memories["eviction"]
             calls.forget(*self.structs, self.spec.staging_slots)
             self._warm_up()
         self.group = group

@@ -7,8 +7,8 @@ BACK_NONE, BACK_SERIAL, BACK_OVERLAP = range(3)
 WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
 
 LOG_LAYER, LOG_EXPERT, LOG_COPY, LOG_PREFETCH, LOG_BACK, LOG_CPU = range(6)
-"""Kinds of slices in a timeline, rows (kind, what, begin_ns, end_ns, extra): until a layer's lookup (what: layer, extra:
-tokens); an expert on the GPU (key layer * E + expert, tokens); a demand copy and a prefetch copy (key, kind of copy);
+"""Kinds of slices in a timeline, rows (kind, what, begin_ns, end_ns, extra): a layer until its lookup (layer, tokens);
+an expert on the GPU (key layer * E + expert, tokens); a demand copy and a prefetch copy (key, kind of copy);
 victims on their way home (key of the expert that takes their place); an expert on the CPU (key)."""
 
 
