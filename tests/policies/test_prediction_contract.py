@@ -1,0 +1,94 @@
+"""Predictions know only the past: what comes after a layer step cannot change what was predicted there."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.base import Prediction
+from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
+from policies.state import State
+from sim.steps import Schedule
+from tests.policies.driving import drive, replay_with, scrambled_after
+from tests.policies.hand import from_yaml, yaml_names
+from tests.sim.replays import BARE
+from tests.traces_for_tests import random_trace
+
+LAYERS = 4
+ONE, OTHER, OTHERS = (random_trace(seed, LAYERS, prompts=(3, 2, 3), decodes=(4, 5, 3)) for seed in (1, 2, 3))
+SEERS = {"oracle", "future"}
+PREDICTIONS = [name for name in yaml_names("prediction") if name != "none"]
+CAUSAL = [name for name in PREDICTIONS if not SEERS & from_yaml("prediction", name).all_needs()]
+
+
+def predictions(prediction, trace, batch_size):
+    policy = replace(BARE, prediction=prediction, prefetch=ByWeightAllLayers(limit=4))
+    return list(drive(replay_with(trace, policy, OTHERS, batch_size)))
+
+
+def assert_blind(prediction, batch_size, step, layer):
+    """Raises AssertionError if predictions made up to a cut depend on what comes after it."""
+    whole = predictions(prediction, ONE, batch_size)
+    cut = predictions(prediction, scrambled_after(ONE, OTHER, batch_size, step, layer), batch_size)
+    for one, other in zip(whole, cut, strict=True):
+        if (one.step, one.layer) > (step, layer):
+            break
+        np.testing.assert_array_equal(one.predicted, other.predicted, f"step {one.step}, layer {one.layer}")
+
+
+def cuts():
+    """(batch size, step, layer) of a cut anywhere in the replay."""
+    return st.sampled_from([1, 2]).flatmap(
+        lambda batch: st.tuples(
+            st.just(batch), st.integers(0, len(Schedule(ONE, batch)) - 1), st.integers(0, LAYERS - 1)
+        )
+    )
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@settings(max_examples=8, deadline=None)
+@given(cut=cuts())
+def test_what_comes_later_changes_no_earlier_prediction(name, cut):
+    assert_blind(from_yaml("prediction", name), *cut)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_every_prediction_predicts_something_after_the_first_request(name):
+    found = predictions(from_yaml("prediction", name), ONE, 1)
+    assert max(step.predicted.max(initial=0.0) for step in found) > 0.0
+    assert all(step.layer + step.predicted.shape[0] < LAYERS for step in found)
+
+
+@dataclass(frozen=True)
+class Cheat(Prediction):
+    """Reads the next layer's routing and does not say so."""
+
+    @staticmethod
+    def predict(state: State, knobs, memory) -> None:
+        if state.layer + 1 < state.num_layers:
+            state.num_predicted = 1
+            for token in range(state.num_tokens):
+                for expert in range(state.num_experts):
+                    state.predicted[0, token, expert] = 0.0
+                state.predicted[0, token, state.routed[token, state.layer + 1, 0]] = 1.0
+
+
+def found_out(prediction):
+    """Whether some cut shows that a prediction saw what comes after it."""
+    for step in range(4):
+        try:
+            assert_blind(prediction, 1, step, 1)
+        except AssertionError:
+            return True
+    return False
+
+
+def test_a_rule_that_reads_the_next_layer_without_saying_so_is_found_out():
+    assert found_out(Cheat())
+
+
+@pytest.mark.parametrize("name", sorted(set(PREDICTIONS) - set(CAUSAL)))
+def test_oracles_would_be_found_out(name):
+    assert found_out(from_yaml("prediction", name))
