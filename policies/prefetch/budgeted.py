@@ -15,7 +15,7 @@ class Budgeted(Prefetch):
 
     Candidates: each token's ``count`` best predicted experts (0: the model's top k), the highest score, summed over
     the tokens, first. Fetched are the first n of them that are missing, n the largest number with
-    n * load_ns <= ``share`` * window_ns. A share above 1 accepts copies that arrive late.
+    n * load_ns <= ``share`` * window_ns; what is there already costs nothing. A share above 1 accepts late copies.
     Badly: the window is an expectation; in a replay without a clock it is 0, and nothing is fetched.
 
     Source: a rule of this project, after the observation that prefetched bytes pay where they overlap with computation
@@ -44,6 +44,6 @@ class Budgeted(Prefetch):
             total[best] = 0.0
             if is_missing(state, layer, best):
                 left_ns -= state.load_ns[layer]
-                if left_ns < 0.0:
-                    return
-                fetch(state, layer, best)
+            if left_ns < 0.0:
+                return
+            fetch(state, layer, best)

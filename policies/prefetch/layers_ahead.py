@@ -32,9 +32,10 @@ class LayersAhead(Prefetch):
         total = np.zeros(state.num_experts)
         for ahead in range(state.num_predicted):
             best_of_rows(state, ahead, count, total)
+            complete = True
             for expert in range(state.num_experts):
-                if not is_missing(state, state.layer + 1 + ahead, expert):
-                    total[expert] = 0.0
+                if total[expert] > 0.0 and is_missing(state, state.layer + 1 + ahead, expert):
+                    complete = False
             fetch_best(state, ahead, total, state.num_experts)
-            if state.num_prefetch > 0:
+            if not complete:
                 return

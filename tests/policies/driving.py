@@ -11,6 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from policies.state import State, plain_state
 from sim.build import Replay, assemble
 from sim.capacity import CacheConfig
 from sim.config import RunConfig
@@ -34,8 +35,27 @@ class LayerStep:
 
 
 @njit
+def enter(state: Any, group: int) -> None:
+    state.group = group
+
+
+@njit
+def counters(state: Any) -> Any:
+    return state.layer, state.now, state.phase, state.step, state.group, state.num_tokens, state.num_lookahead
+
+
+@njit
 def extent(state: Any) -> Any:
     return state.num_predicted, state.num_predicted_tokens
+
+
+def as_plain(device: Device, routed: NDArray[np.int32]) -> State:
+    """What a rule sees in a compiled device now, as a State of plain arrays; ``routed`` [B, L, K] of the step."""
+    names = ("layer", "now", "phase", "step", "group", "num_tokens", "num_lookahead")
+    spec, arrays = device.spec, device.arrays
+    state = plain_state(spec.num_layers, spec.num_experts, spec.top_k, spec.max_tokens, spec.seed, spec.num_layers)
+    inputs = {name: arrays[name].copy() for name in ("ids", "weights", "scores", "lookahead")}
+    return replace(state, routed=routed, **inputs, **dict(zip(names, counters(device.state), strict=True)))
 
 
 def replay_with(trace: Trace, policy: Policy, others: Trace | None, batch_size: int = 1, **cache: Any) -> Replay:
@@ -49,6 +69,7 @@ def drive(replay: Replay) -> Iterator[LayerStep]:
     device = replay.device
     for index, step in enumerate(replay.schedule):
         data = replay.reader.read(step.rows)
+        enter(device.state, step.group)
         for layer in range(replay.trace.num_layers):
             before = device.counts.copy()
             plan = device.begin(layer, step.phase, data)

@@ -8,19 +8,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.base import Prediction
+from policies.prediction.activation_matrix import ActivationMatrix
+from policies.prediction.expert_map import ExpertMap
+from policies.prediction.popularity import Popularity
+from policies.prediction.previous_token import PreviousToken
+from policies.prediction.shadow import Shadow
 from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
 from policies.state import State
 from sim.steps import Schedule
-from tests.policies.driving import drive, replay_with, scrambled_after
-from tests.policies.hand import from_yaml, yaml_names
+from tests.policies.driving import as_plain, drive, replay_with, scrambled_after
+from tests.policies.hand import from_yaml, predict, yaml_names
 from tests.sim.replays import BARE
 from tests.traces_for_tests import random_trace
 
 LAYERS = 4
 ONE, OTHER, OTHERS = (random_trace(seed, LAYERS, prompts=(3, 2, 3), decodes=(4, 5, 3)) for seed in (1, 2, 3))
 SEERS = {"oracle", "future"}
-PREDICTIONS = [name for name in yaml_names("prediction") if name != "none"]
-CAUSAL = [name for name in PREDICTIONS if not SEERS & from_yaml("prediction", name).all_needs()]
+PARTS = {name: from_yaml("prediction", name) for name in yaml_names("prediction") if name != "none"} | {
+    "previous_token, 3 layers": PreviousToken(layers=3),
+    "popularity, fitted": Popularity(layers=3, fitted=True),
+    "activation_matrix, online": ActivationMatrix(collection=2, fitted=False),
+    "expert_map, online": ExpertMap(capacity=5, distance=1, fitted=False),
+    "shadow, prompts too": Shadow(recall=0.5, during_prefill=True),
+}
+PREDICTIONS = list(PARTS)
+CAUSAL = [name for name in PREDICTIONS if not SEERS & PARTS[name].all_needs()]
 
 
 def predictions(prediction, trace, batch_size):
@@ -51,14 +63,26 @@ def cuts():
 @settings(max_examples=8, deadline=None)
 @given(cut=cuts())
 def test_what_comes_later_changes_no_earlier_prediction(name, cut):
-    assert_blind(from_yaml("prediction", name), *cut)
+    assert_blind(PARTS[name], *cut)
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_every_prediction_predicts_something_after_the_first_request(name):
-    found = predictions(from_yaml("prediction", name), ONE, 1)
+    found = predictions(PARTS[name], ONE, 1)
     assert max(step.predicted.max(initial=0.0) for step in found) > 0.0
     assert all(step.layer + step.predicted.shape[0] < LAYERS for step in found)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in scalar")  # a hash wraps around
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_compiled_rules_predict_what_plain_python_does(name):
+    part = PARTS[name]
+    replay = replay_with(ONE, replace(BARE, prediction=part), OTHERS, 2)
+    memory, steps = replay.device.memories["prediction"].copy(), list(replay.schedule)
+    for found in drive(replay):
+        state = as_plain(replay.device, replay.reader.read(steps[found.step].rows).ids)
+        expected = predict(part, state, memory)
+        np.testing.assert_allclose(found.predicted, np.reshape(expected, found.predicted.shape), rtol=1e-6)
 
 
 @dataclass(frozen=True)
@@ -91,4 +115,4 @@ def test_a_rule_that_reads_the_next_layer_without_saying_so_is_found_out():
 
 @pytest.mark.parametrize("name", sorted(set(PREDICTIONS) - set(CAUSAL)))
 def test_oracles_would_be_found_out(name):
-    assert found_out(from_yaml("prediction", name))
+    assert found_out(PARTS[name])
