@@ -17,11 +17,17 @@ def matrix_at(memory: Matrix, start: int, rows: int, columns: int) -> Matrix:
 
 @register_jitable
 def dot(first: Matrix, second: Matrix) -> float:
-    """Sum of products of two rows [E]."""
-    total = 0.0
-    for i in range(first.shape[0]):
-        total += first[i] * second[i]
-    return total
+    """Sum of products of two rows [E]: four sums side by side, because one alone waits for each addition."""
+    size = first.shape[0]
+    a = b = c = d = 0.0
+    for i in range(0, size - 3, 4):
+        a += first[i] * second[i]
+        b += first[i + 1] * second[i + 1]
+        c += first[i + 2] * second[i + 2]
+        d += first[i + 3] * second[i + 3]
+    for i in range(size - size % 4, size):
+        a += first[i] * second[i]
+    return (a + b) + (c + d)
 
 
 @register_jitable

@@ -49,8 +49,9 @@ class ExpertMap(Prediction):
     embeddings, by distance / L). A step of several tokens has one map, their mean; prompts do not join.
     Badly: tokens whose first layers say little about the later ones; each layer costs capacity * E operations.
 
-    Memory: [maps stored, squared length of the current trajectory], the current map [L, E], per stored map the product
-    with the current trajectory and the squared length [2, C], the store [C, L, E].
+    Memory: [maps stored, squared length of the current trajectory], the current map [L, E], per stored map its product
+    with the current trajectory and its squared length so far [2, C], squared lengths of its rows [C, L], the store
+    [C, L, E].
 
     Source: FineMoE, https://arxiv.org/abs/2502.05370; store and match in its code,
     https://github.com/IntelliSys-Lab/FineMoE-EuroSys26, finemoe/runtime/model_offload.py.
@@ -77,14 +78,15 @@ class ExpertMap(Prediction):
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         matrix = num_layers * num_experts
-        return 2 + matrix + self.capacity * (2 + matrix)
+        return 2 + matrix + self.capacity * (2 + num_layers + matrix)
 
     def fit(self, trace: Trace) -> Vector:
-        size = trace.num_layers * trace.num_experts
-        memory = np.zeros(self.memory_size(trace.num_layers, trace.num_experts, trace.top_k))
-        maps = memory[-self.capacity * size :].reshape(self.capacity, size)
-        maps[:], memory[0] = stored_maps(trace, self.capacity)
-        return memory
+        layers, experts, size = trace.num_layers, trace.num_experts, self.capacity
+        store, filled = stored_maps(trace, size)
+        squares = np.square(store.reshape(size, layers, experts)).sum(axis=2)
+        start = np.zeros(2 + layers * experts + 2 * size)
+        start[0] = filled
+        return np.concatenate([start, squares.ravel(), store.ravel()])
 
     @staticmethod
     def predict(state: State, knobs: Vector, memory: Vector) -> None:
@@ -92,7 +94,8 @@ class ExpertMap(Prediction):
         start = 2 + layers * experts
         current = matrix_at(memory, 2, layers, experts)
         products, squares = memory[start : start + size], memory[start + size : start + 2 * size]
-        store = matrix_at(memory, start + 2 * size, size * layers, experts)
+        row_squares = matrix_at(memory, start + 2 * size, size, layers)
+        store = matrix_at(memory, start + size * (2 + layers), size * layers, experts)
         if layer == 0:
             memory[1] = 0.0
             products[:] = 0.0
@@ -101,14 +104,15 @@ class ExpertMap(Prediction):
         mean_scores(state, current[layer])
         memory[1] += dot(current[layer], current[layer])
         for place in range(filled):
-            row = store[place * layers + layer]
-            products[place] += dot(row, current[layer])
-            squares[place] += dot(row, row)
+            products[place] += dot(store[place * layers + layer], current[layer])
+            squares[place] += row_squares[place, layer]
         place = best_match(products, squares, memory[1], filled)
         if layer == layers - 1:
             if knobs[3] == 1.0 and state.phase == DECODE:
                 place = filled if filled < size else place
                 store[place * layers : (place + 1) * layers] = current
+                for other in range(layers):
+                    row_squares[place, other] = dot(current[other], current[other])
                 memory[0] = max(filled, place + 1)
             return
         first = 0 if layer == 0 else int(knobs[1]) - 1
