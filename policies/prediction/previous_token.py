@@ -14,7 +14,8 @@ class PreviousToken(Prediction):
 
     score_i = share of the previous tokens, one per sequence of the batch, that used expert i; with one sequence 1 or 0.
     One prediction for the whole step: a batch does not say which of its rows belongs to which sequence. For the first
-    decode step the previous token is the last one of the prompt. Prompts are not predicted: a prompt is one step.
+    decode step the previous token is the last one of the prompt; of a prompt that comes in chunks it is the last one of
+    each chunk. Prompts are not predicted: their tokens come at once.
     Badly: wherever neighbouring tokens share few experts; it can never name an expert that was just not used.
 
     Memory: [0] group + 1, then per layer [sequences remembered, how many of them used each expert (E)].

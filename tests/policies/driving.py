@@ -25,10 +25,11 @@ from traces.trace import ScoreTable, Trace
 
 @dataclass(frozen=True)
 class LayerStep:
-    """What happened in one layer step: its predictions [layers ahead, rows, E], hits and demanded experts."""
+    """What happened in one layer step: routing of its step [B, L, K], predictions [layers ahead, rows, E], hits."""
 
     step: int
     layer: int
+    routed: NDArray[np.int32]
     predicted: NDArray[np.float32]
     hits: int
     demanded: int
@@ -77,7 +78,7 @@ def drive(replay: Replay) -> Iterator[LayerStep]:
             ahead, rows = extent(device.state)
             counted = device.counts - before
             predicted = device.arrays["predicted"][:ahead, :rows].copy()
-            yield LayerStep(index, layer, predicted, int(counted[N_HITS]), int(counted[N_DEMANDED]))
+            yield LayerStep(index, layer, data.ids, predicted, int(counted[N_HITS]), int(counted[N_DEMANDED]))
 
 
 def finish(device: Device, waiting: list[int]) -> None:
@@ -94,13 +95,18 @@ def finish(device: Device, waiting: list[int]) -> None:
         device.copy_done()
 
 
+def step_rows(trace: Trace, batch_size: int) -> list[NDArray[np.int64]]:
+    """The rows of the trace that each step serves."""
+    return [step.rows for step in Schedule(trace, batch_size)]
+
+
 def scrambled_after(trace: Trace, other: Trace, batch_size: int, step: int, layer: int) -> Trace:
     """``trace`` up to ``layer`` of step number ``step``, and ``other``, of the same shape, from there on."""
-    steps = list(Schedule(trace, batch_size))
+    steps = step_rows(trace, batch_size)
     later = np.zeros((trace.num_tokens, trace.num_layers), bool)
-    later[steps[step].rows, layer + 1 :] = True
-    for following in steps[step + 1 :]:
-        later[following.rows] = True
+    later[steps[step], layer + 1 :] = True
+    for rows in steps[step + 1 :]:
+        later[rows] = True
 
     def mixed(first: Any, second: Any) -> Any:
         return np.where(later[:, : first.shape[1], None], second, first)

@@ -15,8 +15,7 @@ from policies.prediction.previous_token import PreviousToken
 from policies.prediction.shadow import Shadow
 from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
 from policies.state import State
-from sim.steps import Schedule
-from tests.policies.driving import as_plain, drive, replay_with, scrambled_after
+from tests.policies.driving import as_plain, drive, replay_with, scrambled_after, step_rows
 from tests.policies.hand import from_yaml, predict, yaml_names
 from tests.sim.replays import BARE
 from tests.traces_for_tests import random_trace
@@ -54,7 +53,7 @@ def cuts():
     """(batch size, step, layer) of a cut anywhere in the replay."""
     return st.sampled_from([1, 2]).flatmap(
         lambda batch: st.tuples(
-            st.just(batch), st.integers(0, len(Schedule(ONE, batch)) - 1), st.integers(0, LAYERS - 1)
+            st.just(batch), st.integers(0, len(step_rows(ONE, batch)) - 1), st.integers(0, LAYERS - 1)
         )
     )
 
@@ -78,10 +77,9 @@ def test_every_prediction_predicts_something_after_the_first_request(name):
 def test_compiled_rules_predict_what_plain_python_does(name):
     part = PARTS[name]
     replay = replay_with(ONE, replace(BARE, prediction=part), OTHERS, 2)
-    memory, steps = replay.device.memories["prediction"].copy(), list(replay.schedule)
+    memory = replay.device.memories["prediction"].copy()
     for found in drive(replay):
-        state = as_plain(replay.device, replay.reader.read(steps[found.step].rows).ids)
-        expected = predict(part, state, memory)
+        expected = predict(part, as_plain(replay.device, found.routed), memory)
         np.testing.assert_allclose(found.predicted, np.reshape(expected, found.predicted.shape), rtol=1e-6)
 
 

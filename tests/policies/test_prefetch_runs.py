@@ -9,7 +9,7 @@ from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.top_n import TopN
 from policies.prefetch.top_score import TopScore
 from sim.engine.counters import N_PREFETCH_COPIES
-from tests.policies.driving import drive, replay_with
+from tests.policies.driving import drive, replay_with, step_rows
 from tests.policies.hand import from_yaml, yaml_names
 from tests.sim.replays import BARE, machine, replay_of, run
 from tests.traces_for_tests import random_trace
@@ -26,7 +26,7 @@ NOTHING_EARLY = {"none", "budgeted"}  # without a clock no time is left for a bu
 def test_every_prefetch_runs_on_every_kind_of_prediction(name, prediction):
     policy = replace(BARE, prediction=from_yaml("prediction", prediction), prefetch=from_yaml("prefetch", name))
     replay = replay_with(ONE, policy, OTHERS, 2)
-    assert sum(1 for _ in drive(replay)) == len(replay.schedule) * 4
+    assert sum(1 for _ in drive(replay)) == len(step_rows(ONE, 2)) * 4
     copies = replay.device.counts[N_PREFETCH_COPIES]
     assert copies == 0 if name in NOTHING_EARLY else copies > 0 or prediction == "previous_token"
 
