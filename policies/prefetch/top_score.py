@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from policies.bands import is_top, next_score, top_experts
 from policies.base import Prefetch, Vector, require
+from policies.predicted import fetch_best, top_scores
 from policies.state import State
 
 
@@ -31,25 +31,6 @@ class TopScore(Prefetch):
     def choose(state: State, knobs: Vector, memory: Vector) -> None:
         if state.num_predicted == 0:
             return
-        wanted = np.zeros(state.num_experts, np.float32)
-        top = np.zeros(state.num_ranks, np.int32)
-        for token in range(state.num_tokens):
-            scores = state.predicted[0, token, : state.num_experts]
-            top_experts(scores, state.num_ranks, top)
-            edge = next_score(scores, top, state.num_ranks)
-            for rank in range(state.num_ranks):
-                expert = top[rank]
-                if is_top(scores[expert], edge, knobs[0]) and scores[expert] > wanted[expert]:
-                    wanted[expert] = scores[expert]
-        limit = state.num_experts if knobs[1] == 0.0 else int(knobs[1])
-        while state.num_prefetch < limit:
-            best = 0
-            for expert in range(state.num_experts):
-                if wanted[expert] > wanted[best]:
-                    best = expert
-            if wanted[best] <= 0.0:
-                return
-            wanted[best] = 0.0
-            state.prefetch_layer[state.num_prefetch] = state.layer + 1
-            state.prefetch_expert[state.num_prefetch] = best
-            state.num_prefetch += 1
+        wanted = np.zeros(state.num_experts)
+        top_scores(state, knobs[0], wanted)
+        fetch_best(state, 0, wanted, state.num_experts if knobs[1] == 0.0 else int(knobs[1]))

@@ -1,0 +1,37 @@
+"""Matrices [L, E] kept in a rule's flat memory, and how alike two of their rows are."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+
+
+@register_jitable
+def matrix_at(memory: Matrix, start: int, rows: int, columns: int) -> Matrix:
+    """The cells of ``memory`` from ``start`` on as a view [rows, columns]."""
+    return memory[start : start + rows * columns].reshape((rows, columns))
+
+
+@register_jitable
+def dot(first: Matrix, second: Matrix) -> float:
+    """Sum of products of two rows [E]: four sums side by side, because one alone waits for each addition."""
+    size = first.shape[0]
+    a = b = c = d = 0.0
+    for i in range(0, size - 3, 4):
+        a += first[i] * second[i]
+        b += first[i + 1] * second[i + 1]
+        c += first[i + 2] * second[i + 2]
+        d += first[i + 3] * second[i + 3]
+    for i in range(size - size % 4, size):
+        a += first[i] * second[i]
+    return (a + b) + (c + d)
+
+
+@register_jitable
+def cosine_of(product: float, first_square: float, second_square: float) -> float:
+    """Cosine of two vectors from their product and their squared lengths; 0 where one is empty."""
+    square = first_square * second_square
+    return float(product / np.sqrt(square)) if square > 0.0 else 0.0

@@ -1,0 +1,100 @@
+"""How prefetch rules read a prediction: its scores by expert, its best experts, and the list of what to fetch."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from policies.bands import is_top, next_score, top_experts
+from policies.state import IN_FLIGHT, RESIDENT, State
+
+Scores = NDArray[np.float64]
+
+
+@register_jitable
+def is_missing(state: State, layer: int, expert: int) -> bool:
+    """Whether an expert is neither resident in full precision nor on the link; one that only waits is missing."""
+    status = state.status[layer, expert]
+    return bool(status != RESIDENT and status != IN_FLIGHT)
+
+
+@register_jitable
+def fetch(state: State, layer: int, expert: int) -> None:
+    """Put an expert at the end of the list of what to fetch."""
+    state.prefetch_layer[state.num_prefetch] = layer
+    state.prefetch_expert[state.num_prefetch] = expert
+    state.num_prefetch += 1
+
+
+@register_jitable
+def summed_scores(state: State, ahead: int, total: Scores) -> None:
+    """Write the predicted scores of layer + 1 + ``ahead``, summed over the rows of the prediction, to ``total`` [E]."""
+    total[:] = 0.0
+    for row in range(state.num_predicted_tokens):
+        for expert in range(state.num_experts):
+            total[expert] += state.predicted[ahead, row, expert]
+
+
+@register_jitable
+def best_of_rows(state: State, ahead: int, count: int, total: Scores) -> None:
+    """As ``summed_scores``, with 0 for experts that are in no row among its ``count`` best."""
+    chosen = np.zeros(state.num_experts, np.uint8)
+    best = np.zeros(count, np.int32)
+    for row in range(state.num_predicted_tokens):
+        scores = state.predicted[ahead, row, : state.num_experts]
+        top_experts(scores, count, best)
+        for rank in range(count):
+            if scores[best[rank]] > 0.0:
+                chosen[best[rank]] = 1
+    summed_scores(state, ahead, total)
+    for expert in range(state.num_experts):
+        if chosen[expert] == 0:
+            total[expert] = 0.0
+
+
+@register_jitable
+def top_scores(state: State, alpha: float, wanted: Scores) -> None:
+    """Write the highest score of each predicted top-score expert of the next layer to ``wanted`` [E], 0 for the others.
+
+    Top-score in a row: among its top k, and score >= (1 + alpha) * S_{k+1}.
+    """
+    wanted[:] = 0.0
+    top = np.zeros(state.num_ranks, np.int32)
+    for row in range(state.num_predicted_tokens):
+        scores = state.predicted[0, row, : state.num_experts]
+        top_experts(scores, state.num_ranks, top)
+        edge = next_score(scores, top, state.num_ranks)
+        for rank in range(state.num_ranks):
+            expert = top[rank]
+            if is_top(scores[expert], edge, alpha) and scores[expert] > wanted[expert]:
+                wanted[expert] = scores[expert]
+
+
+@register_jitable
+def fetch_best(state: State, ahead: int, scores: Scores, limit: int) -> None:
+    """Fetch the ``limit`` experts of layer + 1 + ``ahead`` with the highest ``scores`` [E] above 0.
+
+    Ties go to the lower id. What is fetched gets the score 0.
+    """
+    for _ in range(limit):
+        best = int(np.argmax(scores))
+        if scores[best] <= 0.0:
+            return
+        scores[best] = 0.0
+        fetch(state, state.layer + 1 + ahead, best)
+
+
+@register_jitable
+def fetch_by_weight(state: State, weights: Scores, limit: int) -> None:
+    """Fetch what is missing in order of falling weight, at most ``limit``; ties to the nearer layer, then the lower id.
+
+    ``weights`` [num_predicted * E], one layer ahead after the other; what has no positive weight is left out.
+    """
+    order = np.argsort(-weights, kind="mergesort")
+    for i in range(order.shape[0]):
+        if weights[order[i]] <= 0.0 or state.num_prefetch >= limit:
+            return
+        layer, expert = state.layer + 1 + order[i] // state.num_experts, order[i] % state.num_experts
+        if is_missing(state, layer, expert):
+            fetch(state, layer, expert)

@@ -1,0 +1,36 @@
+"""The experts that the next layers will really use."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Prediction, Vector, require
+from policies.state import State
+from policies.truth import layers_left, write_routed
+
+
+@dataclass(frozen=True)
+class Oracle(Prediction):
+    """Predict the routed experts of the next ``layers`` layers with score 1, everything else with 0.
+
+    A bound on what any prediction can give a prefetch rule; no rule for a live system. It knows what the router
+    chooses, not what a substitution rule will make of it.
+
+    Source: the trace itself.
+    """
+
+    layers: int = 1
+
+    needs: ClassVar[frozenset[str]] = frozenset({"oracle"})
+
+    def __post_init__(self) -> None:
+        require("policy.prediction.layers", self.layers, 1, 1024)
+
+    def depth(self, num_layers: int) -> int:
+        return max(1, min(self.layers, num_layers - 1))
+
+    @staticmethod
+    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+        state.num_predicted = layers_left(state, int(knobs[0]))
+        for ahead in range(state.num_predicted):
+            for token in range(state.num_tokens):
+                write_routed(state, ahead, token)

@@ -1,0 +1,123 @@
+"""Drives a compiled device through a trace without a clock, one layer step at a time, and looks at what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from policies.base import Policy
+from policies.state import State, plain_state
+from sim.build import Replay, assemble
+from sim.capacity import CacheConfig
+from sim.config import RunConfig
+from sim.engine.core import IDLE, WAIT
+from sim.engine.counters import N_DEMANDED, N_HITS
+from sim.engine.device import Device
+from sim.steps import Schedule
+from tests.sim.replays import machine
+from traces.trace import ScoreTable, Trace
+
+
+@dataclass(frozen=True)
+class LayerStep:
+    """What happened in one layer step: routing of its step [B, L, K], predictions [layers ahead, rows, E], hits."""
+
+    step: int
+    layer: int
+    routed: NDArray[np.int32]
+    predicted: NDArray[np.float32]
+    hits: int
+    demanded: int
+
+
+@njit
+def enter(state: Any, group: int) -> None:
+    state.group = group
+
+
+@njit
+def counters(state: Any) -> Any:
+    return state.layer, state.now, state.phase, state.step, state.group, state.num_tokens, state.num_lookahead
+
+
+@njit
+def extent(state: Any) -> Any:
+    return state.num_predicted, state.num_predicted_tokens
+
+
+def as_plain(device: Device, routed: NDArray[np.int32]) -> State:
+    """What a rule sees in a compiled device now, as a State of plain arrays; ``routed`` [B, L, K] of the step."""
+    names = ("layer", "now", "phase", "step", "group", "num_tokens", "num_lookahead")
+    spec, arrays = device.spec, device.arrays
+    state = plain_state(spec.num_layers, spec.num_experts, spec.top_k, spec.max_tokens, spec.seed, spec.num_layers)
+    inputs = {name: arrays[name].copy() for name in ("ids", "weights", "scores", "lookahead")}
+    return replace(state, routed=routed, **inputs, **dict(zip(names, counters(device.state), strict=True)))
+
+
+def replay_with(trace: Trace, policy: Policy, others: Trace | None, batch_size: int = 1, **cache: Any) -> Replay:
+    """A replay that may learn from ``others``."""
+    knobs = CacheConfig(**cache), RunConfig(batch_size=batch_size)
+    return assemble(trace, policy, machine(), trace.geometry, *knobs, others=others)
+
+
+def drive(replay: Replay) -> Iterator[LayerStep]:
+    """Run a replay with every copy arriving at once."""
+    device = replay.device
+    for index, step in enumerate(replay.schedule):
+        data = replay.reader.read(step.rows)
+        enter(device.state, step.group)
+        for layer in range(replay.trace.num_layers):
+            before = device.counts.copy()
+            plan = device.begin(layer, step.phase, data)
+            finish(device, plan.gpu_queue.tolist())
+            ahead, rows = extent(device.state)
+            counted = device.counts - before
+            predicted = device.arrays["predicted"][:ahead, :rows].copy()
+            yield LayerStep(index, layer, data.ids, predicted, int(counted[N_HITS]), int(counted[N_DEMANDED]))
+
+
+def finish(device: Device, waiting: list[int]) -> None:
+    """Copy and execute until the layer step is over."""
+    while (code := device.next_copy()[0]) != IDLE:
+        if code == WAIT:
+            device.executed(waiting.pop(0))
+        else:
+            device.copy_done()
+    for expert in waiting:
+        device.executed(expert)
+    device.end()
+    while device.next_copy()[0] != IDLE:
+        device.copy_done()
+
+
+def step_rows(trace: Trace, batch_size: int) -> list[NDArray[np.int64]]:
+    """The rows of the trace that each step serves."""
+    return [step.rows for step in Schedule(trace, batch_size)]
+
+
+def scrambled_after(trace: Trace, other: Trace, batch_size: int, step: int, layer: int) -> Trace:
+    """``trace`` up to ``layer`` of step number ``step``, and ``other``, of the same shape, from there on."""
+    steps = step_rows(trace, batch_size)
+    later = np.zeros((trace.num_tokens, trace.num_layers), bool)
+    later[steps[step], layer + 1 :] = True
+    for rows in steps[step + 1 :]:
+        later[rows] = True
+
+    def mixed(first: Any, second: Any) -> Any:
+        return np.where(later[:, : first.shape[1], None], second, first)
+
+    def table(name: str) -> ScoreTable:
+        return ScoreTable(mixed(getattr(trace, name).values, getattr(other, name).values))
+
+    names = ("router_logits", "lookahead_before", "lookahead_after")
+    return replace(
+        trace,
+        topk_ids=mixed(trace.topk_ids, other.topk_ids),
+        topk_weights=mixed(trace.topk_weights, other.topk_weights),
+        **{name: table(name) for name in names},
+    )
