@@ -36,11 +36,6 @@ class LayerStep:
 
 
 @njit
-def enter(state: Any, group: int) -> None:
-    state.group = group
-
-
-@njit
 def counters(state: Any) -> Any:
     return state.layer, state.now, state.phase, state.step, state.group, state.num_tokens, state.num_lookahead
 
@@ -67,23 +62,25 @@ def replay_with(trace: Trace, policy: Policy, others: Trace | None, batch_size: 
 
 def drive(replay: Replay) -> Iterator[LayerStep]:
     """Run a replay with every copy arriving at once."""
-    device = replay.device
-    for index, step in enumerate(replay.schedule):
-        data = replay.reader.read(step.rows)
-        enter(device.state, step.group)
-        for layer in range(replay.trace.num_layers):
-            before = device.counts.copy()
-            plan = device.begin(layer, step.phase, data)
-            finish(device, plan.gpu_queue.tolist())
-            ahead, rows = extent(device.state)
-            counted = device.counts - before
-            predicted = device.arrays["predicted"][:ahead, :rows].copy()
-            yield LayerStep(index, layer, data.ids, predicted, int(counted[N_HITS]), int(counted[N_DEMANDED]))
+    device, index = replay.device, -1
+    for block in replay.schedule.blocks(replay.reader.block_rows()):
+        data = replay.reader.read(block)
+        for i in range(len(block)):
+            index += 1
+            rows = data.rows(int(block.bounds[i]), int(block.bounds[i + 1]))
+            device.load(rows, int(block.phase[i]), int(block.group[i]))
+            for layer in range(replay.trace.num_layers):
+                before = device.counts.copy()
+                finish(device, device.begin(layer).gpu_queue.tolist())
+                ahead, tokens = extent(device.state)
+                counted = device.counts - before
+                predicted = device.arrays["predicted"][:ahead, :tokens].copy()
+                yield LayerStep(index, layer, rows[0], predicted, int(counted[N_HITS]), int(counted[N_DEMANDED]))
 
 
 def finish(device: Device, waiting: list[int]) -> None:
     """Copy and execute until the layer step is over."""
-    while (code := device.next_copy()[0]) != IDLE:
+    while (code := device.next_copy()) != IDLE:
         if code == WAIT:
             device.executed(waiting.pop(0))
         else:
@@ -91,13 +88,14 @@ def finish(device: Device, waiting: list[int]) -> None:
     for expert in waiting:
         device.executed(expert)
     device.end()
-    while device.next_copy()[0] != IDLE:
+    while device.next_copy() != IDLE:
         device.copy_done()
 
 
 def step_rows(trace: Trace, batch_size: int) -> list[NDArray[np.int64]]:
     """The rows of the trace that each step serves."""
-    return [step.rows for step in Schedule(trace, batch_size)]
+    blocks = Schedule(trace, batch_size).blocks(trace.num_tokens)
+    return [rows for block in blocks for rows in np.split(block.rows, block.bounds[1:-1])]
 
 
 def scrambled_after(trace: Trace, other: Trace, batch_size: int, step: int, layer: int) -> Trace:

@@ -139,7 +139,7 @@ def test_two_pointer_balances_link_and_cpu():
 
 def test_top_score_prefetches_the_predicted_top_scores_best_first():
     state = routed_state([SCORES, SCORES], [[0, 1, 2], [0, 1, 2]], [])
-    state.num_layers, state.num_predicted = 2, 1
+    state.num_layers, state.num_predicted, state.num_predicted_tokens = 2, 1, 2
     state.predicted[0, 0] = [
         0.1,
         0.2,
