@@ -116,19 +116,20 @@ def class_hit_rate(calls: list[list[int]], rule: str, offloaded: int, seed: int 
     """
     generator = random.Random(seed)
     caches = [list(range(offloaded, NUM_EXPERTS)) for _ in range(NUM_LAYERS)]  # by recency, the oldest first
-    uses = np.zeros((NUM_LAYERS, NUM_EXPERTS), np.int64)
+    uses = [[0] * NUM_EXPERTS for _ in range(NUM_LAYERS)]
     hits = 0
     for index, experts in enumerate(calls):
         cached, count = caches[index % NUM_LAYERS], uses[index % NUM_LAYERS]
-        count[experts] += 1
+        for expert in experts:
+            count[expert] += 1
         missing = [expert for expert in experts if expert not in cached]
         for expert in [expert for expert in experts if expert in cached]:
             hits += 1
             cached.remove(expert)
             cached.append(expert)
         for expert in missing:
-            victim = {"lru": 0, "lfu": int(count[cached].argmin()), "random": generator.randrange(len(cached))}[rule]
-            cached.pop(victim)
+            victim = cached[0] if rule == "lru" else min(cached, key=count.__getitem__)
+            cached.remove(generator.choice(cached) if rule == "random" else victim)
             cached.append(expert)
     return hits / sum(map(len, calls))
 
@@ -142,7 +143,7 @@ def mixtral_rows(folder: Path) -> Iterator[Row]:
 
     @cache
     def replays(offloaded: int, rule: str) -> tuple[float, float, float]:
-        seeds = SEEDS if rule == "random" else range(1)
+        seeds = SEEDS[:4] if rule == "random" else range(1)
         capacity = CacheConfig(slots_per_layer=NUM_EXPERTS - offloaded, start="warm")
         ours = [100 * replayed(trace, MIXTRAL_RULES[rule], capacity, seed)["hit_rate"] for seed in seeds]
         theirs = [100 * class_hit_rate(calls, rule, offloaded, seed) for seed in seeds]
