@@ -1,0 +1,31 @@
+"""MoE-Infinity's eviction as its code runs it."""
+
+from dataclasses import dataclass
+
+from policies.base import Eviction, Vector
+from policies.state import State
+
+
+@dataclass(frozen=True)
+class InCacheVisits(Eviction):
+    """Evict the expert with the smallest in-cache visit count; eviction does not reset it.
+
+    The code adds 1 for a hit and 1 for the fetch that follows a miss, so every execution counts once; its victims come
+    from one pool for all layers, so use ``cache.scope=global``. Among equals it takes the first of an unordered
+    collection; here the lowest (layer, expert). Badly: as ``lfu_lifetime``, with blind ties on top.
+
+    Memory: visits [L, E].
+
+    Source: MoE-Infinity's code, core/parallel/expert_dispatcher.cpp (GPUFetchFunc),
+    https://github.com/EfficientMoE/MoE-Infinity; its paper: see ``activation_prior``.
+    """
+
+    def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
+        return num_layers * num_experts
+
+    @staticmethod
+    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+        for i in range(state.num_executed):
+            cell = state.layer * state.num_experts + state.executed[i]
+            memory[cell] += 1.0
+            state.priority[state.layer, state.executed[i]] = memory[cell]

@@ -1,0 +1,42 @@
+"""FineMoE's eviction: probability times visits."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Eviction, Vector
+from policies.state import State
+
+
+@dataclass(frozen=True)
+class ProbabilityVisits(Eviction):
+    """Evict the expert with the lowest probability * in-cache visits.
+
+    Every execution is a visit, and eviction does not reset them. The paper takes the probability from the expert map
+    that its store matches to the iteration; here it is the gate score in the last step of the expert's layer, mean over
+    its tokens. Experts about to be fetched or used are shielded by the engine. With ``truncate`` the product is stored
+    as a whole number, as the released code does by oversight: it is mostly 0, and the lowest (layer, expert) goes.
+
+    Memory: visits [L, E].
+
+    Source: FineMoE (fMoE), expert cache, https://arxiv.org/abs/2502.05370; truncation: core/prefetch/task_scheduler.cpp
+    of its release.
+    """
+
+    truncate: bool = False
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+
+    def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
+        return num_layers * num_experts
+
+    @staticmethod
+    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+        base = state.layer * state.num_experts
+        for i in range(state.num_executed):
+            memory[base + state.executed[i]] += 1.0
+        for expert in range(state.num_experts):
+            probability = 0.0
+            for token in range(state.num_tokens):
+                probability += state.scores[token, expert] / state.num_tokens
+            worth = probability * memory[base + expert]
+            state.priority[state.layer, expert] = float(int(worth)) if knobs[0] != 0.0 else worth
