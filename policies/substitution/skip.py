@@ -15,10 +15,9 @@ class Skip(Substitution):
     """Execute nothing where ``score_band`` would execute a substitute: the quality baseline of the SMoE paper.
 
     With ``without_substitute`` a missing low-score expert (s < (1 + alpha) * S_{k+1}, and top-score for no token of the
-    batch) is dropped even where no substitute stands ready, which saves every low-score load. A token that
-    would lose all of its experts keeps the best. SMoE names its baseline
-    after the expert skipping of Lu et al., whose own rule compares the weights of a token's two experts, whatever is
-    resident.
+    batch) is dropped even where no substitute stands ready, which saves every low-score load. A token that would lose
+    all of its experts keeps the best. SMoE names its baseline after the expert skipping of Lu et al., whose own rule
+    compares the weights of a token's two experts, whatever is resident.
     Badly: a dropped expert's share of the output is lost, while a substitute restores part of it.
 
     Source: SMoE, quality baselines of the evaluation, https://arxiv.org/abs/2508.18983; Lu et al., "Not All Experts are
