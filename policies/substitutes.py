@@ -53,9 +53,9 @@ def share_of_weight(state: State, token: int, rank: int) -> float:
     """Weight of a rank over the sum of the token's ranks; gate scores stand in where the trace has no weights."""
     total, own = 0.0, 0.0
     for other in range(state.num_ranks):
-        weight = state.weights[token, other]
+        weight = float(state.weights[token, other])
         if np.isnan(weight):
-            weight = state.scores[token, state.ids[token, other]]
+            weight = float(state.scores[token, state.ids[token, other]])
         total += weight
         if other == rank:
             own = weight
@@ -134,7 +134,7 @@ def is_routed(state: State, token: int, expert: int) -> bool:
 @register_jitable  # type: ignore[untyped-decorator]
 def logit_of(score: float) -> float:
     """The logit behind a gate score, up to a constant that all experts of the token share."""
-    return float(np.log(max(score, SMALLEST_SCORE)))
+    return float(np.log(max(float(score), SMALLEST_SCORE)))
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -7,7 +7,7 @@ import numpy as np
 
 from policies.base import Substitution, Vector, require
 from policies.state import State
-from policies.substitutes import SMALLEST_SCORE, left_alone, mark_resident, mark_routed
+from policies.substitutes import left_alone, logit_of, mark_resident, mark_routed
 from traces.trace import Trace
 
 _ROWS = 4096
@@ -74,8 +74,8 @@ class Buddy(Substitution):
         for token in range(state.num_tokens):
             entropy = 0.0
             for expert in range(experts):
-                score = state.scores[token, expert]
-                entropy -= score * np.log(max(score, SMALLEST_SCORE))
+                score = float(state.scores[token, expert])
+                entropy -= score * logit_of(score)
             if entropy <= knobs[1] * np.log(experts):
                 continue
             mark_routed(state, token, used)

@@ -46,7 +46,7 @@ class CumulativeThreshold(Substitution):
             rank_experts(scores, state.num_experts, taken, ranked)
             window, held = 0, 0.0
             while window < state.num_experts and (window < state.num_ranks or held < knobs[0]):
-                held += scores[ranked[window]]
+                held += float(scores[ranked[window]])
                 window += 1
             prefer_resident(ranked, window, int(knobs[1]), resident, chosen, state.num_ranks)
             write_choice(state, token, chosen, state.num_ranks)

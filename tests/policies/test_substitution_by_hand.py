@@ -88,6 +88,7 @@ def test_experts_on_the_link_count_as_missing():
     assert executed(ReplaceAllMissing(), state) == [[5, 1, 2]]
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_random_replacement_draws_by_hash_among_free_residents_for_low_scores_only():
     state = routed_state(SCORES, [0, 1, 2], [3, 5, 7])
     state.seed = 4
@@ -97,6 +98,7 @@ def test_random_replacement_draws_by_hash_among_free_residents_for_low_scores_on
     assert executed(RandomReplacement(), state) == [[0, first, second]]
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_random_replacement_draws_every_resident_equally_often():
     counts = np.zeros(8)
     for now in range(1, 1201):
