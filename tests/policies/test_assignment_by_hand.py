@@ -84,6 +84,8 @@ def test_best_split_sends_the_expert_that_is_dear_to_the_cpu_over_the_link():
 def test_best_split_copies_the_longest_compute_first():
     # both on the link: 10 + 10 + 1 = 21 with expert 1 first (its 9 run beside the second copy), else 29
     assert split(BestSplit(), missing_state(10, [99, 99], gpu=[1, 9], importance=[2, 1])) == ([], [1, 0])
+    # and knows that order when it chooses: giving expert 0 to the CPU would take 25, both in the wrong order 29
+    assert split(BestSplit(), missing_state(10, [25, 99], gpu=[1, 9], importance=[2, 1])) == ([], [1, 0])
     # copies shorter than their compute go first, the shortest of them before
     assert split(BestSplit(), missing_state([4, 2, 9], [99] * 3, gpu=[5, 5, 3])) == ([], [1, 0, 2])
 
@@ -109,6 +111,11 @@ def test_simulated_split_waits_for_copies_only_if_they_lag():
     # cached work that ends after the CPU's first expert: the tail goes first, whatever is cached
     state = missing_state([30] * 2, 50, gpu=4, ready=[(100, 1)])
     assert split(SimulatedSplit(), state) == ([0, 1], [])
+
+
+def test_simulated_split_lets_copies_follow_each_other():
+    # 31 <= 50: link; the second copy arrives at 60: 61 > 50: CPU takes the last; then 61 <= 100: link
+    assert split(SimulatedSplit(), missing_state([30] * 3, 50, gpu=1)) == ([2], [0, 1])
 
 
 def test_simulated_split_queues_by_tokens_cached_first():

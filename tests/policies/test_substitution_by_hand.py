@@ -50,11 +50,12 @@ def test_smoe_code_takes_the_lowest_id_strictly_inside_the_band():
 
 
 def test_smoe_code_excludes_both_edges_of_the_band():
-    scores = np.float32([0.5, 0.25, 0.125, 0.09375, 0.03125])  # S_3 = 1/8; lower edge at alpha 1/4: 3/32 exactly
-    assert executed(SmoeCode(), routed_state(scores, [0, 1], [2, 3])) == [[0, 1]]
-    assert executed(SmoeCode(alpha=1.0), routed_state(scores, [0, 1], [2, 3])) == [[0, 1]]  # 0.25 = (1 + 1) / 8: top
-    scores[1] = 0.15
+    scores = [0.5, 0.15, 0.125, 0.09375, 0.03125]  # S_3 = 1/8; lower edge at alpha 1/4: 3/32 exactly
+    assert executed(SmoeCode(alpha=0.25), routed_state(scores, [0, 1], [2, 3])) == [[0, 1]]
     assert executed(SmoeCode(alpha=0.26), routed_state(scores, [0, 1], [2, 3])) == [[0, 3]]
+    scores[1] = 0.15625  # 5/32 = (1 + 1/4) * 1/8: top-score at 1/4, low-score above
+    assert executed(SmoeCode(alpha=0.25), routed_state(scores, [0, 1], [2, 4])) == [[0, 1]]
+    assert executed(SmoeCode(alpha=0.80), routed_state(scores, [0, 1], [2, 4])) == [[0, 4]]
 
 
 def test_smoe_code_counts_another_tokens_top_scores_and_leaves_prefill_alone():
@@ -236,6 +237,12 @@ def test_mixed_precision_goes_by_the_weight_of_better_ranks():
     # before each rank: 0, 0.5, 0.75, 0.9375
     state = weighted_state([0.5, 0.25, 0.1875, 0.0625])
     assert executed(MixedPrecision(), state) == [[0, 1, 2, DROPPED]]
+    assert state.degraded.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_mixed_precision_counts_its_thresholds_as_inside():
+    state = weighted_state([0.5, 0.25, 0.1875, 0.0625])
+    assert executed(MixedPrecision(full_until=0.5, low_until=0.75), state) == [[0, 1, 2, DROPPED]]
     assert state.degraded.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
 
 
