@@ -12,6 +12,7 @@ from traces.errors import UserError
 from traces.moe_layers import MoELayer, family_name
 from traces.score_function import name_score_function
 from traces.score_packing import pack_scores
+from traces.similarity import SimilaritySample
 from traces.tap import Routing, Tap
 from traces.trace import Geometry, ScoreTable, Trace, id_dtype
 
@@ -27,7 +28,7 @@ class Collector:
     Raises: UserError on construction if the model cannot be hooked or its layers differ in experts or top-k.
     """
 
-    def __init__(self, model: torch.nn.Module, lookahead: bool) -> None:
+    def __init__(self, model: torch.nn.Module, lookahead: bool, sample: SimilaritySample | None = None) -> None:
         self._tap = Tap(
             model,
             self._on_route,
@@ -36,6 +37,7 @@ class Collector:
             selection=True,
         )
         _check_uniform(model, self._tap.layers)
+        self._sample = sample
         self._ids: list[NDArray[np.int64]] = []  # per step [n, L, K]
         self._weights: list[NDArray[np.float32]] = []
         self._tables: dict[str, list[NDArray[np.float32]]] = {name: [] for name in TABLES}
@@ -84,12 +86,14 @@ class Collector:
         self._offsets[-1] += len(tokens)
 
     def findings(self) -> dict[str, str]:
-        """What could not be recorded and why, for the provenance."""
+        """What could not be recorded and why, and what was measured beside the routing, for the provenance."""
         said = {}
         if not self._tap.has_router_logits:
             said["router_logits"] = "absent: this family chooses its experts outside a router module"
         elif not self._tap.has_lookahead_after and len(self.layers) > 1:
             said["lookahead_after"] = "absent: the router's input is not the output of a norm module in this family"
+        if self._sample is not None:
+            said["expert_similarity"] = self._sample.statement
         return said
 
     def trace(self, geometry: Geometry, provenance: dict[str, Any], top_k_extra: int | None, half: bool) -> Trace:
@@ -119,6 +123,7 @@ class Collector:
             lookahead_before=_packed(self._table("lookahead_before"), geometry.top_k, width, half),
             lookahead_after=_packed(self._table("lookahead_after"), geometry.top_k, width, half),
             token_ids=np.asarray(self._tokens, np.int32),
+            expert_similarity=None if self._sample is None else self._sample.measure(self.layers),
             request_offsets=np.asarray(self._offsets, np.int64),
             prompt_len=np.asarray(self._prompt_len, np.int32),
             phase=np.asarray(self._phase, np.uint8),
@@ -129,6 +134,8 @@ class Collector:
         )
 
     def _on_route(self, routing: Routing) -> None:
+        if self._sample is not None:
+            self._sample.add(routing)
         self._keep("ids", routing.layer, routing.topk_ids)
         self._keep("weights", routing.layer, routing.topk_weights)
         self._keep("router_logits", routing.layer, routing.router_logits)

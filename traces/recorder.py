@@ -17,6 +17,7 @@ from traces.errors import UserError
 from traces.loading import LoadedModel
 from traces.measured_geometry import measure_geometry
 from traces.prompts import Prompt
+from traces.similarity import SimilaritySample
 from traces.trace import DECODE, PREFILL, Trace
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class RecordOptions:
     prefill). `max_new_tokens`: tokens generated per request; the last is never fed back, so decode has one row fewer.
     `prompt_tokens`: longer prompts are cut (None: whole). `temperature`: 0 takes the likeliest token (greedy), above it
     tokens are sampled from (seed, request). `lookahead_extra`: experts beyond top-k in lookahead tables, None: all.
+    `similarity`: also measure how alike experts are, on `similarity_tokens` of the recorded tokens.
     """
 
     mode: str = "generate"
@@ -43,6 +45,8 @@ class RecordOptions:
     lookahead: bool = True
     lookahead_extra: int | None = 16
     half_precision: bool = True
+    similarity: bool = False
+    similarity_tokens: int = 512
     seed: int = 0
 
     def check(self) -> None:
@@ -61,6 +65,8 @@ class RecordOptions:
             raise UserError(
                 f"lookahead.extra={self.lookahead_extra}: at least 1 is needed, or null to keep every expert."
             )
+        if self.similarity_tokens < 1:
+            raise UserError(f"similarity_tokens={self.similarity_tokens}: at least 1 token is needed.")
 
 
 def record(
@@ -78,7 +84,8 @@ def record(
     import torch
 
     options.check()
-    collector = Collector(loaded.model, options.lookahead)
+    sample = SimilaritySample(options.similarity_tokens, options.seed) if options.similarity else None
+    collector = Collector(loaded.model, options.lookahead, sample)
     requests = [_tokens(loaded, prompt, number, options) for number, prompt in enumerate(prompts)]
     with torch.no_grad(), collector, _bar(requests, options, progress) as bar:
         for number, tokens in enumerate(requests):

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from traces.statistics import CAPACITY_FRACTIONS, label_counts, lru_hits, next_token_reuse, popularity
 from traces.tensors import trace_tensors
 from traces.trace import DECODE, Trace
@@ -36,6 +38,7 @@ def summarize(trace: Trace) -> dict[str, Any]:
             "locality": _locality(trace),
             "gate": _gate(trace),
             "lookahead": _lookahead(trace),
+            "similarity": _similarity(trace),
         }
     )
     return summary
@@ -98,6 +101,15 @@ def _lookahead(trace: Trace) -> dict[str, Any] | None:
         return None
     found = {name: asdict(lookahead_statistics(trace, table)) for name, table in tables.items() if table is not None}
     return found or None
+
+
+def _similarity(trace: Trace) -> dict[str, float] | None:
+    """Means over layers and experts: of the similarity to the other experts, and to the most similar one."""
+    if trace.expert_similarity is None:
+        return None
+    others = trace.expert_similarity[:, ~np.eye(trace.num_experts, dtype=bool)].astype(np.float64)
+    others = others.reshape(trace.num_layers, trace.num_experts, trace.num_experts - 1)
+    return {"mean": float(others.mean()), "best_partner": float(others.max(axis=-1).mean())}
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from traces.moe_layers import MoELayer, find_moe_layers, router_logits_of
-from traces.moe_probe import routing_arguments
+from traces.moe_probe import first_tensor, routing_arguments
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 class Routing:
     """One layer's decision for the T tokens of one forward pass, as the model made it.
 
-    `topk_ids` and `topk_weights` [T, K]; `router_logits` [T, E], None where the router cannot be found;
+    `hidden_states`: what enters the experts, [T, H] or [B, S, H] as the family has it; `topk_ids` and `topk_weights`
+    [T, K]; `router_logits` [T, E], None where the router cannot be found;
     `selection_scores` [T, E], what the choice was made by, only if asked for and found;
     `lookahead` [T, E]: the next MoE layer's logits from this router's input, only if asked for.
     """
 
     layer: int
+    hidden_states: torch.Tensor
     topk_ids: torch.Tensor
     topk_weights: torch.Tensor
     router_logits: torch.Tensor | None
@@ -133,7 +135,7 @@ class Tap:
             call = self._seen.pop(layer.index, None)
             if self._on_route is None:
                 return None
-            replacement = self._on_route(_routing(layer.index, ids, weights, call))
+            replacement = self._on_route(_routing(layer.index, first_tensor(args, kwargs), ids, weights, call))
             if replacement is None:
                 return None
             return _replaced(args, kwargs, names, _checked(replacement, ids, weights))
@@ -189,11 +191,14 @@ def _shaped_for(layer: MoELayer, state: torch.Tensor) -> torch.Tensor:
     return state.reshape(-1, state.shape[-1]) if layer.router_input_ndim == 2 else state.reshape(1, -1, state.shape[-1])
 
 
-def _routing(index: int, ids: torch.Tensor, weights: torch.Tensor, call: _RouterCall | None) -> Routing:
+def _routing(
+    index: int, states: torch.Tensor | None, ids: torch.Tensor, weights: torch.Tensor, call: _RouterCall | None
+) -> Routing:
+    assert states is not None  # an experts module receives hidden states first
     if call is None:
-        return Routing(index, ids, weights, None, None, None)
+        return Routing(index, states, ids, weights, None, None, None)
     scores = None if call.inputs is None else call.inputs.that_chose(ids)
-    return Routing(index, ids, weights, router_logits_of(call.output, ids), scores, call.lookahead)
+    return Routing(index, states, ids, weights, router_logits_of(call.output, ids), scores, call.lookahead)
 
 
 def _checked(replacement: Replacement, ids: torch.Tensor, weights: torch.Tensor) -> Replacement:

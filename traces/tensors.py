@@ -15,7 +15,7 @@ from traces.trace import ScoreTable, Trace
 
 SCORE_TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
 REQUIRED = ("topk_ids", "request_offsets", "prompt_len", "phase")
-OPTIONAL = ("topk_weights", "token_ids")
+OPTIONAL = ("topk_weights", "token_ids", "expert_similarity")
 TRUNCATED_PARTS = ("ids", "values", "log_normalizer")
 KNOWN_NAMES = frozenset(
     (*REQUIRED, *OPTIONAL, *SCORE_TABLES, *(f"{table}.{part}" for table in SCORE_TABLES for part in TRUNCATED_PARTS))

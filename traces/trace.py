@@ -102,8 +102,8 @@ class Trace:
     `request_offsets` [R+1] int64; `prompt_len` [R] int32, tokens of the prompt whether recorded or not;
     `phase` [T] uint8, PREFILL rows before DECODE rows within a request. `score_function`: how weights come from logits
     ("softmax", "softmax_topk", "sigmoid", ...). `expert_similarity` [L, E, E] float16: cosine of two experts' outputs
-    on the same inputs, averaged over measured tokens. `content_hash`: sha256 of tensors and geometry, set by reading and
-    writing, empty for a trace that has not been written yet.
+    on the same inputs, averaged over measured tokens. `content_hash`: sha256 of tensors and geometry, set by reading
+    and writing, empty for a trace that has not been written yet.
     """
 
     geometry: Geometry

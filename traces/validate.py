@@ -10,6 +10,8 @@ from traces.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace
 
 _IDS = (np.uint8, np.uint16)
 _FLOATS = (np.float16, np.float32)
+_COSINE_STEP = 2e-3
+"""What rounding to float16 and averaging may move a similarity."""
 _DTYPES: dict[str, tuple[type, ...]] = {
     "topk_ids": _IDS,
     "topk_weights": _FLOATS,
@@ -17,6 +19,7 @@ _DTYPES: dict[str, tuple[type, ...]] = {
     "prompt_len": (np.int32,),
     "phase": (np.uint8,),
     "token_ids": (np.int32,),
+    "expert_similarity": (np.float16,),
     **dict.fromkeys(SCORE_TABLES, _FLOATS),
     **{f"{name}.ids": _IDS for name in SCORE_TABLES},
     **{f"{name}.values": _FLOATS for name in SCORE_TABLES},
@@ -30,6 +33,7 @@ def validate(trace: Trace) -> None:
     Raises: UserError with one sentence about the first fault found.
     """
     validate_structure(trace)
+    _check_similarity(trace)
     from traces.row_checks import check_rows  # compiled code: loaded only when rows are read
 
     check_rows(trace)
@@ -102,6 +106,12 @@ def _check_shapes(trace: Trace) -> None:
         array = getattr(trace, name)
         if array is not None and array.shape != shape:
             raise UserError(f"Tensor '{name}' has shape {array.shape}; {shape} is needed to go with topk_ids.")
+    similarity = trace.expert_similarity
+    if similarity is not None and similarity.shape != (layers, experts, experts):
+        raise UserError(
+            f"Tensor 'expert_similarity' has shape {similarity.shape}; {(layers, experts, experts)} is needed "
+            "by the geometry."
+        )
     for name in SCORE_TABLES:
         table: ScoreTable | None = getattr(trace, name)
         if table is not None:
@@ -126,6 +136,26 @@ def _check_table_shape(name: str, table: ScoreTable, rows: int, layers: int, exp
         raise UserError(
             f"Tensor '{name}.log_normalizer' has shape {table.log_normalizer.shape}; {shape[:2]} is needed."
         )
+
+
+def _check_similarity(trace: Trace) -> None:
+    """Mean cosines: from -1 to 1, the same both ways, 1 of an expert with itself."""
+    if trace.expert_similarity is None:
+        return
+    cosines = trace.expert_similarity.astype(np.float32)
+    checks = {
+        "numbers from -1 to 1 are needed": ~(np.abs(cosines) <= 1 + _COSINE_STEP),
+        "the same is needed both ways": ~(np.abs(cosines - cosines.swapaxes(1, 2)) <= _COSINE_STEP),
+        "an expert's similarity to itself is 1": (np.abs(cosines - 1) > _COSINE_STEP)
+        & np.eye(trace.num_experts, dtype=bool),
+    }
+    for rule, wrong in checks.items():
+        if wrong.any():
+            layer, one, other = (int(at[0]) for at in np.nonzero(wrong))
+            raise UserError(
+                f"Tensor 'expert_similarity' at layer {layer}, experts {one} and {other}: the value is "
+                f"{cosines[layer, one, other]}; {rule}."
+            )
 
 
 def _check_requests(trace: Trace) -> None:

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from policies.bands import is_top, next_score
 from policies.base import Substitution, Vector, require
-from policies.state import DECODE, RESIDENT, State
+from policies.state import State
+from policies.substitutes import left_alone, substitute_in_band
 
 
 @dataclass(frozen=True)
@@ -39,36 +37,5 @@ class ScoreBand(Substitution):
 
     @staticmethod
     def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        alpha, include_next = knobs[0], knobs[1] != 0.0
-        if (state.phase != DECODE and knobs[2] == 0.0) or state.num_ranks >= state.num_experts:
-            return
-        available = np.zeros(state.num_experts, np.bool_)
-        for expert in range(state.num_experts):
-            available[expert] = state.status[state.layer, expert] == RESIDENT
-        edge = np.zeros(state.num_tokens, np.float32)
-        for token in range(state.num_tokens):
-            edge[token] = next_score(state.scores[token, : state.num_experts], state.ids[token], state.num_ranks)
-            for rank in range(state.num_ranks):
-                expert = state.ids[token, rank]
-                if is_top(state.scores[token, expert], edge[token], alpha):
-                    available[expert] = True
-        used = np.zeros(state.num_experts, np.bool_)
-        for token in range(state.num_tokens):
-            scores = state.scores[token]
-            used[:] = False
-            for rank in range(state.num_ranks):
-                used[state.ids[token, rank]] = True
-            for rank in range(state.num_ranks):
-                routed = state.ids[token, rank]
-                if available[routed]:
-                    continue
-                best = -1
-                for expert in range(state.num_experts):
-                    inside = scores[expert] < edge[token] or (include_next and scores[expert] == edge[token])
-                    inside = inside and scores[expert] >= (1.0 - alpha) * edge[token]
-                    free = inside and available[expert] and not used[expert]
-                    if free and (best < 0 or scores[expert] > scores[best]):
-                        best = expert
-                if best >= 0:
-                    used[best] = True
-                    state.executed_ids[token, rank] = best
+        if not left_alone(state, knobs[2]):
+            substitute_in_band(state, knobs[0], knobs[1] != 0.0)

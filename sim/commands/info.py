@@ -71,6 +71,7 @@ def render(summary: dict[str, Any], path: Path) -> str:
         (f"Locality over {summary['statistics_over']}", _locality(summary["locality"])),
         (f"Gate, softmax(router_logits), over {summary['statistics_over']}", _gate(summary["gate"])),
         ("Lookahead of the next layer's gate", _lookahead(summary["lookahead"])),
+        ("Similarity of experts' outputs", _similarity(summary["similarity"])),
         ("Note", [(sentence,) for sentence in warnings(summary)]),
     ]
     return "\n\n".join("\n".join([title, *_table(rows)]) for title, rows in sections if rows)
@@ -182,6 +183,13 @@ def _gate(gate: dict[str, Any] | None) -> list[tuple[str, ...]]:
         ("candidates per token and layer", *(f"{count:.2f}" for count in gate["candidates"])),
         (f"low share of LRU misses at {gate['miss_slots']} slots", *_rates(gate["low_share_of_misses"])),
     ]
+
+
+def _similarity(similarity: dict[str, float] | None) -> list[tuple[str, ...]]:
+    if similarity is None:
+        return []
+    mean, best = similarity["mean"], similarity["best_partner"]
+    return [("mean cosine of two experts of a layer", _rate(mean), "with its most similar partner", _rate(best))]
 
 
 def _lookahead(lookahead: dict[str, Any] | None) -> list[tuple[str, ...]]:

@@ -11,6 +11,7 @@ examples:
   python -m sim record model=allenai/OLMoE-1B-7B-0924 model.allow_download=true
   python -m sim record prompts=questions.txt out=mine.safetensors
   python -m sim record mode=teacher_forced prompt_tokens=256
+  python -m sim record similarity=true                       for rules that choose substitutes by similarity
 
 overrides (default):
   model=demo                 demo | demo_plain (untuned contrast) | a folder | a hub id
@@ -27,6 +28,8 @@ overrides (default):
   sampling.temperature=0     0: greedy; above: sampled by seed
   lookahead.enabled=true     also apply the next layer's gate early, before and after each layer's experts
   lookahead.extra=16         experts kept beyond top-k in those tables; null: all
+  similarity=false           true: also measure how alike the experts of a layer are: run all of them on a sample
+  similarity_tokens=512      of so many recorded tokens
   half_precision=true        scores and weights as float16; false: float32
   seed=0                     of built-in prompts, of sampling, and of the demo model's training
   out=null                   trace file, relative to this folder; null: outputs/record/<date>/<time>/trace.safetensors
@@ -125,6 +128,8 @@ def _options(config: DictConfig) -> RecordOptions:
         lookahead=bool(config.lookahead.enabled),
         lookahead_extra=None if config.lookahead.extra is None else _whole("lookahead.extra", config.lookahead.extra),
         half_precision=bool(config.half_precision),
+        similarity=_switch("similarity", config.similarity),
+        similarity_tokens=_whole("similarity_tokens", config.similarity_tokens),
         seed=_whole("seed", config.seed),
     )
 
@@ -132,6 +137,12 @@ def _options(config: DictConfig) -> RecordOptions:
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise UserError(f"{name}={value}: a whole number is needed.")
+    return value
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value}: true or false is needed.")
     return value
 
 

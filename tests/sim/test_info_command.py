@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from sim.commands.info import main
@@ -36,6 +37,18 @@ def test_tables_hold_every_section(path, capsys):
     ):
         assert part in text
     assert " nan" not in text
+
+
+def test_similarity_of_experts_is_one_line_where_it_was_measured(tmp_path, path, capsys):
+    alike = np.full((3, 8, 8), 0.25, np.float16)
+    alike[:, np.arange(8), np.arange(8)] = 1.0
+    alike[:, 0, 1] = alike[:, 1, 0] = 0.75
+    write_trace(tmp_path / "alike", replace(random_trace(), expert_similarity=alike))
+    assert main([str(path)]) == 0
+    assert "Similarity" not in capsys.readouterr().out
+    assert main([str(tmp_path / "alike")]) == 0
+    # (54 * 0.25 + 2 * 0.75) / 56 and (6 * 0.25 + 2 * 0.75) / 8
+    assert "two experts of a layer  0.268  with its most similar partner  0.375" in capsys.readouterr().out
 
 
 def test_a_trace_of_ids_says_what_is_unknown(tmp_path, capsys):

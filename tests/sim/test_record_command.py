@@ -29,6 +29,18 @@ def test_a_folder_is_recorded(model: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(Path("outputs/record").glob("*/*/.hydra/overrides.yaml"))
 
 
+def test_similarity_is_measured_on_request(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sim.commands import info
+
+    overrides = ["similarity=true", "similarity_tokens=7", "mode=teacher_forced", "out=alike.safetensors"]
+    assert record.main([f"model={model.name}", "prompts=prompts.txt", *overrides]) == 0
+    trace = read_trace("alike.safetensors")
+    assert trace.expert_similarity is not None and trace.expert_similarity.shape == (3, 8, 8)
+    assert "over 7 of 24 recorded tokens" in trace.provenance["expert_similarity"]
+    assert info.main(["alike.safetensors"]) == 0
+    assert "mean cosine of two experts of a layer" in capsys.readouterr().out
+
+
 def test_the_default_output_is_the_run_folder(model: Path) -> None:
     args = ["model=huggingface", f"model.path='{model}'", "prompts=prompts.txt", "mode=teacher_forced", "requests=1"]
     assert record.main(args) == 0
@@ -51,6 +63,8 @@ def test_short_form_of_the_model() -> None:
         (["model=mixtral_8x7b"], "only states sizes"),
         (["prompts=absent.txt"], r"prompts=absent\.txt: no such file"),
         (["mode=chat"], "mode=chat"),
+        (["similarity=maybe"], "similarity=maybe: true or false is needed"),
+        (["similarity_tokens=0"], "similarity_tokens=0: at least 1"),
         (["max_new_tokens=many"], "max_new_tokens=many: a whole number"),
         (["requests=0"], "requests=0: at least 1"),
         (["model.dtype=int3"], r"model\.dtype=int3"),
@@ -72,7 +86,15 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert record.main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert "examples:" in printed
-    for key in ("prompts=", "mode=", "max_new_tokens=", "out=", "sampling.temperature=", "model.allow_download="):
+    for key in (
+        "prompts=",
+        "mode=",
+        "max_new_tokens=",
+        "out=",
+        "sampling.temperature=",
+        "similarity=",
+        "model.allow_download=",
+    ):
         assert key in printed
 
 

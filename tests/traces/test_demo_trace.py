@@ -59,3 +59,12 @@ def test_generated_text_does_not_loop(trace: Trace) -> None:
         grams = list(zip(*(tokens[i:] for i in range(4)), strict=False))
         distinct.append(len(set(grams)) / len(grams))
     assert np.mean(distinct) > 0.9
+
+
+def test_similarity_of_experts_is_measured_on_recorded_tokens(trace: Trace) -> None:
+    similarity = trace.expert_similarity
+    assert similarity is not None and similarity.shape == (6, 64, 64)
+    assert "over 512 of 6120 recorded tokens" in trace.provenance["expert_similarity"]
+    others = similarity[:, ~np.eye(64, dtype=bool)].astype(np.float64).reshape(6, 64, 63)
+    assert 0.0 < others.mean() < 0.1  # nearly orthogonal on average
+    assert 0.15 < others.max(axis=-1).mean() < 0.35  # and even the closest partner is far from a twin

@@ -1,0 +1,26 @@
+"""Every missing expert is computed on the CPU."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Assignment, Vector
+from policies.state import CPU, State
+
+
+@dataclass(frozen=True)
+class CpuOnly(Assignment):
+    """Compute all misses where their weights lie; nothing is copied on demand.
+
+    A static placement: only a warm start (``cache.start=warm``) or prefetching puts experts into GPU memory.
+    Badly: in prefill, where an expert serves many tokens and the CPU's arithmetic is the limit.
+
+    Source: experts on the CPU in llama.cpp, https://github.com/ggml-org/llama.cpp, and KTransformers,
+    https://github.com/kvcache-ai/ktransformers.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+
+    @staticmethod
+    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+        for i in range(state.num_missing):
+            state.side[i] = CPU

@@ -1,0 +1,171 @@
+"""Steps that several substitution rules share: who is resident, who is low-score, how a new choice is written down."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from policies.bands import is_top, next_score
+from policies.state import DECODE, DROPPED, RESIDENT, State
+
+SMALLEST_SCORE = 1e-30
+"""Scores below it count as this much, so that their logarithm is finite (float32 scores may be 0)."""
+
+Flags = NDArray[np.bool_]
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def left_alone(state: State, during_prefill: float) -> bool:
+    """Whether a rule passes this layer step by: a prefill step it was not asked to touch, or no expert to spare."""
+    return bool((state.phase != DECODE and during_prefill == 0.0) or state.num_ranks >= state.num_experts)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def mark_resident(state: State, resident: Flags) -> None:
+    """Set ``resident`` [E]: experts of the layer that are in GPU memory in full precision."""
+    for expert in range(state.num_experts):
+        resident[expert] = state.status[state.layer, expert] == RESIDENT
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def mark_routed(state: State, token: int, used: Flags) -> None:
+    """Set ``used`` [E]: experts that the router gave this token."""
+    used[:] = False
+    for rank in range(state.num_ranks):
+        used[state.ids[token, rank]] = True
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def is_low(state: State, token: int, rank: int, edge: float, alpha: float) -> bool:
+    """Whether the expert routed at this rank is low-score: below (1 + alpha) * S_{k+1}, with ``edge`` = S_{k+1}."""
+    return not is_top(state.scores[token, state.ids[token, rank]], edge, alpha)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def next_score_of(state: State, token: int) -> float:
+    """S_{k+1} of a token: its highest gate score outside the router's choice."""
+    return float(next_score(state.scores[token, : state.num_experts], state.ids[token], state.num_ranks))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def share_of_weight(state: State, token: int, rank: int) -> float:
+    """Weight of a rank over the sum of the token's ranks; gate scores stand in where the trace has no weights."""
+    total, own = 0.0, 0.0
+    for other in range(state.num_ranks):
+        weight = float(state.weights[token, other])
+        if np.isnan(weight):
+            weight = float(state.scores[token, state.ids[token, other]])
+        total += weight
+        if other == rank:
+            own = weight
+    return own / total if total > 0.0 else 0.0
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def substitute_in_band(state: State, alpha: float, include_next: bool) -> None:
+    """SMoE's expert-cache router with the best substitute first; see ``policies.substitution.score_band``."""
+    available = np.zeros(state.num_experts, np.bool_)
+    edge = np.zeros(state.num_tokens, np.float32)
+    mark_available(state, alpha, available, edge)
+    used = np.zeros(state.num_experts, np.bool_)
+    for token in range(state.num_tokens):
+        scores = state.scores[token]
+        mark_routed(state, token, used)
+        for rank in range(state.num_ranks):
+            if available[state.ids[token, rank]]:
+                continue
+            best = -1
+            for expert in range(state.num_experts):
+                inside = scores[expert] < edge[token] or (include_next and scores[expert] == edge[token])
+                inside = inside and scores[expert] >= (1.0 - alpha) * edge[token]
+                free = inside and available[expert] and not used[expert]
+                if free and (best < 0 or scores[expert] > scores[best]):
+                    best = expert
+            if best >= 0:
+                used[best] = True
+                state.executed_ids[token, rank] = best
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def mark_available(state: State, alpha: float, available: Flags, edge: NDArray[np.float32]) -> None:
+    """Set ``available`` [E]: resident, or a top-score expert of any token; write each token's S_{k+1} to ``edge``."""
+    mark_resident(state, available)
+    for token in range(state.num_tokens):
+        edge[token] = next_score_of(state, token)
+        for rank in range(state.num_ranks):
+            if not is_low(state, token, rank, edge[token], alpha):
+                available[state.ids[token, rank]] = True
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def write_choice(state: State, token: int, chosen: NDArray[np.int32], count: int) -> None:
+    """Let a token execute the first ``count`` of ``chosen`` and nothing else.
+
+    Routed experts that are among them keep their rank; the others take the ranks left over, in order; ranks for which
+    nothing is left are DROPPED.
+    """
+    following = 0
+    for rank in range(state.num_ranks):
+        routed = state.ids[token, rank]
+        state.executed_ids[token, rank] = DROPPED
+        for i in range(count):
+            if chosen[i] == routed:
+                state.executed_ids[token, rank] = routed
+    for rank in range(state.num_ranks):
+        if state.executed_ids[token, rank] != DROPPED:
+            continue
+        while following < count and is_routed(state, token, chosen[following]):
+            following += 1
+        if following < count:
+            state.executed_ids[token, rank] = chosen[following]
+            following += 1
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def is_routed(state: State, token: int, expert: int) -> bool:
+    """Whether the router gave this token this expert."""
+    found = False
+    for rank in range(state.num_ranks):
+        found = found or state.ids[token, rank] == expert
+    return bool(found)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def logit_of(score: float) -> float:
+    """The logit behind a gate score, up to a constant that all experts of the token share."""
+    return float(np.log(max(float(score), SMALLEST_SCORE)))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def rank_experts(scores: NDArray[np.float32], count: int, taken: Flags, ranked: NDArray[np.int32]) -> None:
+    """Write the ``count`` experts with the highest of ``scores`` [E] to ``ranked``, best first, ties to the lower id.
+
+    ``taken`` [E] is scratch.
+    """
+    taken[:] = False
+    for place in range(count):
+        best = -1
+        for expert in range(scores.shape[0]):
+            if not taken[expert] and (best < 0 or scores[expert] > scores[best]):
+                best = expert
+        ranked[place] = best
+        taken[best] = True
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def prefer_resident(
+    ranked: NDArray[np.int32], window: int, keep: int, resident: Flags, chosen: NDArray[np.int32], count: int
+) -> None:
+    """Choose ``count`` of the ``window`` best: the ``keep`` best, then resident ones, then the rest, each in order.
+
+    ``ranked`` [window], best first; ``count`` <= ``window``; writes ``chosen`` [count].
+    """
+    size = 0
+    for turn in range(3):
+        for place in range(window):
+            first = place < keep
+            wanted = first if turn == 0 else not first and resident[ranked[place]] == (turn == 1)
+            if wanted and size < count:
+                chosen[size] = ranked[place]
+                size += 1

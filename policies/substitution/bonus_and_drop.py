@@ -1,0 +1,75 @@
+"""Favour resident experts by their expected reuse, then drop the lower ranks that are missing: CECAR."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from policies.base import Substitution, Vector, require
+from policies.state import DROPPED, State
+from policies.substitutes import left_alone, logit_of, mark_resident, rank_experts, write_choice
+
+
+@dataclass(frozen=True)
+class BonusAndDrop(Substitution):
+    """Execute the top k by z_e + d * a_e * 1[e resident], of which the missing ones beyond ``keep`` are dropped.
+
+    z are the router's logits (up to a constant), d the gap between the token's best and k-th logit, a_e = 1 - predicted
+    reuse distance of e over the largest among the resident experts. CECAR predicts that distance with a small trained
+    network; here the layer steps since the expert was last executed stand in for it, a recency estimate that needs no
+    training. ``constant`` sets a_e to one number instead, as the released code offers with 0.4858. ``keep`` is the
+    code's ``topk_threshold``.
+    Badly: dropped mass is lost, and the stand-in knows nothing of reuse that is not recent.
+
+    Memory: [L, E] ``now`` of each expert's last execution.
+
+    Source: CECAR, simulation_deepseek.py, https://github.com/malmong/CECAR.
+    """
+
+    keep: int = 3
+    constant: float | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+
+    def __post_init__(self) -> None:
+        require("policy.substitution.keep", self.keep, 1, 65535)
+        if self.constant is not None:
+            require("policy.substitution.constant", self.constant, 0.0, 1.0)
+
+    def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
+        return num_layers * num_experts
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        experts = state.num_experts
+        base = state.layer * experts
+        if not left_alone(state, 0.0):
+            resident = np.zeros(experts, np.bool_)
+            mark_resident(state, resident)
+            oldest = 1.0
+            for expert in range(experts):
+                if resident[expert]:
+                    oldest = max(oldest, state.now - memory[base + expert])
+            taken = np.zeros(experts, np.bool_)
+            logits = np.zeros(experts, np.float32)
+            chosen = np.zeros(state.num_ranks, np.int32)
+            for token in range(state.num_tokens):
+                for expert in range(experts):
+                    logits[expert] = logit_of(state.scores[token, expert])
+                rank_experts(logits, state.num_ranks, taken, chosen)
+                gap = logits[chosen[0]] - logits[chosen[state.num_ranks - 1]]
+                for expert in range(experts):
+                    if resident[expert]:
+                        age = (state.now - memory[base + expert]) / oldest
+                        logits[expert] += gap * (1.0 - age if np.isnan(knobs[1]) else knobs[1])
+                rank_experts(logits, state.num_ranks, taken, chosen)
+                kept = 0
+                for rank in range(state.num_ranks):
+                    if rank < knobs[0] or resident[chosen[rank]]:
+                        chosen[kept] = chosen[rank]
+                        kept += 1
+                write_choice(state, token, chosen, kept)
+        for token in range(state.num_tokens):
+            for rank in range(state.num_ranks):
+                if state.executed_ids[token, rank] != DROPPED:
+                    memory[base + state.executed_ids[token, rank]] = state.now

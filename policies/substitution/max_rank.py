@@ -1,0 +1,48 @@
+"""Prefer resident experts among a token's best: cache-aware routing by rank."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from policies.base import Substitution, Vector, require
+from policies.state import State
+from policies.substitutes import left_alone, mark_resident, prefer_resident, rank_experts, write_choice
+
+
+@dataclass(frozen=True)
+class MaxRank(Substitution):
+    """Of a token's ``max_rank`` best experts execute its ``keep`` best, then resident ones, then the others, k in all.
+
+    Each group goes by gate score. ``max_rank`` counts at least k. The paper sweeps it as a trade of quality for misses;
+    the defaults of ``max_rank`` (M) and ``keep`` (J) are chosen here.
+    Badly: ranks say nothing of how far the scores lie apart, so a clear choice is widened as much as a vague one.
+
+    Source: Skliar et al., "Mixture of Cache-Conditional Experts", variant by maximal rank,
+    https://arxiv.org/abs/2412.00099.
+    """
+
+    max_rank: int = 12
+    keep: int = 2
+    during_prefill: bool = False
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+
+    def __post_init__(self) -> None:
+        require("policy.substitution.max_rank", self.max_rank, 1, 65535)
+        require("policy.substitution.keep", self.keep, 0, 65535)
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        if left_alone(state, knobs[2]):
+            return
+        window = min(max(int(knobs[0]), state.num_ranks), state.num_experts)
+        resident = np.zeros(state.num_experts, np.bool_)
+        mark_resident(state, resident)
+        taken = np.zeros(state.num_experts, np.bool_)
+        ranked = np.zeros(window, np.int32)
+        chosen = np.zeros(state.num_ranks, np.int32)
+        for token in range(state.num_tokens):
+            rank_experts(state.scores[token, : state.num_experts], window, taken, ranked)
+            prefer_resident(ranked, window, int(knobs[1]), resident, chosen, state.num_ranks)
+            write_choice(state, token, chosen, state.num_ranks)

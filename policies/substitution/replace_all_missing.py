@@ -1,0 +1,47 @@
+"""Replace every missing expert by the best-scored resident one."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from policies.base import Substitution, Vector
+from policies.state import State
+from policies.substitutes import left_alone, mark_resident, mark_routed
+
+
+@dataclass(frozen=True)
+class ReplaceAllMissing(Substitution):
+    """Replace every missing expert, whatever its score, by the resident expert with the highest gate score left.
+
+    A bound, not a proposal: the fewest demand loads that substitution can reach, at the highest price in quality. What
+    finds no free resident expert is supplied as usual. Badly: at low capacity top experts are replaced by noise.
+
+    Source: control of this project.
+    """
+
+    during_prefill: bool = False
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        if left_alone(state, knobs[0]):
+            return
+        resident = np.zeros(state.num_experts, np.bool_)
+        mark_resident(state, resident)
+        used = np.zeros(state.num_experts, np.bool_)
+        for token in range(state.num_tokens):
+            scores = state.scores[token]
+            mark_routed(state, token, used)
+            for rank in range(state.num_ranks):
+                if resident[state.ids[token, rank]]:
+                    continue
+                best = -1
+                for expert in range(state.num_experts):
+                    free = resident[expert] and not used[expert]
+                    if free and (best < 0 or scores[expert] > scores[best]):
+                        best = expert
+                if best >= 0:
+                    used[best] = True
+                    state.executed_ids[token, rank] = best

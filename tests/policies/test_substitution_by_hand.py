@@ -1,0 +1,328 @@
+"""Each substitution rule on a state small enough to check by hand, run as plain Python."""
+
+import numpy as np
+import pytest
+
+from policies.hashing import uniform
+from policies.state import ABSENT, DECODE, DROPPED, IN_FLIGHT, LOW, PREFILL, RESIDENT
+from policies.substitution.adaptive_top_k import AdaptiveTopK
+from policies.substitution.bonus_and_drop import BonusAndDrop
+from policies.substitution.buddy import Buddy
+from policies.substitution.cache_prior import CachePrior
+from policies.substitution.cumulative_threshold import CumulativeThreshold
+from policies.substitution.max_rank import MaxRank
+from policies.substitution.mixed_precision import MixedPrecision
+from policies.substitution.random_replacement import RandomReplacement
+from policies.substitution.replace_all_missing import ReplaceAllMissing
+from policies.substitution.similarity import Similarity
+from policies.substitution.skip import Skip
+from policies.substitution.smoe_code import SmoeCode
+from tests.policies.test_rules_by_hand import decide, routed_state
+from tests.traces.example_traces import ids_trace
+from traces.errors import UserError
+
+# k = 3; S_4 = 0.12 (expert 3); alpha = 0.35: low-score below 0.162, band from 0.078 to 0.12
+SCORES = [0.30, 0.15, 0.13, 0.12, 0.10, 0.09, 0.07, 0.04]
+
+
+def executed(part, state, memory=None):
+    """What the tokens execute, one list per token."""
+    state.num_demand = len(set(state.ids.ravel().tolist()))
+    state.demand[: state.num_demand] = sorted(set(state.ids.ravel().tolist()))
+    decide(part, "substitute", state, memory)
+    return state.executed_ids[: state.num_tokens].tolist()
+
+
+def weighted_state(weights, resident=(), phase=DECODE):
+    """One token that executes experts 0, 1, 2 ... with these weights; twice as many experts."""
+    count = len(weights)
+    state = routed_state(np.full(2 * count, np.nan), list(range(count)), list(resident), phase)
+    state.weights[0] = weights
+    return state
+
+
+# SMoE's released code: strict band (0.09, 0.12) at alpha 0.25, low-score below 0.15, first candidate = lowest id
+
+
+def test_smoe_code_takes_the_lowest_id_strictly_inside_the_band():
+    scores = [0.30, 0.14, 0.13, 0.12, 0.10, 0.11, 0.07, 0.03]
+    assert executed(SmoeCode(), routed_state(scores, [0, 1, 2], [3, 4, 5])) == [[0, 4, 5]]  # 3 = S_4 never
+
+
+def test_smoe_code_excludes_both_edges_of_the_band():
+    scores = [0.5, 0.15, 0.125, 0.09375, 0.03125]  # S_3 = 1/8; lower edge at alpha 1/4: 3/32 exactly
+    assert executed(SmoeCode(alpha=0.25), routed_state(scores, [0, 1], [2, 3])) == [[0, 1]]
+    assert executed(SmoeCode(alpha=0.26), routed_state(scores, [0, 1], [2, 3])) == [[0, 3]]
+    scores[1] = 0.15625  # 5/32 = (1 + 1/4) * 1/8: top-score at 1/4, low-score above
+    assert executed(SmoeCode(alpha=0.25), routed_state(scores, [0, 1], [2, 4])) == [[0, 1]]
+    assert executed(SmoeCode(alpha=0.80), routed_state(scores, [0, 1], [2, 4])) == [[0, 4]]
+
+
+def test_smoe_code_counts_another_tokens_top_scores_and_leaves_prefill_alone():
+    second = [0.02, 0.02, 0.02, 0.02, 0.50, 0.20, 0.12, 0.10]  # top-score: 4, 5
+    state = routed_state([SCORES, second], [[0, 1, 2], [4, 5, 6]], [])
+    assert executed(SmoeCode(alpha=0.35), state) == [[0, 4, 5], [4, 5, 6]]
+    state = routed_state([SCORES, second], [[0, 1, 2], [4, 5, 6]], [], PREFILL)
+    assert executed(SmoeCode(alpha=0.35), state) == [[0, 1, 2], [4, 5, 6]]
+
+
+def test_skip_drops_what_the_band_would_replace_and_on_request_every_low_miss():
+    assert executed(Skip(), routed_state(SCORES, [0, 1, 2], [4])) == [[0, DROPPED, 2]]
+    assert executed(Skip(without_substitute=True), routed_state(SCORES, [0, 1, 2], [4])) == [[0, DROPPED, DROPPED]]
+    assert executed(Skip(without_substitute=True), routed_state(SCORES, [0, 1, 2], [2])) == [[0, DROPPED, 2]]
+    assert executed(Skip(include_next=False), routed_state(SCORES, [0, 1, 2], [3])) == [[0, 1, 2]]
+
+
+def test_skip_leaves_a_token_its_best_expert():
+    flat = [0.2, 0.19, 0.18, 0.17, 0.16, 0.1]  # S_3 = 0.18: both are low-score
+    assert executed(Skip(), routed_state(flat, [0, 1], [2, 3])) == [[0, DROPPED]]
+
+
+def test_replace_all_missing_takes_the_best_resident_whatever_its_score():
+    assert executed(ReplaceAllMissing(), routed_state(SCORES, [0, 1, 2], [6, 7])) == [[6, 7, 2]]
+    assert executed(ReplaceAllMissing(), routed_state(SCORES, [0, 1, 2], [0, 7, 5])) == [[0, 5, 7]]
+
+
+def test_experts_on_the_link_count_as_missing():
+    state = routed_state(SCORES, [0, 1, 2], [5])
+    state.status[0, 1] = IN_FLIGHT
+    assert executed(ReplaceAllMissing(), state) == [[5, 1, 2]]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_random_replacement_draws_by_hash_among_free_residents_for_low_scores_only():
+    state = routed_state(SCORES, [0, 1, 2], [3, 5, 7])
+    state.seed = 4
+    free = [3, 5, 7]
+    first = free.pop(int(uniform(4, state.now, 0, 1) * 3))
+    second = free[int(uniform(4, state.now, 0, 2) * 2)]
+    assert executed(RandomReplacement(), state) == [[0, first, second]]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_random_replacement_draws_every_resident_equally_often():
+    counts = np.zeros(8)
+    for now in range(1, 1201):
+        state = routed_state(SCORES, [0, 1, 2], [2, 4, 6, 7])
+        state.now = now
+        counts[executed(RandomReplacement(), state)[0][1]] += 1
+    assert counts[[4, 6, 7]] == pytest.approx(400, abs=60) and counts.sum() == counts[[4, 6, 7]].sum()
+
+
+def test_similarity_takes_the_most_similar_free_resident_of_the_layer():
+    part = Similarity()
+    alike = np.zeros((2, 8, 8), np.float16)
+    alike[1, 1, [4, 5, 6]] = [0.25, 0.5, 0.75]
+    alike[1, 2, [4, 5, 6]] = [0.25, 0.5, 0.75]
+    alike[0, 1, 4] = 1.0  # another layer
+    state = routed_state(SCORES, [0, 1, 2], [4, 5, 6])
+    state.layer, state.num_layers = 1, 2
+    state.status = np.repeat(state.status, 2, axis=0)
+    memory = part.similarity_memory(alike)
+    assert memory.shape == (part.memory_size(2, 8, 3),)
+    assert executed(part, state, memory) == [[0, 6, 5]]  # 0 is missing too, but top-score
+    state.executed_ids[:] = state.ids
+    assert executed(Similarity(min_similarity=0.6), state, memory) == [[0, 6, 2]]
+
+
+def test_buddy_learns_how_often_experts_are_chosen_together():
+    part = Buddy()
+    memory = part.fit(ids_trace([[0, 1], [1, 0], [1, 2], [3, 2]], 4))
+    assert memory.shape == (part.memory_size(1, 4, 2),)
+    assert memory.reshape(4, 4).tolist() == [[0, 2, 0, 0], [2, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]]
+
+
+def together(*pairs):
+    """Counts [1, 8, 8] of experts chosen together."""
+    counts = np.zeros((8, 8))
+    for one, other, times in pairs:
+        counts[one, other] = counts[other, one] = times
+    return counts.reshape(-1)
+
+
+def test_buddy_takes_the_most_frequent_companion_up_to_its_limit():
+    memory = together((0, 5, 3), (0, 6, 4), (1, 6, 9), (1, 5, 2), (2, 4, 1))
+    residents = [4, 5, 6]
+    part = Buddy(max_per_token=3, max_missing=1.0)
+    state = routed_state(SCORES, [0, 1, 2], residents)
+    assert executed(part, state, memory) == [[0, 1, 2]]  # every demanded expert is missing: bypass
+    state = routed_state(SCORES, [0, 1, 2], [*residents, 2])
+    assert executed(part, state, memory) == [[6, 5, 2]]
+    state = routed_state(SCORES, [0, 1, 2], [*residents, 2])
+    assert executed(Buddy(), state, memory) == [[6, 1, 2]]  # one per token
+    state = routed_state(SCORES, [0, 1, 2], [*residents, 2])
+    assert executed(Buddy(max_missing=0.6), state, memory) == [[0, 1, 2]]  # 2/3 of the demand is missing
+
+
+def test_buddy_replaces_nothing_for_a_certain_token_or_without_a_companion():
+    memory = together((0, 5, 3))
+    uniform_scores, certain = [0.125] * 8, [0.93] + [0.01] * 7
+    assert executed(Buddy(min_entropy=0.99), routed_state(uniform_scores, [0, 1, 2], [1, 5]), memory) == [[5, 1, 2]]
+    # entropy of ``certain``: 0.93 * 0.0726 + 0.07 * 4.605 = 0.39; over ln 8: 0.19
+    assert executed(Buddy(min_entropy=0.20), routed_state(certain, [0, 1, 2], [1, 5]), memory) == [[0, 1, 2]]
+    assert executed(Buddy(min_entropy=0.18), routed_state(certain, [0, 1, 2], [1, 5]), memory) == [[5, 1, 2]]
+    assert executed(Buddy(), routed_state(certain, [0, 1, 2], [1, 4]), memory) == [[0, 1, 2]]
+
+
+# Powers of two, so that logits lie ln 2 apart: ranges and bonuses come out by hand
+STEPS = [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16]
+
+
+def test_cache_prior_ranks_residents_up_by_a_share_of_the_mean_range():
+    # range = 3 ln 2; bonus 0.5 * 3 ln 2 lifts expert 3 (z = -4 ln 2) to -2.5 ln 2: above expert 2 (-3), below 1 (-2)
+    part = CachePrior(bonus=0.5, keep=1)
+    memory = np.zeros(2)
+    assert executed(part, routed_state(STEPS, [0, 1, 2], [3]), memory) == [[0, 1, 3]]
+    assert memory == pytest.approx([1, 3 * np.log(2)])
+    assert executed(CachePrior(bonus=0.3, keep=1), routed_state(STEPS, [0, 1, 2], [3])) == [[0, 1, 2]]
+    # 0.5 with k = 2 would also overtake nobody: -2.5 stays below -2
+    assert executed(part, routed_state(STEPS, [0, 1], [3])) == [[0, 1]]
+    assert executed(CachePrior(bonus=0.9, keep=1), routed_state(STEPS, [0, 1], [3])) == [[0, 3]]  # -4 + 2.7 > -2
+    assert executed(CachePrior(bonus=0.9, keep=2), routed_state(STEPS, [0, 1], [3])) == [[0, 1]]  # 1 has it too
+    # -1, -2, -3 + 2.7, -4 + 2.7: expert 2, then 0
+    assert executed(CachePrior(bonus=0.9, keep=0), routed_state(STEPS, [0, 1], [2, 3])) == [[0, 2]]
+
+
+def test_cache_prior_averages_the_range_over_tokens_plainly_or_exponentially():
+    flat = [0.2] * 5
+    for decay, mean in ((0.0, 1.5), (0.75, 2.25)):  # in ln 2: of 3 and 0; 0.75 * 3 + 0.25 * 0
+        memory = np.zeros(2)
+        part = CachePrior(decay=decay)
+        executed(part, routed_state(STEPS, [0, 1], []), memory)
+        executed(part, routed_state(flat, [0, 1], []), memory)
+        assert memory == pytest.approx([2, mean * np.log(2)], rel=1e-5)
+
+
+def test_cache_prior_keeps_routed_experts_at_their_rank():
+    state = routed_state([0.4, 0.3, 0.2, 0.1], [0, 1, 2], [2, 3])
+    assert executed(CachePrior(bonus=1.0, keep=0), state) == [[0, 3, 2]]  # order by rank with bonus is 2, 3, 0
+
+
+def test_max_rank_prefers_residents_among_the_best():
+    assert executed(MaxRank(max_rank=5, keep=1), routed_state(SCORES, [0, 1, 2], [4, 6])) == [[0, 1, 4]]
+    assert executed(MaxRank(max_rank=7, keep=1), routed_state(SCORES, [0, 1, 2], [4, 6])) == [[0, 4, 6]]
+    assert executed(MaxRank(max_rank=7, keep=2), routed_state(SCORES, [0, 1, 2], [4, 6])) == [[0, 1, 4]]
+    assert executed(MaxRank(max_rank=1, keep=0), routed_state(SCORES, [0, 1, 2], [4, 6])) == [[0, 1, 2]]
+    assert executed(MaxRank(max_rank=99, keep=0), routed_state(SCORES, [0, 1, 2], [1, 6, 7])) == [[6, 1, 7]]
+
+
+def test_cumulative_threshold_widens_until_the_mass_is_held():
+    # 0.30 0.45 0.58 0.70 0.80 0.89 0.96 1.00
+    residents = [4, 6]
+    assert executed(CumulativeThreshold(mass=0.69, keep=1), routed_state(SCORES, [0, 1, 2], residents)) == [[0, 1, 2]]
+    assert executed(CumulativeThreshold(mass=0.75, keep=1), routed_state(SCORES, [0, 1, 2], residents)) == [[0, 1, 4]]
+    assert executed(CumulativeThreshold(mass=0.9, keep=1), routed_state(SCORES, [0, 1, 2], residents)) == [[0, 4, 6]]
+
+
+def test_adaptive_top_k_drops_small_shares_but_never_the_best():
+    # threshold sqrt(0.01 / 0.25) = 0.2
+    part = AdaptiveTopK(tolerance=0.01, sensitivity=0.25)
+    assert executed(part, weighted_state([0.81, 0.19])) == [[0, DROPPED]]
+    assert executed(part, weighted_state([0.79, 0.21])) == [[0, 1]]
+    assert executed(part, weighted_state([1.58, 0.42])) == [[0, 1]]  # shares count, not weights
+    assert executed(part, weighted_state([0.15] * 6)) == [[0] + [DROPPED] * 5]
+    assert executed(part, weighted_state([0.81, 0.19], resident=[1])) == [[0, DROPPED]]
+    keeping = AdaptiveTopK(tolerance=0.01, sensitivity=0.25, only_missing=True)
+    assert executed(keeping, weighted_state([0.81, 0.19], resident=[1])) == [[0, 1]]
+    assert executed(part, weighted_state([0.81, 0.19], phase=PREFILL)) == [[0, 1]]
+
+
+def test_scores_stand_in_for_absent_weights():
+    state = weighted_state([np.nan, np.nan])
+    state.scores[0, :2] = [0.4, 0.05]
+    assert executed(AdaptiveTopK(tolerance=0.04), state) == [[0, DROPPED]]  # 1/9 < 0.2
+
+
+def test_mixed_precision_goes_by_the_weight_of_better_ranks():
+    # before each rank: 0, 0.5, 0.75, 0.9375
+    state = weighted_state([0.5, 0.25, 0.1875, 0.0625])
+    assert executed(MixedPrecision(), state) == [[0, 1, 2, DROPPED]]
+    assert state.degraded.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_mixed_precision_counts_its_thresholds_as_inside():
+    state = weighted_state([0.5, 0.25, 0.1875, 0.0625])
+    assert executed(MixedPrecision(full_until=0.5, low_until=0.75), state) == [[0, 1, 2, DROPPED]]
+    assert state.degraded.tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_mixed_precision_leaves_resident_experts_alone_and_uses_low_copies():
+    state = weighted_state([0.5, 0.25, 0.1875, 0.0625], resident=[2, 3])
+    assert executed(MixedPrecision(), state) == [[0, 1, 2, 3]] and not state.degraded.any()
+    state = weighted_state([0.5, 0.25, 0.1875, 0.0625])
+    state.status[0, :4] = [ABSENT, LOW, LOW, LOW]
+    assert executed(MixedPrecision(), state) == [[0, 1, 2, 3]]
+    assert state.degraded.tolist() == [0, 0, 1, 1, 0, 0, 0, 0]  # 1 is wanted in full
+
+
+def test_one_token_that_wants_full_precision_decides_for_the_batch():
+    state = routed_state(np.full((2, 4), np.nan), [[0, 1], [1, 2]], [])
+    state.weights[:] = [[0.75, 0.25], [0.75, 0.25]]
+    assert executed(MixedPrecision(), state) == [[0, 1], [1, 2]]
+    assert state.degraded.tolist() == [0, 0, 1, 0]
+
+
+def test_mixed_precision_never_drops_the_best_expert():
+    state = weighted_state([1.0, 0.0])
+    assert executed(MixedPrecision(full_until=0.0, low_until=0.0), state) == [[0, DROPPED]]
+
+
+def test_bonus_and_drop_lifts_recent_residents_and_drops_missing_low_ranks():
+    part = BonusAndDrop(keep=1)
+    state = routed_state(STEPS, [0, 1, 2], [1, 3, 4])
+    state.now = 11
+    memory = np.array([0.0, 1.0, 0.0, 6.0, 11.0])  # ages of 1, 3, 4: 10, 5, 0 -> a = 0, 0.5, 1
+    # gap = 2 ln 2. z in ln 2: 0: -1, 1: -2, 2: -3, 3: -4 + 1, 4: -4 + 2 -> order 0, 1, 4 (ties to the lower id)
+    assert executed(part, state, memory) == [[0, 1, 4]]
+    assert memory.tolist() == [11.0, 11.0, 0.0, 6.0, 11.0]
+
+
+def test_bonus_and_drop_keeps_the_first_ranks_and_all_residents():
+    assert executed(BonusAndDrop(keep=2), routed_state(STEPS, [0, 1, 2], [])) == [[0, 1, DROPPED]]
+    assert executed(BonusAndDrop(keep=1), routed_state(STEPS, [0, 1, 2], [2])) == [[0, DROPPED, 2]]
+    # constant 1: expert 2 rises by the gap of 2 ln 2 from -3 to -1, beside expert 0
+    assert executed(BonusAndDrop(keep=1, constant=1.0), routed_state(STEPS, [0, 1, 2], [2])) == [[0, DROPPED, 2]]
+    assert executed(BonusAndDrop(keep=1, constant=1.0), routed_state(STEPS, [0, 1, 2], [3])) == [[0, 3, DROPPED]]
+
+
+def test_bonus_and_drop_watches_prefill_without_touching_it():
+    memory = np.zeros(5)
+    state = routed_state(STEPS, [0, 1, 2], [3], PREFILL)
+    state.now = 3
+    assert executed(BonusAndDrop(keep=1), state, memory) == [[0, 1, 2]]
+    assert memory.tolist() == [3.0, 3.0, 3.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SmoeCode(alpha=1.5),
+        lambda: Skip(alpha=-0.1),
+        lambda: RandomReplacement(alpha=2),
+        lambda: Similarity(min_similarity=-2),
+        lambda: Buddy(min_entropy=1.5),
+        lambda: Buddy(max_missing=-1),
+        lambda: CachePrior(bonus=-1),
+        lambda: CachePrior(decay=1.5),
+        lambda: MaxRank(max_rank=0),
+        lambda: CumulativeThreshold(mass=2),
+        lambda: AdaptiveTopK(sensitivity=0),
+        lambda: MixedPrecision(full_until=0.9, low_until=0.6),
+        lambda: BonusAndDrop(keep=0),
+        lambda: BonusAndDrop(constant=2.0),
+    ],
+)
+def test_knobs_out_of_range_are_refused_in_one_sentence(make):
+    with pytest.raises(UserError, match=r"policy\.substitution\.\w+=.*: must be between"):
+        make()
+
+
+def test_nothing_is_touched_where_every_expert_is_chosen():
+    for part in (SmoeCode(), Skip(), ReplaceAllMissing(), RandomReplacement(), CachePrior(), MaxRank()):
+        assert executed(part, routed_state([0.6, 0.3, 0.1], [0, 1, 2], [])) == [[0, 1, 2]]
+
+
+def test_resident_experts_of_the_router_stay():
+    for part in (SmoeCode(alpha=1.0), Skip(), ReplaceAllMissing(), RandomReplacement(), CachePrior(bonus=1.0)):
+        state = routed_state(SCORES, [0, 1, 2], list(range(8)))
+        assert executed(part, state) == [[0, 1, 2]] and state.status.min() == RESIDENT
