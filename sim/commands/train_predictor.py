@@ -19,7 +19,7 @@ overrides (default):
   trace.requests=null        test on the first n requests; null: on all it did not learn from
   trace.as_decode=false      true: count every row as a decode step (teacher-forced traces)
   train.seed=0               of weights, of the order of requests, of the choice of validation requests
-  train.max_epochs=60, train.patience=3, train.batch_requests=4, train.learning_rate=0.002, train.weight_decay=0.01,
+  train.max_epochs=100, train.patience=3, train.batch_requests=1, train.learning_rate=0.002, train.weight_decay=0.01,
   train.beta1=0.9, train.beta2=0.98, train.clip_norm=1, train.validation_share=0.2
   out=null                   the predictor's file; null: predictor.safetensors in outputs/train_predictor/<date>
 
