@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.base import Prediction
 from sim.predictors.checkpoint import HOW, Checkpoint, read_checkpoint
 from sim.predictors.inputs import RowSource, Shape
 from sim.predictors.split import refuse_learned
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
 
 MAX_CACHED_BYTES = 64_000_000
 """Forecasts that are kept for rows to come; more only where one read spans more requests."""
-
-
-class LearnedPart(Protocol):
-    """A prediction part that copies a forecast."""
-
-    @property
-    def checkpoint(self) -> str: ...
-    @property
-    def layers(self) -> int: ...
 
 
 class Forecaster:
@@ -112,24 +104,26 @@ class Forecaster:
             self.carried.popitem(last=False)
 
 
-def make_forecaster(part: LearnedPart, trace: Trace, as_decode: bool = False) -> Forecaster:
-    """The forecaster of a policy's prediction part over the requests that are replayed.
+def make_forecaster(part: Prediction, trace: Trace, as_decode: bool = False) -> Forecaster:
+    """The forecaster of a policy's prediction part, by its ``checkpoint``, over the requests that are replayed.
 
     Raises: UserError where there is no checkpoint, it does not fit the part or the trace, or it learned from a request
     that is to be replayed.
     """
-    if not part.checkpoint:
+    name = str(getattr(part, "checkpoint", ""))
+    if not name:
         raise UserError(f"policy.prediction.checkpoint is not set: train a predictor with {HOW} and name its file")
-    checkpoint = read_checkpoint(Path(part.checkpoint))
-    _check_part(part, checkpoint)
+    checkpoint = read_checkpoint(Path(name))
+    depth = part.depth(trace.num_layers)
+    _check_part(part, checkpoint, name, depth)
     shape = Shape.of(trace)
     if shape != checkpoint.shape:
         raise UserError(
-            f"policy.prediction.checkpoint={part.checkpoint}: it predicts {_words(checkpoint.shape)}, "
+            f"policy.prediction.checkpoint={name}: it predicts {_words(checkpoint.shape)}, "
             f"and the trace is of {_words(shape)}"
         )
-    refuse_learned(trace, checkpoint.training, part.checkpoint)
-    return forecaster_of(checkpoint, trace, part.layers, as_decode)
+    refuse_learned(trace, checkpoint.training, name)
+    return forecaster_of(checkpoint, trace, depth, as_decode)
 
 
 def forecaster_of(checkpoint: Checkpoint, trace: Trace, depth: int, as_decode: bool = False) -> Forecaster:
@@ -148,25 +142,21 @@ def forecaster_of(checkpoint: Checkpoint, trace: Trace, depth: int, as_decode: b
     return Forecaster(network, source, depth)
 
 
-def _check_part(part: LearnedPart, checkpoint: Checkpoint) -> None:
+def _check_part(part: Prediction, checkpoint: Checkpoint, name: str, depth: int) -> None:
     """The part must be of the checkpoint's kind, causal as it is, and ask for no layer it does not reach."""
-    target = getattr(part, "kind", checkpoint.kind)
-    if target != checkpoint.kind:
+    kind = getattr(part, "kind", checkpoint.kind)
+    if kind != checkpoint.kind:
         raise UserError(
-            f"policy.prediction.checkpoint={part.checkpoint}: holds a predictor of kind {checkpoint.kind}, and the "
-            f"policy wants {target}"
+            f"policy.prediction.checkpoint={name}: holds a predictor of kind {checkpoint.kind}, and the policy wants "
+            f"one of kind {kind}"
         )
     causal = getattr(part, "causal", True)
     if causal != checkpoint.settings.causal:
-        state = str(checkpoint.settings.causal).lower()
-        raise UserError(
-            f"policy.prediction.causal={str(causal).lower()}: {part.checkpoint} was trained with causal={state}"
-        )
-    reach = getattr(checkpoint.settings, "stride", part.layers)
-    if part.layers > reach:
-        raise UserError(
-            f"policy.prediction.layers={part.layers}: {part.checkpoint} looks only {reach} ahead (predictor.stride)"
-        )
+        trained = str(checkpoint.settings.causal).lower()
+        raise UserError(f"policy.prediction.causal={str(causal).lower()}: {name} was trained with causal={trained}")
+    reach = getattr(checkpoint.settings, "stride", depth)
+    if depth > reach:
+        raise UserError(f"policy.prediction.layers={depth}: {name} looks only {reach} ahead (predictor.stride)")
 
 
 def _words(shape: Shape) -> str:
