@@ -235,7 +235,12 @@ def assemble(
             first_use=first,
         )
     )
-    reader = RowReader(trace, has_scores, lookahead, future)
+    forecaster = None
+    if "forecast" in policy.needs():
+        from sim.predictors.forecast import make_forecaster
+
+        forecaster = make_forecaster(policy.prediction, trace, as_decode)
+    reader = RowReader(trace, has_scores, lookahead, future, forecaster)
     replay = Replay(trace, geometry, policy, hardware, pools, cache, run, schedule, durations, device, reader)
     _add_notes(replay, as_decode, lookahead)
     return replay
@@ -288,6 +293,8 @@ def _add_notes(replay: Replay, as_decode: bool, lookahead: str | None) -> None:
     if replay.durations.unmodelled and replay.timed:
         parts = ", ".join(replay.durations.unmodelled)
         replay.warnings.append(f"left out of the time, because the model's sizes are not known: {parts}")
+    if replay.reader.forecaster is not None:
+        replay.estimated.append("the predictor's forecasts are at hand at once: the time of its network is not counted")
     if lookahead is not None:
         replay.estimated.append("open loop: predictions are the recorded ones and do not depend on what was resident")
         if getattr(trace, lookahead).truncated:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traces.trace import Trace
+
+if TYPE_CHECKING:
+    from sim.predictors.forecast import Forecaster
 
 BLOCK_ROWS = 256
 
@@ -47,7 +50,15 @@ def ranked(data: StepData) -> StepData:
 class RowReader:
     """Gathers rows of a trace as engine arrays, converting scores block by block so that memory stays flat."""
 
-    def __init__(self, trace: Trace, scores: bool, lookahead: str | None, next_use: NDArray[np.int64] | None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        scores: bool,
+        lookahead: str | None,
+        next_use: NDArray[np.int64] | None,
+        forecaster: Forecaster | None = None,
+    ) -> None:
+        self.forecaster = forecaster
         self.trace, self.wants_scores, self.variant, self.future = trace, scores, lookahead, next_use
         self.blocks: OrderedDict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = OrderedDict()
         self.nothing = np.empty((0, 0, 0), np.float32)
@@ -60,6 +71,8 @@ class RowReader:
         if trace.topk_weights is not None:
             weights = np.ascontiguousarray(trace.topk_weights[rows], dtype=np.float32)
         scores, lookahead = self._scores(rows)
+        if self.forecaster is not None:
+            lookahead = np.ascontiguousarray(self.forecaster.read(rows)[:, :-1, 0])
         future = np.empty((0, 0, 0), np.int64) if self.future is None else np.ascontiguousarray(self.future[rows])
         data = StepData(ids, weights, scores, lookahead, future)
         return data if trace.ranked else ranked(data)
