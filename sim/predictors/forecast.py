@@ -45,8 +45,9 @@ class Forecaster:
         found = self.by_target(rows)  # [B, A, L, E]
         count, distances, layers, experts = found.shape
         out = np.zeros((count, layers, self.depth, experts), np.float32)
-        for ahead in range(min(self.depth, layers - 1)):
-            known = found[:, 0 if distances == 1 else ahead]  # one distance speaks for all
+        reach = self.depth if self.network.any_distance else min(self.depth, distances)
+        for ahead in range(min(reach, layers - 1)):
+            known = found[:, 0 if self.network.any_distance else ahead]
             out[:, : layers - ahead - 1, ahead] = known[:, ahead + 1 :]
         return out
 

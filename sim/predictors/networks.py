@@ -27,7 +27,7 @@ class MoeBeyondNetwork(nn.Module):
 
     def __init__(self, settings: MoeBeyondSettings, shape: Shape, inputs: Inputs, vocabulary: int) -> None:
         super().__init__()
-        self.shape, self.carries = shape, settings.causal
+        self.shape, self.any_distance, self.carries = shape, True, settings.causal
         self.chunk_rows = 128 if settings.causal else settings.context
         layers, experts, width = shape.num_layers, shape.num_experts, settings.token_width
         self.tokens = nn.Embedding(vocabulary + 1, width) if inputs.tokens else None
@@ -87,7 +87,7 @@ class PromoeNetwork(nn.Module):
 
     def __init__(self, settings: PromoeSettings, shape: Shape, inputs: Inputs) -> None:
         super().__init__()
-        self.chunk_rows, self.carries = 256, False
+        self.chunk_rows, self.any_distance, self.carries = 256, False, False
         self.num_experts, self.previous = shape.num_experts, inputs.experts
         layers, experts, distances = shape.num_layers, shape.num_experts, settings.stride
         known = experts * (2 if inputs.experts else 1)
