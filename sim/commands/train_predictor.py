@@ -40,6 +40,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from sim.commands.run import remove_unused
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ def main(argv: list[str]) -> int:
     def run(config: DictConfig) -> None:
         try:
             train_from(config)
-        except UserError as error:
-            if HydraConfig.get().mode != RunMode.RUN:
+        except BaseException as error:
+            remove_unused(Path(HydraConfig.get().runtime.output_dir))
+            if not isinstance(error, UserError) or HydraConfig.get().mode != RunMode.RUN:
                 raise
             failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
 

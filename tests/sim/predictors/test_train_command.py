@@ -109,6 +109,7 @@ def test_an_interrupted_training_leaves_nothing(trace_path, folder, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_predictor.main([f"trace.path={trace_path}", "out=p.safetensors", *TINY])
     assert not list(folder.rglob("*.safetensors")) and not list(folder.rglob("*.part"))
+    assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(
