@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sim.build import build
 from sim.commands.run import CONF
 from sim.metrics import StepTable
+from tests.sim.predictors.small import KINDS, untrained
 from tests.traces_for_tests import random_trace
 from traces.errors import UserError
 from traces.files import write_trace
@@ -26,6 +27,16 @@ def trace_path(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> dict[str, list[str]]:
+    """Prediction rule -> the override that names a network (untrained) for the small trace."""
+    folder = tmp_path_factory.mktemp("predictors")
+    others = random_trace(99, num_layers=2, num_experts=8, top_k=2, prompts=(4, 3, 2), decodes=(6, 5, 4))
+    kinds = {"moe_beyond": KINDS["experts"], "promoe_mlp": KINDS["promoe"]}
+    paths = {rule: untrained(others, kind, folder / f"{rule}.safetensors") for rule, kind in kinds.items()}
+    return {rule: [f"policy.prediction.checkpoint='{path}'"] for rule, path in paths.items()}
+
+
 def metrics_of(overrides: list[str]) -> dict:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         table = StepTable(build(compose("config", overrides)))
@@ -34,17 +45,18 @@ def metrics_of(overrides: list[str]) -> dict:
 
 
 @pytest.mark.parametrize("policy", names("policy"))
-def test_every_policy_runs(policy, trace_path):
-    metrics = metrics_of([f"policy={policy}", f"trace.path={trace_path}"])
+def test_every_policy_runs(policy, trace_path, checkpoints):
+    metrics = metrics_of([f"policy={policy}", f"trace.path={trace_path}", *checkpoints.get(policy, [])])
     assert metrics["policy"] == policy
     assert metrics["tpot_s.mean"] > 0
     assert 0 <= metrics["hit_rate"] <= 1
 
 
 @pytest.mark.parametrize("part", ["eviction", "prediction", "prefetch", "substitution", "assignment"])
-def test_every_part_runs_inside_importance(part, trace_path):
+def test_every_part_runs_inside_importance(part, trace_path, checkpoints):
     for name in names(f"policy/{part}"):
         extra = ["policy/prefetch=none"] if (part, name) == ("prediction", "none") else []
+        extra += checkpoints.get(name, []) if part == "prediction" else []
         assert metrics_of([f"policy/{part}={name}", f"trace.path={trace_path}", *extra])["tpot_s.mean"] > 0, name
 
 

@@ -1,0 +1,17 @@
+"""Helper of the rules that predict by a trained network."""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from policies.state import State
+
+
+@register_jitable
+def copy_lookahead(state: State, layers: int) -> None:
+    """Predict the scores of ``state.lookahead``, at most ``layers`` layers ahead."""
+    state.num_predicted = min(layers, state.num_lookahead)
+    for ahead in range(state.num_predicted):
+        for token in range(state.num_tokens):
+            for expert in range(state.num_experts):
+                state.predicted[ahead, token, expert] = state.lookahead[ahead, token, expert]

@@ -1,0 +1,38 @@
+"""A trained perceptron for each layer predicts the experts of the layers to come from the current layer."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Prediction, Vector, require
+from policies.forecast import copy_lookahead
+from policies.state import MAX_LOOKAHEAD, State
+
+
+@dataclass(frozen=True)
+class PromoeMlp(Prediction):
+    """Predict layer l + s by ProMoE's perceptron: sigmoid(W2 relu(W1 x_l)), one pair of weights for each (l, s).
+
+    ``checkpoint`` is the file that ``python -m sim train-predictor predictor=promoe_mlp`` wrote. The original's x_l is
+    the hidden state, which a trace does not hold: the gate scores of layer l stand in (where the trace has none, the
+    weights of the chosen experts), beside the experts that the token before used in layer l + s. The time to run the
+    network is not counted. Badly: in layer 0, of which nothing is known before it, and far ahead.
+
+    Source: "ProMoE: Fast MoE-based LLM Serving using Proactive Caching", https://arxiv.org/abs/2410.22134.
+    """
+
+    checkpoint: str = ""
+    layers: int = 1
+    """How many layers ahead to look: 1 to 3, at most the ``predictor.stride`` it was trained with."""
+
+    kind: ClassVar[str] = "promoe_mlp"
+    needs: ClassVar[frozenset[str]] = frozenset({"forecast"})
+
+    def __post_init__(self) -> None:
+        require("policy.prediction.layers", self.layers, 1, MAX_LOOKAHEAD)
+
+    def depth(self, num_layers: int) -> int:
+        return self.layers
+
+    @staticmethod
+    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+        copy_lookahead(state, int(knobs[0]))

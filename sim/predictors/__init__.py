@@ -1,0 +1,1 @@
+"""Trained predictors of expert routing: their networks, training, files, and what they forecast for a replay."""

@@ -1,0 +1,111 @@
+"""A trained predictor on disk: one safetensors file, weights and a record of how they came about; never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.predictors.inputs import Inputs, Shape
+from sim.predictors.settings import Settings, as_values, network_settings
+from traces.errors import UserError
+
+VERSION = 1
+ENTRY = "predictor"
+"""The one entry of the file's metadata, JSON: several would be written in changing order."""
+VOCABULARY = "vocabulary"
+TRAINING_KEYS = ("trace_hash", "num_requests", "train", "validation", "test", "fingerprints", "metrics")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything that a forecast needs, and where it comes from.
+
+    ``training``: trace_hash (content hash of the trace file), num_requests, the numbers of its requests under train,
+    validation and test, the fingerprints of the first two, metrics on the test requests, and more for the reader.
+    """
+
+    kind: str
+    settings: Settings
+    shape: Shape
+    inputs: Inputs
+    vocabulary: NDArray[np.int64]
+    weights: dict[str, NDArray[Any]]
+    training: dict[str, Any]
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write all or nothing: beside the target first, then renamed. Same content, same bytes.
+
+    Raises: UserError if the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    record = {
+        "version": VERSION,
+        "kind": checkpoint.kind,
+        "settings": as_values(checkpoint.settings),
+        "shape": asdict(checkpoint.shape),
+        "inputs": asdict(checkpoint.inputs),
+        "training": checkpoint.training,
+    }
+    tensors = {f"weights.{name}": value for name, value in checkpoint.weights.items()}
+    text = json.dumps(record, sort_keys=True, allow_nan=False)
+    content = save({**tensors, VOCABULARY: checkpoint.vocabulary}, metadata={ENTRY: text})
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(f"out={path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The predictor in file ``path``.
+
+    Raises: UserError naming the file where it is missing, damaged or no predictor.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"policy.prediction.checkpoint={path}: no such file; train one with {HOW}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(ENTRY)
+            if text is None:
+                raise UserError(f"policy.prediction.checkpoint={path}: is not a predictor; train one with {HOW}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return _checkpoint(json.loads(text), tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"policy.prediction.checkpoint={path}: cannot be read as a predictor: {error}") from error
+
+
+HOW = "`python -m sim train-predictor`"
+
+
+def _checkpoint(record: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Checkpoint:
+    if record["version"] != VERSION:
+        raise ValueError(f"version {record['version']} is unknown, this program reads version {VERSION}")
+    kind, settings = network_settings({"kind": record["kind"], **record["settings"]})
+    training = record["training"]
+    if absent := [key for key in TRAINING_KEYS if key not in training]:
+        raise ValueError(f"the record of its training lacks {absent[0]}")
+    vocabulary = tensors.pop(VOCABULARY)
+    weights = {name.removeprefix("weights."): value for name, value in tensors.items()}
+    shape, inputs = Shape(**record["shape"]), Inputs(**record["inputs"])
+    return Checkpoint(kind, settings, shape, inputs, vocabulary, weights, training)

@@ -1,0 +1,116 @@
+"""Which requests a predictor learns from, and the refusal to replay one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.config import TraceConfig
+from traces.errors import UserError
+from traces.trace import ScoreTable, Trace
+
+FINGERPRINT_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Requests of one trace by their use, as numbers in the trace; the three never overlap."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The requests that shaped the predictor: those trained on and those that decided when to stop."""
+        return tuple(sorted(self.train + self.validation))
+
+
+def split_requests(num_requests: int, config: TraceConfig, validation_share: float, seed: int) -> Split:
+    """Learn from the last requests (``trace.fit_requests``), test on the first (``trace.requests``).
+
+    Without fit_requests: those that ``trace.requests`` leaves out, else the last half. So the same ``trace.`` overrides
+    let ``run`` replay the test requests and nothing else.
+
+    Raises: UserError where a part would be empty.
+    """
+    held = config.fit_requests
+    if held is None:
+        held = num_requests - config.requests if config.requests is not None else num_requests // 2
+    if not 2 <= held < num_requests:
+        raise UserError(
+            f"trace.fit_requests={held}: a predictor learns from at least 2 requests, of which one decides when to "
+            f"stop, and is tested on at least 1 more; the trace has {num_requests}"
+        )
+    tested = num_requests - held if config.requests is None else config.requests
+    if tested > num_requests - held:
+        raise UserError(
+            f"trace.requests={tested}: the trace has {num_requests} requests of which trace.fit_requests={held} "
+            "are learned from"
+        )
+    order = np.random.default_rng(seed).permutation(held) + (num_requests - held)
+    watched = min(max(1, round(validation_share * held)), held - 1)
+    train, validation = sorted(order[watched:].tolist()), sorted(order[:watched].tolist())
+    return Split(tuple(train), tuple(validation), tuple(range(tested)))
+
+
+def fingerprint(trace: Trace, request: int) -> str:
+    """Names a request by its routing, whatever file it stands in: 16 hex digits of the sha256 of its expert ids."""
+    first, last = trace.request_offsets[request : request + 2]
+    ids = np.ascontiguousarray(trace.topk_ids[first:last], dtype="<u2")
+    return hashlib.sha256(str(ids.shape).encode() + ids.tobytes()).hexdigest()[:FINGERPRINT_CHARS]
+
+
+def refuse_learned(trace: Trace, training: dict[str, Any], name: str) -> None:
+    """Raises UserError if ``trace`` holds a request that the predictor of checkpoint ``name`` learned from."""
+    learned = set(training["fingerprints"])
+    known = [request for request in range(trace.num_requests) if fingerprint(trace, request) in learned]
+    if not known:
+        return
+    same = trace.content_hash.partition("/")[0] == training["trace_hash"]
+    held = training["num_requests"] - min(training["train"] + training["validation"])
+    way = f"hold them out with trace.fit_requests={held}" if same else "replay other requests"
+    raise UserError(
+        f"policy.prediction.checkpoint={name}: the predictor learned from {len(known)} of the {trace.num_requests} "
+        f"requests to replay, the first of them number {known[0]}: {way}"
+    )
+
+
+def mixed(trace: Trace, seed: int) -> Trace:
+    """The same requests in an order drawn from ``seed``, for traces sorted by data set."""
+    order = np.random.default_rng(seed).permutation(trace.num_requests)
+    offsets = trace.request_offsets
+    rows = np.concatenate([np.arange(offsets[request], offsets[request + 1]) for request in order])
+    tables: dict[str, Any] = {
+        name: _table(getattr(trace, name), rows)
+        for name in ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
+    }
+    arrays: dict[str, Any] = {
+        name: None if getattr(trace, name) is None else np.asarray(getattr(trace, name))[rows]
+        for name in ("topk_ids", "topk_weights", "token_ids", "phase")
+    }
+    notes = [*trace.provenance.get("notes", []), f"Requests are in an order drawn from seed {seed}."]
+    by_number = {"requests_with_repetition"}  # numbers of requests no longer hold
+    kept = {key: value for key, value in trace.provenance.items() if key not in by_number}
+    labels = trace.request_labels
+    return replace(
+        trace,
+        **arrays,
+        **tables,
+        request_offsets=np.concatenate([[0], np.cumsum(np.diff(offsets)[order])]).astype(np.int64),
+        prompt_len=np.asarray(trace.prompt_len)[order],
+        request_labels=None if labels is None else tuple(labels[request] for request in order),
+        provenance=kept | {"notes": notes},
+        content_hash="",
+    )
+
+
+def _table(table: ScoreTable | None, rows: NDArray[np.int64]) -> ScoreTable | None:
+    if table is None:
+        return None
+    ids, mass = table.ids, table.log_normalizer
+    return ScoreTable(table.values[rows], None if ids is None else ids[rows], None if mass is None else mass[rows])
