@@ -25,13 +25,12 @@ from policies.prefetch.none import NoPrefetch
 from policies.prefetch.top_score import TopScore
 from policies.substitution.none import NoSubstitution
 from policies.substitution.score_band import ScoreBand
-from sim.blocks import blocks
-from sim.build import Replay, assemble
 from sim.capacity import CacheConfig
 from sim.config import RunConfig
 from sim.hardware import Hardware
 from sim.metrics import StepTable
 from sim.outputs import TableFile
+from sim.replay import Replay, assemble
 from traces.files import read_trace, write_trace
 from traces.trace import Trace
 
@@ -66,9 +65,8 @@ def engine_run(trace: Trace, policy: str, engine: str) -> tuple[float, int, int]
     """(seconds, hits, final time in ns) of a replay without its outputs; building it is not timed."""
     replay = replay_of(trace, policy, engine)
     start, hits, end_ns = time.perf_counter(), 0, 0
-    for result in blocks(replay):
+    for result in replay.blocks():
         hits += int(result.counts[:, 0].sum())
-        assert result.latency_ns is not None
         end_ns += int(result.latency_ns.sum())
     return time.perf_counter() - start, hits, end_ns
 
@@ -117,7 +115,7 @@ def peak_bytes(trace: Trace, policy: str, engine: str) -> int:
         path = Path(folder) / "trace.safetensors"
         write_trace(path, trace)
         command = [sys.executable, __file__, str(path), policy, engine]
-        return int(subprocess.run(command, env=environment(), check=True, capture_output=True).stdout)
+        return int(subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout)
 
 
 def tiled(trace: Trace, times: int) -> Trace:
@@ -140,7 +138,7 @@ import os, sys, time
 import sim.metrics
 from sim.__main__ import main
 def first_block(self, *_):
-    next(iter(sim.metrics.blocks(self.replay)))
+    next(iter(self.replay.blocks()))
     print("first step after", time.time() - float(os.environ["STARTED"]), flush=True)
     os._exit(0)
 sim.metrics.StepTable.run = first_block
@@ -155,7 +153,7 @@ def start_s(engine: str, cache: Path | None = None) -> float:
         extra = {"MOE_SIM_CACHE": str(cache)} if cache else {}
         command = [sys.executable, "-c", START, *overrides]
         variables = environment() | extra | {"STARTED": repr(time.time())}
-        run = subprocess.run(command, env=variables, check=True, capture_output=True, text=True, cwd=ROOT)
+        run = subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return float(run.stdout.split()[-1])
 
 
