@@ -2,7 +2,8 @@
 
 Replays the first 28,000 tokens of gpt-oss-20b (--data: the folder of the importer gpt_oss), or a drawn trace of the
 same shape and locality: 24 layers, top 4 of 32 experts, 8 slots per layer. Times are the best and the median of
---repeats runs in turn; ratios are of the best. libcachesim is measured where it is installed.
+--repeats runs in turn, in seconds of one core's time, so that other work on the machine counts little; only start-up is
+by the clock on the wall. Ratios are of the best. libcachesim is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ def timed(run: Callable[[], tuple[float, int, int]]) -> Callable[[], float]:
 
 def curve_s(trace: Trace) -> float:
     """Seconds of one pass for the LRU hits at every capacity."""
-    start = time.perf_counter()
+    start = time.process_time()
     lru_miss_curve(trace)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def head(trace: Trace, tokens: int) -> Trace:
