@@ -8,7 +8,7 @@ from sim.blocks import BlockResult, StepBlock
 from sim.engine.counters import COUNTERS
 from sim.engine.simpy_engine import PARTS
 from sim.metrics import COLUMNS, StepTable
-from sim.outputs import TableFile, write_table
+from sim.outputs import TableFile
 from tests.sim.replays import machine, replay_of
 from tests.traces_for_tests import random_trace, routed
 
@@ -132,18 +132,3 @@ def test_a_table_that_fails_leaves_nothing(tmp_path, monkeypatch):
         file.write({"step": np.arange(3)})
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
-
-
-def test_columns_of_every_kind_come_back_from_a_table(tmp_path):
-    columns = {
-        "whole": np.arange(-3, 4),
-        "small": np.arange(7, dtype=np.uint8),
-        "share": np.array([0.5, np.nan, np.inf, -0.0, 1e300, 1, 2]),
-        "strided": np.arange(14)[::2],
-    }
-    write_table(tmp_path / "a.parquet", columns)
-    read = pq.read_table(tmp_path / "a.parquet")
-    for name, column in columns.items():
-        np.testing.assert_array_equal(read[name].to_numpy(), column)
-        assert read[name].to_numpy().dtype == column.dtype
-        assert read[name].null_count == 0
