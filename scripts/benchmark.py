@@ -173,6 +173,7 @@ def memory_ratios(trace: Trace, engine: str) -> dict[str, float]:
     short = trace if engine == "compiled" else head(trace, TOKENS // 10)
     found = {}
     for policy in ("lru", "belady"):
+        peak_bytes(tiled(head(trace, 1), 1), policy, engine)  # compiles
         once, often = (peak_bytes(tiled(short, times), policy, engine) for times in (1, 10))
         found[f"{policy} ({short.num_tokens} tokens: {once / 1e6:.0f} MB)"] = often / once
     return found
