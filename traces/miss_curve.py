@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from traces.mapped import release
 from traces.trace import DECODE, Trace
 
 _CHUNK_ROWS = 8192
@@ -72,9 +73,9 @@ def stack_distances(trace: Trace, reset_per_request: bool = False) -> Iterator[D
         end = max(end, step + 1)  # a prompt longer than a chunk is still one step
         start, stop = int(starts[step]), int(starts[end])
         ids = np.ascontiguousarray(trace.topk_ids[start:stop])
-        yield DistanceChunk(
-            start, stop, _distances(ids, starts[step : end + 1] - start, new_request[step:end], start, last_touch)
-        )
+        distances = _distances(ids, starts[step : end + 1] - start, new_request[step:end], start, last_touch)
+        release(trace.topk_ids[start:stop])
+        yield DistanceChunk(start, stop, distances)
         step = end
 
 

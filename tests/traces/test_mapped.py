@@ -12,6 +12,9 @@ from traces.files import read_trace, write_trace
 from traces.mapped import release
 from traces.tensors import hash_content, release_rows
 
+only_where_visible = pytest.mark.skipif(
+    not (hasattr(mmap, "MADV_DONTNEED") and Path("/proc/self/smaps").exists()), reason="only Linux shows what is held"
+)
 ROWS, WIDTH = 16384, 1024
 
 
@@ -35,7 +38,7 @@ def mapped(tmp_path):
     return np.memmap(path, np.uint8, mode="r").view(np.ndarray).reshape(ROWS, WIDTH), path
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system cannot give pages back")
+@only_where_visible
 def test_released_pages_leave_memory_and_come_back(mapped):
     array, path = mapped
     before = array.sum(dtype=np.int64)
@@ -58,7 +61,7 @@ def test_memory_that_is_not_mapped_or_may_be_written_keeps_its_content(tmp_path,
     assert (private == 7).all()
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system cannot give pages back")
+@only_where_visible
 def test_checking_and_hashing_a_trace_keeps_only_a_chunk_of_it_in_memory(tmp_path, monkeypatch):
     path = tmp_path / "long.safetensors"
     written = write_trace(path, random_trace(0, (0,), (4000,), 4, 64, 2))
