@@ -9,12 +9,14 @@ the dataclass; ``memory`` is a float64 array of ``memory_size`` cells that belon
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.allocation.base import Allocation
+from policies.allocation.uniform import Uniform
 from policies.state import State
 from traces.errors import UserError
 from traces.trace import Trace
@@ -44,7 +46,7 @@ class Part:
 
     def knobs(self) -> Vector:
         """All fields but text in dataclass order, float64 [n], None as NaN; text chooses data, not decisions."""
-        values = [getattr(self, field.name) for field in fields(self)]
+        values = [getattr(self, knob.name) for knob in fields(self)]
         return np.array([np.nan if v is None else v for v in values if not isinstance(v, str)], dtype=np.float64)
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
@@ -62,6 +64,9 @@ class Part:
 @dataclass(frozen=True)
 class Eviction(Part):
     """Which resident expert makes room. The engine evicts the lowest (priority, layer, expert) not shielded."""
+
+    static: ClassVar[bool] = False
+    """True for a placement that never changes: it starts filled, and every miss passes by the cache."""
 
     @staticmethod
     def touch(state: State, knobs: Vector, memory: Vector) -> None:
@@ -141,7 +146,7 @@ class Assignment(Part):
 
 @dataclass(frozen=True)
 class Policy:
-    """A named composition of the five parts.
+    """A named composition of the five parts, and how the capacity is split over the layers (``allocation``).
 
     ``residency``: 'cache' (the configured capacity), 'all' (every expert has a slot and starts resident: a bound) or
     'none' (no slots: every expert is fetched for each layer step and kept nowhere: the other bound).
@@ -157,6 +162,7 @@ class Policy:
     assignment: Assignment
     residency: str = "cache"
     write_back: str = "none"
+    allocation: Allocation = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
         if self.residency not in ("cache", "all", "none"):
@@ -169,4 +175,5 @@ class Policy:
 
     def needs(self) -> dict[str, str]:
         """What the parts need of a trace or machine -> the class name of the part that needs it."""
-        return {need: type(part).__name__ for part in self.parts() for need in sorted(part.all_needs())}
+        found = {need: type(part).__name__ for part in self.parts() for need in sorted(part.all_needs())}
+        return {need: type(self.allocation).__name__ for need in self.allocation.needs} | found

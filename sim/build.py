@@ -8,6 +8,7 @@ from typing import Any, cast
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from policies.allocation.base import Allocation
 from policies.base import Policy
 from sim.capacity import CacheConfig
 from sim.config import RunConfig, TimeConfig, TraceConfig, checked
@@ -81,7 +82,7 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
     return replayed, trace.select_requests(held, total - held) if learns else None, notes
 
 
-def make_part(name: str, config: DictConfig) -> Any:
+def make_part(name: str, config: DictConfig, base: type) -> Any:
     """One part of a policy from its ``_target_`` and knobs."""
     values = plain(config, f"policy.{name}")
     target = values.pop("_target_", None)
@@ -91,14 +92,16 @@ def make_part(name: str, config: DictConfig) -> Any:
         cls = get_class(target)
     except Exception as error:
         raise UserError(f"policy.{name}._target_={target}: cannot be imported: {error}") from error
-    if not issubclass(cls, BASES[name]):
-        raise UserError(f"policy.{name}._target_={target}: must be a subclass of policies.base.{BASES[name].__name__}")
+    if not issubclass(cls, base):
+        raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
     return checked(cls, values, f"policy.{name}.")
 
 
 def make_policy(config: DictConfig) -> Policy:
     """The policy of the ``policy`` group."""
-    built = {name: make_part(name, config[name]) for name in BASES}
+    built = {name: make_part(name, config[name], base) for name, base in BASES.items()}
+    if config.get("allocation") is not None:
+        built["allocation"] = make_part("allocation", config.allocation, Allocation)
     return Policy(
         name=str(config.name),
         residency=str(config.residency),

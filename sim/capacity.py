@@ -8,7 +8,10 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.allocation.uniform import Uniform
+from policies.base import Policy
 from traces.errors import UserError
+from traces.trace import Trace
 
 DEFAULT_FRACTION = 0.25
 
@@ -86,17 +89,25 @@ class Pools:
         return self.fraction * self.num_experts
 
 
-def make_pools(config: CacheConfig, residency: str, expert_bytes: tuple[int, ...], num_experts: int) -> Pools:
-    """The pools that a policy's residency ('cache', 'all', 'none') and the configuration give.
+def make_pools(
+    config: CacheConfig, policy: Policy, expert_bytes: tuple[int, ...], num_experts: int, others: Trace | None = None
+) -> Pools:
+    """The pools that a policy's residency and allocation and the configuration give.
+
+    ``others``: requests that an allocation may learn from.
 
     Raises: UserError where less than one expert of some layer fits, or more slots are asked for than there are experts.
     """
+    residency = policy.residency
     size = np.array(expert_bytes, dtype=np.int64)
     layers = size.size
     pool_of = np.zeros(layers, np.int64) if config.scope == "global" else np.arange(layers, dtype=np.int64)
     if residency == "none":
         return Pools(pool_of, np.zeros(pool_of.max() + 1, np.int64), size, num_experts)
     per_layer = _layer_bytes(config, residency, size, num_experts)
+    if residency == "cache" and config.scope == "layer" and not isinstance(policy.allocation, Uniform):
+        total = int((per_layer // size).sum())
+        per_layer = policy.allocation.slots(total, num_experts, others, size) * size
     capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer
     if config.bytes is not None and residency == "cache" and config.scope == "global":
         capacity = np.array([config.bytes], np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from policies.allocation.uniform import Uniform
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from sim.capacity import CacheConfig
 from sim.config import RunConfig
@@ -22,6 +23,16 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
         raise UserError(
             f"policy {policy.name}: {type(policy.prefetch).__name__} has no prediction to choose from: "
             "set policy/prediction, or policy/prefetch=none"
+        )
+    if prefetches and policy.eviction.static:
+        raise UserError(
+            f"policy {policy.name}: {type(policy.eviction).__name__} never changes what is resident, so nothing can be "
+            "prefetched: set policy/prefetch=none"
+        )
+    if not isinstance(policy.allocation, Uniform) and cache.scope == "global":
+        raise UserError(
+            f"cache.scope=global has one pool for all layers, and {type(policy.allocation).__name__} splits the "
+            "capacity over them: use cache.scope=layer, or policy/allocation=uniform"
         )
     if run.timeline and not has_clock(cache, run):
         raise UserError("timeline=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)")

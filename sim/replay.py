@@ -123,7 +123,7 @@ def assemble(
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
     schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk)
-    pools = make_pools(cache, policy.residency, geometry.expert_bytes, trace.num_experts)
+    pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
     durations = tabulate(geometry, hardware, max_tokens, time, policy.prefetch.chunks(), low_bytes)
@@ -141,12 +141,17 @@ def assemble(
         has_scores=wants_scores(policy, trace),
         staging_slots=hardware.staging_slots,
         hold=cache.overflow == "hold",
-        warm=cache.start == "warm",
+        warm=cache.start == "warm" or policy.eviction.static,
         seed=run.seed,
         first_use=None if future is None else future.first,
     )
     reader = RowReader(
-        trace, wants_weights(policy), spec.has_scores, lookahead_tables(policy), forecaster(policy, trace), future
+        trace,
+        wants_weights(policy),
+        spec.has_scores,
+        lookahead_tables(policy),
+        forecaster(policy, trace, as_decode),
+        future,
     )
     engine = make_engine(spec, durations, cache, run)
     return Replay(trace, geometry, policy, hardware, pools, cache, run, time, schedule, durations, spec, reader, engine)
@@ -202,13 +207,13 @@ def lookahead_tables(policy: Policy) -> tuple[str, ...]:
     return tuple(need for need in policy.needs() if need.startswith("lookahead_"))
 
 
-def forecaster(policy: Policy, trace: Trace) -> Any:
+def forecaster(policy: Policy, trace: Trace, as_decode: bool) -> Any:
     """The trained predictor of the policy's prediction, or None."""
     if "forecast" not in policy.needs():
         return None
     from sim.predictors.forecast import make_forecaster
 
-    return make_forecaster(policy.prediction, trace)
+    return make_forecaster(policy.prediction, trace, as_decode)
 
 
 def memories(policy: Policy, trace: Trace, others: Trace | None) -> dict[str, NDArray[np.float64]]:

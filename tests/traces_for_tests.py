@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,4 +68,8 @@ def random_trace(
     ids = np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
     ahead = (logits[:, 1:] + 0.5 * rng.normal(size=logits[:, 1:].shape)).astype(np.float32)
     lengths = [p + d for p, d in zip(prompts, decodes, strict=True)]
-    return routed(ids, num_experts, list(prompts), lengths, logits, expert_bytes, ahead)
+    trace = routed(ids, num_experts, list(prompts), lengths, logits, expert_bytes, ahead)
+    alike = rng.uniform(-1, 1, (num_layers, num_experts, num_experts))
+    alike = (alike + alike.swapaxes(1, 2)) / 2
+    alike[:, np.arange(num_experts), np.arange(num_experts)] = 1.0
+    return replace(trace, expert_similarity=alike.astype(np.float16))

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation import Allocation, check_total
+from policies.allocation.base import Allocation, check_total
 from traces.errors import UserError
 from traces.miss_curve import lru_miss_curve
 from traces.trace import DECODE, Trace

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation import Allocation, check_total
+from policies.allocation.base import Allocation, check_total
 from traces.trace import Trace
 
 

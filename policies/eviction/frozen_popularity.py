@@ -16,8 +16,7 @@ class FrozenPopularity(Eviction):
     """Keep the experts that other requests used most; a miss streams past the cache or runs on the CPU.
 
     Popularity counts (token, expert) pairs over the requests held out to learn from. The placement is the initial
-    content, so run it with ``cache.start=warm``: a cold cache fills with what comes first and keeps that. Only a
-    prefetch, or a step that demands more than the capacity, still replaces something: the least popular.
+    content, whatever ``cache.start`` says, and never changes.
     Badly: where requests differ from those it learned from; popularity is flat by design of load-balanced routers.
 
     Memory: popularity [L, E].
@@ -25,6 +24,7 @@ class FrozenPopularity(Eviction):
     Source: Fiddler, expert placement by popularity, https://arxiv.org/abs/2402.07033.
     """
 
+    static: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"fit"})
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
@@ -38,10 +38,6 @@ class FrozenPopularity(Eviction):
     def initial(self, num_layers: int, num_experts: int, memory: Vector) -> NDArray[np.float64] | None:
         """Worth of every expert as initial content, [L, E]: the highest are in the cache at a warm start."""
         return memory.reshape(num_layers, num_experts)
-
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
-        state.priority[layer, expert] = memory[layer * state.num_experts + expert]
 
     @staticmethod
     def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:

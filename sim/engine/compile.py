@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,18 @@ from traces.errors import UserError
 from traces.numba_cache import rule_cache
 
 
+@cache
+def compiled(function: FunctionType, name: str, signature: Any) -> Any:
+    """A decision as a compiled function, once per process."""
+    with rule_cache(function):
+        return njit(signature.signature, cache=True)(function)
+
+
 def compile_decision(part: Part, name: str, signature: Any) -> Any:
     """The compiled static method ``name`` of a part. Raises UserError naming the rule and numba's complaint."""
     function = getattr(type(part), name)
     try:
-        with rule_cache(function):
-            return njit(signature.signature, cache=True)(function)
+        return compiled(function, name, signature)
     except NumbaError as error:
         where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "unknown reason")

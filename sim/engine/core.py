@@ -134,6 +134,8 @@ def shield_step(s: Any, m: Any) -> None:
             continue
         room -= m.low_size[s.layer] if runs_low[expert] else size
         shield[base + expert] = 1
+        if m.static:
+            continue
         if room < 0 and m.hold == 0:
             m.overflow = 1
             m.transient[expert] = 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
+from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefetch, Substitution
 from policies.state import RESIDENT, array_fields
 from sim.capacity import Pools
 from sim.engine import calls
@@ -22,7 +22,7 @@ from sim.engine.layout import (
 )
 from sim.engine.views import Struct
 
-BASES = {
+BASES: dict[str, type[Part]] = {
     "eviction": Eviction,
     "prediction": Prediction,
     "prefetch": Prefetch,
@@ -90,7 +90,7 @@ class Plan:
     """How many experts give their slot up once executed (demand above capacity)."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Device:
     """Push interface of one device: ``load`` a step; per layer ``begin`` -> Plan, ``next_copy``, ``copy_done``,
     ``executed``, ``end``.
@@ -148,6 +148,7 @@ class Device:
         return {name: int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()} | {
             "needs_importance": int("importance" in policy.assignment.all_needs()),
             "hold": int(self.spec.hold),
+            "static": int(policy.eviction.static),
             "predict_at_end": int(policy.prediction.available_at_end()),
             "chunks": policy.prefetch.chunks(),
             "staging_free": self.spec.staging_slots,

@@ -62,6 +62,7 @@ MACHINE_INTS = (
     *DECISIONS,  # 1: the policy has this decision, 0: it is the base class's nothing
     "needs_importance",
     "hold",  # 1: cache.overflow=hold
+    "static",  # 1: what is resident never changes
     "predict_at_end",  # 1: the prediction exists only at the end of the layer
     "chunks",  # pieces of a prefetch copy
     "staging_free",

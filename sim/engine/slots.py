@@ -110,7 +110,7 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
     """Find a slot for a demanded expert; False if it has to wait until something has been executed."""
     m.copy_staged = 0
     pool = m.pool_of[layer]
-    if m.transient[expert]:
+    if m.transient[expert] or m.static:
         return bool(stage(m, expert))
     size = m.low_size[layer] if m.runs_low[expert] else m.size[layer]
     if m.status[layer * s.num_experts + expert] == LOW:  # its full version takes its place

@@ -108,7 +108,6 @@ def test_another_seed_gives_random_other_victims_and_the_same_seed_the_same():
     assert rates[0] == run(replay_with(rule("random"), trace, seed=0, slots_per_layer=3))["hit_rate"]
 
 
-@pytest.mark.xfail(strict=True, reason="the warm fill does not ask a rule for its initial content yet")
 def test_frozen_popularity_starts_with_the_most_popular_experts_and_keeps_them():
     trace = random_trace(4, prompts=(0,), decodes=(40,))
     replay = replay_with(rule("frozen_popularity"), trace, slots_per_layer=3, start="warm")

@@ -112,7 +112,6 @@ def test_every_yaml_runs_and_spares_no_more_than_it_says(name):
         assert metrics["decode.substitution_rate"] > 0 or metrics["decode.drop_rate"] > 0
 
 
-@pytest.mark.xfail(strict=True, reason="the engine does not fill the memory of rules that need expert_similarity yet")
 def test_a_replay_gives_the_rule_the_similarities_of_the_trace():
     trace = random_trace(3, num_experts=16, top_k=4, prompts=(5, 4), decodes=(12, 10))
     alike = np.full((3, 16, 16), 0.5, np.float16)

@@ -62,7 +62,7 @@ def test_parts_of_every_step_sum_to_its_latency(case):
 @given(replays)
 def test_outcomes_sum_to_demands(case):
     table = table_of(drawn(case))
-    outcomes = sum(table[name] for name in ("hits", "late", "fetches", "cpu", "substitutes", "drops"))
+    outcomes = sum(table[name] for name in ("hits", "late", "fetches", "cpu", "substitutes", "drops", "degrades"))
     assert (outcomes == table["demanded"]).all()
 
 
@@ -197,12 +197,13 @@ def test_substitution_executes_only_residents_or_top_scores_within_the_band(seed
     device = replay.device
     begin = device.begin
 
-    def checked(layer, phase, data):
+    def checked(layer):
         resident = device.residents()[layer]
-        plan = begin(layer, phase, data)
-        for token in range(data.ids.shape[0]):
-            routed, executed = data.ids[token, layer], device.arrays["executed_ids"][token]
-            scores = data.scores[token, layer]
+        plan = begin(layer)
+        ids, _, gate_scores, _, _ = device.step
+        for token in range(ids.shape[0]):
+            routed, executed = ids[token, layer], device.arrays["executed_ids"][token]
+            scores = gate_scores[token, layer]
             edge = np.delete(scores, routed).max()
             assert len(set(executed.tolist())) == executed.size
             for before, after in zip(routed, executed, strict=True):
