@@ -28,11 +28,11 @@ from policies.eviction.random import Random
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.none import NoSubstitution
-from sim.build import assemble
 from sim.capacity import CacheConfig
 from sim.config import RunConfig
 from sim.hardware import load_hardware
 from sim.metrics import StepTable
+from sim.replay import assemble
 from traces.importers import load_importer
 from traces.trace import Trace
 
