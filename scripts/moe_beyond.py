@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from policies.base import Policy
+from sim.build import make_policy, open_trace, plain
 from sim.capacity import CacheConfig
 from sim.commands.run import CONF
 from sim.config import TraceConfig, checked
@@ -37,7 +38,7 @@ from sim.predictors.checkpoint import Checkpoint, read_checkpoint
 from sim.predictors.forecast import make_forecaster
 from sim.predictors.free_prefetch import FreePrefetch, best_predicted, count_hits
 from sim.predictors.split import mixed
-from sim.replay import assemble, make_policy, open_trace, plain
+from sim.replay import assemble
 from traces.errors import UserError
 from traces.files import read_trace, write_trace
 from traces.trace import Trace

@@ -145,14 +145,8 @@ def assemble(
         seed=run.seed,
         first_use=None if future is None else future.first,
     )
-    reader = RowReader(
-        trace,
-        wants_weights(policy),
-        spec.has_scores,
-        lookahead_tables(policy),
-        forecaster(policy, trace, as_decode),
-        future,
-    )
+    forecasts = forecaster(policy, trace, as_decode)
+    reader = RowReader(trace, wants_weights(policy), spec.has_scores, lookahead_tables(policy), forecasts, future)
     engine = make_engine(spec, durations, cache, run)
     return Replay(trace, geometry, policy, hardware, pools, cache, run, time, schedule, durations, spec, reader, engine)
 
