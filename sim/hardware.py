@@ -75,7 +75,8 @@ class Hardware:
     single kernels. `dequantise_bytes_per_s`: rate at which a low-precision expert is expanded, in bytes of the result.
     `readback_s`: the router's choice read back from the GPU. `sync_s`: synchronisation at the end of a layer.
     `host_s_per_layer`: bookkeeping of the host in one MoE layer; `decision_s_per_layer`: what the policy's decisions
-    add to it, where it is known apart. `staging_slots`: buffers for experts that pass by the cache. `sources` says for each figure how it is known (it begins with one of `LABELS`) and where it
+    add to it, where it is known apart. `staging_slots`: buffers for experts that pass by the cache. `sources` says for
+    each figure how it is known (it begins with one of `LABELS`) and where it
     comes from; `label` speaks for the file as a whole and may not claim more than the weakest of them.
 
     Raises: UserError when a figure is missing, not a number, out of range, or when label and sources do not fit.
