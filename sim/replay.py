@@ -22,6 +22,7 @@ from sim.needs import check_needs, wants_scores, wants_weights
 from sim.rows import BlockData, RowReader
 from sim.steps import Schedule, StepBlock
 from traces.errors import UserError
+from traces.mapped import release
 from traces.trace import Geometry, Trace
 
 
@@ -237,4 +238,10 @@ def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse |
         return None
     trace = schedule.trace
     blocks = ((block.rows, block.bounds) for block in schedule.blocks())
-    return FutureUse(lambda rows: trace.topk_ids[rows], blocks, trace.num_layers, trace.num_experts, sequential)
+
+    def read_ids(rows: NDArray[np.int64]) -> NDArray[Any]:
+        ids = trace.topk_ids[rows]
+        release(trace.topk_ids[int(rows.min()) : int(rows.max()) + 1])
+        return ids
+
+    return FutureUse(read_ids, blocks, trace.num_layers, trace.num_experts, sequential)

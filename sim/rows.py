@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.steps import BLOCK_ROWS, StepBlock
+from traces.tensors import release_rows
 from traces.trace import Trace
 
 BLOCK_BYTES = 32_000_000
@@ -95,14 +96,15 @@ class RowReader:
             next_use = self.future.read(self.position, rows.size)
         self.position += rows.size
         data = BlockData(ids, weights, self._scores(rows), self._lookahead(rows), next_use)
+        release_rows(trace, int(rows.min()), int(rows.max()) + 1)
         return data if trace.ranked else ranked(data)
 
     @staticmethod
     def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
         first, last = int(rows[0]), int(rows[-1]) + 1
         if last - first == rows.size and (np.diff(rows) == 1).all():
-            return np.array(array[first:last], dtype=dtype, order="C")
-        return np.array(array[rows], dtype=dtype, order="C")
+            return np.array(array[first:last], dtype=dtype, order="C")  # a view would be read-only, and stay mapped
+        return np.ascontiguousarray(array[rows], dtype=dtype)
 
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self.wants_scores:
