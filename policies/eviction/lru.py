@@ -19,8 +19,9 @@ class Lru(Eviction):
 
     @staticmethod
     def touch(state: State, knobs: Vector, memory: Vector) -> None:
+        share = 1.0 / max(1, state.num_executed)
         for i in range(state.num_executed):
-            state.priority[state.layer, state.executed[i]] = state.now + i / state.num_executed
+            state.priority[state.layer, state.executed[i]] = state.now + i * share
 
     @staticmethod
     def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:

@@ -15,6 +15,7 @@ from numba.extending import register_jitable
 from sim.engine import core, timing
 from sim.engine.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, SYNC
 from sim.engine.layout import AHEAD, IDS, SCORES, TIMES, as_clock, as_machine, as_rules, as_state
+from sim.engine.lean import lean_step
 from sim.engine.timing import (
     BACK_OVERLAP,
     BACK_SERIAL,
@@ -25,6 +26,7 @@ from sim.engine.timing import (
     LOG_LAYER,
     LOG_PREFETCH,
 )
+from sim.engine.views import core_jit
 
 attention_time = register_jitable(timing.attention_time)
 LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
@@ -32,7 +34,7 @@ LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
 FOREVER = 2**62
 
 
-@njit(cache=True)
+@core_jit
 def note(c: Any, kind: int, what: int, begin_ns: int, end_ns: int, extra: int) -> None:
     """Keep a slice of the timeline."""
     i, log = c.log_size, c.log
@@ -40,14 +42,14 @@ def note(c: Any, kind: int, what: int, begin_ns: int, end_ns: int, extra: int) -
     c.log_size = i + 1
 
 
-@njit(cache=True)
+@core_jit
 def spend(c: Any, part: int, amount_ns: int) -> None:
     """Let the GPU's time advance, booked to a part."""
     c.parts[part] += amount_ns
     c.now_ns += amount_ns
 
 
-@njit(cache=True)
+@core_jit
 def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
     """If the link is free, start the next copy that is queued and finds a slot."""
     if c.link_state != LINK_IDLE:
@@ -68,7 +70,7 @@ def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
         note(c, LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH, key, c.link_begin_ns, c.link_end_ns, kind)
 
 
-@njit(cache=True)
+@core_jit
 def link_event(s: Any, m: Any, r: Any, c: Any) -> None:
     """What the link did is done: a copy or a piece of one has arrived, or the victims are home."""
     at_ns = c.link_end_ns
@@ -82,7 +84,7 @@ def link_event(s: Any, m: Any, r: Any, c: Any) -> None:
     start_copy(s, m, r, c, at_ns)
 
 
-@njit(cache=True)
+@core_jit
 def start_cpu(s: Any, m: Any, c: Any, at_ns: int) -> None:
     """Let the CPU compute the next expert of its queue."""
     expert = m.cpu_queue[c.cpu_next]
@@ -94,7 +96,7 @@ def start_cpu(s: Any, m: Any, c: Any, at_ns: int) -> None:
         note(c, LOG_CPU, s.layer * s.num_experts + expert, at_ns, c.cpu_end_ns, 0)
 
 
-@njit(cache=True)
+@core_jit
 def cpu_event(s: Any, m: Any, c: Any) -> None:
     """The CPU has finished an expert."""
     c.cpu_left -= 1
@@ -103,7 +105,7 @@ def cpu_event(s: Any, m: Any, c: Any) -> None:
         start_cpu(s, m, c, c.cpu_end_ns)
 
 
-@njit(cache=True)
+@core_jit
 def next_event(s: Any, m: Any, r: Any, c: Any, until_ns: int) -> int:
     """Let the next thing happen on link or CPU, if not after ``until_ns`` -> when it did, or -1."""
     link_ns = c.link_end_ns if c.link_state != LINK_IDLE else FOREVER
@@ -117,14 +119,14 @@ def next_event(s: Any, m: Any, r: Any, c: Any, until_ns: int) -> int:
     return int(cpu_ns)
 
 
-@njit(cache=True)
+@core_jit
 def catch_up(s: Any, m: Any, r: Any, c: Any) -> None:
     """Let everything happen that happened on link and CPU until the GPU's time."""
     while (c.link_state != LINK_IDLE or c.cpu_left > 0) and next_event(s, m, r, c, c.now_ns) >= 0:
         pass
 
 
-@njit(cache=True)
+@core_jit
 def wait_for_copy(s: Any, m: Any, r: Any, c: Any, expert: int) -> None:
     """Let the GPU wait until an expert has arrived."""
     at_ns = c.now_ns
@@ -136,7 +138,7 @@ def wait_for_copy(s: Any, m: Any, r: Any, c: Any, expert: int) -> None:
         spend(c, LINK_WAIT, at_ns - c.now_ns)
 
 
-@njit(cache=True)
+@core_jit
 def run_expert(s: Any, m: Any, c: Any, expert: int) -> None:
     """Execute an expert on the GPU."""
     begin_ns = c.now_ns
@@ -149,7 +151,7 @@ def run_expert(s: Any, m: Any, c: Any, expert: int) -> None:
         note(c, LOG_EXPERT, s.layer * s.num_experts + expert, begin_ns, c.now_ns, m.tokens_of[expert])
 
 
-@njit(cache=True)
+@core_jit
 def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs: int) -> None:
     """One layer of a forward pass."""
     begin_ns, tokens = c.now_ns, s.num_tokens
@@ -187,21 +189,21 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
     start_copy(s, m, r, c, c.now_ns)
 
 
-@njit(cache=True)
+@core_jit
 def add(total: Any, more: Any) -> None:
     """total += more, without a temporary array."""
     for i in range(more.shape[0]):
         total[i] += more[i]
 
 
-@njit(cache=True)
+@core_jit
 def subtract(total: Any, less: Any) -> None:
     """total -= less, without a temporary array."""
     for i in range(less.shape[0]):
         total[i] -= less[i]
 
 
-@njit(cache=True)
+@core_jit
 def log_room(s: Any, m: Any) -> int:
     """Most slices that one step can add to the timeline: every expert copied, written back and executed, twice."""
     return int(s.num_layers * (2 + s.num_experts * (4 + 2 * m.chunks)))
@@ -246,8 +248,11 @@ def run_steps(
         c.parts[:] = 0
         subtract(counts[step], m.counts)
         subtract(lost[step], m.lost)
-        for layer in range(s.num_layers):
-            layer_step(s, m, r, c, layer, kv_tokens[step], pairs[step])
+        if c.lean and b - a == 1:
+            lean_step(s, m, r, c, kv_tokens[step], pairs[step])
+        else:
+            for layer in range(s.num_layers):
+                layer_step(s, m, r, c, layer, kv_tokens[step], pairs[step])
         spend(c, ATTENTION, c.head_ns[b - a])
         latency_ns[step] = c.now_ns - begin_ns
         add(parts[step], c.parts)

@@ -19,6 +19,17 @@ from sim.steps import StepBlock
 LOG_ROWS = 1 << 18
 
 
+BUSY = ("bypass", "predict", "choose", "substitute", "assign", "hold", "static")
+
+
+def only_evicts(device: Device) -> bool:
+    """Whether steps of one token need nothing but ``sim.engine.lean``: a plain policy, and room for every step."""
+    pools, spec = device.spec.pools, device.spec
+    room = (pools.capacity[pools.pool_of] >= spec.top_k * pools.size).all()
+    plain = all(device.machine.get(flag) == 0 for flag in BUSY) and spec.policy.write_back == "none"
+    return bool(room and plain and (pools.size == pools.size[0]).all())
+
+
 class CompiledEngine:
     """Replays blocks of one device as a compiled recurrence."""
 
@@ -38,6 +49,7 @@ class CompiledEngine:
             host_ns=durations.host_ns,
             kv_ps_per_token=durations.kv_ps_per_token,
             pair_ps=durations.pair_ps,
+            lean=int(not timeline and only_evicts(self.device)),
             logs=int(timeline),
             copy_ns=durations.copies(),
             cpu_ns=durations.cpu_experts(),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
 from numba.extending import register_jitable
 
 from policies.state import IN_FLIGHT, LOW, RESIDENT
@@ -38,7 +37,7 @@ from sim.engine.demand import (
     sort_executed,
 )
 from sim.engine.slots import evict, find_victim, join, leave, place_demand, place_prefetch
-from sim.engine.views import borrowed
+from sim.engine.views import borrowed, core_jit
 
 IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
 """What ``next_copy`` did: nothing is queued; the next copy has no slot yet; a copy started or went on."""
@@ -56,7 +55,7 @@ def decode_copy(code: int) -> tuple[int, int, int]:
     return code // 16, code // 4 % 4, code % 4
 
 
-@njit(cache=True)
+@core_jit
 def fill(s: Any, m: Any, r: Any, order: Any) -> None:
     """Warm start: experts (keys layer * E + expert) in the given order, each if its pool still has room."""
     for key in order:
@@ -68,7 +67,7 @@ def fill(s: Any, m: Any, r: Any, order: Any) -> None:
             r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, True)
 
 
-@njit(cache=True)
+@core_jit
 def load(s: Any, m: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any) -> None:
     """Begin a forward pass of B tokens; ``begin`` reads its layers from these arrays (shapes: see layout).
 
@@ -80,14 +79,14 @@ def load(s: Any, m: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, ne
     s.num_tokens, s.num_ranks = ids.shape[0], ids.shape[2]
 
 
-@njit(cache=True)
+@core_jit
 def enter(s: Any, m: Any, phase: int, group: int) -> None:
     """Note which step begins: its phase and its lockstep batch."""
     s.phase, s.group = phase, group
     s.step += 1
 
 
-@njit(cache=True)
+@core_jit
 def forget(s: Any, m: Any, staging_slots: int) -> None:
     """Void what is queued, on the link or held; the arrays of residency are the caller's to clear."""
     m.demand_head = m.demand_tail = m.prefetch_head = m.prefetch_tail = 0
@@ -95,7 +94,7 @@ def forget(s: Any, m: Any, staging_slots: int) -> None:
     m.staging_free = staging_slots
 
 
-@njit(cache=True)
+@core_jit
 def drop_queued_prefetches(s: Any, m: Any) -> None:
     """Cancel queued prefetches for the current layer: demand takes over, wrong ones are void."""
     kept = 0
@@ -110,7 +109,7 @@ def drop_queued_prefetches(s: Any, m: Any) -> None:
     m.prefetch_head, m.prefetch_tail = 0, kept
 
 
-@njit(cache=True)
+@core_jit
 def unshield_residents(s: Any, m: Any, layer: int) -> None:
     """The prediction for a layer is void once it begins; what was fetched for it stays protected until it ends."""
     for key in range(layer * s.num_experts, (layer + 1) * s.num_experts):
@@ -118,7 +117,7 @@ def unshield_residents(s: Any, m: Any, layer: int) -> None:
             m.shield[key] = 0
 
 
-@njit(cache=True)
+@core_jit
 def shield_step(s: Any, m: Any) -> None:
     """Protect what the step executes on the GPU; above capacity keep only its most recent experts.
 
@@ -145,7 +144,7 @@ def shield_step(s: Any, m: Any) -> None:
     m.counts[N_OVERFLOW_STEPS] += m.overflow
 
 
-@njit(cache=True)
+@core_jit
 def predict_and_queue(s: Any, m: Any, r: Any) -> None:
     """Let the policy predict and choose; queue what is neither present nor queued yet, protect what is present."""
     s.num_predicted, s.num_predicted_tokens, s.num_prefetch = 0, s.num_tokens, 0
@@ -172,7 +171,7 @@ def predict_and_queue(s: Any, m: Any, r: Any) -> None:
             m.prefetch_tail += 1
 
 
-@njit(cache=True)
+@core_jit
 def close_gap(m: Any) -> None:
     """Move what is still queued to the start of the prefetch queue, which has room for every expert once."""
     kept = m.prefetch_tail - m.prefetch_head
@@ -181,7 +180,7 @@ def close_gap(m: Any) -> None:
     m.prefetch_head, m.prefetch_tail = 0, kept
 
 
-@njit(cache=True)
+@core_jit
 def estimate_window(s: Any, m: Any) -> None:
     """Expected idle time of the link until the next lookup: the layer's GPU time minus its demand copies."""
     s.window_ns = 0
@@ -192,7 +191,7 @@ def estimate_window(s: Any, m: Any) -> None:
         s.window_ns = max(0, window - m.demand_tail * s.load_ns[s.layer])
 
 
-@njit(cache=True)
+@core_jit
 def begin(s: Any, m: Any, r: Any, layer: int) -> None:
     """Start a layer step: look up, substitute, assign, touch, queue demand copies, then prefetches."""
     s.layer = layer
@@ -227,7 +226,7 @@ def begin(s: Any, m: Any, r: Any, layer: int) -> None:
         predict_and_queue(s, m, r)
 
 
-@njit(cache=True)
+@core_jit
 def resume(s: Any, m: Any) -> int:
     """Go on with the paused prefetch."""
     m.copy_layer, m.copy_expert, m.pieces_left = m.paused_layer, m.paused_expert, m.paused_pieces
@@ -236,7 +235,7 @@ def resume(s: Any, m: Any) -> int:
     return int(copy_code(m.copy_layer * s.num_experts + m.copy_expert, PIECE, PREFETCH_COPY))
 
 
-@njit(cache=True)
+@core_jit
 def count_piece(m: Any) -> None:
     """Count the bytes of the piece that starts; the last piece carries the remainder."""
     size = m.size[m.copy_layer]
@@ -244,7 +243,7 @@ def count_piece(m: Any) -> None:
     m.counts[N_COPIED_BYTES] += size - (m.chunks - 1) * piece if m.pieces_left == 1 else piece
 
 
-@njit(cache=True)
+@core_jit
 def abandon(s: Any, m: Any) -> None:
     """Give up the paused prefetch: its layer came and did not execute it."""
     key = m.paused_layer * s.num_experts + m.paused_expert
@@ -257,7 +256,7 @@ def abandon(s: Any, m: Any) -> None:
         m.counts[N_PREFETCH_ABANDONED] += 1
 
 
-@njit(cache=True)
+@core_jit
 def next_copy(s: Any, m: Any, r: Any) -> int:
     """Start the next copy, demand before prefetch, each first in first out.
 
@@ -299,7 +298,7 @@ def next_copy(s: Any, m: Any, r: Any) -> int:
     return IDLE
 
 
-@njit(cache=True)
+@core_jit
 def copy_done(s: Any, m: Any) -> int:
     """What was on the link has arrived -> 1 if the expert is whole (resident unless staged), 0 if pieces are left."""
     m.pieces_left -= 1
@@ -311,7 +310,7 @@ def copy_done(s: Any, m: Any) -> int:
     return 1
 
 
-@njit(cache=True)
+@core_jit
 def executed(s: Any, m: Any, expert: int) -> None:
     """The GPU has executed an expert of the current layer: release its staging slot, or the slot it may not keep."""
     if m.staged[expert]:
@@ -322,7 +321,7 @@ def executed(s: Any, m: Any, expert: int) -> None:
         m.holding_transient -= 1
 
 
-@njit(cache=True)
+@core_jit
 def trim(s: Any, m: Any, r: Any, layer: int) -> None:
     """Evict down to the capacity after a step that held more, sparing the step itself."""
     pool = m.pool_of[layer]
@@ -333,7 +332,7 @@ def trim(s: Any, m: Any, r: Any, layer: int) -> None:
         evict(s, m, pool, victim)
 
 
-@njit(cache=True)
+@core_jit
 def waste(s: Any, m: Any, layer: int) -> None:
     """Prefetched experts of the layer that were not demanded were wasted; all lose their shield."""
     for key in range(layer * s.num_experts, (layer + 1) * s.num_experts):
@@ -344,7 +343,7 @@ def waste(s: Any, m: Any, layer: int) -> None:
     m.prefetched_count[layer] = 0
 
 
-@njit(cache=True)
+@core_jit
 def end(s: Any, m: Any, r: Any) -> None:
     """Close the layer step: late predictions, held overflow, wasted prefetches, shields."""
     layer, base = s.layer, s.layer * s.num_experts

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from policies.state import ABSENT, CPU, DROPPED, IN_FLIGHT, LINK, LOW, MAX_LOOKAHEAD, RESIDENT
 from sim.engine.counters import (
@@ -26,9 +25,10 @@ from sim.engine.counters import (
     N_SUBSTITUTED_RANKS,
     SUBSTITUTE,
 )
+from sim.engine.views import core_jit
 
 
-@njit(cache=True)
+@core_jit
 def load_layer(s: Any, m: Any) -> None:
     """Copy one layer of the step that ``load`` gave into the state."""
     layer, ids, routed, executed = s.layer, m.step_ids, s.ids, s.executed_ids
@@ -53,7 +53,7 @@ def load_layer(s: Any, m: Any) -> None:
         load_lookahead(s, m, layer)
 
 
-@njit(cache=True)
+@core_jit
 def load_lookahead(s: Any, m: Any, layer: int) -> None:
     """Copy what is known of the next layers into the state."""
     if layer < m.step_lookahead.shape[1]:
@@ -64,7 +64,7 @@ def load_lookahead(s: Any, m: Any, layer: int) -> None:
                 s.lookahead[ahead, token, expert] = m.step_lookahead[token, layer, ahead, expert]
 
 
-@njit(cache=True)
+@core_jit
 def distinct(s: Any, m: Any, ids: Any, found: Any) -> int:
     """Distinct ids other than DROPPED in order of their last touch -> their number; ``tokens_of`` counts tokens."""
     m.tick += 1
@@ -88,7 +88,7 @@ def distinct(s: Any, m: Any, ids: Any, found: Any) -> int:
     return size
 
 
-@njit(cache=True)
+@core_jit
 def sort_executed(s: Any, m: Any) -> None:
     """Split executed experts into ready ones (first in the GPU queue) and missing ones, with their costs."""
     status, base, now = m.status, s.layer * s.num_experts, s.now
@@ -114,7 +114,7 @@ def sort_executed(s: Any, m: Any) -> None:
     s.num_missing = missing
 
 
-@njit(cache=True)
+@core_jit
 def price_missing(s: Any, m: Any) -> None:
     """What assignment rules want to know of the missing experts; everything goes over the link at first."""
     layer = s.layer
@@ -133,7 +133,7 @@ def price_missing(s: Any, m: Any) -> None:
         weigh_missing(s, m)
 
 
-@njit(cache=True)
+@core_jit
 def weigh_missing(s: Any, m: Any) -> None:
     """Importance: highest gate score, or weight where the trace has no scores, of a token that executes the expert."""
     for j in range(s.num_missing):
@@ -148,7 +148,7 @@ def weigh_missing(s: Any, m: Any) -> None:
                     s.missing_importance[j] = value
 
 
-@njit(cache=True)
+@core_jit
 def count_ranks(s: Any, m: Any) -> None:
     """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed."""
     m.lost[1] += s.num_tokens
@@ -173,7 +173,7 @@ def count_ranks(s: Any, m: Any) -> None:
         m.lost[0] += lost / total if total > 0.0 else 0.0
 
 
-@njit(cache=True)
+@core_jit
 def settle_outcomes(s: Any, m: Any) -> None:
     """Give every demanded expert exactly one outcome and count it; settle prefetches that were demanded.
 
@@ -204,7 +204,7 @@ def settle_outcomes(s: Any, m: Any) -> None:
     counts[N_DEMANDED] += s.num_demand
 
 
-@njit(cache=True)
+@core_jit
 def check_assignment(s: Any) -> None:
     """Raise ValueError unless ``order`` is a permutation."""
     for i in range(s.num_missing):
@@ -215,7 +215,7 @@ def check_assignment(s: Any) -> None:
                 raise ValueError("an assignment rule wrote an order that is not a permutation of the missing experts")
 
 
-@njit(cache=True)
+@core_jit
 def mark_cpu(s: Any, m: Any) -> None:
     """Note which missing experts the CPU computes: they need no slot."""
     for j in range(s.num_missing):
@@ -224,7 +224,7 @@ def mark_cpu(s: Any, m: Any) -> None:
             m.runs_low[s.missing[j]] = 0
 
 
-@njit(cache=True)
+@core_jit
 def queue_work(s: Any, m: Any) -> None:
     """Fill the GPU queue (behind the ready ones: in flight, then link in serving order), CPU and demand queue."""
     base = s.layer * s.num_experts

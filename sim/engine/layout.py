@@ -186,6 +186,7 @@ CLOCK_INTS = (
     "cpu_end_ns",
     "link_busy_ns",
     "cpu_busy_ns",
+    "lean",  # 1: decode steps of one token may take the short way
     "logs",  # 1: a timeline is kept
     "log_size",
 )

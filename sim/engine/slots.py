@@ -4,31 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+import numpy as np
 
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
 from sim.engine.counters import N_BYPASSES, N_EVICTIONS, N_WRITTEN_BACK_BYTES
+from sim.engine.views import core_jit
+
+NOBODY = 2**31 - 1
 
 
-@njit(cache=True)
+@core_jit
 def find_victim(s: Any, m: Any, r: Any, layer: int) -> int:
     """Lowest (priority, layer, expert) unshielded resident of ``layer``'s pool as layer * E + expert; -1 if none."""
     if m.refresh:
         r.refresh(s, r.eviction_knobs, r.eviction_memory, layer)
     pool = m.pool_of[layer]
     members, status, shield, priorities = m.members, m.status, m.shield, m.priority
-    best, lowest = -1, 0.0
-    for i in range(m.member_count[pool]):
+    best, lowest = NOBODY, np.inf
+    for i in range(m.member_count[pool]):  # without branches, which the processor could not foresee
         key = members[pool, i]
-        if status[key] == IN_FLIGHT or shield[key] != 0:
-            continue
         priority = priorities[key]
-        if best < 0 or priority < lowest or (priority == lowest and key < best):
-            best, lowest = key, priority
-    return best
+        lower = (priority < lowest) | ((priority == lowest) & (key < best))
+        better = lower & (status[key] != IN_FLIGHT) & (shield[key] == 0)
+        best = key if better else best
+        lowest = priority if better else lowest
+    return -1 if best == NOBODY else best
 
 
-@njit(cache=True)
+@core_jit
 def reclaimable(m: Any, pool: int) -> int:
     """Bytes of a pool that could be evicted now."""
     total = 0
@@ -39,7 +42,7 @@ def reclaimable(m: Any, pool: int) -> int:
     return total
 
 
-@njit(cache=True)
+@core_jit
 def victim_for(s: Any, m: Any, r: Any, layer: int, size: int) -> int:
     """The next victim for ``size`` bytes of ``layer``; -1 if evicting everything allowed is not enough."""
     victim: int = find_victim(s, m, r, layer)
@@ -51,7 +54,7 @@ def victim_for(s: Any, m: Any, r: Any, layer: int, size: int) -> int:
     return victim
 
 
-@njit(cache=True)
+@core_jit
 def join(m: Any, pool: int, key: int, size: int) -> None:
     """Count an expert among those that occupy a pool."""
     count = m.member_count[pool]
@@ -62,7 +65,7 @@ def join(m: Any, pool: int, key: int, size: int) -> None:
     m.used[pool] += size
 
 
-@njit(cache=True)
+@core_jit
 def leave(m: Any, pool: int, key: int) -> None:
     """Take an expert out of its pool."""
     last = m.member_count[pool] - 1
@@ -74,7 +77,7 @@ def leave(m: Any, pool: int, key: int) -> None:
     m.status[key] = ABSENT
 
 
-@njit(cache=True)
+@core_jit
 def evict(s: Any, m: Any, pool: int, victim: int) -> None:
     """Take a resident expert out of its pool, home to the host where the policy writes victims back."""
     leave(m, pool, victim)
@@ -84,7 +87,7 @@ def evict(s: Any, m: Any, pool: int, victim: int) -> None:
         m.counts[N_WRITTEN_BACK_BYTES] += m.held[victim]
 
 
-@njit(cache=True)
+@core_jit
 def take_slot(s: Any, m: Any, r: Any, layer: int, expert: int, size: int, prefetched: bool) -> None:
     """Give an expert whose copy starts its place in the pool."""
     key = layer * s.num_experts + expert
@@ -94,7 +97,7 @@ def take_slot(s: Any, m: Any, r: Any, layer: int, expert: int, size: int, prefet
         r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, prefetched)
 
 
-@njit(cache=True)
+@core_jit
 def stage(m: Any, expert: int) -> bool:
     """Take a staging slot for an expert of the current layer, if one is free."""
     if m.staging_free == 0:
@@ -105,7 +108,7 @@ def stage(m: Any, expert: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@core_jit
 def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
     """Find a slot for a demanded expert; False if it has to wait until something has been executed."""
     m.copy_staged = 0
@@ -130,14 +133,14 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@core_jit
 def refuses(s: Any, m: Any, r: Any, expert: int, victim: int) -> bool:
     """Whether the rule lets a missing expert stream past the cache rather than evict ``victim``."""
     layer, candidate = victim // s.num_experts, victim % s.num_experts
     return bool(r.bypass(s, r.eviction_knobs, r.eviction_memory, expert, layer, candidate))
 
 
-@njit(cache=True)
+@core_jit
 def place_prefetch(s: Any, m: Any, r: Any, key: int) -> bool:
     """Find a slot for a prefetched expert; False cancels it: it may not push out anything shielded."""
     m.copy_staged = 0
