@@ -139,6 +139,7 @@ def assemble(
         costs=costs_of(durations, policy, has_clock(cache, run)),
         low_size=np.asarray(low_bytes or (0,) * trace.num_layers, np.int64),
         memories=memories(policy, trace, others),
+        launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
         staging_slots=hardware.staging_slots,
         hold=cache.overflow == "hold",
@@ -194,6 +195,7 @@ def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
         cpu_ns=np.zeros((0, 1), np.int64) if cpu_ns is None else cpu_ns,
         layer_ns=durations.layer_ns() if timed else none,
         write_back_ns=durations.write_back_ns if policy.write_back != "none" else none,
+        dequantise_ns=durations.dequantise_ns,
     )
 
 

@@ -139,14 +139,11 @@ def wait_for_copy(s: Any, m: Any, r: Any, c: Any, expert: int) -> None:
 
 
 @core_jit
-def run_expert(s: Any, m: Any, c: Any, expert: int) -> None:
+def run_expert(s: Any, m: Any, c: Any, expert: int, run_ns: int) -> None:
     """Execute an expert on the GPU."""
     begin_ns = c.now_ns
-    compute_ns = c.expert_ns[s.layer, m.tokens_of[expert]]
-    if m.runs_low[expert]:
-        compute_ns += c.dequant_ns[s.layer]
     spend(c, LAUNCH, c.expert_launch_ns)
-    spend(c, EXPERT, compute_ns)
+    spend(c, EXPERT, run_ns)
     if c.logs:
         note(c, LOG_EXPERT, s.layer * s.num_experts + expert, begin_ns, c.now_ns, m.tokens_of[expert])
 
@@ -163,7 +160,7 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
     if c.logs:
         note(c, LOG_LAYER, layer, begin_ns, c.now_ns, tokens)
     core.begin(s, m, r, layer)
-    ready, gpu, cpu, copies, giving_up = m.plan[0], m.plan[1], m.plan[2], m.plan[3], m.plan[4]
+    ready, gpu, cpu, copies, may_give_up = m.plan[0], m.plan[1], m.plan[2], m.plan[3], m.plan[4]
     c.cpu_left, c.cpu_next = cpu, 0
     start_copy(s, m, r, c, c.now_ns)
     if cpu > 0:
@@ -174,8 +171,8 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
         expert = m.gpu_queue[i]
         if i >= ready:
             wait_for_copy(s, m, r, c, expert)
-        run_expert(s, m, c, expert)
-        if m.staged[expert] or (giving_up > 0 and m.transient[expert]):
+        run_expert(s, m, c, expert, m.run_ns[i])
+        if may_give_up and (m.staged[expert] or m.transient[expert]):
             catch_up(s, m, r, c)
             core.executed(s, m, expert)
             start_copy(s, m, r, c, c.now_ns)

@@ -54,7 +54,6 @@ class CompiledEngine:
             copy_ns=durations.copies(),
             cpu_ns=durations.cpu_experts(),
             expert_ns=durations.expert_ns,
-            dequant_ns=durations.dequantise_ns,
             shared_ns=durations.shared_ns,
             attention_ns=durations.attention_weights_ns,
             head_ns=durations.head_ns,

@@ -1,8 +1,9 @@
 """Names of what the engines count, of the outcomes of demanded experts, and of the parts of a step's time."""
 
-PLAN = ("ready", "gpu", "cpu", "demand_copies", "giving_up", "back_ns")
-"""Indices of ``Machine.plan``: experts ready to run, all GPU experts, CPU experts, demand copies queued, experts that
-give up their slot once executed; what writing back the victims of the copy that started last takes."""
+PLAN = ("ready", "gpu", "cpu", "demand_copies", "may_give_up", "back_ns")
+"""Indices of ``Machine.plan``: experts ready to run, all GPU experts, CPU experts, demand copies queued, whether an
+expert may hold something that it gives up once executed; what writing back the victims of the copy that started last
+takes."""
 
 HIT, LATE, FETCH, CPU_RUN, SUBSTITUTE, DROP, DEGRADE = range(7)
 """Values of ``Machine.outcome``."""

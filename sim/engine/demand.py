@@ -247,6 +247,13 @@ def queue_work(s: Any, m: Any) -> None:
             gpu += 1
             copies += 1
     m.demand_head, m.demand_tail = 0, copies
-    m.plan[1], m.plan[2], m.plan[3], m.plan[4] = gpu, cpu, m.demand_tail, m.holding_transient
+    run_ns, compute_ns, served = m.run_ns, m.expert_ns, m.tokens_of
+    for i in range(gpu):
+        expert = gpu_queue[i]
+        run_ns[i] = compute_ns[s.layer, served[expert]] - m.launch_ns
+        if m.runs_low[expert]:
+            run_ns[i] += m.dequant_ns[s.layer]
+    m.plan[1], m.plan[2], m.plan[3] = gpu, cpu, copies
+    m.plan[4] = m.overflow or m.bypass or m.static or m.choose
     m.counts[N_EXECUTED] += s.num_executed
     m.counts[N_RESIDENT_EXECUTED] += m.plan[0]

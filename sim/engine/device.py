@@ -43,8 +43,8 @@ def decides(part: object, base: type, decision: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What rules may know of the machine, in ns: load_ns, low_load_ns, write_back_ns, layer_ns [L]; expert_ns, cpu_ns
-    [L, B+1]. Empty where it is not known."""
+    """What rules may know of the machine, in ns: load_ns, low_load_ns, write_back_ns, dequantise_ns, layer_ns [L];
+    expert_ns (launches included), cpu_ns [L, B+1]. Empty where it is not known."""
 
     load_ns: Table
     low_load_ns: Table
@@ -52,6 +52,7 @@ class Costs:
     cpu_ns: Table
     layer_ns: Table
     write_back_ns: Table
+    dequantise_ns: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,8 @@ class DeviceSpec:
     """[L] bytes of an expert in low precision."""
     memories: dict[str, NDArray[np.float64]]
     """What each part knows at the start."""
+    launch_ns: int = 0
+    """Launches of one expert, contained in ``costs.expert_ns``."""
     has_scores: bool = False
     staging_slots: int = 1
     hold: bool = False
@@ -80,14 +83,18 @@ class DeviceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the policy decided for one layer step; queues are views that the next ``begin`` overwrites."""
+    """What the policy decided for one layer step."""
 
     ready: int
-    gpu_queue: NDArray[np.int32]
-    cpu_queue: NDArray[np.int32]
+    """How many of the GPU's queue are there already."""
+    gpu_queue: list[int]
+    """Experts in the order in which the GPU runs them: ready ones, then in order of arrival."""
+    run_ns: list[int]
+    """What each of them takes on the GPU, without launches."""
+    cpu_queue: list[int]
     demand_copies: int
-    giving_up: int
-    """How many experts give their slot up once executed (demand above capacity)."""
+    may_give_up: bool
+    """Whether an expert may hold something that it gives up once executed: see ``gives_up``."""
 
 
 @dataclass
@@ -108,15 +115,12 @@ class Device:
     rules: Struct = field(init=False)
     structs: tuple[int, int, int] = field(init=False)
     """Addresses of state, machine and rules, as compiled code takes them."""
-    low: bool = field(init=False)
-    """Whether the policy uses low precision at all."""
     group: int = -1
     step: tuple[NDArray[Any], ...] = ()
 
     def __post_init__(self) -> None:
         spec = self.spec
         layers, experts = spec.num_layers, spec.num_experts
-        self.low = "low_precision" in spec.policy.needs()
         depth = max(1, spec.policy.prediction.depth(layers))
         self.arrays = array_fields(layers, experts, spec.top_k, spec.max_tokens, depth)
         self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
@@ -131,6 +135,7 @@ class Device:
             "expert_ns": spec.costs.expert_ns,
             "cpu_ns": spec.costs.cpu_ns,
             "layer_ns": spec.costs.layer_ns,
+            "dequant_ns": spec.costs.dequantise_ns,
         }
         for name in ("status", "shield", "priority"):
             self.machine_arrays[name] = self.arrays[name].reshape(-1)
@@ -139,6 +144,8 @@ class Device:
         self.state = Struct(STATE, **sizes, **begin, **self.arrays)
         self.machine = Struct(MACHINE, **self._flags(), **self.machine_arrays)
         self.rules = compile_rules(spec.policy, self.memories)
+        self.plan, self.run_ns = self.machine_arrays["plan"], self.machine_arrays["run_ns"]
+        self.gpu_queue, self.cpu_queue = self.machine_arrays["gpu_queue"], self.machine_arrays["cpu_queue"]
         self.structs = (self.state.address, self.machine.address, self.rules.address)
         self._fill_state()
 
@@ -150,6 +157,7 @@ class Device:
             "hold": int(self.spec.hold),
             "static": int(policy.eviction.static),
             "predict_at_end": int(policy.prediction.available_at_end()),
+            "launch_ns": self.spec.launch_ns,
             "chunks": policy.prefetch.chunks(),
             "staging_free": self.spec.staging_slots,
         }
@@ -204,9 +212,10 @@ class Device:
     def begin(self, layer: int) -> Plan:
         """Decide one layer step."""
         calls.begin(*self.structs, layer)
-        queues = self.machine_arrays
-        ready, gpu, cpu, copies, giving_up, _ = queues["plan"].tolist()
-        return Plan(ready, queues["gpu_queue"][:gpu], queues["cpu_queue"][:cpu], copies, giving_up)
+        ready, gpu, cpu, copies, may_give_up, _ = self.plan.tolist()
+        run_ns = self.run_ns[:gpu].tolist()
+        cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
+        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_give_up))
 
     def next_copy(self) -> int:
         """Start the next copy -> core.IDLE, core.WAIT, or what ``decode_copy`` takes apart."""
@@ -216,16 +225,10 @@ class Device:
         """What writing the victims of the copy that just started home takes."""
         return int(self.machine_arrays["plan"][BACK_NS])
 
-    def gives_up(self, expert: int, plan: Plan) -> bool:
+    def gives_up(self, expert: int) -> bool:
         """Whether an expert of the current layer holds something that it gives up once executed."""
-        if plan.demand_copies == 0 and plan.giving_up == 0:
-            return False
         arrays = self.machine_arrays
         return bool(arrays["staged"][expert] or arrays["transient"][expert])
-
-    def runs_low(self, expert: int) -> bool:
-        """Whether an expert of the current layer is executed in low precision."""
-        return self.low and bool(self.machine_arrays["runs_low"][expert])
 
     def copy_done(self) -> bool:
         """What was on the link has arrived: True if its expert is whole now, False if pieces are left."""

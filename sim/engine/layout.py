@@ -64,6 +64,7 @@ MACHINE_INTS = (
     "hold",  # 1: cache.overflow=hold
     "static",  # 1: what is resident never changes
     "predict_at_end",  # 1: the prediction exists only at the end of the layer
+    "launch_ns",  # of one expert, contained in expert_ns
     "chunks",  # pieces of a prefetch copy
     "staging_free",
     "tick",  # counts calls of ``distinct``
@@ -93,6 +94,7 @@ MACHINE_ARRAYS = {
     "low_load_ns": i8[::1],  # [L] cost of a low-precision copy, for assignment rules
     "expert_ns": i8[:, ::1],  # [L, B+1] one expert on the GPU by tokens, launches included
     "cpu_ns": i8[:, ::1],  # [L, B+1] one expert on the CPU by tokens; 0 rows if the hardware has none
+    "dequant_ns": i8[::1],  # [L] added to an expert that is executed in low precision
     "layer_ns": i8[::1],  # [L] expected time of a layer without routed experts, for ``window_ns``
     "step_ids": IDS,
     "step_weights": SCORES,
@@ -119,6 +121,7 @@ MACHINE_ARRAYS = {
     "replaced_at": i8[::1],  # [E] ... that executes another expert in its place
     "outcome": u1[::1],  # [num_demand] of each demanded expert
     "gpu_queue": i4[::1],  # [E] executed on the GPU: ready ones, then in order of arrival
+    "run_ns": i8[::1],  # [E] what each of them takes, without launches
     "cpu_queue": i4[::1],  # [E] executed on the CPU
     "tokens_of": i4[::1],  # [E] tokens served by each executed expert in this layer step
     "seen": i8[::1],  # [E] scratch of ``distinct``
@@ -156,6 +159,7 @@ def machine_arrays(num_layers: int, num_experts: int, num_pools: int) -> dict[st
         "replaced_at": (experts, np.int64),
         "outcome": (experts, np.uint8),
         "gpu_queue": (experts, np.int32),
+        "run_ns": (experts, np.int64),
         "cpu_queue": (experts, np.int32),
         "tokens_of": (experts, np.int32),
         "seen": (experts, np.int64),
@@ -194,7 +198,6 @@ CLOCK_ARRAYS = {
     "copy_ns": TIMES,  # [3, 2, L] by kind of copy, whether the CPU computes, layer
     "cpu_ns": TIMES,  # [2, L, B+1] by whether the link copies, layer, tokens; 0 layers if the hardware has no CPU
     "expert_ns": i8[:, ::1],  # [L, B+1] without launches
-    "dequant_ns": i8[::1],  # [L] added to an expert in low precision
     "shared_ns": i8[:, ::1],  # [L, B+1]
     "attention_ns": i8[:, ::1],  # [L, B+1] without K and V
     "head_ns": i8[::1],  # [B+1]

@@ -16,10 +16,11 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from policies.base import Prefetch
 from sim.durations import Durations
 from sim.engine.core import DEMAND_COPY, WAIT, decode_copy
 from sim.engine.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS, SYNC
-from sim.engine.device import Device, DeviceSpec
+from sim.engine.device import Device, DeviceSpec, decides
 from sim.engine.timing import (
     BACK_NONE,
     BACK_OVERLAP,
@@ -31,6 +32,7 @@ from sim.engine.timing import (
     LOG_LAYER,
     LOG_PREFETCH,
     WRITE_BACK,
+    attention_time,
 )
 from sim.replay import BlockResult
 from sim.rows import BlockData
@@ -70,8 +72,8 @@ class SimpyEngine:
         self.layer = 0
         self.write_back = WRITE_BACK[spec.policy.write_back]
         self.copies_ns, self.cpu_ns = durations.copies().tolist(), durations.cpu_experts().tolist()
-        self.experts_ns, self.dequantise_ns = durations.expert_ns.tolist(), durations.dequantise_ns.tolist()
-        self.predicts_late = spec.policy.prediction.available_at_end()
+        self.attention_ns, self.shared_ns = durations.attention_weights_ns.tolist(), durations.shared_ns.tolist()
+        self.prefetches = decides(spec.policy.prefetch, Prefetch, "choose")
         self.link_busy_ns = self.cpu_busy_ns = 0
         self.log: list[tuple[int, int, int, int, int]] | None = [] if timeline else None
 
@@ -104,71 +106,79 @@ class SimpyEngine:
         if self.log is not None:
             self.log.append(row)  # type: ignore[arg-type]
 
-    def _spend(self, part: int, amount_ns: int) -> None:
-        """Let the GPU's time advance, booked to a part."""
-        self.parts[part] += amount_ns
-        self.now_ns += amount_ns
+    def _step(self, tokens: int, kv_tokens: int, pairs: int) -> Process:
+        kv_ns = attention_time(0, kv_tokens, self.times.kv_ps_per_token, pairs, self.times.pair_ps)
+        for layer in range(self.device.spec.num_layers):
+            yield from self._layer(layer, tokens, kv_ns)
+        head_ns = int(self.times.head_ns[tokens])
+        self.parts[ATTENTION] += head_ns
+        self.now_ns += head_ns
+        yield self.env.timeout(self.now_ns - self.env.now)
+
+    def _layer(self, layer: int, tokens: int, kv_ns: int) -> Process:
+        """One layer: up to the lookup; copies, CPU and the experts that are there; those that arrive; the end.
+
+        ``self.now_ns`` is the GPU's time. Nothing on the way means that nobody sees SimPy's clock lag behind it.
+        """
+        times, device, parts, begin_ns = self.times, self.device, self.parts, self.now_ns
+        attention_ns = self.attention_ns[layer][tokens] + kv_ns
+        self.now_ns += attention_ns + times.layer_launch_ns + times.readback_ns + times.host_ns
+        if self.link is not None:
+            yield self.env.timeout(self.now_ns - self.env.now)
+        self._note(LOG_LAYER, layer, begin_ns, self.now_ns, tokens)
+        plan = device.begin(layer)
+        self.layer, self.arrived, self.cpu_queue = layer, set(), plan.cpu_queue
+        if plan.demand_copies or self.prefetches:
+            self._start_copy(self.now_ns)
+        if plan.cpu_queue:
+            self._start_cpu(self.now_ns)
+        call_ns, shared_ns = plan.demand_copies * times.link_call_ns, self.shared_ns[layer][tokens]
+        self.now_ns += call_ns + shared_ns
+        for index, expert in enumerate(plan.gpu_queue):
+            if index >= plan.ready:
+                yield from self._arrival(expert)
+            run_ns = times.expert_launch_ns + plan.run_ns[index]
+            if self.log is not None:
+                served = int(device.tokens_of[expert])
+                self._note(LOG_EXPERT, layer * self.num_experts + expert, self.now_ns, self.now_ns + run_ns, served)
+            self.now_ns += run_ns
+            if plan.may_give_up and device.gives_up(expert):
+                yield from self._catch_up()
+                device.executed(expert)
+                self._start_copy(self.now_ns)
+        while self.cpu is not None:
+            yield self.cpu
+            self._waited(CPU_WAIT)
+        self.now_ns += times.sync_ns
+        yield from self._catch_up()
+        device.end()
+        if self.prefetches:
+            self._start_copy(self.now_ns)
+        parts[ATTENTION] += attention_ns
+        parts[LAUNCH] += times.layer_launch_ns + len(plan.gpu_queue) * times.expert_launch_ns
+        parts[SYNC] += times.readback_ns + times.sync_ns
+        parts[HOST] += times.host_ns + call_ns
+        parts[EXPERT] += shared_ns + sum(plan.run_ns)
 
     def _catch_up(self) -> Process:
         """Let everything happen that happens until the GPU's time, if anything is on its way."""
         if self.link is not None or self.cpu is not None:
             yield self.env.timeout(self.now_ns - self.env.now)
 
-    def _wait(self, part: int, event: simpy.Event) -> Process:
-        yield event
-        self._spend(part, max(0, int(self.env.now) - self.now_ns))
+    def _arrival(self, expert: int) -> Process:
+        """Let the GPU wait until an expert has arrived."""
+        while expert not in self.arrived:
+            if self.link is None:
+                raise RuntimeError("the GPU waits for an expert that nothing brings")
+            yield self.link
+            self._waited(LINK_WAIT)
 
-    def _step(self, tokens: int, kv_tokens: int, pairs: int) -> Process:
-        for layer in range(self.device.spec.num_layers):
-            yield from self._layer(layer, tokens, kv_tokens, pairs)
-        self._spend(ATTENTION, int(self.times.head_ns[tokens]))
-        yield self.env.timeout(max(0, self.now_ns - self.env.now))
-
-    def _layer(self, layer: int, tokens: int, kv_tokens: int, pairs: int) -> Process:
-        times, device, begin_ns = self.times, self.device, self.now_ns
-        self._spend(ATTENTION, times.attention_ns(layer, tokens, kv_tokens, pairs))
-        self._spend(LAUNCH, times.layer_launch_ns)
-        self._spend(SYNC, times.readback_ns)
-        self._spend(HOST, times.host_ns)
-        yield from self._catch_up()
-        self._note(LOG_LAYER, layer, begin_ns, self.now_ns, tokens)
-        plan = device.begin(layer)
-        self.layer, self.arrived = layer, set()
-        self.cpu_queue = plan.cpu_queue.tolist()
-        self._start_copy(self.now_ns)
-        self._start_cpu(self.now_ns)
-        self._spend(HOST, plan.demand_copies * times.link_call_ns)
-        self._spend(EXPERT, int(times.shared_ns[layer, tokens]))
-        for index, expert in enumerate(plan.gpu_queue.tolist()):
-            while index >= plan.ready and expert not in self.arrived:
-                yield from self._wait(LINK_WAIT, self._on_link())
-            self._run_expert(expert)
-            if device.gives_up(expert, plan):
-                yield from self._catch_up()
-                device.executed(expert)
-                self._start_copy(self.now_ns)
-        while self.cpu is not None:
-            yield from self._wait(CPU_WAIT, self.cpu)
-        self._spend(SYNC, times.sync_ns)
-        yield from self._catch_up()
-        device.end()
-        if self.predicts_late or self.link is None:
-            self._start_copy(self.now_ns)
-
-    def _on_link(self) -> End:
-        if self.link is None:
-            raise RuntimeError("the GPU waits for an expert that nothing brings")
-        return self.link
-
-    def _run_expert(self, expert: int) -> None:
-        """Execute an expert on the GPU."""
-        begin_ns, tokens = self.now_ns, int(self.device.tokens_of[expert])
-        compute_ns = self.experts_ns[self.layer][tokens]
-        if self.device.runs_low(expert):
-            compute_ns += self.dequantise_ns[self.layer]
-        self._spend(LAUNCH, self.times.expert_launch_ns)
-        self._spend(EXPERT, compute_ns)
-        self._note(LOG_EXPERT, self.layer * self.num_experts + expert, begin_ns, self.now_ns, tokens)
+    def _waited(self, part: int) -> None:
+        """The GPU has waited until now, if its own time had not run ahead further."""
+        wait_ns = int(self.env.now) - self.now_ns
+        if wait_ns > 0:
+            self.parts[part] += wait_ns
+            self.now_ns += wait_ns
 
     def _start_cpu(self, at_ns: int) -> None:
         """Let the CPU compute the next expert of its queue."""
