@@ -22,6 +22,7 @@ from traces.errors import UserError
 from traces.files import read_trace
 from traces.trace import Trace
 
+PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = ("trace", "model", "hardware", "policy", "engine", "cache", "time")
 KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline")
 
@@ -82,7 +83,7 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
     return replayed, trace.select_requests(held, total - held) if learns else None, notes
 
 
-def make_part(name: str, config: DictConfig, base: type) -> Any:
+def make_part(name: str, config: DictConfig) -> Any:
     """One part of a policy from its ``_target_`` and knobs."""
     values = plain(config, f"policy.{name}")
     target = values.pop("_target_", None)
@@ -92,6 +93,7 @@ def make_part(name: str, config: DictConfig, base: type) -> Any:
         cls = get_class(target)
     except Exception as error:
         raise UserError(f"policy.{name}._target_={target}: cannot be imported: {error}") from error
+    base = PARTS[name]
     if not issubclass(cls, base):
         raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
     return checked(cls, values, f"policy.{name}.")
@@ -99,9 +101,7 @@ def make_part(name: str, config: DictConfig, base: type) -> Any:
 
 def make_policy(config: DictConfig) -> Policy:
     """The policy of the ``policy`` group."""
-    built = {name: make_part(name, config[name], base) for name, base in BASES.items()}
-    if config.get("allocation") is not None:
-        built["allocation"] = make_part("allocation", config.allocation, Allocation)
+    built = {name: make_part(name, config[name]) for name in PARTS if name in BASES or config.get(name) is not None}
     return Policy(
         name=str(config.name),
         residency=str(config.residency),

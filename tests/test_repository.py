@@ -56,7 +56,7 @@ def test_readme_prints_the_commands_that_ci_runs():
 
 def test_every_rule_has_a_source_and_every_policy_yaml_a_comment():
     for path in (ROOT / "policies").glob("*/*.py"):
-        if path.name not in ("__init__.py", "none.py"):
+        if path.name not in ("__init__.py", "none.py", "base.py"):
             assert "Source:" in path.read_text(), path
     for path in (ROOT / "conf" / "policy").glob("*.yaml"):
         assert path.read_text().startswith("# "), path

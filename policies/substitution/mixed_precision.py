@@ -26,12 +26,15 @@ class MixedPrecision(Substitution):
     full_until: float = 0.6
     low_until: float = 0.9
     during_prefill: bool = False
+    low_bits: float = 4.0
+    """Stored bits per weight of a low-precision copy; must be below the model's own."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"importance", "low_precision"})
 
     def __post_init__(self) -> None:
         require("policy.substitution.full_until", self.full_until, 0.0, 1.0)
         require("policy.substitution.low_until", self.low_until, self.full_until, 1.0)
+        require("policy.substitution.low_bits", self.low_bits, 1.0, 64.0)
 
     @staticmethod
     def substitute(state: State, knobs: Vector, memory: Vector) -> None:

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.state import State, plain_state
-from sim.build import Replay, assemble
 from sim.capacity import CacheConfig
 from sim.config import RunConfig
 from sim.engine.core import IDLE, WAIT
 from sim.engine.counters import N_DEMANDED, N_HITS
 from sim.engine.device import Device
+from sim.replay import Replay, assemble
 from sim.steps import Schedule
 from tests.sim.replays import machine
 from traces.trace import ScoreTable, Trace
@@ -35,23 +34,13 @@ class LayerStep:
     demanded: int
 
 
-@njit
-def counters(state: Any) -> Any:
-    return state.layer, state.now, state.phase, state.step, state.group, state.num_tokens, state.num_lookahead
-
-
-@njit
-def extent(state: Any) -> Any:
-    return state.num_predicted, state.num_predicted_tokens
-
-
 def as_plain(device: Device, routed: NDArray[np.int32]) -> State:
     """What a rule sees in a compiled device now, as a State of plain arrays; ``routed`` [B, L, K] of the step."""
     names = ("layer", "now", "phase", "step", "group", "num_tokens", "num_lookahead")
     spec, arrays = device.spec, device.arrays
     state = plain_state(spec.num_layers, spec.num_experts, spec.top_k, spec.max_tokens, spec.seed, spec.num_layers)
     inputs = {name: arrays[name].copy() for name in ("ids", "weights", "scores", "lookahead")}
-    return replace(state, routed=routed, **inputs, **dict(zip(names, counters(device.state), strict=True)))
+    return replace(state, routed=routed, **inputs, **{name: device.state.get(name) for name in names})
 
 
 def replay_with(trace: Trace, policy: Policy, others: Trace | None, batch_size: int = 1, **cache: Any) -> Replay:
@@ -71,8 +60,8 @@ def drive(replay: Replay) -> Iterator[LayerStep]:
             device.load(rows, int(block.phase[i]), int(block.group[i]))
             for layer in range(replay.trace.num_layers):
                 before = device.counts.copy()
-                finish(device, device.begin(layer).gpu_queue.tolist())
-                ahead, tokens = extent(device.state)
+                finish(device, device.begin(layer).gpu_queue)
+                ahead, tokens = device.state.get("num_predicted"), device.state.get("num_predicted_tokens")
                 counted = device.counts - before
                 predicted = device.arrays["predicted"][:ahead, :tokens].copy()
                 yield LayerStep(index, layer, rows[0], predicted, int(counted[N_HITS]), int(counted[N_DEMANDED]))

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from policies.splits import MOST_TRIED
 from policies.state import CPU, LINK
-from sim.build import assemble, make_part
+from sim.build import make_part
 from sim.commands.run import CONF
+from sim.replay import assemble
 from tests.policies.test_assignment_by_hand import missing_state
 from tests.policies.test_rules_by_hand import decide
 from tests.sim.replays import BARE, machine, run

@@ -1,6 +1,8 @@
 """Predictions know only the past: what comes after a layer step cannot change what was predicted there."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -17,19 +19,33 @@ from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
 from policies.state import State
 from tests.policies.driving import as_plain, drive, replay_with, scrambled_after, step_rows
 from tests.policies.hand import from_yaml, predict, yaml_names
+from tests.sim.predictors.small import KINDS, untrained
 from tests.sim.replays import BARE
 from tests.traces_for_tests import random_trace
 
 LAYERS = 4
+NETWORKS = {"moe_beyond": KINDS["experts"], "promoe_mlp": KINDS["promoe"]}
+"""Learned rules and what their (untrained) networks are made of."""
 ONE, OTHER, OTHERS = (random_trace(seed, LAYERS, prompts=(3, 2, 3), decodes=(4, 5, 3)) for seed in (1, 2, 3))
-SEERS = {"oracle", "future"}
-PARTS = {name: from_yaml("prediction", name) for name in yaml_names("prediction") if name != "none"} | {
-    "previous_token, 3 layers": PreviousToken(layers=3),
-    "popularity, fitted": Popularity(layers=3, fitted=True),
-    "activation_matrix, online": ActivationMatrix(collection=2, fitted=False),
-    "expert_map, online": ExpertMap(capacity=5, distance=1, fitted=False),
-    "shadow, prompts too": Shadow(recall=0.5, during_prefill=True),
+FOLDER = Path(mkdtemp(prefix="untrained-"))
+LEARNED = {
+    name: replace(
+        from_yaml("prediction", name), checkpoint=str(untrained(OTHERS, kind, FOLDER / f"{name}.safetensors"))
+    )
+    for name, kind in NETWORKS.items()
 }
+SEERS = {"oracle", "future"}
+PARTS = (
+    {name: from_yaml("prediction", name) for name in yaml_names("prediction") if name != "none"}
+    | LEARNED
+    | {
+        "previous_token, 3 layers": PreviousToken(layers=3),
+        "popularity, fitted": Popularity(layers=3, fitted=True),
+        "activation_matrix, online": ActivationMatrix(collection=2, fitted=False),
+        "expert_map, online": ExpertMap(capacity=5, distance=1, fitted=False),
+        "shadow, prompts too": Shadow(recall=0.5, during_prefill=True),
+    }
+)
 PREDICTIONS = list(PARTS)
 CAUSAL = [name for name in PREDICTIONS if not SEERS & PARTS[name].all_needs()]
 

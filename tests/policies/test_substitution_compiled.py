@@ -4,11 +4,12 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import f8, i8, njit, void
 
 from policies.state import DECODE, PREFILL, State, array_fields, plain_state
 from sim.engine.compile import compile_decision
-from sim.engine.layout import RULE, STATE_ARRAYS, new_state
+from sim.engine.layout import RULE, STATE, as_state
+from sim.engine.views import Struct
 from tests.policies.test_assignment_properties import PARTS as ASSIGNMENTS
 from tests.policies.test_substitution_properties import LAYERS, RANKS, drawn_state, memory_of
 from tests.policies.test_substitution_properties import PARTS as SUBSTITUTIONS
@@ -16,15 +17,9 @@ from tests.policies.test_substitution_properties import PARTS as SUBSTITUTIONS
 COUNTERS = ("layer", "now", "phase", "num_tokens", "has_scores", "num_demand", "num_executed", "num_missing")
 
 
-@njit
-def set_counters(state, values):
-    state.layer, state.now, state.phase, state.num_tokens = values[0], values[1], values[2], values[3]
-    state.has_scores, state.num_demand, state.num_executed, state.num_missing = (
-        values[4],
-        values[5],
-        values[6],
-        values[7],
-    )
+@njit(void(RULE, i8, f8[::1], f8[::1]))
+def decide(rule, address, knobs, memory):
+    rule(as_state(address), knobs, memory)
 
 
 def compiled_copy(plain):
@@ -34,9 +29,8 @@ def compiled_copy(plain):
     for field in fields(State):
         if field.name in arrays:
             arrays[field.name][:] = getattr(plain, field.name)
-    ints = np.array([plain.num_layers, plain.num_experts, plain.num_ranks, plain.seed, plain.has_scores])
-    state = new_state(ints, tuple(arrays[name] for name in STATE_ARRAYS))
-    set_counters(state, np.array([getattr(plain, name) for name in COUNTERS]))
+    sizes = ("num_layers", "num_experts", "num_ranks", "seed")
+    state = Struct(STATE, **{name: int(getattr(plain, name)) for name in (*sizes, *COUNTERS)}, **arrays)
     return state, arrays
 
 
@@ -52,7 +46,7 @@ def test_substitution(name):
         memory = memory_of(part, rng)
         compiled_memory = memory.copy()
         part.substitute(plain, part.knobs(), memory)
-        rule(state, part.knobs(), compiled_memory)
+        decide(rule, state.address, part.knobs(), compiled_memory)
         for field in ("executed_ids", "degraded"):
             np.testing.assert_array_equal(arrays[field], getattr(plain, field))
         np.testing.assert_allclose(compiled_memory, memory, rtol=1e-6)
@@ -82,6 +76,6 @@ def test_assignment(name):
         plain = drawn_misses(seed)
         state, arrays = compiled_copy(plain)
         part.assign(plain, part.knobs(), np.zeros(0))
-        rule(state, part.knobs(), np.zeros(0))
+        decide(rule, state.address, part.knobs(), np.zeros(0))
         for field in ("side", "order"):
             np.testing.assert_array_equal(arrays[field], getattr(plain, field))

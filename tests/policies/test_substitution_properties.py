@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.state import DECODE, DROPPED, PREFILL, RESIDENT, plain_state
-from sim.build import assemble, make_part
+from sim.build import make_part
 from sim.capacity import CacheConfig
 from sim.commands.run import CONF
 from sim.config import RunConfig
+from sim.replay import assemble
 from tests.sim.replays import BARE, machine, run
 from tests.traces_for_tests import random_trace
 

@@ -53,6 +53,7 @@ def machine(**changes: Any) -> Hardware:
         "link_bytes_per_s": 1e9,
         "staging_slots": 2,
         "cpu_load_ratio": 0.5,
+        "dequantise_bytes_per_s": 1e18,
     }
     return Hardware(**(figures | changes))
 
