@@ -22,6 +22,7 @@ Table = NDArray[np.int64]
 
 # Stored bits of the weights that are not experts: models quantise their experts first and keep the rest in 16 bits.
 _LEAST_OTHER_BITS = 16.0
+_LONGEST = 2.0**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ def tabulate(
 
     `pieces`: of a prefetched expert; `low_bytes` [L]: of an expert in low precision, None where no rule wants one.
 
-    Raises: UserError when `max_tokens` is below 1, or when bytes per expert or a figure that `time` asks for are not
-    known.
+    Raises: UserError when `max_tokens` is below 1, when bytes per expert or a figure that `time` asks for are not
+    known, or when a duration is too long for the clock.
     """
     time = time or TimeConfig()
     if max_tokens < 1:
@@ -122,7 +123,7 @@ def tabulate(
         link_call_ns=_count(call_s(hardware, time.memory) * time.link_call, 1e9),
         expert_ns=_nanoseconds(compute_s(sizes, bits, tokens, *rates) * time.experts),
         dequantise_ns=_nanoseconds(dequantise_s(sizes, hardware, low_bytes is not None) * time.dequantise),
-        cpu_expert_ns=_cpu_expert_ns(sizes, bits, tokens, load_s, hardware, time.experts),
+        cpu_expert_ns=_cpu_expert_ns(sizes, bits, tokens, hardware, time.experts),
         link_contention=hardware.link_contention if time.contention else 1.0,
         cpu_contention=hardware.cpu_contention if time.contention else 1.0,
         shared_ns=_nanoseconds(
@@ -251,14 +252,13 @@ def _cpu_expert_ns(
     num_bytes: Sequence[int],
     weight_bits: float | None,
     tokens: NDArray[np.float64],
-    load_s: NDArray[np.float64],
     hardware: Hardware,
     switch: bool,
 ) -> Table | None:
     """Nanoseconds of one expert on the CPU, [L, n+1]: its weights out of DRAM or its arithmetic, the longer.
 
-    The weights take bytes / `cpu_expert_bytes_per_s`, or `cpu_load_ratio` of the load; the sum does not depend on the
-    number of tokens until the arithmetic takes over. Source: SMoE, Fig. 9 and section on CPU-assisted loading
+    The weights take bytes / `cpu_expert_bytes_per_s`, or `cpu_load_ratio` of a pinned load (other kinds of host memory
+    slow the copy, not the CPU); the sum does not depend on the number of tokens until the arithmetic takes over. Source: SMoE, Fig. 9 and section on CPU-assisted loading
     (arXiv 2508.18983); Fiddler (arXiv 2402.07033).
     """
     if not hardware.has_cpu:
@@ -266,14 +266,28 @@ def _cpu_expert_ns(
     bandwidth = hardware.cpu_expert_bytes_per_s or np.inf
     seconds = compute_s(num_bytes, weight_bits, tokens, bandwidth, hardware.cpu_flops_per_s)
     if hardware.cpu_load_ratio is not None:
-        seconds = np.maximum(seconds, hardware.cpu_load_ratio * load_s[:, None])
+        seconds = np.maximum(seconds, hardware.cpu_load_ratio * copy_s(num_bytes, hardware)[:, None])
         seconds[:, 0] = 0.0
     return _nanoseconds(seconds * switch)
 
 
 def _nanoseconds(seconds: NDArray[np.float64]) -> Table:
-    return np.rint(seconds * 1e9).astype(np.int64)
+    """Whole nanoseconds. Raises UserError where a duration does not fit the clock."""
+    found = np.rint(seconds * 1e9)
+    _check_longest(float(found.max(initial=0.0)))
+    return found.astype(np.int64)
 
 
 def _count(seconds: float, per_second: float) -> int:
-    return round(seconds * per_second)
+    found = seconds * per_second
+    _check_longest(found)
+    return round(found)
+
+
+def _check_longest(units: float) -> None:
+    """A clock in 64 bits must have room for many of the longest duration, and floats must count it exactly."""
+    if not units < _LONGEST:
+        raise UserError(
+            f"one operation would take {units / 1e9:.3g} s, more than the clock can count ({_LONGEST / 1e9:.3g} s): "
+            "check the rates of the hardware file and the sizes of the model"
+        )

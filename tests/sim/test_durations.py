@@ -116,6 +116,26 @@ def test_what_cannot_be_timed_is_refused() -> None:
         tabulate(MODEL, MACHINE, 0)
 
 
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"link_bytes_per_s": 1e-5},
+        {"gpu_memory_bytes_per_s": 1e-300},
+        {"gpu_flops_per_s": 1e-8},
+        {"sync_s": 1e7},
+        {"cpu_load_ratio": 1e300},
+    ],
+)
+def test_durations_that_the_clock_cannot_count_are_refused(figures: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"one operation would take .* s, more than the clock can count"):
+        tabulate(MODEL, replace(MACHINE, **figures), 2)
+
+
+def test_a_month_is_counted_exactly() -> None:
+    table = tabulate(MODEL, replace(MACHINE, sync_s=2_592_000.0), 1)
+    assert table.sync_ns == 2_592_000 * 10**9
+
+
 def test_halves_round_to_even() -> None:
     table = tabulate(replace(MODEL, expert_bytes=(1, 3)), replace(MACHINE, link_bytes_per_s=2e9), 1)
     assert table.copy_ns.tolist() == [0, 2]  # 0.5 and 1.5 ns

@@ -1,0 +1,68 @@
+"""Rules that do exactly what a hand-worked timeline says, whatever the trace: no paper proposes them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from policies.base import Assignment, Prediction, Prefetch, Substitution, Vector
+from policies.state import CPU, State
+
+
+@dataclass(frozen=True)
+class Silent(Prediction):
+    """Predict nothing: a prefetch rule must stand beside a prediction, also one that does not look at it."""
+
+    @staticmethod
+    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+        state.num_predicted = 0
+
+
+@dataclass(frozen=True)
+class FetchRow(Prefetch):
+    """In layer 0 of every step fetch ``count`` experts of ``layer`` from ``first`` on, each in ``pieces`` pieces."""
+
+    layer: int = 1
+    first: int = 0
+    count: int = 1
+    pieces: int = 1
+
+    def chunks(self) -> int:
+        return self.pieces
+
+    @staticmethod
+    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+        if state.layer == 0:
+            for i in range(int(knobs[2])):
+                state.prefetch_layer[i] = int(knobs[0])
+                state.prefetch_expert[i] = int(knobs[1]) + i
+                state.num_prefetch += 1
+
+
+@dataclass(frozen=True)
+class LowUntil(Substitution):
+    """Let low-precision copies do in the first ``steps`` steps."""
+
+    steps: int = 1
+    low_bits: float = 4.0
+
+    needs: ClassVar[frozenset[str]] = frozenset({"low_precision"})
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        if state.step < knobs[0]:
+            for expert in range(state.num_experts):
+                state.degraded[expert] = 1
+
+
+@dataclass(frozen=True)
+class LastOnCpu(Assignment):
+    """Let the CPU compute the last ``count`` missing experts of a layer step."""
+
+    count: int = 1
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+
+    @staticmethod
+    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+        for i in range(state.num_missing):
+            if i >= state.num_missing - knobs[0]:
+                state.side[i] = CPU
