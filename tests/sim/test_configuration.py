@@ -20,6 +20,16 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def run_with(policy: str) -> list[str]:
+    """The overrides that a system's yaml asks for, less those that the small trace has no room for."""
+    lines = (CONF / "policy" / f"{policy}.yaml").read_text().splitlines()
+    words = next((line.split("(")[0].split()[3:] for line in lines if line.startswith("# Run with: ")), [])
+    return [word for word in words if not word.startswith("cache.slots_per_layer")]
+
+
+SWITCHES = ("prediction", "prefetch", "substitution")
+
+
 @pytest.fixture(scope="session")
 def trace_path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trace") / "small.safetensors"
@@ -34,7 +44,8 @@ def checkpoints(tmp_path_factory) -> dict[str, list[str]]:
     others = random_trace(99, num_layers=2, num_experts=8, top_k=2, prompts=(4, 3, 2), decodes=(6, 5, 4))
     kinds = {"moe_beyond": KINDS["experts"], "promoe_mlp": KINDS["promoe"]}
     paths = {rule: untrained(others, kind, folder / f"{rule}.safetensors") for rule, kind in kinds.items()}
-    return {rule: [f"policy.prediction.checkpoint='{path}'"] for rule, path in paths.items()}
+    found = {rule: [f"policy.prediction.checkpoint='{path}'"] for rule, path in paths.items()}
+    return found | {"promoe": found["promoe_mlp"]}
 
 
 def metrics_of(overrides: list[str]) -> dict:
@@ -45,11 +56,30 @@ def metrics_of(overrides: list[str]) -> dict:
 
 
 @pytest.mark.parametrize("policy", names("policy"))
-def test_every_policy_runs(policy, trace_path, checkpoints):
-    metrics = metrics_of([f"policy={policy}", f"trace.path={trace_path}", *checkpoints.get(policy, [])])
-    assert metrics["policy"] == policy
-    assert metrics["tpot_s.mean"] > 0
-    assert 0 <= metrics["hit_rate"] <= 1
+def test_every_policy_runs_alike_on_both_engines(policy, trace_path, checkpoints):
+    words = [f"policy={policy}", f"trace.path={trace_path}", *run_with(policy), *checkpoints.get(policy, [])]
+    simpy, compiled = (metrics_of([*words, f"engine={engine}"]) for engine in ("simpy", "compiled"))
+    assert simpy == compiled
+    assert simpy["policy"] == policy
+    assert simpy["tpot_s.mean"] > 0
+    assert 0 <= simpy["hit_rate"] <= 1
+
+
+@pytest.mark.parametrize("policy", names("policy"))
+def test_every_policy_says_what_it_is_and_where_it_comes_from(policy):
+    first, second = (CONF / "policy" / f"{policy}.yaml").read_text().splitlines()[:2]
+    assert first.startswith("# ") and first.endswith(".")
+    assert second.startswith("# Source: ")
+
+
+def test_parts_of_every_system_can_be_exchanged_by_one_override():
+    """Knobs of a part live in the part's own yaml: in the system's they would be left behind by an exchange."""
+    for policy in names("policy"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            own = compose("config", [f"policy={policy}"]).policy
+            bare = compose("config", [f"policy={policy}", *(f"policy/{part}=none" for part in SWITCHES)]).policy
+        assert set(own) == set(bare), policy
+        assert all(set(bare[part]) == {"_target_"} for part in SWITCHES), policy
 
 
 @pytest.mark.parametrize("part", ["eviction", "prediction", "prefetch", "substitution", "assignment"])
