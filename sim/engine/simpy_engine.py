@@ -28,8 +28,13 @@ from sim.engine.timing import (
     LOG_COPY,
     LOG_CPU,
     LOG_EXPERT,
+    LOG_HELD,
     LOG_LAYER,
+    LOG_OUTCOME,
+    LOG_PART,
     LOG_PREFETCH,
+    LOG_QUEUE,
+    STAGED_COPY,
     WRITE_BACK,
 )
 from sim.replay import BlockResult
@@ -100,32 +105,62 @@ class SimpyEngine:
             self.log = []
         return found
 
+    def stop_log(self) -> None:
+        """Keep no more slices."""
+        self.log = None
+
     def _note(self, *row: int) -> None:
         if self.log is not None:
             self.log.append(row)  # type: ignore[arg-type]
+
+    def _note_lookup(self, layer: int) -> None:
+        """Keep what a lookup found: outcomes, queues, what occupies slots."""
+        if self.log is None:
+            return
+        machine, arrays, now_ns = self.device.machine, self.device.machine_arrays, self.now_ns
+        demand = self.device.arrays["demand"][: self.device.state.get("num_demand")].tolist()
+        for expert, outcome in zip(demand, arrays["outcome"].tolist(), strict=False):
+            self._note(LOG_OUTCOME, layer * self.num_experts + expert, now_ns, now_ns, outcome)
+        waiting = [machine.get(f"{queue}_tail") - machine.get(f"{queue}_head") for queue in ("demand", "prefetch")]
+        self._note(LOG_QUEUE, waiting[0], now_ns, now_ns, waiting[1])
+        self._note(LOG_HELD, int(arrays["member_count"].sum()), now_ns, now_ns, int(arrays["used"].sum()))
 
     def _spend(self, part: int, amount_ns: int) -> None:
         """Let the GPU's time advance, booked to a part."""
         self.parts[part] += amount_ns
         self.now_ns += amount_ns
 
+    def _book(self, part: int, amount_ns: int, key: int) -> None:
+        """``_spend`` as a slice of its own in the timeline."""
+        if amount_ns > 0:
+            self._note(LOG_PART, key, self.now_ns, self.now_ns + amount_ns, part)
+        self._spend(part, amount_ns)
+
     def _catch_up(self) -> Process:
         """Let everything happen that happens until the GPU's time, if anything is on its way."""
         if self.link is not None or self.cpu is not None:
             yield self.env.timeout(self.now_ns - self.env.now)
 
-    def _wait(self, part: int, event: simpy.Event) -> Process:
-        yield event
-        self._spend(part, max(0, int(self.env.now) - self.now_ns))
+    def _wait_for_copy(self, expert: int) -> Process:
+        """Let the GPU wait until an expert has arrived."""
+        while expert not in self.arrived:
+            yield self._on_link()
+        self._book(LINK_WAIT, max(0, int(self.env.now) - self.now_ns), self.layer * self.num_experts + expert)
+
+    def _wait_for_cpu(self) -> Process:
+        """Let the GPU wait until the CPU has finished all of its experts."""
+        while self.cpu is not None:
+            yield self.cpu
+        self._book(CPU_WAIT, max(0, int(self.env.now) - self.now_ns), self.layer * self.num_experts)
 
     def _step(self, tokens: int, kv_tokens: int, pairs: int) -> Process:
         for layer in range(self.device.spec.num_layers):
             yield from self._layer(layer, tokens, kv_tokens, pairs)
-        self._spend(ATTENTION, int(self.times.head_ns[tokens]))
+        self._book(ATTENTION, int(self.times.head_ns[tokens]), self.layer * self.num_experts)
         yield self.env.timeout(max(0, self.now_ns - self.env.now))
 
     def _layer(self, layer: int, tokens: int, kv_tokens: int, pairs: int) -> Process:
-        times, device, begin_ns = self.times, self.device, self.now_ns
+        times, device, begin_ns, key = self.times, self.device, self.now_ns, layer * self.num_experts
         self._spend(ATTENTION, times.attention_ns(layer, tokens, kv_tokens, pairs))
         self._spend(LAUNCH, times.layer_launch_ns)
         self._spend(SYNC, times.readback_ns)
@@ -133,23 +168,23 @@ class SimpyEngine:
         yield from self._catch_up()
         self._note(LOG_LAYER, layer, begin_ns, self.now_ns, tokens)
         plan = device.begin(layer)
+        self._note_lookup(layer)
         self.layer, self.arrived = layer, set()
         self.cpu_queue = plan.cpu_queue.tolist()
         self._start_copy(self.now_ns)
         self._start_cpu(self.now_ns)
-        self._spend(HOST, plan.demand_copies * times.link_call_ns)
-        self._spend(EXPERT, int(times.shared_ns[layer, tokens]))
+        self._book(HOST, plan.demand_copies * times.link_call_ns, key)
+        self._book(EXPERT, int(times.shared_ns[layer, tokens]), key)
         for index, expert in enumerate(plan.gpu_queue.tolist()):
-            while index >= plan.ready and expert not in self.arrived:
-                yield from self._wait(LINK_WAIT, self._on_link())
+            if index >= plan.ready:
+                yield from self._wait_for_copy(expert)
             self._run_expert(expert)
             if device.gives_up(expert, plan):
                 yield from self._catch_up()
                 device.executed(expert)
                 self._start_copy(self.now_ns)
-        while self.cpu is not None:
-            yield from self._wait(CPU_WAIT, self.cpu)
-        self._spend(SYNC, times.sync_ns)
+        yield from self._wait_for_cpu()
+        self._book(SYNC, times.sync_ns, key)
         yield from self._catch_up()
         device.end()
         if self.predicts_late or self.link is None:
@@ -201,10 +236,15 @@ class SimpyEngine:
         begin_ns = at_ns + (back_ns if self.write_back == BACK_SERIAL else 0)
         if back_ns:
             self._note(LOG_BACK, key, at_ns, at_ns + back_ns, 0)
-        self._note(LOG_COPY if what == DEMAND_COPY else LOG_PREFETCH, key, begin_ns, begin_ns + copy_ns, kind)
+        self._note_copy(key, kind, what, begin_ns, begin_ns + copy_ns)
         self.copying = key
         self.back_end_ns = at_ns + back_ns if self.write_back == BACK_OVERLAP else 0
         self.link = End(self.env, begin_ns + copy_ns - self.env.now, LINK_FIRST, self._end_copy)
+
+    def _note_copy(self, key: int, kind: int, what: int, begin_ns: int, end_ns: int) -> None:
+        if self.log is not None:
+            staged = STAGED_COPY * self.device.machine.get("copy_staged")
+            self._note(LOG_COPY if what == DEMAND_COPY else LOG_PREFETCH, key, begin_ns, end_ns, kind + staged)
 
     def _end_copy(self, event: simpy.Event) -> None:
         """A copy or a piece of one has arrived; the link goes on with the next once the victims are home."""
