@@ -23,7 +23,7 @@ from traces.files import read_trace
 from traces.trace import Trace
 
 GROUPS = ("trace", "model", "hardware", "policy", "engine", "cache", "time")
-KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline")
+KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
 
 
 def plain(config: Any, name: str = "config") -> dict[str, Any]:

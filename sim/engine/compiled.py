@@ -249,11 +249,11 @@ def run_steps(
     were busy, slices logged. Stops early where the timeline's log is nearly full.
     """
     s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
-    step = first
+    step, room = first, log_rows(s.num_layers, s.num_experts, m.chunks)
     c.log_size = 0
     if fresh:
         c.link_state = LINK_IDLE
-    while step < stop and (c.logs == 0 or c.log_size + log_rows(s.num_layers, s.num_experts, m.chunks) <= c.log.shape[0]):
+    while step < stop and (c.logs == 0 or c.log_size + room <= c.log.shape[0]):
         a, b = bounds[step], bounds[step + 1]
         core.load(
             s, m, ids[a:b],
