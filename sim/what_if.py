@@ -25,10 +25,12 @@ from traces.errors import UserError
 
 SATURATED = 0.9
 """Share of the time from which on a resource is said to bind."""
+LEAST_GAIN = 0.001
+"""Relative change of TPOT below which a scenario gains nothing worth naming."""
 LAYERS_AHEAD = 3
 EXACT = (
     "each row is an exact replay of the model with that change and nothing else; Belady and perfect prefetch exchange "
-    "rules of the policy and bound nothing where it substitutes experts"
+    "rules of the policy: they follow the router, so where the policy substitutes experts they bound nothing"
 )
 Change = Callable[[Policy, TimeConfig], tuple[Policy, TimeConfig]]
 
@@ -173,20 +175,22 @@ def binding(requests: Columns, rows: Sequence[Row], tpots: dict[str, NDArray[np.
     if not ranked:
         return "no request has a time per output token, so nothing can be said to bind"
     best = ranked[0]
-    if (best.change or 0.0) > -5e-4:
-        return "none of these changes makes a token faster by 0.1 %: computing attention and experts binds"
-    equal = []
-    for row in ranked[1:]:
-        low, high = difference(requests["group"], tpots[best.name], tpots[row.name])
-        if row.change is not None and row.change < 0 and not (low < high < 0 or 0 < low < high):
-            equal.append(row)
+    if best.change is None or best.change > -LEAST_GAIN:
+        return f"none of these changes gains {LEAST_GAIN:.1%}: computing attention and experts binds"
     sentence = f"what binds is {best.binds}: {best.name} changes TPOT most, by {best.change:+.1%}"
     if len(np.unique(requests["group"])) < 2:
         return f"{sentence} (one batch of requests: its noise is not known)"
+    equal = [row for row in ranked[1:] if _gains_as_much(requests, row, tpots[best.name], tpots[row.name])]
     if equal:
         others = ", ".join(f"{row.name} ({row.change:+.1%}: {row.binds})" for row in equal)
         sentence += f"; within the noise over requests so does {others}"
     return sentence
+
+
+def _gains_as_much(requests: Columns, row: Row, best_s: NDArray[np.float64], other_s: NDArray[np.float64]) -> bool:
+    """Whether a change gains something, and what it falls short of the best one could be chance."""
+    low, high = difference(requests["group"], best_s, other_s)
+    return row.change is not None and row.change < -LEAST_GAIN and low <= 0 <= high
 
 
 def difference(
@@ -198,7 +202,7 @@ def difference(
     known = ~np.isnan(one_s - other_s)
     _, blocks = np.unique(group[known], return_inverse=True)
     sums = np.bincount(blocks, weights=(one_s - other_s)[known])
-    return request_interval(sums, np.asarray(np.bincount(blocks), np.float64))
+    return request_interval(np.asarray(sums, np.float64), np.asarray(np.bincount(blocks), np.float64))
 
 
 def bound(metrics: Metrics) -> str:
