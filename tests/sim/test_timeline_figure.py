@@ -71,9 +71,8 @@ def test_the_figure_has_its_lanes_and_says_what_it_is(folder):
     assert [text.get_text() for text in panel.texts][:2] == ["E2", "L0"]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == ["attention and fixed part", "expert: hit", "expert: fetched", "wait for link", "copy: demand"]
-    assert (
-        figure.texts[0].get_text().replace("\n", " ").startswith("SIMULATED: policy lru, capacity 50 %, batch size 1.")
-    )
+    said = figure.texts[0].get_text().replace("\n", " ")
+    assert said == "SIMULATED: policy lru, capacity 50 %, batch size 1. ESTIMATED: sizes are invented."
 
 
 def test_every_kind_of_slice_has_a_look():
