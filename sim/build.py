@@ -24,7 +24,7 @@ from traces.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = ("trace", "model", "hardware", "policy", "engine", "cache", "time")
-KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline")
+KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
 
 
 def plain(config: Any, name: str = "config") -> dict[str, Any]:

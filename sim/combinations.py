@@ -34,8 +34,11 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
             f"cache.scope=global has one pool for all layers, and {type(policy.allocation).__name__} splits the "
             "capacity over them: use cache.scope=layer, or policy/allocation=uniform"
         )
-    if run.timeline and not has_clock(cache, run):
-        raise UserError("timeline=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)")
+    for knob in ("timeline", "what_if"):
+        if getattr(run, knob) and not has_clock(cache, run):
+            raise UserError(
+                f"{knob}=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)"
+            )
     if cache.semantics == "sequential":
         _check_sequential(policy)
     if cache.overflow == "hold":

@@ -106,6 +106,11 @@ class RunConfig:
     """Tokens of a prompt that one step prefills; null: the whole prompt."""
     seed: int = 0
     timeline: bool = False
+    """Write what GPU, link and CPU did when."""
+    timeline_steps: int | None = 200
+    """Only of the first n steps; null: of all."""
+    what_if: bool = False
+    """Replay again with one thing idealised at a time."""
     engine: str = "simpy"
 
     def __post_init__(self) -> None:
@@ -115,5 +120,7 @@ class RunConfig:
             raise UserError(f"seed={self.seed}: must be between 0 and 2**63 - 1")
         if self.prefill_chunk is not None and self.prefill_chunk < 1:
             raise UserError(f"prefill_chunk={self.prefill_chunk}: must be at least 1, or null for whole prompts")
+        if self.timeline_steps is not None and self.timeline_steps < 1:
+            raise UserError(f"timeline_steps={self.timeline_steps}: must be at least 1, or null for all steps")
         if self.engine not in ENGINES:
             raise UserError(f"engine={self.engine}: must be one of {', '.join(ENGINES)}")

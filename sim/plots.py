@@ -14,9 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from sim.plot_style import BLACK, BLUE, GREEN, LINES, ORANGE, PURPLE, SKY, STYLE, VERMILLION, WIDTH_IN, add_footnote
 from sim.results import PARTS, collect
+from sim.timeline_figure import timeline, timeline_file
 from traces.errors import UserError
 
-__all__ = ["FIGURES", "attribution", "capacity", "collect", "draw", "footnote", "save"]
+__all__ = ["FIGURES", "attribution", "capacity", "collect", "default_figures", "draw", "footnote", "save", "timeline"]
 
 # Word, colour and hatching of each part of a token's time; hatched parts are waits.
 _PART_LOOK = {
@@ -83,13 +84,37 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
     return figure
 
 
-FIGURES: dict[str, Callable[[pd.DataFrame, int], Figure]] = {"capacity": capacity, "attribution": attribution}
+def steps_of_a_run(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | None = None) -> Figure:
+    """`sim.timeline_figure.timeline` with what a reader must know below it."""
+    figure = timeline(table, columns, steps)
+    path = timeline_file(table)
+    run = table[[Path(str(folder)) == path.parent for folder in table["folder"]]] if path else table
+    policy = f"policy {run['policy'].iloc[0]}, capacity {100 * float(run['capacity'].iloc[0]):.4g} %, "
+    label, _, rest = footnote(run, interval=False).partition(": ")
+    add_footnote(figure, f"{label}: {policy}{rest}")
+    return figure
 
 
-def draw(table: pd.DataFrame, name: str, columns: int, out: Path) -> list[Path]:
-    """Draw the figure `name` of the table and write it to the folder `out` as PDF and PNG; the files written."""
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "capacity": capacity,
+    "attribution": attribution,
+    "timeline": steps_of_a_run,
+}
+
+
+def default_figures(table: pd.DataFrame) -> list[str]:
+    """The figures that the runs of a table give: the timeline only where one was kept."""
+    return [name for name in FIGURES if name != "timeline" or timeline_file(table) is not None]
+
+
+def draw(table: pd.DataFrame, name: str, columns: int, out: Path, steps: tuple[int, int] | None = None) -> list[Path]:
+    """Draw the figure `name` of the table and write it to the folder `out` as PDF and PNG; the files written.
+
+    `steps`: for the timeline, the first and the last step to show.
+    """
+    more = {"steps": steps} if name == "timeline" else {}
     with rc_context(STYLE):
-        return save(FIGURES[name](table, columns), out / name)
+        return save(FIGURES[name](table, columns, **more), out / name)
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:

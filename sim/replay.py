@@ -25,6 +25,9 @@ from traces.errors import UserError
 from traces.mapped import release
 from traces.trace import Geometry, Trace
 
+TIMELINE_ROWS = 64
+"""Rows of a block while a timeline is kept."""
+
 
 @dataclass(slots=True)
 class BlockResult:
@@ -67,6 +70,9 @@ class Engine(Protocol):
     def take_log(self) -> NDArray[np.int64]:
         """The timeline's slices since the last call."""
 
+    def stop_log(self) -> None:
+        """Keep no more slices."""
+
 
 @dataclass(slots=True)
 class Replay:
@@ -85,6 +91,8 @@ class Replay:
     spec: DeviceSpec
     reader: RowReader
     engine: Engine
+    others: Trace | None = None
+    """Requests that rules learned from."""
     estimated: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -98,8 +106,9 @@ class Replay:
         return device
 
     def blocks(self) -> Iterator[BlockResult]:
-        """Replay the trace block by block."""
-        for block in self.schedule.blocks(self.reader.block_rows()):
+        """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block."""
+        most = self.reader.block_rows()
+        for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
             yield self.engine.replay(block, self.reader.read(block))
 
 
@@ -150,7 +159,9 @@ def assemble(
     forecasts = forecaster(policy, trace, as_decode)
     reader = RowReader(trace, wants_weights(policy), spec.has_scores, lookahead_tables(policy), forecasts, future)
     engine = make_engine(spec, durations, cache, run)
-    return Replay(trace, geometry, policy, hardware, pools, cache, run, time, schedule, durations, spec, reader, engine)
+    return Replay(
+        trace, geometry, policy, hardware, pools, cache, run, time, schedule, durations, spec, reader, engine, others
+    )
 
 
 def make_engine(spec: DeviceSpec, durations: Durations, cache: CacheConfig, run: RunConfig) -> Engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sim.engine.counters import PARTS
 from sim.metrics import Metrics
 from sim.replay import Replay
@@ -83,7 +85,22 @@ def times(metrics: Metrics) -> list[str]:
     return lines
 
 
-def text(replay: Replay, metrics: Metrics) -> str:
+def gains(answers: dict[str, Any]) -> list[str]:
+    """What every scenario of ``sim.what_if`` would gain."""
+    base = answers["baseline"]
+    lines = [f"{'what if (SIMULATED, exact in the model)':<42}{'TPOT':>14}{'change':>10}{'hit rate':>10}"]
+    lines.append(f"  {'as it is':<40}{milliseconds(base['tpot_s']):>14}{'':>10}{percent(base['hit_rate']):>10}")
+    for row in answers["scenarios"]:
+        if row["refused"] is not None:
+            lines.append(f"  {row['name']:<40}not possible: {row['refused']}")
+            continue
+        change = NOTHING if row["change"] is None else f"{row['change']:+.1%}"
+        shown = f"{milliseconds(row['tpot_s']):>14}{change:>10}{percent(row['hit_rate']):>10}"
+        lines.append(f"  {row['name']:<40}{shown}")
+    return [*lines, f"  {answers['binding']}", f"  {answers['bound']}"]
+
+
+def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None) -> str:
     """Everything a person wants to see first."""
     lines = head(replay, metrics)
     lines += ["", f"{'':<34}{'all':>12}{'prefill':>12}{'decode':>12}"]
@@ -92,6 +109,8 @@ def text(replay: Replay, metrics: Metrics) -> str:
     ]
     lines.append("")
     lines += times(metrics)
+    if answers is not None:
+        lines += ["", *gains(answers), ""]
     lines += [f"ESTIMATED: {note}" for note in replay.estimated]
     lines += [f"note: {note}" for note in replay.warnings]
     return "\n".join(lines)

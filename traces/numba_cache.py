@@ -54,6 +54,12 @@ def use_keyed_cache() -> None:
         sys.modules["numba"].config.CACHE_DIR = folder
 
 
+def nothing_compiled() -> bool:
+    """Whether our cache folder does not exist yet: what is imported next is compiled, once."""
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    return folder is not None and folder == os.environ.get(OURS) and not Path(folder).exists()
+
+
 def rule_sources(function: FunctionType) -> list[Path]:
     """The files a rule is made of: its own, and those of the functions and modules that it names."""
     files: dict[Path, None] = {}

@@ -17,7 +17,9 @@ FOLDER is what `python -m sim run` printed as its output folder; every run in it
 
   figure=capacity     hit rate and time per output token against cache capacity, a line per policy, 95 % intervals
   figure=attribution  where the time of a token goes, a stacked bar per policy at each capacity
-                      (without figure= both are drawn; give figure= more than once for several)
+  figure=timeline     what GPU, link and CPU did in a few steps of a run with timeline=true
+                      (without figure= all that the runs give are drawn; give figure= more than once for several)
+  steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
   out=FOLDER/figures  where the PDF and PNG files go
 
@@ -50,16 +52,16 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0 if argv else 2
-    folder, names, columns, out = _arguments(argv)
-    from sim.plots import collect, draw  # pandas and matplotlib take a second to import
+    folder, names, columns, out, steps = _arguments(argv)
+    from sim.plots import collect, default_figures, draw  # pandas and matplotlib take a second to import
     from sim.results import unfinished_runs
 
     table = collect(folder)
     for run in unfinished_runs(folder):
         print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
     print(format_table(table))
-    for name in names:
-        for path in draw(table, name, columns, out):
+    for name in names or default_figures(table):
+        for path in draw(table, name, columns, out, steps):
             print(f"wrote {path}")
     return 0
 
@@ -83,8 +85,8 @@ def format_table(table: "pd.DataFrame") -> str:
     )
 
 
-def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path]:
-    """The folder, the figures, the page width in columns and where to write."""
+def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
+    """The folder, the figures, the page width in columns, where to write, and the steps of a timeline."""
     from sim.plots import FIGURES
 
     options: dict[str, str] = {}
@@ -96,10 +98,10 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path]:
             folders.append(word)
         elif key == "figure":
             names += value.split(",")
-        elif key in ("columns", "out"):
+        elif key in ("columns", "out", "steps"):
             options[key] = value
         else:
-            raise UserError(f"plot: {key}= is not known: the words are figure=, columns= and out=")
+            raise UserError(f"plot: {key}= is not known: the words are figure=, columns=, steps= and out=")
     if len(folders) != 1:
         raise UserError(f"plot takes one folder of results, got {len(folders)}: see `python -m sim plot --help`")
     for name in names:
@@ -109,4 +111,14 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path]:
         raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
     folder = Path(folders[0])
     out = Path(options["out"]) if "out" in options else folder / "figures"
-    return folder, names or list(FIGURES), int(options.get("columns", "2")), out
+    return folder, names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
+
+
+def _steps(words: str | None) -> tuple[int, int] | None:
+    """First and last step of "40-42" or "40"."""
+    if words is None:
+        return None
+    first, _, last = words.partition("-")
+    if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+        raise UserError(f"steps={words}: must be a step, or the first and the last one as in steps=40-42")
+    return int(first), int(last or first)

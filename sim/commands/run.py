@@ -7,9 +7,13 @@
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
   python -m sim plot FOLDER                                figures of a run or sweep
 
+  python -m sim run timeline=true                          what GPU, link and CPU did when, for https://ui.perfetto.dev
+  python -m sim run what_if=true                           what a faster link, a perfect prefetch, ... would gain
+
 Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
 model, trace, engine. Capacity is one of cache.fraction, cache.slots_per_layer, cache.bytes (default: fraction 0.25).
-Results: metrics.json, steps.parquet, requests.parquet, provenance.json in the folder that is printed last.
+Results: metrics.json, steps.parquet, requests.parquet, provenance.json (timeline.json.gz, what_if.json where asked for)
+in the folder that is printed last.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,6 +33,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sim.errors import one_line
 from traces.errors import UserError
+from traces.numba_cache import nothing_compiled
+
+if TYPE_CHECKING:
+    from sim.metrics import StepTable
+    from sim.replay import Replay
+    from sim.timeline import TimelineFile
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -52,26 +64,62 @@ def remove_unused(folder: Path) -> None:
 
 def replay_once(config: DictConfig) -> None:
     """Replay as configured, write the results into Hydra's output folder, print the summary."""
-    from tqdm import tqdm
-
+    if nothing_compiled():
+        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
     from sim.build import build, plain
-    from sim.metrics import StepTable
-    from sim.outputs import TableFile, write_run
+    from sim.outputs import write_run
     from sim.summary import text
 
     replay = build(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     start = time.perf_counter()
-    with (
-        TableFile(folder / "steps.parquet") as steps,
-        tqdm(total=replay.schedule.num_steps(), unit=" steps", delay=2, disable=None, leave=False) as bar,
-    ):
-        table = StepTable(replay, steps)
-        table.run(bar.update)
+    table, timeline = replay_into(folder, replay)
     wall_s = time.perf_counter() - start
+    answers = ask_what_if(folder, replay) if replay.run.what_if else None
     metrics = write_run(folder, replay, table, plain(config), wall_s)
-    print(text(replay, metrics))
+    print(text(replay, metrics, answers))
+    if timeline is not None:
+        print(
+            f"timeline of {timeline.steps} of {len(table)} steps in {timeline.path}: open it in https://ui.perfetto.dev"
+        )
     print(f"results in {folder}")
+
+
+def replay_into(folder: Path, replay: Replay) -> tuple[StepTable, TimelineFile | None]:
+    """Replay everything; steps and, where one is kept, the timeline go to files as they come."""
+    from tqdm import tqdm
+
+    from sim.metrics import StepTable
+    from sim.outputs import TableFile
+
+    timeline = None
+    with ExitStack() as stack:
+        table = StepTable(replay, stack.enter_context(TableFile(folder / "steps.parquet")))
+        if replay.run.timeline:
+            from sim.timeline import NAME, TimelineFile
+
+            timeline = stack.enter_context(TimelineFile(folder / NAME, replay))
+        total = replay.schedule.num_steps()
+        bar = stack.enter_context(tqdm(total=total, unit=" steps", delay=2, disable=None, leave=False))
+        for result in replay.blocks():
+            table.add(result)
+            if timeline is not None:
+                timeline.add(result)
+            bar.update(len(result.block))
+    return table, timeline
+
+
+def ask_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
+    """Replay the scenarios and write what they came to."""
+    from tqdm import tqdm
+
+    from sim.outputs import write_json
+    from sim.what_if import NUM_REPLAYS, what_if
+
+    with tqdm(total=NUM_REPLAYS, unit=" what-ifs", delay=2, disable=None, leave=False) as bar:
+        answers = what_if(replay, lambda name: bar.update())
+    write_json(folder / "what_if.json", answers)
+    return answers
 
 
 def main(argv: list[str]) -> int:

@@ -23,12 +23,18 @@ from sim.engine.timing import (
     LOG_COPY,
     LOG_CPU,
     LOG_EXPERT,
+    LOG_HELD,
     LOG_LAYER,
+    LOG_OUTCOME,
+    LOG_PART,
     LOG_PREFETCH,
+    LOG_QUEUE,
+    STAGED_COPY,
 )
 from sim.engine.views import core_jit
 
 attention_time = register_jitable(timing.attention_time)
+log_rows = register_jitable(timing.log_rows)
 LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
 """States of the link: free; copying; waiting until the victims of its last copy are home."""
 FOREVER = 2**62
@@ -50,6 +56,24 @@ def spend(c: Any, part: int, amount_ns: int) -> None:
 
 
 @core_jit
+def book(c: Any, part: int, amount_ns: int, key: int) -> None:
+    """``spend`` as a slice of its own in the timeline."""
+    if c.logs and amount_ns > 0:
+        note(c, LOG_PART, key, c.now_ns, c.now_ns + amount_ns, part)
+    spend(c, part, amount_ns)
+
+
+@core_jit
+def note_lookup(s: Any, m: Any, c: Any) -> None:
+    """Keep what a lookup found: outcomes, queues, what occupies slots."""
+    base, now = s.layer * s.num_experts, c.now_ns
+    for i in range(s.num_demand):
+        note(c, LOG_OUTCOME, base + s.demand[i], now, now, m.outcome[i])
+    note(c, LOG_QUEUE, m.demand_tail - m.demand_head, now, now, m.prefetch_tail - m.prefetch_head)
+    note(c, LOG_HELD, m.member_count.sum(), now, now, m.used.sum())
+
+
+@core_jit
 def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
     """If the link is free, start the next copy that is queued and finds a slot."""
     if c.link_state != LINK_IDLE:
@@ -67,7 +91,8 @@ def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
     if c.logs and m.back_ns > 0:
         note(c, LOG_BACK, key, at_ns, at_ns + m.back_ns, 0)
     if c.logs:
-        note(c, LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH, key, c.link_begin_ns, c.link_end_ns, kind)
+        log_kind = LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH
+        note(c, log_kind, key, c.link_begin_ns, c.link_end_ns, kind + STAGED_COPY * m.copy_staged)
 
 
 @core_jit
@@ -135,7 +160,7 @@ def wait_for_copy(s: Any, m: Any, r: Any, c: Any, expert: int) -> None:
         if at_ns < 0:
             raise RuntimeError("the GPU waits for an expert that nothing brings")
     if at_ns > c.now_ns:
-        spend(c, LINK_WAIT, at_ns - c.now_ns)
+        book(c, LINK_WAIT, at_ns - c.now_ns, s.layer * s.num_experts + expert)
 
 
 @core_jit
@@ -151,7 +176,7 @@ def run_expert(s: Any, m: Any, c: Any, expert: int, run_ns: int) -> None:
 @core_jit
 def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs: int) -> None:
     """One layer of a forward pass."""
-    begin_ns, tokens = c.now_ns, s.num_tokens
+    begin_ns, tokens, key = c.now_ns, s.num_tokens, layer * s.num_experts
     spend(c, ATTENTION, attention_time(c.attention_ns[layer, tokens], kv_tokens, c.kv_ps_per_token, pairs, c.pair_ps))
     spend(c, LAUNCH, c.layer_launch_ns)
     spend(c, SYNC, c.readback_ns)
@@ -160,13 +185,15 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
     if c.logs:
         note(c, LOG_LAYER, layer, begin_ns, c.now_ns, tokens)
     core.begin(s, m, r, layer)
+    if c.logs:
+        note_lookup(s, m, c)
     ready, gpu, cpu, copies, may_give_up = m.plan[0], m.plan[1], m.plan[2], m.plan[3], m.plan[4]
     c.cpu_left, c.cpu_next = cpu, 0
     start_copy(s, m, r, c, c.now_ns)
     if cpu > 0:
         start_cpu(s, m, c, c.now_ns)
-    spend(c, HOST, copies * c.call_ns)
-    spend(c, EXPERT, c.shared_ns[layer, tokens])
+    book(c, HOST, copies * c.call_ns, key)
+    book(c, EXPERT, c.shared_ns[layer, tokens], key)
     for i in range(gpu):
         expert = m.gpu_queue[i]
         if i >= ready:
@@ -179,8 +206,8 @@ def layer_step(s: Any, m: Any, r: Any, c: Any, layer: int, kv_tokens: int, pairs
     while c.cpu_left > 0:
         at_ns = next_event(s, m, r, c, FOREVER - 1)
         if c.cpu_left == 0 and at_ns > c.now_ns:
-            spend(c, CPU_WAIT, at_ns - c.now_ns)
-    spend(c, SYNC, c.sync_ns)
+            book(c, CPU_WAIT, at_ns - c.now_ns, key)
+    book(c, SYNC, c.sync_ns, key)
     catch_up(s, m, r, c)
     core.end(s, m, r)
     start_copy(s, m, r, c, c.now_ns)
@@ -198,12 +225,6 @@ def subtract(total: Any, less: Any) -> None:
     """total -= less, without a temporary array."""
     for i in range(less.shape[0]):
         total[i] -= less[i]
-
-
-@core_jit
-def log_room(s: Any, m: Any) -> int:
-    """Most slices that one step can add to the timeline: every expert copied, written back and executed, twice."""
-    return int(s.num_layers * (2 + s.num_experts * (4 + 2 * m.chunks)))
 
 
 @njit(
@@ -227,11 +248,11 @@ def run_steps(
     were busy, slices logged. Stops early where the timeline's log is nearly full.
     """
     s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
-    step = first
+    step, room = first, log_rows(s.num_layers, s.num_experts, m.chunks)
     c.log_size = 0
     if fresh:
         c.link_state = LINK_IDLE
-    while step < stop and (c.logs == 0 or c.log_size + log_room(s, m) <= c.log.shape[0]):
+    while step < stop and (c.logs == 0 or c.log_size + room <= c.log.shape[0]):
         a, b = bounds[step], bounds[step + 1]
         core.load(
             s, m, ids[a:b],
@@ -250,7 +271,7 @@ def run_steps(
         else:
             for layer in range(s.num_layers):
                 layer_step(s, m, r, c, layer, kv_tokens[step], pairs[step])
-        spend(c, ATTENTION, c.head_ns[b - a])
+        book(c, ATTENTION, c.head_ns[b - a], (s.num_layers - 1) * s.num_experts)
         latency_ns[step] = c.now_ns - begin_ns
         add(parts[step], c.parts)
         add(counts[step], m.counts)

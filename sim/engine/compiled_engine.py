@@ -10,7 +10,7 @@ from sim.engine.compiled import run_steps
 from sim.engine.counters import PARTS
 from sim.engine.device import Device, DeviceSpec
 from sim.engine.layout import CLOCK
-from sim.engine.timing import WRITE_BACK
+from sim.engine.timing import WRITE_BACK, log_rows
 from sim.engine.views import Struct
 from sim.replay import BlockResult
 from sim.rows import BlockData
@@ -35,7 +35,7 @@ class CompiledEngine:
 
     def __init__(self, spec: DeviceSpec, durations: Durations, resets: bool, timeline: bool) -> None:
         self.device, self.resets, self.timeline = Device(spec), resets, timeline
-        most = spec.num_layers * (2 + spec.num_experts * (4 + 2 * spec.policy.prefetch.chunks()))
+        most = log_rows(spec.num_layers, spec.num_experts, spec.policy.prefetch.chunks())
         self.log = np.zeros((max(LOG_ROWS, most) if timeline else 0, 5), np.int64)
         self.totals = np.zeros(3, np.int64)
         self.clock = Struct(
@@ -101,3 +101,8 @@ class CompiledEngine:
         found = np.concatenate(self.logs) if self.logs else np.empty((0, 5), np.int64)
         self.logs = []
         return found
+
+    def stop_log(self) -> None:
+        """Keep no more slices."""
+        self.timeline = False
+        self.clock.set("logs", 0)

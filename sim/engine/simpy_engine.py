@@ -29,8 +29,13 @@ from sim.engine.timing import (
     LOG_COPY,
     LOG_CPU,
     LOG_EXPERT,
+    LOG_HELD,
     LOG_LAYER,
+    LOG_OUTCOME,
+    LOG_PART,
     LOG_PREFETCH,
+    LOG_QUEUE,
+    STAGED_COPY,
     WRITE_BACK,
     attention_time,
 )
@@ -102,15 +107,34 @@ class SimpyEngine:
             self.log = []
         return found
 
+    def stop_log(self) -> None:
+        """Keep no more slices."""
+        self.log = None
+
     def _note(self, *row: int) -> None:
         if self.log is not None:
             self.log.append(row)  # type: ignore[arg-type]
+
+    def _note_part(self, part: int, layer: int, begin_ns: int, end_ns: int, expert: int = 0) -> None:
+        if self.log is not None and end_ns > begin_ns:
+            self.log.append((LOG_PART, layer * self.num_experts + expert, begin_ns, end_ns, part))
+
+    def _note_lookup(self, layer: int) -> None:
+        """Keep what a lookup found: outcomes, queues, what occupies slots."""
+        machine, arrays, now_ns = self.device.machine, self.device.machine_arrays, self.now_ns
+        demand = self.device.arrays["demand"][: self.device.state.get("num_demand")].tolist()
+        for expert, outcome in zip(demand, arrays["outcome"].tolist(), strict=False):
+            self._note(LOG_OUTCOME, layer * self.num_experts + expert, now_ns, now_ns, outcome)
+        waiting = [machine.get(f"{queue}_tail") - machine.get(f"{queue}_head") for queue in ("demand", "prefetch")]
+        self._note(LOG_QUEUE, waiting[0], now_ns, now_ns, waiting[1])
+        self._note(LOG_HELD, int(arrays["member_count"].sum()), now_ns, now_ns, int(arrays["used"].sum()))
 
     def _step(self, tokens: int, kv_tokens: int, pairs: int) -> Process:
         kv_ns = attention_time(0, kv_tokens, self.times.kv_ps_per_token, pairs, self.times.pair_ps)
         for layer in range(self.device.spec.num_layers):
             yield from self._layer(layer, tokens, kv_ns)
         head_ns = int(self.times.head_ns[tokens])
+        self._note_part(ATTENTION, self.layer, self.now_ns, self.now_ns + head_ns)
         self.parts[ATTENTION] += head_ns
         self.now_ns += head_ns
         yield self.env.timeout(self.now_ns - self.env.now)
@@ -127,13 +151,18 @@ class SimpyEngine:
             yield self.env.timeout(self.now_ns - self.env.now)
         self._note(LOG_LAYER, layer, begin_ns, self.now_ns, tokens)
         plan = device.begin(layer)
+        if self.log is not None:
+            self._note_lookup(layer)
         self.layer, self.arrived, self.cpu_queue = layer, set(), plan.cpu_queue
         if plan.demand_copies or self.prefetches:
             self._start_copy(self.now_ns)
         if plan.cpu_queue:
             self._start_cpu(self.now_ns)
         call_ns, shared_ns = plan.demand_copies * times.link_call_ns, self.shared_ns[layer][tokens]
-        self.now_ns += call_ns + shared_ns
+        self._note_part(HOST, layer, self.now_ns, self.now_ns + call_ns)
+        self.now_ns += call_ns
+        self._note_part(EXPERT, layer, self.now_ns, self.now_ns + shared_ns)
+        self.now_ns += shared_ns
         for index, expert in enumerate(plan.gpu_queue):
             if index >= plan.ready:
                 yield from self._arrival(expert)
@@ -146,9 +175,11 @@ class SimpyEngine:
                 yield from self._catch_up()
                 device.executed(expert)
                 self._start_copy(self.now_ns)
-        while self.cpu is not None:
-            yield self.cpu
-            self._waited(CPU_WAIT)
+        if self.cpu is not None:
+            while self.cpu is not None:
+                yield self.cpu
+            self._waited(CPU_WAIT, 0)
+        self._note_part(SYNC, layer, self.now_ns, self.now_ns + times.sync_ns)
         self.now_ns += times.sync_ns
         yield from self._catch_up()
         device.end()
@@ -171,12 +202,13 @@ class SimpyEngine:
             if self.link is None:
                 raise RuntimeError("the GPU waits for an expert that nothing brings")
             yield self.link
-            self._waited(LINK_WAIT)
+        self._waited(LINK_WAIT, expert)
 
-    def _waited(self, part: int) -> None:
+    def _waited(self, part: int, expert: int) -> None:
         """The GPU has waited until now, if its own time had not run ahead further."""
         wait_ns = int(self.env.now) - self.now_ns
         if wait_ns > 0:
+            self._note_part(part, self.layer, self.now_ns, self.now_ns + wait_ns, expert)
             self.parts[part] += wait_ns
             self.now_ns += wait_ns
 
@@ -211,10 +243,15 @@ class SimpyEngine:
         begin_ns = at_ns + (back_ns if self.write_back == BACK_SERIAL else 0)
         if back_ns:
             self._note(LOG_BACK, key, at_ns, at_ns + back_ns, 0)
-        self._note(LOG_COPY if what == DEMAND_COPY else LOG_PREFETCH, key, begin_ns, begin_ns + copy_ns, kind)
+        self._note_copy(key, kind, what, begin_ns, begin_ns + copy_ns)
         self.copying = key
         self.back_end_ns = at_ns + back_ns if self.write_back == BACK_OVERLAP else 0
         self.link = End(self.env, begin_ns + copy_ns - self.env.now, LINK_FIRST, self._end_copy)
+
+    def _note_copy(self, key: int, kind: int, what: int, begin_ns: int, end_ns: int) -> None:
+        if self.log is not None:
+            staged = STAGED_COPY * self.device.machine.get("copy_staged")
+            self._note(LOG_COPY if what == DEMAND_COPY else LOG_PREFETCH, key, begin_ns, end_ns, kind + staged)
 
     def _end_copy(self, event: simpy.Event) -> None:
         """A copy or a piece of one has arrived; the link goes on with the next once the victims are home."""

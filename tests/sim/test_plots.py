@@ -12,6 +12,9 @@ import pytest
 from sim.commands import plot
 from sim.plots import FIGURES, draw, footnote
 from sim.results import PARTS, collect, request_interval, unfinished_runs
+from sim.timeline import NAME, TimelineFile
+from tests.sim.replays import replay_of
+from tests.traces_for_tests import random_trace
 from traces.errors import UserError
 
 SECONDS = {"attention": 0.004, "expert": 0.006, "link": 0.1, "cpu": 0.01, "launch": 0.008, "sync": 0.002, "host": 0.08}
@@ -66,6 +69,14 @@ def write_run(
     return folder
 
 
+def write_timeline(folder: Path) -> None:
+    """The timeline of a real replay: one prefill step, seven decode steps of three layers."""
+    replay = replay_of(random_trace(0, prompts=(4,), decodes=(7,)), "importance", slots_per_layer=3, timeline=True)
+    with TimelineFile(folder / NAME, replay) as timeline:
+        for result in replay.blocks():
+            timeline.add(result)
+
+
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A sweep of three policies over three capacities, and one run of each that does not depend on it."""
@@ -77,6 +88,7 @@ def sweep(tmp_path: Path) -> Path:
             write_run(folder / str(job), policy, share, estimated=note)
             job += 1
     write_run(folder / str(job), "all_resident", 1.0, estimated=note)
+    write_timeline(folder / "0")
     return folder
 
 
@@ -237,6 +249,8 @@ def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.C
     [
         (["x", "figure=pie"], "figure=pie is not known: choose from capacity, attribution"),
         (["x", "columns=3"], "columns=3: 1 or 2 columns"),
+        (["x", "steps=5-4"], "steps=5-4: must be a step, or the first and the last one"),
+        (["x", "steps=all"], "steps=all: must be a step"),
         (["x", "size=3"], "size= is not known"),
         (["x", "y"], "plot takes one folder of results, got 2"),
         (["figure=capacity"], "plot takes one folder of results, got 0"),

@@ -1,5 +1,6 @@
 """`python -m sim run` as a process: files, exit codes, sentences, sweeps."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from sim.commands.run import CONF
 from tests.traces_for_tests import random_trace
 from traces.files import write_trace
+from traces.numba_cache import OURS, nothing_compiled
 
 ROOT = CONF.parent
 
@@ -71,15 +73,44 @@ def test_a_sweep_gives_one_folder_per_job(trace_path, tmp_path):
         (("run", "policy"), "policy"),
         (("run", "cache.fraction=${nothing}"), "nothing"),
         (("run", "~cache"), "cache"),
+        (("run", "timeline=true", "engine=untimed"), "timeline=true: this replay has no clock"),
+        (("run", "what_if=true", "policy=lru", "cache.overflow=hold"), "what_if=true: this replay has no clock"),
+        (("run", "timeline_steps=0"), "timeline_steps=0: must be at least 1, or null"),
         (("rum",), "did you mean run?"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
     done = sim(*arguments, *([f"hydra.run.dir={tmp_path / 'out'}"] if arguments[0] == "run" else []))
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("error: ") and words in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    said = [line for line in done.stderr.splitlines() if not line.startswith("compiling the engine")]
+    assert len(said) == 1 and said[0].startswith("error: ") and words in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_timeline_and_what_if_leave_their_files(trace_path, tmp_path):
+    done = sim(
+        "run", "policy=lru", "timeline=true", "timeline_steps=3", "what_if=true", f"trace.path={trace_path}",
+        f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"timeline of 3 of 13 steps in {tmp_path / 'timeline.json.gz'}" in done.stdout
+    assert "what if (SIMULATED" in done.stdout and "infinite link" in done.stdout
+    events = json.loads(gzip.decompress((tmp_path / "timeline.json.gz").read_bytes()))["traceEvents"]
+    assert sum("step" in event["args"] for event in events) == 3
+    answers, metrics = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("what_if", "metrics"))
+    assert answers["label"] == "SIMULATED" and len(answers["scenarios"]) == 6
+    assert answers["baseline"]["tpot_s"] == metrics["tpot_s.mean"]
+    assert answers["binding"] in done.stdout and answers["bound"] in done.stdout
+
+
+def test_only_the_first_compilation_is_announced(monkeypatch, tmp_path):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv(OURS, str(tmp_path / "cache"))
+    assert nothing_compiled()
+    (tmp_path / "cache").mkdir()
+    assert not nothing_compiled()
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))  # the user's own: what it holds is not known
+    assert not nothing_compiled()
 
 
 def test_help_teaches():
