@@ -102,7 +102,7 @@ def load_rule(part: str, name: str) -> Rule:
     """What conf/policy/<part>/<name>.yaml and the class that it names say."""
     path = POLICY_FOLDER / part / f"{name}.yaml"
     config = OmegaConf.create({"policy": {"alpha": ALPHA, part: _load(path)}}).policy[part]
-    rule = make_part(part, config, PARTS[part])
+    rule = make_part(part, config)
     docstring = inspect.getdoc(type(rule)) or ""
     module = (inspect.getmodule(type(rule)).__doc__ or "").strip()  # type: ignore[union-attr]
     header = paragraphs(path)
