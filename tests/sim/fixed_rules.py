@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from policies.base import Assignment, Prediction, Prefetch, Substitution, Vector
+from policies.base import Assignment, Eviction, Prediction, Prefetch, Substitution, Vector
 from policies.state import CPU, State
 
 
@@ -66,3 +66,25 @@ class LastOnCpu(Assignment):
         for i in range(state.num_missing):
             if i >= state.num_missing - knobs[0]:
                 state.side[i] = CPU
+
+
+@dataclass(frozen=True)
+class Refuse(Eviction):
+    """Evict the lowest (layer, expert); let a miss pass by the cache rather than evict ``key`` (layer * E + expert)."""
+
+    key: int = 0
+
+    @staticmethod
+    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+        return bool(victim_layer * state.num_experts + victim == knobs[0])
+
+
+@dataclass(frozen=True)
+class Twice(Substitution):
+    """Breaks the contract: give every rank of a token its best expert."""
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        for token in range(state.num_tokens):
+            for rank in range(state.num_ranks):
+                state.executed_ids[token, rank] = state.ids[token, 0]
