@@ -18,19 +18,20 @@ class Silent(Prediction):
 
 @dataclass(frozen=True)
 class FetchRow(Prefetch):
-    """In layer 0 of every step fetch ``count`` experts of ``layer`` from ``first`` on, each in ``pieces`` pieces."""
+    """In layer 0 of every step from ``since`` on fetch ``count`` experts of ``layer`` from ``first`` on, in ``pieces``."""
 
     layer: int = 1
     first: int = 0
     count: int = 1
     pieces: int = 1
+    since: int = 0
 
     def chunks(self) -> int:
         return self.pieces
 
     @staticmethod
     def choose(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.layer == 0:
+        if state.layer == 0 and state.step >= knobs[4]:
             for i in range(int(knobs[2])):
                 state.prefetch_layer[i] = int(knobs[0])
                 state.prefetch_expert[i] = int(knobs[1]) + i

@@ -74,14 +74,17 @@ def test_a_cancelled_prefetch_leaves_the_low_precision_version_alone(engine):
 
 
 def test_a_full_prefetch_takes_the_bytes_of_the_low_precision_version(engine):
-    """One slot: 5 is there with 250 bytes; in full it takes the whole slot, and nothing is evicted."""
-    policy = replace(fetching(first=5), substitution=LowUntil(1))
-    hardware = machine(host_s_per_layer=300e-9, **FREE_LOW)
-    trace = rows([[0], [5]], [[0], [4]], [[0], [5]])
-    found = timed(trace, policy, hardware, engine=engine, slots_per_layer=1)
+    """One slot: 5 is there with 250 bytes; fetched in full it takes the whole slot, and nothing is evicted.
+
+    Step 1: 250 ns in each layer. Step 2, in full: 0 until 1000; 5 follows and is late, until 2000.
+    """
+    policy = replace(fetching(first=5, since=1), substitution=LowUntil(1))
+    found = timed(rows([[0], [5]], [[0], [5]]), policy, machine(**FREE_LOW), engine=engine, slots_per_layer=1)
+    assert found.latency_ns == [500, 2000]
+    assert found.slices("prefetch") == [(13, 1500, 2500)]
     assert found.replay.device.machine_arrays["used"].tolist() == [1000, 1000]
     assert found.counts["evictions"] == 0
-    assert found.counts["copied_bytes"] == sum(end - begin for _, begin, end in found.slices("copy", "prefetch"))
+    assert found.counts["late"] == found.counts["prefetch_late"] == 1
 
 
 def test_a_refused_miss_leaves_its_low_precision_version_alone(engine):
