@@ -30,10 +30,11 @@ class Durations:
     """Tables for L MoE layers and steps of up to n tokens; column i holds i tokens, column 0 is 0.
 
     `copy_ns`, `piece_ns`, `low_copy_ns` [L]: a whole expert, one of `pieces` of it, and one in low precision over the
-    link. `write_back_ns` [L]: an expert the other way. `link_call_ns`: host time to issue a copy. `expert_ns` [L, n+1]:
-    one expert on the GPU, without launches; `dequantise_ns` [L]: added to it in low precision. `cpu_expert_ns`
-    [L, n+1]: the same on the CPU; None where the machine states no CPU. `link_contention`, `cpu_contention`: factors on
-    a copy that starts while the CPU computes, and on a CPU expert that starts while the link copies.
+    link. `write_back_ns`, `low_write_back_ns` [L]: an expert the other way. `link_call_ns`: host time to issue a copy.
+    `expert_ns` [L, n+1]: one expert on the GPU, without launches; `dequantise_ns` [L]: added to it in low precision.
+    `cpu_expert_ns` [L, n+1]: the same on the CPU; None where the machine states no CPU. `link_contention`,
+    `cpu_contention`: factors on a copy that starts while the CPU computes, and on a CPU expert that starts while the
+    link copies.
     `shared_ns` [L, n+1]: shared experts. `attention_weights_ns` [L, n+1]: attention, norms and router without K and V.
     `kv_ps_per_token`, `pair_ps`: picoseconds to read K and V of one token, and to attend to one (query, key) pair.
     `head_ns` [n+1]: LM head and dense layers, once per step. `expert_launch_ns`, `layer_launch_ns`: launches of one
@@ -45,6 +46,7 @@ class Durations:
     piece_ns: Table
     low_copy_ns: Table
     write_back_ns: Table
+    low_write_back_ns: Table
     link_call_ns: int
     expert_ns: Table
     dequantise_ns: Table
@@ -120,6 +122,7 @@ def tabulate(
         piece_ns=_nanoseconds(copy_s([-(-size // pieces) for size in sizes], hardware, time.memory) * time.link),
         low_copy_ns=_nanoseconds(copy_s(low, hardware, time.memory) * time.link),
         write_back_ns=_nanoseconds(write_back_s(sizes, hardware) * time.link),
+        low_write_back_ns=_nanoseconds(write_back_s(low, hardware) * time.link),
         link_call_ns=_count(call_s(hardware, time.memory) * time.link_call, 1e9),
         expert_ns=_nanoseconds(compute_s(sizes, bits, tokens, *rates) * time.experts),
         dequantise_ns=_nanoseconds(dequantise_s(sizes, hardware, low_bytes is not None) * time.dequantise),
@@ -258,8 +261,8 @@ def _cpu_expert_ns(
     """Nanoseconds of one expert on the CPU, [L, n+1]: its weights out of DRAM or its arithmetic, the longer.
 
     The weights take bytes / `cpu_expert_bytes_per_s`, or `cpu_load_ratio` of a pinned load (other kinds of host memory
-    slow the copy, not the CPU); the sum does not depend on the number of tokens until the arithmetic takes over. Source: SMoE, Fig. 9 and section on CPU-assisted loading
-    (arXiv 2508.18983); Fiddler (arXiv 2402.07033).
+    slow the copy, not the CPU); the sum does not depend on the number of tokens until the arithmetic takes over.
+    Source: SMoE, Fig. 9 and section on CPU-assisted loading (arXiv 2508.18983); Fiddler (arXiv 2402.07033).
     """
     if not hardware.has_cpu:
         return None
@@ -273,9 +276,8 @@ def _cpu_expert_ns(
 
 def _nanoseconds(seconds: NDArray[np.float64]) -> Table:
     """Whole nanoseconds. Raises UserError where a duration does not fit the clock."""
-    found = np.rint(seconds * 1e9)
-    _check_longest(float(found.max(initial=0.0)))
-    return found.astype(np.int64)
+    _check_longest(float(seconds.max(initial=0.0)) * 1e9)
+    return np.rint(seconds * 1e9).astype(np.int64)
 
 
 def _count(seconds: float, per_second: float) -> int:

@@ -59,10 +59,12 @@ class Engine(Protocol):
     """Replays blocks of steps on one device. ``log`` [n, 5] holds the timeline's slices where one is kept."""
 
     @property
-    def link_busy_ns(self) -> int: ...
+    def link_busy_ns(self) -> int:
+        """Time the link spent on copies that have arrived; what is still on it when the clock stops does not count."""
 
     @property
-    def cpu_busy_ns(self) -> int: ...
+    def cpu_busy_ns(self) -> int:
+        """Time the CPU spent on experts."""
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
@@ -205,7 +207,9 @@ def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
         expert_ns=durations.expert_ns + durations.expert_launch_ns,
         cpu_ns=np.zeros((0, 1), np.int64) if cpu_ns is None else cpu_ns,
         layer_ns=durations.layer_ns() if timed else none,
-        write_back_ns=durations.write_back_ns if policy.write_back != "none" else none,
+        write_back_ns=none
+        if policy.write_back == "none"
+        else np.concatenate([durations.write_back_ns, durations.low_write_back_ns]),
         dequantise_ns=durations.dequantise_ns,
     )
 

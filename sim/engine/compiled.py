@@ -87,7 +87,6 @@ def start_copy(s: Any, m: Any, r: Any, c: Any, at_ns: int) -> None:
     c.link_begin_ns = at_ns + m.back_ns if c.write_back == BACK_SERIAL else at_ns
     c.link_end_ns = c.link_begin_ns + copy_ns
     c.back_end_ns = at_ns + m.back_ns if c.write_back == BACK_OVERLAP else 0
-    c.link_busy_ns += copy_ns
     if c.logs and m.back_ns > 0:
         note(c, LOG_BACK, key, at_ns, at_ns + m.back_ns, 0)
     if c.logs:
@@ -100,6 +99,7 @@ def link_event(s: Any, m: Any, r: Any, c: Any) -> None:
     """What the link did is done: a copy or a piece of one has arrived, or the victims are home."""
     at_ns = c.link_end_ns
     if c.link_state == LINK_COPY:
+        c.link_busy_ns += at_ns - c.link_begin_ns
         if core.copy_done(s, m) and m.copy_layer == s.layer:
             c.arrived_at[m.copy_expert] = s.now
         if c.back_end_ns > at_ns:
@@ -244,8 +244,8 @@ def run_steps(
     """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
 
     ``fresh``: what was on the link is void. Inputs as in ``sim.steps.StepBlock`` and ``sim.rows.BlockData``; outputs
-    latency_ns [S], parts [S, 7], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that link and CPU
-    were busy, slices logged. Stops early where the timeline's log is nearly full.
+    latency_ns [S], parts [S, 7], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that
+    the link was busy with what has arrived, ns that the CPU was, slices logged. Stops early where the timeline's log is nearly full.
     """
     s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
     step, room = first, log_rows(s.num_layers, s.num_experts, m.chunks)
@@ -272,6 +272,7 @@ def run_steps(
             for layer in range(s.num_layers):
                 layer_step(s, m, r, c, layer, kv_tokens[step], pairs[step])
         book(c, ATTENTION, c.head_ns[b - a], (s.num_layers - 1) * s.num_experts)
+        catch_up(s, m, r, c)
         latency_ns[step] = c.now_ns - begin_ns
         add(parts[step], c.parts)
         add(counts[step], m.counts)

@@ -162,10 +162,10 @@ def predict_and_queue(s: Any, m: Any, r: Any) -> None:
         if not (s.layer < layer < s.num_layers and 0 <= expert < s.num_experts):
             raise ValueError("a prefetch rule chose an expert outside the later layers of the model")
         key = layer * s.num_experts + expert
-        if m.status[key] == RESIDENT:  # nothing fetched beside it may push it out
+        if m.status[key] == RESIDENT or m.status[key] == IN_FLIGHT:  # nothing fetched beside it may push it out
             m.shield[key] = 1
             m.prefetched_count[layer] += 1
-        elif m.status[key] != IN_FLIGHT and m.queued[key] == 0:
+        elif m.queued[key] == 0:
             m.queued[key] = 1
             m.prefetch_queue[m.prefetch_tail] = key
             m.prefetch_tail += 1
@@ -268,7 +268,7 @@ def next_copy(s: Any, m: Any, r: Any) -> int:
         here = m.paused_layer == s.layer
         if here and m.executed_at[m.paused_expert] == s.now:
             return int(resume(s, m))
-        if here or m.prefetched[m.paused_layer * s.num_experts + m.paused_expert] == 0:
+        if here or m.shield[m.paused_layer * s.num_experts + m.paused_expert] == 0:  # nobody wants it any more
             abandon(s, m)
     if m.demand_head < m.demand_tail:
         expert = m.demand_queue[m.demand_head]

@@ -98,6 +98,8 @@ def sort_executed(s: Any, m: Any) -> None:
     ready = missing = 0
     for i in range(s.num_executed):
         expert = executed[i]
+        if served[expert] > s.num_tokens:
+            raise ValueError("a substitution rule gave one token the same expert twice")
         executed_at[expert] = now
         tokens[i] = served[expert]
         runs_low[expert] = 0

@@ -90,7 +90,7 @@ MACHINE_ARRAYS = {
     "used": i8[::1],  # [P] bytes resident or in flight
     "size": i8[::1],  # [L] bytes of one expert
     "low_size": i8[::1],  # [L] bytes of one expert in low precision
-    "write_back_ns": i8[::1],  # [L] what copying a victim home takes
+    "write_back_ns": i8[::1],  # [2L] what copying a victim home takes, then one in low precision; 0 cells: not done
     "low_load_ns": i8[::1],  # [L] cost of a low-precision copy, for assignment rules
     "expert_ns": i8[:, ::1],  # [L, B+1] one expert on the GPU by tokens, launches included
     "cpu_ns": i8[:, ::1],  # [L, B+1] one expert on the CPU by tokens; 0 rows if the hardware has none

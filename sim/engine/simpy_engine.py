@@ -70,7 +70,7 @@ class SimpyEngine:
         self.num_experts = spec.num_experts
         self.link: End | None = None
         self.copying = -1
-        self.back_end_ns = 0
+        self.copy_ns = self.back_end_ns = 0
         self.cpu: End | None = None
         self.cpu_queue: list[int] = []
         self.arrived: set[int] = set()
@@ -239,12 +239,11 @@ class SimpyEngine:
         key, kind, what = decode_copy(code)
         back_ns = 0 if self.write_back == BACK_NONE else self.device.back_ns()
         copy_ns = self.copies_ns[kind][1 if self.cpu_queue else 0][key // self.num_experts]
-        self.link_busy_ns += copy_ns
         begin_ns = at_ns + (back_ns if self.write_back == BACK_SERIAL else 0)
         if back_ns:
             self._note(LOG_BACK, key, at_ns, at_ns + back_ns, 0)
         self._note_copy(key, kind, what, begin_ns, begin_ns + copy_ns)
-        self.copying = key
+        self.copying, self.copy_ns = key, copy_ns
         self.back_end_ns = at_ns + back_ns if self.write_back == BACK_OVERLAP else 0
         self.link = End(self.env, begin_ns + copy_ns - self.env.now, LINK_FIRST, self._end_copy)
 
@@ -261,6 +260,7 @@ class SimpyEngine:
         if self.device.copy_done() and layer == self.layer:
             self.arrived.add(expert)
         now_ns = int(self.env.now)
+        self.link_busy_ns += self.copy_ns
         self.copying = -1
         if self.back_end_ns > now_ns:
             self.link = End(self.env, self.back_end_ns - now_ns, LINK_FIRST, self._free_link)

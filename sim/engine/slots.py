@@ -83,7 +83,8 @@ def evict(s: Any, m: Any, pool: int, victim: int) -> None:
     leave(m, pool, victim)
     m.counts[N_EVICTIONS] += 1
     if m.write_back_ns.shape[0] > 0:
-        m.back_ns += m.write_back_ns[victim // s.num_experts]
+        layer = victim // s.num_experts
+        m.back_ns += m.write_back_ns[layer if m.held[victim] == m.size[layer] else s.num_layers + layer]
         m.counts[N_WRITTEN_BACK_BYTES] += m.held[victim]
 
 
@@ -115,20 +116,23 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
     pool = m.pool_of[layer]
     if m.transient[expert] or m.static:
         return bool(stage(m, expert))
-    size = m.low_size[layer] if m.runs_low[expert] else m.size[layer]
-    if m.status[layer * s.num_experts + expert] == LOW:  # its full version takes its place
-        leave(m, pool, layer * s.num_experts + expert)
-    while m.hold == 0 and m.used[pool] + size > m.capacity[pool]:
-        victim = victim_for(s, m, r, layer, size)
+    size, key = m.low_size[layer] if m.runs_low[expert] else m.size[layer], layer * s.num_experts + expert
+    low = m.held[key] if m.status[key] == LOW else 0  # bytes that its full version takes over
+    # above capacity the step keeps its most recent experts whatever the rule: else the clock would decide
+    asks = m.bypass and m.overflow == 0
+    while m.hold == 0 and m.used[pool] - low + size > m.capacity[pool]:
+        victim = victim_for(s, m, r, layer, size - low)
         if victim < 0:
             return False if m.holding_transient > 0 else bool(stage(m, expert))
-        # above capacity the step keeps its most recent experts whatever the rule: else the clock would decide
-        if m.bypass and m.overflow == 0 and refuses(s, m, r, expert, victim):
+        if asks and refuses(s, m, r, expert, victim):
             if not stage(m, expert):
                 return False
             m.counts[N_BYPASSES] += 1
             return True
+        asks = False  # once a victim has gone the expert comes
         evict(s, m, pool, victim)
+    if low > 0:
+        leave(m, pool, key)
     take_slot(s, m, r, layer, expert, size, False)
     return True
 
@@ -148,15 +152,17 @@ def place_prefetch(s: Any, m: Any, r: Any, key: int) -> bool:
     pool, size = m.pool_of[layer], m.size[layer]
     if m.status[key] == RESIDENT or m.status[key] == IN_FLIGHT or size > m.capacity[pool]:
         return False
-    if m.status[key] == LOW:
-        leave(m, pool, key)
-    while m.used[pool] + size > m.capacity[pool]:
-        victim = victim_for(s, m, r, layer, size)
+    shield, low = m.shield[key], m.held[key] if m.status[key] == LOW else 0
+    m.shield[key] = 1  # a low-precision version stays until the full one has a slot, and takes part of it
+    while m.used[pool] - low + size > m.capacity[pool]:
+        victim = victim_for(s, m, r, layer, size - low)
         if victim < 0:
+            m.shield[key] = shield
             return False
         evict(s, m, pool, victim)
+    if low > 0:
+        leave(m, pool, key)
     take_slot(s, m, r, layer, key % s.num_experts, size, True)
-    m.shield[key] = 1
     m.prefetched[key] = 1
     m.prefetched_count[layer] += 1
     return True

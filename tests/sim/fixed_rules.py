@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from policies.base import Assignment, Prediction, Prefetch, Substitution, Vector
+from policies.base import Assignment, Eviction, Prediction, Prefetch, Substitution, Vector
 from policies.state import CPU, State
 
 
@@ -18,19 +18,20 @@ class Silent(Prediction):
 
 @dataclass(frozen=True)
 class FetchRow(Prefetch):
-    """In layer 0 of every step fetch ``count`` experts of ``layer`` from ``first`` on, each in ``pieces`` pieces."""
+    """In layer 0 of every step from ``since`` on fetch ``count`` experts of ``layer`` from ``first`` on, in ``pieces``."""
 
     layer: int = 1
     first: int = 0
     count: int = 1
     pieces: int = 1
+    since: int = 0
 
     def chunks(self) -> int:
         return self.pieces
 
     @staticmethod
     def choose(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.layer == 0:
+        if state.layer == 0 and state.step >= knobs[4]:
             for i in range(int(knobs[2])):
                 state.prefetch_layer[i] = int(knobs[0])
                 state.prefetch_expert[i] = int(knobs[1]) + i
@@ -66,3 +67,25 @@ class LastOnCpu(Assignment):
         for i in range(state.num_missing):
             if i >= state.num_missing - knobs[0]:
                 state.side[i] = CPU
+
+
+@dataclass(frozen=True)
+class Refuse(Eviction):
+    """Evict the lowest (layer, expert); let a miss pass by the cache rather than evict ``key`` (layer * E + expert)."""
+
+    key: int = 0
+
+    @staticmethod
+    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+        return bool(victim_layer * state.num_experts + victim == knobs[0])
+
+
+@dataclass(frozen=True)
+class Twice(Substitution):
+    """Breaks the contract: give every rank of a token its best expert."""
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        for token in range(state.num_tokens):
+            for rank in range(state.num_ranks):
+                state.executed_ids[token, rank] = state.ids[token, 0]
