@@ -1,0 +1,187 @@
+"""What the SMoE paper claims, what replays give for it, and why the two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from smoe_replays import (
+    CHAIN,
+    CODE_BASELINES,
+    NOMINAL,
+    SETUPS,
+    Bench,
+    Contender,
+    Machine,
+    Setup,
+    Sums,
+    Vector,
+    change,
+    interval,
+    value,
+)
+
+Chooser = Callable[[Bench, Setup, int, Machine], Contender]
+LRU, SMOE = Contender(), Contender(CHAIN)
+IMPLIED_CACHE_RATIO = (0.37, 0.41, 0.65, 0.73, 0.71)
+"""LRU and the four steps, from the final 71 % on S3 and the published relative steps (means of all set-ups)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A published relative change of a measure from one contender to another, mean over set-ups."""
+
+    text: str
+    measure: str
+    published: float
+    old: Chooser
+    new: Chooser
+    batch: int = 1
+    setups: tuple[Setup, ...] = SETUPS
+    implied: tuple[float, float] | None = None
+    """Levels that the published figures imply before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the replays give for a claim."""
+
+    claim: Claim
+    ours: float
+    low: float
+    high: float
+    machines: dict[Machine, float]
+    """The same under other host costs and CPU speeds."""
+    waiting: float
+    """Share of the time before the step that is waiting for link or CPU: the most that any rule could save."""
+    waiting_bare: float
+    """The same if the host took no time."""
+    levels: tuple[float, float]
+    """Mean value of the measure before and after."""
+    older: tuple[float, float, float]
+    """Ours, low and high at the capacities that the older code fixed, against the same rivals."""
+    rivals: tuple[str, ...]
+    """What it is compared with in each set-up."""
+
+    @property
+    def verdict(self) -> str:
+        return judge(self.claim.published, (self.low, self.high), self.older[1:], tuple(self.machines.values()))
+
+    @property
+    def reason(self) -> str:
+        """Why it differs, in figures of the replays."""
+        near = min(self.machines, key=lambda machine: abs(self.machines[machine] - self.claim.published))
+        words = [f"nearest {self.machines[near]:+.0%} at host {near.host_s * 1e3:g} ms, CPU {near.cpu_ratio:.2f} loads"]
+        if self.claim.measure == "TPOT":
+            words.insert(0, f"waiting is {self.waiting:.0%} of TPOT before ({self.waiting_bare:.0%} at host 0)")
+        else:
+            words[0] = f"{self.levels[0]:.0%} -> {self.levels[1]:.0%}"
+            if self.claim.implied is not None:
+                words.append("the paper implies {:.0%} -> {:.0%}".format(*self.claim.implied))
+        if self.claim.text.startswith("SMoE"):
+            words.append(f"against {', '.join(dict.fromkeys(self.rivals))}")
+        return "; ".join(words)
+
+
+def judge(published: float, bounds: tuple[float, float], older: tuple[float, float], machines: Sequence[float]) -> str:
+    """Where a published change lies: in our interval, in that at the older capacities, among the machines, or not."""
+    low, high = bounds
+    if low <= published <= high:
+        return "agrees"
+    if older[0] <= published <= older[1]:
+        return "agrees at older capacities"
+    if min([low, *machines]) <= published <= max([high, *machines]):
+        return "agrees for some machine"
+    if low <= 0.0 <= high:
+        return "no effect here"
+    ours = (low + high) / 2
+    if ours * published < 0:
+        return "contradicts"
+    return "same sign, weaker" if abs(ours) < abs(published) else "same sign, stronger"
+
+
+def fixed(contender: Contender) -> Chooser:
+    """The same contender everywhere."""
+    return lambda bench, setup, batch, machine: contender
+
+
+_MEMBERS = tuple(fixed(Contender(CHAIN[:steps])) for steps in range(len(CHAIN) + 1))
+
+
+def chain_member(steps: int) -> Chooser:
+    """LRU with the first ``steps`` parts of SMoE."""
+    return _MEMBERS[steps]
+
+
+def best_of(names: Sequence[str], side: str = "own", with_lru: bool = False) -> Chooser:
+    """The baseline with the lowest TPOT in that set-up, on that machine."""
+
+    def choose(bench: Bench, setup: Setup, batch: int, machine: Machine) -> Contender:
+        rivals = baselines(setup, names, side) + ([Contender(side=side)] if with_lru else [])
+        return min(rivals, key=lambda rival: float(value(bench.run(setup, rival, batch, machine), "TPOT")[0]))
+
+    return choose
+
+
+def baselines(setup: Setup, names: Sequence[str], side: str = "own") -> list[Contender]:
+    """Baselines of a set-up: the paper has no llama.cpp for XVERSE, and llama.cpp computes on the CPU only."""
+    absent = {"llama_cpp"} if side != "own" or setup.name == "S2" else set()
+    return [Contender(system=name, side=side) for name in names if name not in absent]
+
+
+def published_claims(batches: Sequence[int]) -> list[Claim]:
+    """The paper's ablation (batch 1), and its TPOT against the best baseline."""
+    claims = []
+    for measure, published in (("TPOT", (-0.08, -0.20, -0.14, -0.34)), ("cache ratio", (0.11, 0.60, 0.12, -0.03))):
+        for step, (part, size) in enumerate(zip(CHAIN, published, strict=True)):
+            implied = IMPLIED_CACHE_RATIO[step : step + 2] if measure == "cache ratio" else None
+            members = chain_member(step), chain_member(step + 1)
+            claims.append(Claim(f"+{part}", measure, size, *members, implied=implied))  # type: ignore[arg-type]
+    product = 0.92 * 0.80 * 0.86 * 0.66 - 1.0
+    claims.append(Claim("all four parts", "TPOT", product, chain_member(0), chain_member(4)))
+    best, full = best_of(CODE_BASELINES), fixed(SMOE)
+    for text, batch, size, setups in (
+        ("all", 1, -0.24, SETUPS),
+        ("S1", 1, -0.20, SETUPS[:1]),
+        ("S3", 1, -0.34, SETUPS[2:]),
+        ("all", 3, -0.35, SETUPS),
+        ("S1", 3, -0.27, SETUPS[:1]),
+        ("S3", 3, -0.48, SETUPS[2:]),
+    ):
+        claims.append(Claim(f"SMoE, best baseline, {text}", "TPOT", size, best, full, batch, setups))
+    return [claim for claim in claims if claim.batch in batches]
+
+
+def examine(bench: Bench, claim: Claim, machines: Sequence[Machine], draws: Callable[[Sums], Vector]) -> Finding:
+    """Replay both sides of a claim on every machine; intervals are those of the nominal one."""
+
+    def pairs(machine: Machine, older: bool = False) -> list[tuple[Sums, Sums]]:
+        found = []
+        for setup in claim.setups:
+            old, new = (side(bench, setup, claim.batch, machine) for side in (claim.old, claim.new))
+            runs = [bench.run(setup, contender, claim.batch, machine, older) for contender in (old, new)]
+            found.append((runs[0], runs[1]))
+        return found
+
+    found, older = pairs(NOMINAL), pairs(NOMINAL, older=True)
+    weights = draws(found[0][0])
+    low, high = interval(change(found, claim.measure, weights))
+    bare = pairs(Machine(host_s=0.0))
+    return Finding(
+        claim,
+        float(change(found, claim.measure)[0]),
+        low,
+        high,
+        {machine: float(change(pairs(machine), claim.measure)[0]) for machine in machines},
+        float(np.mean([old.share("link", "cpu") for old, _ in found])),
+        float(np.mean([old.share("link", "cpu") for old, _ in bare])),
+        (mean_value(found, 0, claim.measure), mean_value(found, 1, claim.measure)),
+        (float(change(older, claim.measure)[0]), *interval(change(older, claim.measure, weights))),
+        tuple(claim.old(bench, setup, claim.batch, NOMINAL).label for setup in claim.setups),
+    )
+
+
+def mean_value(pairs: Sequence[tuple[Sums, Sums]], which: int, measure: str) -> float:
+    """Mean over set-ups of one side of the pairs."""
+    return float(np.mean([value(pair[which], measure)[0] for pair in pairs]))
