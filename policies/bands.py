@@ -1,10 +1,58 @@
-"""The score bands of SMoE: which experts matter, written once for substitution, prefetch and statistics."""
+"""The score bands of SMoE: which experts matter, written once for substitution, prefetch and statistics.
+
+Loops over all experts have no branches, so that the compiler works on many experts at once; a key carries an expert
+along with its score, so that a plain maximum finds the best expert.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
+
+Flags = NDArray[Any]
+"""[E] of any number type: 0 is no."""
+BELOW_ALL, ABOVE_ALL = -(2**62), 2**62
+"""Keys below and above the key of every expert."""
+MOST_EXPERTS = 2**16
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def key_of(score: float, expert: int) -> int:
+    """A whole number that orders experts by their scores (float32, not negative), ties to the lower id."""
+    bits = np.int64(np.float32(score).view(np.int32))  # of two such numbers the greater has the greater bit pattern
+    return int(bits * MOST_EXPERTS + (MOST_EXPERTS - 1 - expert))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def expert_of(key: int) -> int:
+    """The expert of a key."""
+    return int(MOST_EXPERTS - 1 - key % MOST_EXPERTS)
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def best_key_below(scores: NDArray[np.float32], limit: int) -> int:
+    """The highest key below ``limit`` among ``scores`` [E]; BELOW_ALL if there is none."""
+    best = BELOW_ALL
+    for expert in range(scores.shape[0]):
+        key = key_of(scores[expert], expert)
+        best = max(best, key if key < limit else BELOW_ALL)
+    return best
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def best_within(
+    scores: NDArray[np.float32], free: Flags, lowest: float, highest: float, include_highest: bool
+) -> int:
+    """The best expert among those ``free`` whose score lies from ``lowest`` up to ``highest``; -1 if there is none."""
+    best = BELOW_ALL
+    for expert in range(scores.shape[0]):
+        score = scores[expert]
+        inside = (score >= lowest) & ((score < highest) | ((score == highest) & include_highest))
+        best = max(best, key_of(score, expert) if inside & (free[expert] != 0) else BELOW_ALL)
+    return -1 if best == BELOW_ALL else expert_of(best)
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -13,15 +61,25 @@ def next_score(scores: NDArray[np.float32], ids: NDArray[np.int32], num_ranks: i
 
     Source: SMoE, notation of section 3, https://arxiv.org/abs/2508.18983.
     """
-    best = np.float32(0.0)
-    for expert in range(scores.shape[0]):
+    key = ABOVE_ALL
+    while True:
+        key = best_key_below(scores, key)
+        if key == BELOW_ALL:
+            return 0.0
         chosen = False
         for rank in range(num_ranks):
-            if ids[rank] == expert:
-                chosen = True
-        if not chosen and scores[expert] > best:
-            best = scores[expert]
-    return float(best)
+            chosen = chosen or ids[rank] == expert_of(key)
+        if not chosen:
+            return float(max(scores[expert_of(key)], np.float32(0.0)))
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def next_score_beside(scores: NDArray[np.float32], routed: Flags) -> float:
+    """S_{k+1} as ``next_score``, in one pass: the highest of ``scores`` [E] outside ``routed`` [E]; 0 if there is none."""
+    best = BELOW_ALL
+    for expert in range(scores.shape[0]):
+        best = max(best, key_of(scores[expert], expert) if routed[expert] == 0 else BELOW_ALL)
+    return 0.0 if best == BELOW_ALL else float(scores[expert_of(best)])
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -33,13 +91,7 @@ def is_top(score: float, edge: float, alpha: float) -> bool:
 @register_jitable  # type: ignore[untyped-decorator]
 def top_experts(scores: NDArray[np.float32], count: int, found: NDArray[np.int32]) -> None:
     """Write the ``count`` experts with the highest of ``scores`` [E] to ``found``, best first, ties to the lower id."""
+    key = ABOVE_ALL
     for rank in range(count):
-        best = -1
-        for expert in range(scores.shape[0]):
-            taken = False
-            for earlier in range(rank):
-                if found[earlier] == expert:
-                    taken = True
-            if not taken and (best < 0 or scores[expert] > scores[best]):
-                best = expert
-        found[rank] = best
+        key = best_key_below(scores, key)
+        found[rank] = expert_of(key)

@@ -6,7 +6,7 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from policies.bands import is_top, next_score, top_experts
+from policies.bands import ABOVE_ALL, BELOW_ALL, best_key_below, expert_of, is_top, key_of, top_experts
 from policies.state import IN_FLIGHT, RESIDENT, State
 
 Scores = NDArray[np.float64]
@@ -30,10 +30,12 @@ def fetch(state: State, layer: int, expert: int) -> None:
 @register_jitable
 def summed_scores(state: State, ahead: int, total: Scores) -> None:
     """Write the predicted scores of layer + 1 + ``ahead``, summed over the rows of the prediction, to ``total`` [E]."""
-    total[:] = 0.0
+    predicted = state.predicted
+    for expert in range(state.num_experts):
+        total[expert] = 0.0
     for row in range(state.num_predicted_tokens):
         for expert in range(state.num_experts):
-            total[expert] += state.predicted[ahead, row, expert]
+            total[expert] += predicted[ahead, row, expert]
 
 
 @register_jitable
@@ -59,16 +61,39 @@ def top_scores(state: State, alpha: float, wanted: Scores) -> None:
 
     Top-score in a row: among its top k, and score >= (1 + alpha) * S_{k+1}.
     """
-    wanted[:] = 0.0
-    top = np.zeros(state.num_ranks, np.int32)
+    for expert in range(state.num_experts):
+        wanted[expert] = 0.0
     for row in range(state.num_predicted_tokens):
         scores = state.predicted[0, row, : state.num_experts]
-        top_experts(scores, state.num_ranks, top)
-        edge = next_score(scores, top, state.num_ranks)
-        for rank in range(state.num_ranks):
-            expert = top[rank]
-            if is_top(scores[expert], edge, alpha) and scores[expert] > wanted[expert]:
-                wanted[expert] = scores[expert]
+        last = ABOVE_ALL
+        for _ in range(state.num_ranks + 1):
+            last = best_key_below(scores, last)
+        edge = score_of(scores, last)
+        for expert in range(state.num_experts):
+            score = scores[expert]
+            top = (key_of(score, expert) > last) & is_top(score, edge, alpha)
+            wanted[expert] = max(wanted[expert], score if top else 0.0)
+
+
+@register_jitable
+def score_of(scores: NDArray[np.float32], key: int) -> float:
+    """The score of a key; 0 for the key of nobody."""
+    return 0.0 if key == BELOW_ALL else max(float(scores[expert_of(key)]), 0.0)
+
+
+@register_jitable
+def fetch_top_scores(state: State, alpha: float, limit: int) -> None:
+    """Fetch the ``limit`` best of the top-score experts (see ``top_scores``) of a prediction of one row."""
+    scores, key = state.predicted[0, 0, : state.num_experts], ABOVE_ALL
+    for _ in range(state.num_ranks):
+        key = best_key_below(scores, key)
+        fetch(state, state.layer + 1, expert_of(key))
+    edge = score_of(scores, best_key_below(scores, key))
+    while state.num_prefetch > 0:
+        score = scores[state.prefetch_expert[state.num_prefetch - 1]]
+        if state.num_prefetch <= limit and score > 0.0 and is_top(score, edge, alpha):
+            return
+        state.num_prefetch -= 1
 
 
 @register_jitable
@@ -77,10 +102,14 @@ def fetch_best(state: State, ahead: int, scores: Scores, limit: int) -> None:
 
     Ties go to the lower id. What is fetched gets the score 0.
     """
-    for _ in range(limit):
-        best = int(np.argmax(scores))
-        if scores[best] <= 0.0:
-            return
+    candidates = 0
+    for expert in range(state.num_experts):
+        candidates += scores[expert] > 0.0
+    for _ in range(min(limit, candidates)):
+        best = 0
+        for expert in range(state.num_experts):
+            if scores[expert] > scores[best]:
+                best = expert
         scores[best] = 0.0
         fetch(state, state.layer + 1 + ahead, best)
 

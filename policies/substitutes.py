@@ -6,13 +6,11 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from policies.bands import is_top, next_score
+from policies.bands import Flags, best_within, is_top, next_score, next_score_beside
 from policies.state import DECODE, DROPPED, RESIDENT, State
 
 SMALLEST_SCORE = 1e-30
 """Scores below it count as this much, so that their logarithm is finite (float32 scores may be 0)."""
-
-Flags = NDArray[np.bool_]
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -22,18 +20,39 @@ def left_alone(state: State, during_prefill: float) -> bool:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
+def all_resident(state: State) -> bool:
+    """Whether the step's router asks for nothing but experts in GPU memory in full precision."""
+    for token in range(state.num_tokens):
+        for rank in range(state.num_ranks):
+            if state.status[state.layer, state.ids[token, rank]] != RESIDENT:
+                return False
+    return True
+
+
+@register_jitable  # type: ignore[untyped-decorator]
+def all_marked(state: State, token: int, marked: Flags) -> bool:
+    """Whether ``marked`` [E] holds every expert that the router gave this token."""
+    for rank in range(state.num_ranks):
+        if marked[state.ids[token, rank]] == 0:
+            return False
+    return True
+
+
+@register_jitable  # type: ignore[untyped-decorator]
 def mark_resident(state: State, resident: Flags) -> None:
     """Set ``resident`` [E]: experts of the layer that are in GPU memory in full precision."""
+    status, layer = state.status, state.layer
     for expert in range(state.num_experts):
-        resident[expert] = state.status[state.layer, expert] == RESIDENT
+        resident[expert] = status[layer, expert] == RESIDENT
 
 
 @register_jitable  # type: ignore[untyped-decorator]
 def mark_routed(state: State, token: int, used: Flags) -> None:
     """Set ``used`` [E]: experts that the router gave this token."""
-    used[:] = False
+    for expert in range(state.num_experts):
+        used[expert] = 0
     for rank in range(state.num_ranks):
-        used[state.ids[token, rank]] = True
+        used[state.ids[token, rank]] = 1
 
 
 @register_jitable  # type: ignore[untyped-decorator]
@@ -63,39 +82,40 @@ def share_of_weight(state: State, token: int, rank: int) -> float:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def substitute_in_band(state: State, alpha: float, include_next: bool) -> None:
-    """SMoE's expert-cache router with the best substitute first; see ``policies.substitution.score_band``."""
-    available = np.zeros(state.num_experts, np.bool_)
-    edge = np.zeros(state.num_tokens, np.float32)
-    mark_available(state, alpha, available, edge)
-    used = np.zeros(state.num_experts, np.bool_)
+def substitute_in_band(state: State, alpha: float, include_next: bool, available: Flags, free: Flags) -> None:
+    """SMoE's expert-cache router with the best substitute first; see ``policies.substitution.score_band``.
+
+    ``available`` and ``free`` [E] are scratch.
+    """
+    mark_available(state, alpha, available, free)
     for token in range(state.num_tokens):
-        scores = state.scores[token]
-        mark_routed(state, token, used)
+        if all_marked(state, token, available):
+            continue
+        scores = state.scores[token, : state.num_experts]
+        mark_routed(state, token, free)
+        edge = next_score_beside(scores, free)
+        for expert in range(state.num_experts):
+            free[expert] = (available[expert] != 0) & (free[expert] == 0)
         for rank in range(state.num_ranks):
-            if available[state.ids[token, rank]]:
-                continue
-            best = -1
-            for expert in range(state.num_experts):
-                inside = scores[expert] < edge[token] or (include_next and scores[expert] == edge[token])
-                inside = inside and scores[expert] >= (1.0 - alpha) * edge[token]
-                free = inside and available[expert] and not used[expert]
-                if free and (best < 0 or scores[expert] > scores[best]):
-                    best = expert
-            if best >= 0:
-                used[best] = True
-                state.executed_ids[token, rank] = best
+            if available[state.ids[token, rank]] == 0:
+                best = best_within(scores, free, (1.0 - alpha) * edge, edge, include_next)
+                if best >= 0:
+                    free[best] = 0
+                    state.executed_ids[token, rank] = best
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def mark_available(state: State, alpha: float, available: Flags, edge: NDArray[np.float32]) -> None:
-    """Set ``available`` [E]: resident, or a top-score expert of any token; write each token's S_{k+1} to ``edge``."""
+def mark_available(state: State, alpha: float, available: Flags, routed: Flags) -> None:
+    """Set ``available`` [E]: resident, or a top-score expert of any token. ``routed`` [E] is scratch."""
     mark_resident(state, available)
     for token in range(state.num_tokens):
-        edge[token] = next_score_of(state, token)
+        if all_marked(state, token, available):
+            continue  # its top-score experts are known to be available
+        mark_routed(state, token, routed)
+        edge = next_score_beside(state.scores[token, : state.num_experts], routed)
         for rank in range(state.num_ranks):
-            if not is_low(state, token, rank, edge[token], alpha):
-                available[state.ids[token, rank]] = True
+            if not is_low(state, token, rank, edge, alpha):
+                available[state.ids[token, rank]] = 1
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from policies.base import Assignment, Vector
 from policies.state import CPU, LINK, State
 
@@ -25,7 +23,7 @@ class TwoPointer(Assignment):
 
     @staticmethod
     def assign(state: State, knobs: Vector, memory: Vector) -> None:
-        ranked = np.zeros(state.num_missing, np.int32)
+        ranked = state.order
         for i in range(state.num_missing):
             place = i
             while place > 0 and state.missing_importance[ranked[place - 1]] < state.missing_importance[i]:
@@ -42,5 +40,3 @@ class TwoPointer(Assignment):
                 state.side[ranked[last]] = CPU
                 cpu_ns += state.missing_cpu_ns[ranked[last]]
                 last -= 1
-        for i in range(state.num_missing):
-            state.order[i] = ranked[i]

@@ -42,12 +42,14 @@ class ScoreWindow(Eviction):
         row = base + 1 + (int(memory[base]) % window) * experts
         memory[base] += 1
         filled = min(int(memory[base]), window)
+        scores, priority = state.scores, state.priority[state.layer]
         for expert in range(experts):
-            mean = 0.0
-            for token in range(state.num_tokens):
-                mean += state.scores[token, expert] / state.num_tokens
-            memory[row + expert] = mean
-            total = 0.0
-            for i in range(filled):
-                total += memory[base + 1 + i * experts + expert]
-            state.priority[state.layer, expert] = total / filled
+            memory[row + expert] = priority[expert] = 0.0
+        for token in range(state.num_tokens):
+            for expert in range(experts):
+                memory[row + expert] += scores[token, expert] / state.num_tokens
+        for i in range(filled):
+            for expert in range(experts):
+                priority[expert] += memory[base + 1 + i * experts + expert]
+        for expert in range(experts):
+            priority[expert] /= filled

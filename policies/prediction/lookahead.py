@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Prediction, Vector, require
+from policies.forecast import copy_lookahead
 from policies.state import MAX_LOOKAHEAD, State
 from traces.errors import UserError
 
@@ -43,8 +44,4 @@ class Lookahead(Prediction):
 
     @staticmethod
     def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        state.num_predicted = min(int(knobs[0]), state.num_lookahead)
-        for ahead in range(state.num_predicted):
-            for token in range(state.num_tokens):
-                for expert in range(state.num_experts):
-                    state.predicted[ahead, token, expert] = state.lookahead[ahead, token, expert]
+        copy_lookahead(state, int(knobs[0]))

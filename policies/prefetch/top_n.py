@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from policies.base import Prefetch, Vector, require
 from policies.predicted import fetch_best, summed_scores
 from policies.state import State
@@ -16,6 +14,8 @@ class TopN(Prefetch):
     Those already there count among the n; an expert with score 0 is never fetched. Mixtral-offloading fetches 1 or 2.
     Badly: a fixed number is too many where experts are large for the link, too few where a batch wants more.
 
+    Memory is scratch: a sum per expert.
+
     Source: Eliseev and Mazur, speculative expert loading, section 3.2, https://arxiv.org/abs/2312.17238.
     """
 
@@ -24,9 +24,11 @@ class TopN(Prefetch):
     def __post_init__(self) -> None:
         require("policy.prefetch.n", self.n, 1, 65536)
 
+    def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
+        return num_experts
+
     @staticmethod
     def choose(state: State, knobs: Vector, memory: Vector) -> None:
         if state.num_predicted > 0:
-            total = np.zeros(state.num_experts)
-            summed_scores(state, 0, total)
-            fetch_best(state, 0, total, min(int(knobs[0]), state.num_experts))
+            summed_scores(state, 0, memory)
+            fetch_best(state, 0, memory, min(int(knobs[0]), state.num_experts))

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from policies.base import Prefetch, Vector, require
-from policies.predicted import fetch_best, top_scores
+from policies.predicted import fetch_best, fetch_top_scores, top_scores
 from policies.state import State
 
 
@@ -17,6 +15,8 @@ class TopScore(Prefetch):
     can be substituted if they are missed. ``limit`` caps the number per layer step (0: no cap; the paper has none).
     Badly: on a link that demand already keeps busy, early bytes only queue.
 
+    Memory is scratch: a score per expert.
+
     Source: SMoE, criteria C4 and C5, https://arxiv.org/abs/2508.18983.
     """
 
@@ -27,10 +27,16 @@ class TopScore(Prefetch):
         require("policy.prefetch.alpha", self.alpha, 0.0, 1.0)
         require("policy.prefetch.limit", self.limit, 0, 65536)
 
+    def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
+        return num_experts
+
     @staticmethod
     def choose(state: State, knobs: Vector, memory: Vector) -> None:
         if state.num_predicted == 0:
             return
-        wanted = np.zeros(state.num_experts)
-        top_scores(state, knobs[0], wanted)
-        fetch_best(state, 0, wanted, state.num_experts if knobs[1] == 0.0 else int(knobs[1]))
+        limit = state.num_experts if knobs[1] == 0.0 else int(knobs[1])
+        if state.num_predicted_tokens == 1:
+            fetch_top_scores(state, knobs[0], limit)
+        else:
+            top_scores(state, knobs[0], memory)
+            fetch_best(state, 0, memory, limit)

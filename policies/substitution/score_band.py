@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from policies.base import Substitution, Vector, require
 from policies.state import State
-from policies.substitutes import left_alone, substitute_in_band
+from policies.substitutes import all_resident, left_alone, substitute_in_band
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class ScoreBand(Substitution):
     Badly: with sigmoid-like or very flat gates nearly every expert falls in the band and the claim "near-equivalent"
     no longer follows from the scores.
 
+    Memory is scratch: two flags per expert.
+
     Source: SMoE, section 3 and Algorithm 1, https://arxiv.org/abs/2508.18983.
     """
 
@@ -35,7 +37,12 @@ class ScoreBand(Substitution):
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
 
+    def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
+        return 2 * num_experts
+
     @staticmethod
     def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if not left_alone(state, knobs[2]):
-            substitute_in_band(state, knobs[0], knobs[1] != 0.0)
+        if left_alone(state, knobs[2]) or all_resident(state):
+            return
+        available, free = memory[: state.num_experts], memory[state.num_experts :]
+        substitute_in_band(state, knobs[0], knobs[1] != 0.0, available, free)

@@ -7,7 +7,7 @@ import numpy as np
 
 from policies.base import Substitution, Vector, require
 from policies.state import DROPPED, State
-from policies.substitutes import left_alone, mark_available, substitute_in_band
+from policies.substitutes import left_alone, substitute_in_band
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class Skip(Substitution):
         if left_alone(state, knobs[3]):
             return
         available = np.zeros(state.num_experts, np.bool_)
-        edge = np.zeros(state.num_tokens, np.float32)
-        mark_available(state, knobs[0], available, edge)
-        substitute_in_band(state, knobs[0], knobs[1] != 0.0)
+        substitute_in_band(state, knobs[0], knobs[1] != 0.0, available, np.zeros(state.num_experts, np.bool_))
         for token in range(state.num_tokens):
             kept = 0
             for rank in range(state.num_ranks):

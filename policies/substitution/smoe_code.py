@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from policies.bands import next_score_beside
 from policies.base import Substitution, Vector, require
 from policies.state import State
 from policies.substitutes import left_alone, mark_available, mark_routed
@@ -37,17 +38,17 @@ class SmoeCode(Substitution):
         if left_alone(state, 0.0):
             return
         available = np.zeros(state.num_experts, np.bool_)
-        edge = np.zeros(state.num_tokens, np.float32)
-        mark_available(state, knobs[0], available, edge)
         used = np.zeros(state.num_experts, np.bool_)
+        mark_available(state, knobs[0], available, used)
         for token in range(state.num_tokens):
             mark_routed(state, token, used)
+            edge = next_score_beside(state.scores[token, : state.num_experts], used)
             for rank in range(state.num_ranks):
                 if available[state.ids[token, rank]]:
                     continue
                 for expert in range(state.num_experts):
                     score = state.scores[token, expert]
-                    inside = (1.0 - knobs[0]) * edge[token] < score < edge[token]
+                    inside = (1.0 - knobs[0]) * edge < score < edge
                     if inside and available[expert] and not used[expert]:
                         used[expert] = True
                         state.executed_ids[token, rank] = expert

@@ -21,9 +21,16 @@ from traces.numba_cache import rule_cache
 
 @cache
 def compiled(function: FunctionType, name: str, signature: Any) -> Any:
-    """A decision as a compiled function, once per process."""
+    """A decision as a compiled function, once per process.
+
+    Most rules allocate nothing and run faster without numba's reference counting; one that allocates cannot do
+    without.
+    """
     with rule_cache(function):
-        return njit(signature.signature, cache=True)(function)
+        try:
+            return njit(signature.signature, cache=True, _nrt=False)(function)
+        except NumbaError:
+            return njit(signature.signature, cache=True)(function)
 
 
 def compile_decision(part: Part, name: str, signature: Any) -> Any:
