@@ -23,7 +23,7 @@ from traces.files import read_trace
 from traces.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
-GROUPS = ("trace", "model", "hardware", "policy", "engine", "cache", "time")
+GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time")
 KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
 
 

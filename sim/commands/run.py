@@ -66,12 +66,18 @@ def replay_once(config: DictConfig) -> None:
     """Replay as configured, write the results into Hydra's output folder, print the summary."""
     if nothing_compiled():
         print("compiling the engine, once, about 20 s ...", file=sys.stderr)
-    from sim.build import build, plain
+    from sim.build import build, check_keys, plain
     from sim.outputs import write_run
     from sim.summary import text
 
-    replay = build(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    system = plain(config.get("system"), "system")
+    if system.get("name") != "device":
+        check_keys(config)
+        print(run_system(folder, system, config))
+        print(f"results in {folder}")
+        return
+    replay = build(config)
     start = time.perf_counter()
     table, timeline = replay_into(folder, replay)
     wall_s = time.perf_counter() - start
@@ -83,6 +89,19 @@ def replay_once(config: DictConfig) -> None:
             f"timeline of {timeline.steps} of {len(table)} steps in {timeline.path}: open it in https://ui.perfetto.dev"
         )
     print(f"results in {folder}")
+
+
+def run_system(folder: Path, system: dict[str, Any], config: DictConfig) -> str:
+    """Run a system of several devices on the configured trace -> what to print."""
+    from sim.build import open_trace, plain
+    from sim.config import TraceConfig, checked
+    from sim.systems import load_system
+
+    trace_config = checked(TraceConfig, plain(config.trace), "trace.")
+    trace = open_trace(trace_config)
+    if trace_config.requests is not None:
+        trace = trace.select_requests(trace_config.requests)
+    return str(load_system(system).run(system, trace, folder, bool(config.timeline)))
 
 
 def replay_into(folder: Path, replay: Replay) -> tuple[StepTable, TimelineFile | None]:
