@@ -43,9 +43,7 @@ def best_key_below(scores: NDArray[np.float32], limit: int) -> int:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def best_within(
-    scores: NDArray[np.float32], free: Flags, lowest: float, highest: float, include_highest: bool
-) -> int:
+def best_within(scores: NDArray[np.float32], free: Flags, lowest: float, highest: float, include_highest: bool) -> int:
     """The best expert among those ``free`` whose score lies from ``lowest`` up to ``highest``; -1 if there is none."""
     best = BELOW_ALL
     for expert in range(scores.shape[0]):

@@ -1,1 +1,27 @@
+<<<<<<< HEAD
 """Models of whole systems whose topology the engines of one device do not cover: several nodes, links and networks."""
+=======
+"""Systems of several devices: clusters and chiplets, each a SimPy model of its own."""
+>>>>>>> h-chiplet
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from traces.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "system"
+
+
+def load_system(config: Mapping[str, Any]) -> Any:
+    """The module of the system that a `system` group names: it has ``run(config, trace, folder, timeline) -> str``.
+
+    Raises: UserError for an unknown name.
+    """
+    names = sorted(path.stem for path in CONF.glob("*.yaml"))
+    if config.get("name") not in names or config["name"] == "device":
+        raise UserError(f"system.name={config.get('name')}: must be one of {', '.join(names)}")
+    return importlib.import_module(f"sim.systems.{config['name']}")

@@ -92,7 +92,9 @@ class OdMoe:
         _range("new_tokens", self.new_tokens, 2, math.inf)
         _one_of("prediction", self.prediction, PREDICTIONS)
         _one_of("recall", self.recall, ("published", "measured"))
-        _one_of("precision", self.precision, ("fp16", "int8", "nf4") if self.recall == "published" else ("int8", "int4"))
+        _one_of(
+            "precision", self.precision, ("fp16", "int8", "nf4") if self.recall == "published" else ("int8", "int4")
+        )
         _one_of("workload", self.workload, ("published", "trace"))
         if (self.prompt_tokens is None) != (self.new_tokens is None):
             raise UserError(
