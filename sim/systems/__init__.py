@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Models of whole systems whose topology the engines of one device do not cover: several nodes, links and networks."""
-=======
 """Systems of several devices: clusters and chiplets, each a SimPy model of its own."""
->>>>>>> h-chiplet
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Silent(Prediction):
 
 @dataclass(frozen=True)
 class FetchRow(Prefetch):
-    """In layer 0 of every step from ``since`` on fetch ``count`` experts of ``layer`` from ``first`` on, in ``pieces``."""
+    """In layer 0 of every step from ``since`` on fetch ``count`` experts of ``layer`` from ``first`` on, in pieces."""
 
     layer: int = 1
     first: int = 0
