@@ -64,8 +64,6 @@ def remove_unused(folder: Path) -> None:
 
 def replay_once(config: DictConfig) -> None:
     """Replay as configured, write the results into Hydra's output folder, print the summary."""
-    if nothing_compiled():
-        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
     from sim.build import build, check_keys, plain
     from sim.outputs import write_run
     from sim.summary import text
@@ -77,6 +75,8 @@ def replay_once(config: DictConfig) -> None:
         print(run_system(folder, system, config))
         print(f"results in {folder}")
         return
+    if nothing_compiled():
+        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
     replay = build(config)
     start = time.perf_counter()
     table, timeline = replay_into(folder, replay)
