@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Assignment, Eviction, Prediction, Prefetch, Substitution, Vector
-from policies.state import CPU, State
+from policies.state import CPU, DROPPED, State
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Silent(Prediction):
 
 @dataclass(frozen=True)
 class FetchRow(Prefetch):
-    """In layer 0 of every step from ``since`` on fetch ``count`` experts of ``layer`` from ``first`` on, in pieces."""
+    """In layer 0, from step ``since`` on, fetch ``count`` experts of ``layer`` from ``first`` on, in ``pieces``."""
 
     layer: int = 1
     first: int = 0
@@ -89,3 +89,32 @@ class Twice(Substitution):
         for token in range(state.num_tokens):
             for rank in range(state.num_ranks):
                 state.executed_ids[token, rank] = state.ids[token, 0]
+
+
+@dataclass(frozen=True)
+class FetchAll(Prefetch):
+    """In every layer fetch every expert of the next one."""
+
+    pieces: int = 2
+
+    def chunks(self) -> int:
+        return self.pieces
+
+    @staticmethod
+    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+        if state.layer + 1 < state.num_layers:
+            for expert in range(state.num_experts):
+                state.prefetch_layer[expert] = state.layer + 1
+                state.prefetch_expert[expert] = expert
+            state.num_prefetch = state.num_experts
+
+
+@dataclass(frozen=True)
+class DropAll(Substitution):
+    """Execute nothing."""
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        for token in range(state.num_tokens):
+            for rank in range(state.num_ranks):
+                state.executed_ids[token, rank] = DROPPED

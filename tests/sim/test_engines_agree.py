@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+from hydra.utils import instantiate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from policies.base import Policy
 from policies.eviction.belady import Belady
-from sim.build import make_part
 from sim.capacity import CacheConfig
 from sim.commands.run import CONF
 from sim.config import RunConfig, TimeConfig
@@ -41,7 +41,7 @@ def every_rule(part: str) -> dict:
     for path in sorted((CONF / "policy" / part).glob("*.yaml")):
         config = OmegaConf.create({"policy": {"alpha": 0.35, part: OmegaConf.load(path)}})
         if "checkpoint" not in config.policy[part]:
-            found[path.stem] = make_part(part, config.policy[part], BASES[part])
+            found[path.stem] = instantiate(config.policy[part])
     return found
 
 
