@@ -6,8 +6,8 @@ three set-ups, at batch 1 and 3. Brackets are 95 % intervals of a bootstrap over
 same ones drawn for both sides; host cost (0, 1, 3 ms per layer) and CPU speed (an expert in 1/3, 1, 1.2 copies) are
 varied beside it. Nothing is fitted to the paper. All results are SIMULATED, all sizes and machines ESTIMATED.
 
-  python scripts/smoe_ablation.py                    the embedded trace, about five minutes on one core
-  python scripts/smoe_ablation.py --quick            fewer requests and machines, batch 1 only: under a minute
+  python scripts/smoe_ablation.py                    the embedded trace, one to three minutes on one core
+  python scripts/smoe_ablation.py --quick            fewer requests and machines, batch 1 only: half a minute
   python scripts/smoe_ablation.py --trace my.safetensors --requests 40 --out results
 """
 
@@ -84,14 +84,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_REQUESTS} requests, batch 1, three machines")
     parser.add_argument("--out", type=Path, help="folder for replays.csv and claims.json")
     options = parser.parse_args(argv)
-    start = time.perf_counter()
+    batches, machines = ((1,), QUICK_MACHINES) if options.quick else ((1, 3), MACHINES)
+    requests = QUICK_REQUESTS if options.quick and options.requests is None else options.requests
     try:
-        trace, others = split(options.trace, options.requests or (QUICK_REQUESTS if options.quick else None))
+        examine_all(*split(options.trace, requests, 2 * max(batches)), batches, machines, options.out)
     except UserError as error:
         parser.error(str(error))
-    batches, machines = ((1,), QUICK_MACHINES) if options.quick else ((1, 3), MACHINES)
+    return 0
+
+
+def examine_all(
+    trace: Trace, others: Trace, batches: tuple[int, ...], machines: tuple[Machine, ...], out: Path | None
+) -> None:
+    """Replay everything and print every table."""
+    start = time.perf_counter()
     study = Study(Bench(trace, others), batches, machines)
-    print_head(trace, others)
+    print_head(trace, others, batches)
     for batch in batches:
         print_combinations(study, batch)
         print_left_out(study, batch)
@@ -101,23 +109,23 @@ def main(argv: list[str]) -> int:
     findings = [examine(study.bench, claim, machines, study.draws) for claim in published_claims(batches)]
     print_machines(study)
     print_findings(findings)
-    if options.out is not None:
-        write(options.out, study.bench, findings)
+    if out is not None:
+        write(out, study.bench, findings)
     print(f"\n{study.bench.replays} replays in {time.perf_counter() - start:.0f} s; SIMULATED, sizes ESTIMATED")
-    return 0
 
 
-def split(path: Path | None, requests: int | None) -> tuple[Trace, Trace]:
-    """(requests to replay, the last quarter to learn from). Raises: UserError for too few requests."""
+def split(path: Path | None, requests: int | None, least: int) -> tuple[Trace, Trace]:
+    """(requests to replay, the last quarter to learn from). Raises: UserError for fewer than ``least`` requests."""
     trace = read_trace(path or embedded_trace_path("demo"), check_rows=path is not None)
     held = -(-trace.num_requests // 4)
     left = trace.num_requests - held
-    if not 2 <= (requests or left) <= left:
-        raise UserError(f"--requests={requests}: must be between 2 and {left}, {held} are held out to learn from")
-    return trace.select_requests(requests or left), trace.select_requests(held, left)
+    count = left if requests is None else requests
+    if not least <= count <= left:
+        raise UserError(f"--requests={count}: must be between {least} and {left}, {held} are held out to learn from")
+    return trace.select_requests(count), trace.select_requests(held, left)
 
 
-def print_head(trace: Trace, others: Trace) -> None:
+def print_head(trace: Trace, others: Trace, batches: tuple[int, ...]) -> None:
     """What is replayed, and what the comparison with the paper lacks."""
     geometry = trace.geometry
     shape = f"{geometry.num_layers} layers, top {geometry.top_k} of {geometry.num_experts} experts"
@@ -130,6 +138,8 @@ def print_head(trace: Trace, others: Trace) -> None:
             end="",
         )
         print(f" ({s.fraction:.0%}; older code {slots[1]}, {s.older_fraction:.0%})")
+    blocks = ", ".join(f"{-(-trace.num_requests // batch)} at batch {batch}" for batch in batches)
+    print(f"Intervals rest on few blocks: {blocks}.")
     print("S3's model routes top 8 of 64; the embedded trace has top 6: S3 here is its sizes under top-6 routing.")
     print("TPOT is the time per decode token of all layers of the trace; changes are means over S1, S2, S3.")
 

@@ -128,8 +128,9 @@ def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
         assert claim["low"] <= claim["ours"] <= claim["high"] and claim["verdict"]
 
 
-def test_too_few_requests_end_in_one_sentence():
-    command = [sys.executable, str(ROOT / "scripts" / "smoe_ablation.py"), "--requests", "19"]
+@pytest.mark.parametrize(("words", "sentence"), [(["19"], "between 6 and 18"), (["1", "--quick"], "between 2 and 18")])
+def test_too_few_or_many_requests_end_in_one_sentence(words, sentence):
+    command = [sys.executable, str(ROOT / "scripts" / "smoe_ablation.py"), "--requests", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "--requests=19: must be between 2 and 18" in done.stderr
+    assert done.returncode == 2 and f"--requests={words[0]}: must be {sentence}" in done.stderr
