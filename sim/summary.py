@@ -32,6 +32,7 @@ def size(value: object) -> str:
 
 
 def head(replay: Replay, metrics: Metrics) -> list[str]:
+    reset = "reset for every batch" if replay.cache.reset == "request" else "not reset between requests"
     clock = "SIMULATED" if replay.timed else "counted without a clock"
     trace = replay.trace
     return [
@@ -40,8 +41,7 @@ def head(replay: Replay, metrics: Metrics) -> list[str]:
         f"{trace.num_requests} requests, {trace.num_tokens} tokens, {trace.num_layers} MoE layers "
         f"of {trace.num_experts} experts, top {trace.top_k}; batch {replay.run.batch_size}; capacity "
         f"{number(metrics['capacity_slots_per_layer'])} slots per layer ({percent(metrics['capacity_fraction'])}, "
-        f"{size(metrics['capacity_bytes'])}), scope {replay.cache.scope}, {replay.cache.start} start, not reset "
-        "between requests",
+        f"{size(metrics['capacity_bytes'])}), scope {replay.cache.scope}, {replay.cache.start} start, {reset}",
     ]
 
 
