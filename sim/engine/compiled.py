@@ -224,8 +224,8 @@ def run_steps(
     """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
 
     ``fresh``: what was on the link is void. Inputs as in ``sim.steps.StepBlock`` and ``sim.rows.BlockData``; outputs
-    latency_ns [S], parts [S, 7], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that
-    the link was busy with what has arrived, ns that the CPU was, slices logged. Stops early where the timeline's log is nearly full.
+    latency_ns [S], parts [S, 7], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that the
+    link was busy with what has arrived, ns that the CPU was, slices logged. Stops early where the log is nearly full.
     """
     s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
     step = first

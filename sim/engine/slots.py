@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
@@ -23,6 +24,8 @@ def find_victim(s: Any, m: Any, r: Any, layer: int) -> int:
         if status[key] == IN_FLIGHT or shield[key] != 0:
             continue
         priority = priorities[key]
+        if priority != priority:  # not a number: goes first, so that the order of members never decides
+            priority = -np.inf
         if best < 0 or priority < lowest or (priority == lowest and key < best):
             best, lowest = key, priority
     return best
