@@ -44,7 +44,7 @@ def decides(part: object, base: type, decision: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What rules may know of the machine, in ns: load_ns, low_load_ns, dequantise_ns, layer_ns [L]; write_back_ns [2L]
-    of full and of low-precision victims; expert_ns (launches included), cpu_ns [L, B+1]. Empty where it is not known."""
+    of full and of low-precision victims; expert_ns with launches, cpu_ns [L, B+1]. Empty where it is not known."""
 
     load_ns: Table
     low_load_ns: Table

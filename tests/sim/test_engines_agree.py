@@ -127,7 +127,9 @@ def drawn(case, engine, timeline=True):
         reset=case["reset"],
     )  # fmt: skip
     batch_size = 64 if trace.num_requests > 3 else case["batch_size"]
-    run = RunConfig(batch_size, case["prefill_chunk"], case["seed"], timeline, engine)
+    run = RunConfig(
+        batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
+    )
     time = TimeConfig(memory=case["memory"])
     return assemble(trace, policy_of(case), hardware, trace.geometry, cache, run, time, others=others)
 
