@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-<<<<<<< HEAD
-=======
-from numba import njit
->>>>>>> h-analytic
+        priority = -np.inf if priority != priority else priority  # not a number goes first, whatever the order
+        lower = (priority < lowest) | ((priority == lowest) & (key < best))
+        better = lower & (status[key] != IN_FLIGHT) & (shield[key] == 0)
+        best = key if better else best
+        lowest = priority if better else lowest
+    return -1 if best == NOBODY else best
 
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
 from sim.engine.counters import N_BYPASSES, N_EVICTIONS, N_WRITTEN_BACK_BYTES
