@@ -43,9 +43,7 @@ def best_key_below(scores: NDArray[np.float32], limit: int) -> int:
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def best_within(
-    scores: NDArray[np.float32], free: Flags, lowest: float, highest: float, include_highest: bool
-) -> int:
+def best_within(scores: NDArray[np.float32], free: Flags, lowest: float, highest: float, include_highest: bool) -> int:
     """The best expert among those ``free`` whose score lies from ``lowest`` up to ``highest``; -1 if there is none."""
     best = BELOW_ALL
     for expert in range(scores.shape[0]):
@@ -75,7 +73,7 @@ def next_score(scores: NDArray[np.float32], ids: NDArray[np.int32], num_ranks: i
 
 @register_jitable  # type: ignore[untyped-decorator]
 def next_score_beside(scores: NDArray[np.float32], routed: Flags) -> float:
-    """S_{k+1} as ``next_score``, in one pass: the highest of ``scores`` [E] outside ``routed`` [E]; 0 if there is none."""
+    """S_{k+1} in one pass: the highest of ``scores`` [E] of experts that are not ``routed`` [E]; 0 if there is none."""
     best = BELOW_ALL
     for expert in range(scores.shape[0]):
         best = max(best, key_of(scores[expert], expert) if routed[expert] == 0 else BELOW_ALL)
