@@ -73,7 +73,7 @@ def next_score(scores: NDArray[np.float32], ids: NDArray[np.int32], num_ranks: i
 
 @register_jitable  # type: ignore[untyped-decorator]
 def next_score_beside(scores: NDArray[np.float32], routed: Flags) -> float:
-    """S_{k+1} as ``next_score``, in one pass: the highest of ``scores`` [E] outside ``routed`` [E]; 0 if none."""
+    """S_{k+1} in one pass: the highest of ``scores`` [E] of experts that are not ``routed`` [E]; 0 if there is none."""
     best = BELOW_ALL
     for expert in range(scores.shape[0]):
         best = max(best, key_of(scores[expert], expert) if routed[expert] == 0 else BELOW_ALL)

@@ -32,10 +32,10 @@ def all_resident(state: State) -> bool:
 @register_jitable  # type: ignore[untyped-decorator]
 def all_marked(state: State, token: int, marked: Flags) -> bool:
     """Whether ``marked`` [E] holds every expert that the router gave this token."""
-    held = 0
+    found = True
     for rank in range(state.num_ranks):
-        held += marked[state.ids[token, rank]] != 0
-    return bool(held == state.num_ranks)
+        found = found and marked[state.ids[token, rank]] != 0
+    return bool(found)
 
 
 @register_jitable  # type: ignore[untyped-decorator]

@@ -48,6 +48,11 @@ class BlockData:
         return tuple(array[start:stop] if array.shape[0] else array for array in self.arrays())
 
 
+def consecutive(rows: NDArray[np.int64]) -> bool:
+    """Whether each row follows the one before."""
+    return int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
+
+
 def ranked(data: BlockData) -> BlockData:
     """The same rows with each token's experts best first by score, else by weight, else as stored."""
     if data.scores.size:
@@ -101,9 +106,8 @@ class RowReader:
 
     @staticmethod
     def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        if last - first == rows.size and (np.diff(rows) == 1).all():
-            return np.array(array[first:last], dtype=dtype, order="C")  # a view would be read-only, and stay mapped
+        if consecutive(rows):  # a view would be read-only, and stay mapped
+            return np.array(array[int(rows[0]) : int(rows[-1]) + 1], dtype=dtype, order="C")
         return np.ascontiguousarray(array[rows], dtype=dtype)
 
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -120,6 +124,8 @@ class RowReader:
         tables = [getattr(self.trace, name) for name in self.lookahead]
         depths = [self._spans(rows, lambda a, b, t=table: t.probabilities(a, b, experts)) for table in tables]
         layers = self.trace.num_layers - 1
+        if len(depths) == 1 and depths[0].shape[1] == layers:
+            return depths[0][:, :, None]
         found = np.zeros((rows.size, layers, len(depths), experts), np.float32)
         for i, scores in enumerate(depths):
             found[:, : scores.shape[1], i] = scores
@@ -128,6 +134,8 @@ class RowReader:
     @staticmethod
     def _spans(rows: NDArray[np.int64], read: Any) -> NDArray[np.float32]:
         """``read(start, stop)`` over the spans of consecutive rows, put together in order of ``rows``."""
+        if consecutive(rows):
+            return np.ascontiguousarray(read(int(rows[0]), int(rows[-1]) + 1))
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         cuts = np.flatnonzero(np.diff(ordered) != 1) + 1

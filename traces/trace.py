@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.softmax import softmax
 
 PREFILL, DECODE = 0, 1
 
@@ -69,12 +70,9 @@ class ScoreTable:
 
         Truncated tables: unlisted experts share the remaining mass equally, which is an ESTIMATE.
         """
-        logits = self.values[start:stop].astype(np.float32)
         if self.ids is None or self.log_normalizer is None:
-            logits -= logits.max(axis=-1, keepdims=True)
-            np.exp(logits, out=logits)
-            logits /= logits.sum(axis=-1, keepdims=True)
-            return logits
+            return softmax(self.values[start:stop])
+        logits = self.values[start:stop].astype(np.float32)
         listed = np.exp(logits - self.log_normalizer[start:stop, :, None])  # [n, L, W]
         rest = np.clip(1.0 - listed.sum(axis=-1), 0.0, None) / max(1, num_experts - listed.shape[-1])  # [n, L]
         dense = np.repeat(rest[..., None], num_experts, axis=-1).astype(np.float32)

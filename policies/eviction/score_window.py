@@ -3,8 +3,24 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from numba.extending import register_jitable
+
 from policies.base import Eviction, Vector, require
 from policies.state import DECODE, State
+
+COARSE = 1.5 * 2.0**12
+"""Floats of this size are multiples of 2^-40, so that adding it and taking it away rounds a smaller number to one."""
+
+
+@register_jitable
+def mean_scores(state: State, mean: Vector) -> None:
+    """Write the gate scores of the step, averaged over its tokens, to ``mean`` [E]."""
+    scores, tokens = state.scores, state.num_tokens
+    for expert in range(state.num_experts):
+        mean[expert] = 0.0
+    for token in range(tokens):
+        for expert in range(state.num_experts):
+            mean[expert] += scores[token, expert] / tokens
 
 
 @dataclass(frozen=True)
@@ -13,9 +29,11 @@ class ScoreWindow(Eviction):
 
     priority_i = mean over the last n decode iterations of S_i, where S_i is the gate score of expert i, chosen or not,
     averaged over the tokens of the batch. Ties fall to the lowest (layer, expert). The paper does not give n.
+    S_i is rounded to a multiple of 2^-40 (1e-12): sums of up to 4096 such numbers are exact, so that the running sum is
+    the sum of the window however long the replay.
     Badly: where scores of later tokens do not follow earlier ones; before the first decode step all priorities are 0.
 
-    Memory per layer: [0] iterations seen, then a ring [window, E].
+    Memory per layer: [0] iterations seen, then sums [E] and a ring [window, E].
 
     Source: "Enabling MoE on the Edge via Importance-Driven Expert Scheduling" (SMoE), Eq. 3,
     https://arxiv.org/abs/2508.18983.
@@ -31,25 +49,22 @@ class ScoreWindow(Eviction):
         require("policy.eviction.window", self.window, 1, 4096)
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
-        return num_layers * (1 + self.window * num_experts)
+        return num_layers * (1 + (1 + self.window) * num_experts)
 
     @staticmethod
     def touch(state: State, knobs: Vector, memory: Vector) -> None:
         if state.phase != DECODE and knobs[1] == 0.0:
             return
         window, experts = int(knobs[0]), state.num_experts
-        base = state.layer * (1 + window * experts)
-        row = base + 1 + (int(memory[base]) % window) * experts
-        memory[base] += 1
-        filled = min(int(memory[base]), window)
-        scores, priority = state.scores, state.priority[state.layer]
+        start = state.layer * (1 + (1 + window) * experts)
+        seen, sums = int(memory[start]), memory[start + 1 : start + 1 + experts]
+        place = start + 1 + (1 + seen % window) * experts
+        oldest, priority = memory[place : place + experts], state.priority[state.layer]
+        memory[start] = seen + 1
+        filled = min(seen + 1, window)
+        mean_scores(state, priority)
         for expert in range(experts):
-            memory[row + expert] = priority[expert] = 0.0
-        for token in range(state.num_tokens):
-            for expert in range(experts):
-                memory[row + expert] += scores[token, expert] / state.num_tokens
-        for i in range(filled):
-            for expert in range(experts):
-                priority[expert] += memory[base + 1 + i * experts + expert]
-        for expert in range(experts):
-            priority[expert] /= filled
+            newest = (priority[expert] + COARSE) - COARSE
+            sums[expert] += newest - oldest[expert]
+            oldest[expert] = newest
+            priority[expert] = sums[expert] / filled

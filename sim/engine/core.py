@@ -112,9 +112,10 @@ def drop_queued_prefetches(s: Any, m: Any) -> None:
 @core_jit
 def unshield_residents(s: Any, m: Any, layer: int) -> None:
     """The prediction for a layer is void once it begins; what was fetched for it stays protected until it ends."""
-    for key in range(layer * s.num_experts, (layer + 1) * s.num_experts):
-        if m.prefetched[key] == 0:
-            m.shield[key] = 0
+    first, stop = layer * s.num_experts, (layer + 1) * s.num_experts
+    prefetched, shield = m.prefetched[first:stop], m.shield[first:stop]
+    for expert in range(s.num_experts):
+        shield[expert] = shield[expert] if prefetched[expert] else 0
 
 
 @core_jit
@@ -335,11 +336,12 @@ def trim(s: Any, m: Any, r: Any, layer: int) -> None:
 @core_jit
 def waste(s: Any, m: Any, layer: int) -> None:
     """Prefetched experts of the layer that were not demanded were wasted; all lose their shield."""
-    for key in range(layer * s.num_experts, (layer + 1) * s.num_experts):
-        m.shield[key] = 0
-        if m.prefetched[key]:
-            m.prefetched[key] = 0
-            m.counts[N_PREFETCH_WASTED] += 1
+    first, stop = layer * s.num_experts, (layer + 1) * s.num_experts
+    prefetched, shield, wasted = m.prefetched[first:stop], m.shield[first:stop], 0
+    for expert in range(s.num_experts):
+        wasted += prefetched[expert]
+        prefetched[expert] = shield[expert] = 0
+    m.counts[N_PREFETCH_WASTED] += wasted
     m.prefetched_count[layer] = 0
 
 

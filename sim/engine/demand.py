@@ -45,9 +45,10 @@ def load_layer(s: Any, m: Any) -> None:
             for rank in range(ranks):
                 s.next_use[layer, ids[token, layer, rank]] = m.step_next_use[token, layer, rank]
     if m.step_scores.shape[0] > 0:
+        known, scores = m.step_scores, s.scores
         for token in range(tokens):
-            for expert in range(s.num_experts):
-                s.scores[token, expert] = m.step_scores[token, layer, expert]
+            for expert in range(known.shape[2]):
+                scores[token, expert] = known[token, layer, expert]
     s.num_lookahead = 0
     if m.step_lookahead.shape[0] > 0:
         load_lookahead(s, m, layer)
@@ -56,12 +57,13 @@ def load_layer(s: Any, m: Any) -> None:
 @core_jit
 def load_lookahead(s: Any, m: Any, layer: int) -> None:
     """Copy what is known of the next layers into the state."""
-    if layer < m.step_lookahead.shape[1]:
-        s.num_lookahead = min(m.step_lookahead.shape[2], s.num_layers - 1 - layer, MAX_LOOKAHEAD)
+    known, lookahead, tokens = m.step_lookahead, s.lookahead, s.num_tokens
+    if layer < known.shape[1]:
+        s.num_lookahead = min(known.shape[2], s.num_layers - 1 - layer, MAX_LOOKAHEAD)
     for ahead in range(s.num_lookahead):
-        for token in range(s.num_tokens):
-            for expert in range(s.num_experts):
-                s.lookahead[ahead, token, expert] = m.step_lookahead[token, layer, ahead, expert]
+        for token in range(tokens):
+            for expert in range(known.shape[3]):
+                lookahead[ahead, token, expert] = known[token, layer, ahead, expert]
 
 
 @core_jit

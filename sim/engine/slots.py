@@ -5,12 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-        priority = -np.inf if priority != priority else priority  # not a number goes first, whatever the order
-        lower = (priority < lowest) | ((priority == lowest) & (key < best))
-        better = lower & (status[key] != IN_FLIGHT) & (shield[key] == 0)
-        best = key if better else best
-        lowest = priority if better else lowest
-    return -1 if best == NOBODY else best
 
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT
 from sim.engine.counters import N_BYPASSES, N_EVICTIONS, N_WRITTEN_BACK_BYTES
@@ -30,19 +24,12 @@ def find_victim(s: Any, m: Any, r: Any, layer: int) -> int:
     for i in range(m.member_count[pool]):  # without branches, which the processor could not foresee
         key = members[pool, i]
         priority = priorities[key]
-<<<<<<< HEAD
+        priority = -np.inf if priority != priority else priority  # not a number goes first, whatever the order
         lower = (priority < lowest) | ((priority == lowest) & (key < best))
         better = lower & (status[key] != IN_FLIGHT) & (shield[key] == 0)
         best = key if better else best
         lowest = priority if better else lowest
     return -1 if best == NOBODY else best
-=======
-        if priority != priority:  # not a number: goes first, so that the order of members never decides
-            priority = -np.inf
-        if best < 0 or priority < lowest or (priority == lowest and key < best):
-            best, lowest = key, priority
-    return best
->>>>>>> h-analytic
 
 
 @core_jit
