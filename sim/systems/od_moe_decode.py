@@ -28,7 +28,7 @@ class Decode:
     the hidden state came), late (announced rightly, still loading), miss (loaded after routing).
 
     `wrong` [T, L, k]: whether worker i of the group is told the wrong expert. `predicts`: False loads after routing.
-    `shadow_ns`: 0 announces everything at once. `token_period`, `kv_period`: steps between alignments, 0 for never.
+    `shadow_ns`: of one layer of the shadow; 0 announces everything at once. `token_period`, `kv_period`: steps between alignments, 0 for never.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Decode:
         context: int,
         *,
         predicts: bool = True,
-        shadow_ns: int | None = None,
+        shadow_ns: int = 0,
         token_period: int = 1,
         kv_period: int = 1,
         abort: bool = True,
@@ -47,7 +47,7 @@ class Decode:
     ) -> None:
         self.times, self.wrong, self.context, self.abort, self.predicts = times, wrong, context, abort, predicts
         self.num_steps, self.num_layers = wrong.shape[0], wrong.shape[1]
-        self.shadow_ns = times.shadow_ns if shadow_ns is None else shadow_ns
+        self.shadow_ns = shadow_ns
         self.periods = (token_period, kv_period)
         self.timeline, self.start_ns = timeline, start_ns
         self.env = simpy.Environment()
