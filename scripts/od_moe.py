@@ -26,7 +26,7 @@ from sim.systems.od_moe_requests import requests, serve
 from sim.systems.od_moe_times import sizes, tabulate
 
 YAML = Path(__file__).resolve().parents[1] / "conf" / "system" / "od_moe.yaml"
-ABLATION_LENGTHS = {"prompt_tokens": 64, "new_tokens": 513}
+ABLATION_LENGTHS: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 513}
 GB = 1e9
 
 # name -> (published tok/s, what is changed, fitted)
@@ -81,7 +81,9 @@ def ablation(system: OdMoe) -> Iterator[Row]:
 def table_2(system: OdMoe) -> Iterator[Row]:
     """Decode rate by setting, mean rates and TTFT, and the deployment that keeps everything on GPUs."""
     for (prompt, answer), published in DECODE.items():
-        yield Row(f"decode, {prompt} in, {answer} out", published, rate(system, prompt_tokens=prompt, new_tokens=answer))
+        yield Row(
+            f"decode, {prompt} in, {answer} out", published, rate(system, prompt_tokens=prompt, new_tokens=answer)
+        )
     found = simulated(system)
     serial = simulated(system, overlap_prefill=False)
     yield Row("decode, mean", 3.69, found["tokens_per_s"])
@@ -92,7 +94,9 @@ def table_2(system: OdMoe) -> Iterator[Row]:
     yield Row("output", 3.37, found["output_tokens_per_s"], "loads, messages and arithmetic overlap")
     yield Row("output", 3.37, serial["output_tokens_per_s"], "if nothing overlaps")
     for name, published in BASELINES.items():
-        yield Row(f"times faster than {name}", 3.69 / published, found["tokens_per_s"] / published, "their rate as published")
+        yield Row(
+            f"times faster than {name}", 3.69 / published, found["tokens_per_s"] / published, "their rate as published"
+        )
 
 
 def memory(system: OdMoe) -> Iterator[Row]:
@@ -108,7 +112,7 @@ def variants(system: OdMoe) -> Iterator[Row]:
     """What the paper says less exactly, or not at all."""
     for precision in ("fp16", "int8", "nf4"):
         yield Row(f"shadow in {precision}", None, rate(system, precision=precision, prompt_tokens=64, new_tokens=257))
-    lengths = {"prompt_tokens": 64, "new_tokens": 257}
+    lengths: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 257}
     for period in (2, 4, 8):
         yield Row(f"KV aligned every {period} tokens", None, rate(system, kv_period=period, **lengths))
         yield Row(f"tokens aligned every {period}", None, rate(system, token_period=period, **lengths))
@@ -118,7 +122,9 @@ def variants(system: OdMoe) -> Iterator[Row]:
     yield Row("wrong loads finished first", None, rate(system, abort_wrong_load=False, **lengths))
     yield Row("no misprediction", None, rate(system, fixed_recall=1.0, **lengths))
     yield Row("no misprediction, known at once", None, rate(system, prediction="perfect", **lengths))
-    yield Row("no alignment, 256 tokens", 1.185, rate(system, token_period=0, kv_period=0, **lengths), "shorter answers")
+    yield Row(
+        "no alignment, 256 tokens", 1.185, rate(system, token_period=0, kv_period=0, **lengths), "shorter answers"
+    )
     for link in (20e9, 23e9, 29e9):
         yield Row(f"link of {link / 1e9:.0f} GB/s, host refitted", 3.616, rate(refitted(system, link), **lengths))
 
@@ -160,7 +166,7 @@ def fit(system: OdMoe) -> Iterator[tuple[str, float]]:
 
     def of(name: str, value: float) -> tuple[str, float]:
         nonlocal system
-        system = replace(system, **{name: float(f"{value:.4g}")})
+        system = with_value(system, name, float(f"{value:.4g}"))
         return name, getattr(system, name)
 
     yield of("host_s_per_layer", fitted_host_s(system))
@@ -172,9 +178,15 @@ def fit(system: OdMoe) -> Iterator[tuple[str, float]]:
         published, changes, _ = ABLATION[row]
 
         def missed(value: float, name: str = name, published: float = published, changes: Any = changes) -> float:
-            return rate(replace(system, **{name: value}), **ABLATION_LENGTHS, **changes) - published
+            return rate(with_value(system, name, value), **ABLATION_LENGTHS, **changes) - published
 
         yield of(name, float(brentq(missed, 0.5, system.aligned_recall, xtol=1e-3)))
+
+
+def with_value(system: OdMoe, name: str, value: float) -> OdMoe:
+    """The system with one figure changed."""
+    changes: dict[str, Any] = {name: value}
+    return replace(system, **changes)
 
 
 def show(title: str, rows: Iterator[Row]) -> None:

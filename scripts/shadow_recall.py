@@ -5,7 +5,7 @@
 The model decodes greedily. Beside it run copies of it whose weight matrices are rounded to 8 or 4 bits per row and
 multiplied in FP32 (their routers too; norms and embeddings stay), in four ways: fed with the model's tokens and given
 its K and V before every step (prompt included), tokens only, K and V only, and left alone. Recall is the share of the
-model's experts that the shadow used in the same step and layer. Intervals: bootstrap over requests. One thread, minutes.
+model's experts that the shadow used in the same step and layer. Intervals: bootstrap over requests. Takes minutes.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ RESAMPLES = 2000
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """Every row rounded to the integers of `bits` bits, scaled so that its largest magnitude is kept."""
     most = 2 ** (bits - 1) - 1
-    scale = weight.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / most
-    return (weight / scale).round() * scale
+    scale: torch.Tensor = weight.abs().amax(dim=-1, keepdim=True).clamp_min(1e-12) / most
+    return torch.round(weight / scale) * scale
 
 
 def shadow_of(model: torch.nn.Module, bits: int) -> torch.nn.Module:
     """A copy of `model` with every weight matrix but the embedding rounded."""
-    shadow = copy.deepcopy(model)
+    shadow: torch.nn.Module = copy.deepcopy(model)
     with torch.no_grad():
         for name, weight in shadow.named_parameters():
             if weight.ndim >= 2 and "embed" not in name:
@@ -57,7 +57,8 @@ class Runner:
     """One model decoding a batch of requests, with the experts that it used."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.cache, self.ids = model, None, []
+        self.model, self.cache = model, None
+        self.ids: list[torch.Tensor] = []
 
     @contextmanager
     def tapped(self) -> Iterator[None]:
@@ -157,7 +158,10 @@ def main(argv: list[str]) -> int:
         },
         "age_last": last,
         "recall": {
-            precision: {mode: {**curve(values, last), "overall": round(float(values.mean()), 4)} for mode, values in modes.items()}
+            precision: {
+                mode: {**curve(values, last), "overall": round(float(values.mean()), 4)}
+                for mode, values in modes.items()
+            }
             for precision, modes in recall.items()
         },
     }

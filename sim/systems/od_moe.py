@@ -60,7 +60,9 @@ def metrics(system: OdMoe, times: Times, model: Geometry, served: list[Served]) 
         "output_tokens_per_s": _output_rate(decoded),
         "hit_rate": ratio(outcomes["hit"], demanded),
         "late_rate": ratio(outcomes["late"], demanded),
-        "recall": None if any(one.right is None for one in decoded) else ratio(sum(one.right or 0 for one in decoded), demanded),
+        "recall": None
+        if any(one.right is None for one in decoded)
+        else ratio(sum(one.right or 0 for one in decoded), demanded),
         "loads_per_token": ratio(sum(one.loads for one in decoded), steps),
         "bytes_per_token": ratio(sum(one.loaded_bytes for one in decoded), steps),
         "prefill.loads": sum(one.prefill_loads for one in served),

@@ -75,9 +75,7 @@ def _recorded(trace: Trace) -> Iterator[Request]:
         rows = slice(int(trace.request_offsets[number]), int(trace.request_offsets[number + 1]))
         ids, phase = trace.topk_ids[rows], trace.phase[rows]
         prompt = ids[phase == PREFILL]
-        yield Request(
-            int(trace.prompt_len[number]), int((phase == DECODE).sum()), prompt if len(prompt) else None
-        )
+        yield Request(int(trace.prompt_len[number]), int((phase == DECODE).sum()), prompt if len(prompt) else None)
 
 
 def serve(system: OdMoe, times: Times, request: Request, number: int, timeline: Timeline | None = None) -> Served:
