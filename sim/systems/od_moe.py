@@ -53,14 +53,16 @@ def metrics(system: OdMoe, times: Times, model: Geometry, served: list[Served]) 
         "num_requests": len(served),
         "num_tokens": steps,
         **summary("tpot_s", tpot_s),
-        **summary("ttft_s", np.array([one.ttft_ns / 1e9 for one in served if one.ttft_ns is not None])),
+        **summary("ttft_s", np.array([one.ttft_ns / 1e9 for one in served])),
         **summary("itl_s", np.concatenate([np.zeros(0), *(one.step_ns / 1e9 for one in decoded)])),
         # The mean of the requests' own rates, as the paper averages its settings.
         "tokens_per_s": float((1 / tpot_s).mean()) if steps else None,
         "output_tokens_per_s": _output_rate(decoded),
         "hit_rate": ratio(outcomes["hit"], demanded),
         "late_rate": ratio(outcomes["late"], demanded),
-        "recall": ratio(outcomes["hit"] + outcomes["late"], demanded),
+        "recall": None
+        if any(one.right is None for one in decoded)
+        else ratio(sum(one.right or 0 for one in decoded), demanded),
         "loads_per_token": ratio(sum(one.loads for one in decoded), steps),
         "bytes_per_token": ratio(sum(one.loaded_bytes for one in decoded), steps),
         "prefill.loads": sum(one.prefill_loads for one in served),
@@ -76,7 +78,7 @@ def metrics(system: OdMoe, times: Times, model: Geometry, served: list[Served]) 
 
 
 def _output_rate(decoded: list[Served]) -> float | None:
-    rates = [(len(one.step_ns) + 1) / ((one.ttft_ns + int(one.step_ns.sum())) / 1e9) for one in decoded if one.ttft_ns]
+    rates = [(len(one.step_ns) + 1) / ((one.ttft_ns + int(one.step_ns.sum())) / 1e9) for one in decoded]
     return float(np.mean(rates)) if rates else None
 
 

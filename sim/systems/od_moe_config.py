@@ -31,13 +31,13 @@ _SHARES = (
 class OdMoe:
     """A main node, a shadow node and ``workers`` workers, each with its own host link, on one network.
 
-    `weight_bits`: stored bits of experts and of everything on the main node. `link_*`: copy of an expert from a worker's
-    host memory. `network_*`: one message; every node sends and receives at the rate. `launch_s`: launches of an expert.
-    `host_s_per_layer`: the main node's host time in a layer; `shadow_host_s_per_layer`: that of a model library which
-    keeps all experts on GPUs, the shadow node's too. `token_period`, `kv_period`: steps between alignments, 0 for never.
-    `recall_limit_*`: where recall ends when nothing, only tokens, only K and V are aligned; `recall_decay_steps`: in
-    how many steps the distance to it falls to 1/e. `abort_wrong_load`, `mini_batches`, `overlap_prefill`: what the paper
-    does is not known here.
+    `weight_bits`: stored bits of experts and of everything on the main node. `link_*`: copy of an expert from the host
+    memory of a worker. `network_*`: one message; every node sends and receives at the rate. `launch_s`: launches of an
+    expert. `host_s_per_layer`: the main node's host time in a layer; `shadow_host_s_per_layer`: that of a model library
+    which keeps all experts on GPUs, the shadow node's too. `token_period`, `kv_period`: steps between alignments, 0 for
+    never. `recall_limit_*`: where recall ends when nothing, only tokens, only K and V are aligned;
+    `recall_decay_steps`: in how many steps the distance to it falls to 1/e. For `abort_wrong_load`, `mini_batches` and
+    `overlap_prefill` the paper gives no value that is known here.
 
     Raises: UserError that names the field out of range.
     Source: OD-MoE, https://arxiv.org/abs/2512.03927.

@@ -1,4 +1,4 @@
-"""Decoding on the cluster of OD-MoE, in SimPy: a main node, a shadow that announces, groups of workers in round robin."""
+"""Decoding on the cluster of OD-MoE, in SimPy: a main node, a shadow that announces, worker groups in round robin."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ class Decode:
     """One request's decode steps. Global layer step s is layer s % L of step s // L; group s % G computes it.
 
     The main node runs attention and router, sends the hidden state to the k workers of the group and waits for their
-    results. A worker that has sent its result frees its expert and loads the one announced for its group's next layer
-    step; if the router then wants another, it loads that afresh. The shadow announces layer after layer; before a step in
-    which it is aligned it waits for the main node's last token. Prefetches cross token boundaries as far as the shadow does.
+    results. A worker that has computed frees its expert and loads the one announced for its group's next layer step;
+    if the router then wants another, it loads that afresh. The shadow announces layer after layer; before a step in
+    which it is aligned it waits for the main node's last token. Loads run ahead of a token as far as the shadow does.
 
-    After a run: `stall_ns` [T, L], what a layer waited beyond t_W; `outcomes` of the demanded experts: hit (loaded before
-    the hidden state came), late (announced rightly, still loading), miss (loaded after routing).
+    After a run: `stall_ns` [T, L], what a layer waited beyond t_W; `outcomes` of the demanded experts: hit (loaded
+    before the hidden state came), late (announced rightly, still loading), miss (loaded after routing).
 
     `wrong` [T, L, k]: whether worker i of the group is told the wrong expert. `predicts`: False loads after routing.
-    `shadow_ns`: 0 announces everything at once. `token_period`, `kv_period`: steps between alignments, 0 for never.
+    `shadow_ns`: of one layer of the shadow; 0 announces everything at once. `token_period`, `kv_period`: steps between
+    alignments, 0 for never.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Decode:
         context: int,
         *,
         predicts: bool = True,
-        shadow_ns: int | None = None,
+        shadow_ns: int = 0,
         token_period: int = 1,
         kv_period: int = 1,
         abort: bool = True,
@@ -47,7 +48,7 @@ class Decode:
     ) -> None:
         self.times, self.wrong, self.context, self.abort, self.predicts = times, wrong, context, abort, predicts
         self.num_steps, self.num_layers = wrong.shape[0], wrong.shape[1]
-        self.shadow_ns = times.shadow_ns if shadow_ns is None else shadow_ns
+        self.shadow_ns = shadow_ns
         self.periods = (token_period, kv_period)
         self.timeline, self.start_ns = timeline, start_ns
         self.env = simpy.Environment()
@@ -73,7 +74,7 @@ class Decode:
             for place in range(self.times.top_k):
                 self.env.process(self.worker(group, place))
         self.env.run(until=self.env.process(self.main()))
-        return np.diff(np.asarray(self.step_end_ns, np.int64), prepend=0)
+        return np.diff(np.asarray(self.step_end_ns, np.int64), prepend=np.int64(0)).astype(np.int64)
 
     def main(self) -> Process:
         """Attention and router, then the workers of a group, layer by layer; the LM head at the end of a step."""
@@ -89,7 +90,7 @@ class Decode:
                 yield self.env.all_of(self.returned[now])
                 self.stall_ns[step, layer] = self.env.now - sent_ns - times.worker_ns
             yield from self.spend("main", "LM head", times.head_ns)
-            self.step_end_ns.append(self.env.now)
+            self.step_end_ns.append(int(self.env.now))
             self.finished[step].succeed()
 
     def deliver(self, card: simpy.Resource, received: simpy.Event, wire_ns: int) -> Process:
@@ -142,20 +143,20 @@ class Decode:
 
     def load_wrong(self, name: str, arrived: simpy.Event) -> Process:
         """Load what was announced; stop when the router's choice arrives, if wrong loads are given up."""
-        begin_ns = self.env.now
+        begin_ns = int(self.env.now)
         done = self.env.timeout(self.times.load_ns)
         yield (done | arrived) if self.abort else done
         self.loads += 1
-        self.loaded_ns += self.env.now - begin_ns
+        self.loaded_ns += int(self.env.now) - begin_ns
         self.note(f"{name} link", "wrong load", begin_ns)
 
     def spend(self, track: str, what: str, duration_ns: int) -> Process:
         """Let time pass and note it."""
-        begin_ns = self.env.now
+        begin_ns = int(self.env.now)
         yield self.env.timeout(duration_ns)
         self.note(track, what, begin_ns)
 
     def note(self, track: str, what: str, begin_ns: int) -> None:
         """Write what has just ended into the timeline."""
         if self.timeline is not None:
-            self.timeline.add(track, what, self.start_ns + begin_ns, self.env.now - begin_ns)
+            self.timeline.add(track, what, self.start_ns + begin_ns, int(self.env.now) - begin_ns)

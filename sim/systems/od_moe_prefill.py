@@ -18,9 +18,10 @@ Process = Generator[simpy.Event, Any, None]
 class Prefill:
     """One prompt. Expert e runs on worker e % W; with more experts than workers, one round of experts after the other.
 
-    The main node computes attention of one mini-batch after the other and sends each token to the workers of its experts;
-    the next layer of a mini-batch begins when its results are back. A worker frees an expert when the last mini-batch
-    has used it, and loads its next one at once: in prompts the demand is known beforehand, so nothing is mispredicted.
+    The main node computes attention of one mini-batch after the other and sends each token to the workers of its
+    experts; the next layer of a mini-batch begins when its results are back. A worker frees an expert when the last
+    mini-batch has used it and loads its next one at once. Nothing is predicted: a prompt is taken to use every expert
+    for which there is a demand, and those loads are known beforehand.
 
     `demand` [B, L, E]: tokens of each mini-batch that use an expert; fractions stand for an expected number.
     `batch_tokens` [B]: tokens of each mini-batch.
@@ -96,7 +97,7 @@ class Prefill:
 
     def spend(self, track: str, what: str, duration_ns: int) -> Process:
         """Let time pass and note it."""
-        begin_ns = self.env.now
+        begin_ns = int(self.env.now)
         yield self.env.timeout(duration_ns)
         if self.timeline is not None:
             self.timeline.add(track, what, begin_ns, duration_ns)

@@ -26,8 +26,8 @@ def steps_since(period: int, num_steps: int) -> NDArray[np.int64]:
 def published_recall(system: OdMoe, num_steps: int) -> NDArray[np.float64]:
     """Recall at every decode step, [T]: limit + (aligned - limit) exp(-n / decay), n steps since the alignment.
 
-    What is aligned in each step has n = 0 throughout. If token and K and V both lag, the limit is the unaligned one and n
-    the smaller of the two; if one of them lags, the limit is that of the other one alone. The paper publishes the
+    What is aligned in each step has n = 0 throughout. If token and K and V both lag, the limit is the unaligned one and
+    n the smaller of the two; if one of them lags, the limit is that of the other one alone. The paper publishes the
     aligned recall and the unaligned fall; the shape in between and what periods above 1 do are inferred.
     Source: OD-MoE, recall by token index (https://arxiv.org/abs/2512.03927).
     """

@@ -32,13 +32,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What one request took: `ttft_ns` None without a prompt, `step_ns` [T] of its decode steps, sums over them."""
+    """What one request took: until its first token, each decode step ([T]), and sums over the decode steps.
+
+    `right`: experts that the prediction named rightly, whenever it did; None where nothing is predicted.
+    """
 
     request: Request
-    ttft_ns: int | None
+    ttft_ns: int
     step_ns: NDArray[np.int64]
     stall_ns: int
     outcomes: dict[str, int]
+    right: int | None
     loads: int
     loaded_bytes: float
     prefill_loads: int
@@ -85,7 +89,7 @@ def serve(system: OdMoe, times: Times, request: Request, number: int, timeline: 
         wrong,
         request.prompt_tokens,
         predicts=system.prediction != "none",
-        shadow_ns=None if shadow or system.prediction == "perfect" else 0,
+        shadow_ns=times.shadow_ns if shadow else 0,
         token_period=system.token_period if shadow else 0,
         kv_period=system.kv_period if shadow else 0,
         abort=system.abort_wrong_load,
@@ -99,6 +103,7 @@ def serve(system: OdMoe, times: Times, request: Request, number: int, timeline: 
         step_ns,
         int(decode.stall_ns.sum()),
         decode.outcomes,
+        None if system.prediction == "none" else int((~wrong).sum()),
         decode.loads,
         decode.loaded_ns / times.load_ns * times.expert_bytes,
         prefill_loads,

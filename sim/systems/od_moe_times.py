@@ -20,9 +20,9 @@ _ACTIVATION_BYTES = 4
 class Times:
     """Durations in ns: `load` of an expert, `message` of one hidden state on the wire, its `latency`, and so on.
 
-    `main_ns` is t_M of the paper: attention, router and host of a layer, for one token without K and V; `kv_ps` is added
-    per token of context. `worker_ns` is t_W: hidden states out, one expert, results back. `shadow_ns`: one layer of the
-    shadow model. `align_token_ns`, `align_kv_ns`: what an alignment takes on the wire, K and V per token.
+    `main_ns` is t_M of the paper: attention, router and host of a layer, for one token without K and V; `kv_ps` is
+    added per token of context. `worker_ns` is t_W: hidden states out, one expert, results back. `shadow_ns`: one layer
+    of the shadow model. `align_token_ns`, `align_kv_ns`: what an alignment takes on the wire, K and V per token.
     """
 
     num_layers: int
