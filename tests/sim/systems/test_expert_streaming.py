@@ -139,6 +139,16 @@ def test_one_die_moves_nothing_and_both_schemes_take_the_same_time() -> None:
     )  # the last expert's tokens come after its load
 
 
+def test_a_die_takes_what_it_received_before_what_it_loaded() -> None:
+    on = machine(rows=1, columns=2, macs_per_s=1e9, ddr_bytes_per_s=FAST)
+    counts = counts_of({0: [1, 1], 2: [1, 1]})  # slices 0 of both lie behind die 0, slices 1 behind die 1
+    result = expert_streaming(on, EXPERT, Slicing(2, 12), counts, 2, timeline=True)
+    assert result.log is not None
+    order = [what.split(",")[0] for track, what, _, _ in result.log if track == "die 0"]
+    assert order[:2] == ["expert 0 slice 0", "expert 0 slice 1"]
+    assert order[-1] == "expert 2 slice 0"
+
+
 def test_slots_bound_what_streaming_holds() -> None:
     on = machine(rows=1, columns=1, macs_per_s=1e6, ddr_bytes_per_s=FAST)
     result = stream(on, counts_of({e: [5] for e in range(8)}), four_slices(slots=3), tokens=5)
