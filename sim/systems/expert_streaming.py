@@ -119,5 +119,5 @@ def text(found: Comparison, result: Metrics, trace: Trace | None) -> str:
         f"on-chip memory saved {percent(result['sram_saved'])}; published up to 78.8 %",
     ]
     if settings.slack:
-        lines.append(f"tokens that waited: {percent(result['deferred_rate'])}")
+        lines.append(f"tokens that waited: {percent(result['waited_rate'])}")
     return "\n".join(lines)

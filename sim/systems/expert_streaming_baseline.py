@@ -9,23 +9,21 @@ from numpy.typing import NDArray
 from sim.systems.expert_streaming_layer import Expert, Result, finished, hold_own_tokens
 from sim.systems.expert_streaming_package import Machine, Package, Process
 
-SLOTS = 2
-"""Whole experts that a die holds: one computes while the next one loads (expert_buffer_size of the released code)."""
-
 
 class ExpertParallel:
     """Expert e lives behind die e mod chiplets, which loads it whole, gathers its tokens, computes, sends results back.
 
     A token travels when its expert begins to load, so that most of its way is hidden. Experts load in order of their
-    number; one active expert at a time computes on a die. The layer ends when the last result is home.
+    number; one active expert at a time computes on a die, which holds `slots` of them: with two, one computes while the
+    next one loads. The layer ends when the last result is home.
     Source: baseline EP of arXiv 2603.27624 as its presumed code states it (github Man0xbfc00380/MoeOpt, EPScheduler).
     Does badly where few dies own the active experts or the hot ones.
     """
 
-    def __init__(self, package: Package, expert: Expert, counts: NDArray[np.int64]) -> None:
+    def __init__(self, package: Package, expert: Expert, slots: int, counts: NDArray[np.int64]) -> None:
         self.package, self.expert, self.counts = package, expert, counts
         self.executed = np.zeros(counts.shape)
-        self.slots = [simpy.Resource(package.env, SLOTS) for _ in range(package.machine.chiplets)]
+        self.slots = [simpy.Resource(package.env, slots) for _ in range(package.machine.chiplets)]
 
     def start(self) -> None:
         """Begin every active expert; those of one die wait for its slots in order."""
@@ -59,12 +57,12 @@ class ExpertParallel:
 
 
 def expert_parallel(
-    machine: Machine, expert: Expert, counts: NDArray[np.int64], num_tokens: int, timeline: bool = False
+    machine: Machine, expert: Expert, slots: int, counts: NDArray[np.int64], num_tokens: int, timeline: bool = False
 ) -> Result:
     """One layer of one iteration under expert parallelism; counts [num_experts, chiplets]."""
     package = Package(machine, timeline)
     hold_own_tokens(package, num_tokens, expert)
-    scheme = ExpertParallel(package, expert, counts)
+    scheme = ExpertParallel(package, expert, slots, counts)
     scheme.start()
     package.env.run()
     return finished(package, scheme.executed, counts)

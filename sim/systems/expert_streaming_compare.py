@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from sim.results import request_interval
 from sim.systems.expert_streaming_baseline import expert_parallel
 from sim.systems.expert_streaming_config import Settings
 from sim.systems.expert_streaming_layer import Expert, Result, tokens_per_die
-from sim.systems.expert_streaming_routing import Shape, buffered, drawn, fits, load_shape, sampled
+from sim.systems.expert_streaming_routing import Shape, buffered, drawn, fits, load_shape, sampled, waiting
 from sim.systems.expert_streaming_scheme import expert_streaming
 from traces.errors import UserError
 from traces.trace import Trace
@@ -34,6 +34,7 @@ class Side:
     peak_bytes: int
     peak_die_bytes: int
     imbalance: float
+    waits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +103,18 @@ def compare(settings: Settings, trace: Trace | None, timeline: bool = False) -> 
         active += [np.count_nonzero(count.sum(axis=1)) for count in counts]
         first = timeline and not found.baseline
         whole = [
-            expert_parallel(machine, expert, count, settings.tokens, first and i == 0) for i, count in enumerate(counts)
-        ]
-        steps = buffered(ids, shape.num_experts, settings.slack)
-        counts = [tokens_per_die(step, shape.num_experts, chiplets) for step in steps]
-        streamed = [
-            expert_streaming(machine, expert, slicing, count, settings.tokens, first and i == 0)
+            expert_parallel(machine, expert, settings.baseline_slots, count, settings.tokens, first and i == 0)
             for i, count in enumerate(counts)
         ]
+        held = settings.tokens + int(settings.slack * settings.tokens)
+        steps = buffered(ids, shape.num_experts, settings.slack, settings.refill)
+        counts = [tokens_per_die(step, shape.num_experts, chiplets) for step in steps]
+        streamed = [
+            expert_streaming(machine, expert, slicing, count, held, first and i == 0) for i, count in enumerate(counts)
+        ]
         found.baseline.append(side(whole, settings.tokens * settings.iterations))
-        found.streaming.append(side(streamed, sum(map(len, steps))))
+        waits = waiting(ids.shape[1], steps, settings.refill)
+        found.streaming.append(replace(side(streamed, sum(map(len, steps))), waits=waits))
         if first:
             found.logs.update(baseline=whole[0].log or [], streaming=streamed[0].log or [])
     return Comparison(settings, shape, routing, found.baseline, found.streaming, float(np.mean(active)), found.logs)
@@ -151,7 +154,7 @@ def metrics(found: Comparison) -> Metrics:
         "speedup.high": high if settings.draws > 1 else None,
         "sram_saved": saved,
         "active_experts.mean": found.experts,
-        "deferred_rate": 1 - _total(found.streaming, "tokens") / _total(found.baseline, "tokens"),
+        "waited_rate": _total(found.streaming, "waits") / _total(found.streaming, "tokens"),
         **{f"baseline.{name}": value for name, value in baseline.items()},
         **{f"streaming.{name}": value for name, value in streaming.items()},
     }

@@ -17,7 +17,7 @@ _POSITIVE = (
     "weight_bytes",
     "activation_bytes",
 )
-_AT_LEAST_ONE = ("rows", "columns", "tokens", "draws", "iterations", "slices_per_chiplet")
+_AT_LEAST_ONE = ("rows", "columns", "tokens", "draws", "iterations", "slices_per_chiplet", "baseline_slots")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,10 @@ class Settings:
 
     `tokens`: tokens of one iteration. `draws`: independent layers over which the interval is taken; `iterations`:
     steps of each. `skew`: exponent of the drawn popularity. `slices_per_chiplet`: an expert is cut into this many
-    micro-slices per die of the package. `slots`: micro-slices that one die can hold; null: three for every die of the package.
-    `slack`: share of the tokens that may wait for the next iteration.
+    micro-slices per die of the package. `slots`: micro-slices that one die can hold; null: three for every die of the
+    package. `to_emptiest`: a micro-slice loads to the die with most free slots. `slack`: share of the tokens that may
+    wait for the next iteration; `refill`: other tokens take their room. `baseline_slots`: whole experts that one die of
+    the baseline can hold.
     """
 
     name: str
@@ -42,7 +44,10 @@ class Settings:
     slices_per_chiplet: int
     slots: int | None
     paired: bool
+    to_emptiest: bool
     slack: float
+    refill: bool
+    baseline_slots: int
     macs_per_cycle: float
     clock_hz: float
     start_s: float
@@ -91,4 +96,4 @@ class Settings:
         """How experts are cut and held."""
         chiplets = self.rows * self.columns
         slots = 3 * chiplets if self.slots is None else self.slots
-        return Slicing(self.slices_per_chiplet * chiplets, slots, self.paired)
+        return Slicing(self.slices_per_chiplet * chiplets, slots, self.paired, self.to_emptiest)

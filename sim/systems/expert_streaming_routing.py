@@ -88,18 +88,41 @@ def deferred(ids: NDArray[np.int64], num_experts: int, budget: int, waited: NDAr
     return chosen
 
 
-def buffered(ids: NDArray[np.int64], num_experts: int, slack: float) -> list[NDArray[np.int64]]:
+def buffered(ids: NDArray[np.int64], num_experts: int, slack: float, refill: bool) -> list[NDArray[np.int64]]:
     """The tokens that run in each iteration when a share `slack` of them may wait; ids [iterations, tokens, top_k].
 
-    Sequence i has the tokens ids[:, i]; one that waits is run in the next iteration, ahead of the later ones.
+    A token waits once at most. `refill`: iteration i brings the new tokens ids[i] whoever waits, as where many requests
+    share the package; the last one lets nobody wait. Otherwise ids[:, j] are the tokens of sequence j, which gets no
+    new one while one of them waits.
     """
-    iterations, tokens, _ = ids.shape
     if slack == 0.0:
         return list(ids)
-    at, waited, run = np.zeros(tokens, np.int64), np.zeros(tokens, bool), []
+    return _refilled(ids, num_experts, slack) if refill else _lockstep(ids, num_experts, slack)
+
+
+def _refilled(ids: NDArray[np.int64], num_experts: int, slack: float) -> list[NDArray[np.int64]]:
+    run, late = [], ids[0, :0]
+    for i, new in enumerate(ids):
+        budget = int(slack * len(new)) if i + 1 < len(ids) else 0
+        current = np.concatenate([late, new])
+        waits = deferred(current, num_experts, budget, np.arange(len(current)) < len(late))
+        run.append(current[~waits])
+        late = current[waits]
+    return run
+
+
+def _lockstep(ids: NDArray[np.int64], num_experts: int, slack: float) -> list[NDArray[np.int64]]:
+    iterations, tokens, _ = ids.shape
+    at, waits, run = np.zeros(tokens, np.int64), np.zeros(tokens, bool), []
     for _ in range(iterations):
         current = ids[at, np.arange(tokens)]
-        waited = deferred(current, num_experts, int(slack * tokens), waited)
-        run.append(current[~waited])
-        at += ~waited
+        waits = deferred(current, num_experts, int(slack * tokens), waits)
+        run.append(current[~waits])
+        at += ~waits
     return run
+
+
+def waiting(tokens: int, run: list[NDArray[np.int64]], refill: bool) -> int:
+    """How often a token waited, over all iterations of `tokens` new tokens (or sequences) each."""
+    left = tokens - np.array([len(step) for step in run])
+    return int(left.cumsum().sum() if refill else left.sum())

@@ -14,11 +14,12 @@ from sim.systems.expert_streaming_package import LOCAL, RECEIVED, Machine, Packa
 
 @dataclass(frozen=True, slots=True)
 class Slicing:
-    """An expert is cut into `slices`, of which a die holds at most `slots` at a time; `paired`: how they load."""
+    """An expert is cut into `slices`, of which a die holds at most `slots` at a time; the rest: how they load."""
 
     slices: int
     slots: int
     paired: bool = True
+    to_emptiest: bool = False
 
     def bytes(self, expert: Expert) -> int:
         """Bytes of one micro-slice, the last one filled up."""
@@ -86,8 +87,11 @@ class ExpertStreaming:
     The paper's local rules: compute what was received and forward it at once; else take a local micro-slice; free a
     slot at the end of the trajectory; where a slot is free, load the next micro-slice. Micro-slice s of an expert lies
     behind die s mod chiplets (INFERRED from 'fully sharded'), turned by the expert's number so that shares stay even.
+    It loads to that die, or `to_emptiest` to the one with most free slots (the paper's fifth rule, which it dropped).
     Source: arXiv 2603.27624, from its abstract and a summary; the body was not available.
-    Does badly where links are slow against memory channels, or slices so small that `start_ns` weighs.
+    Does badly where links are slow against memory channels: on a ring of n dies every link carries n - 1 times what a
+    channel reads. Also where slices are so small that `start_ns` weighs, and where computation is the limit: nothing
+    holds the channels together, so that one of them may end long after the others.
     """
 
     def __init__(self, package: Package, expert: Expert, slicing: Slicing, counts: NDArray[np.int64]) -> None:
@@ -109,11 +113,21 @@ class ExpertStreaming:
 
     def _loader(self, die: int, share: list[tuple[int, int]]) -> Process:
         for expert, piece in share:
-            yield self.buffers[die].acquire(0)
-            self.package.memory[die].hold(self.slice_bytes)
-            yield from self.package.load(die, self.slice_bytes, f"expert {expert} slice {piece}")
-            path = trajectory(die, self.counts[expert], self.walk)
-            self.package.env.process(self._visit(expert, piece, path, 0))
+            what, goal = f"expert {expert} slice {piece}", self._goal(die)
+            yield self.buffers[goal].acquire(0)
+            self.package.memory[goal].hold(self.slice_bytes)
+            yield from self.package.load(die, self.slice_bytes, what)
+            self.package.env.process(self._travel(expert, piece, die, goal))
+
+    def _goal(self, die: int) -> int:
+        if not self.slicing.to_emptiest:
+            return die
+        return max(range(len(self.buffers)), key=lambda other: (self.buffers[other].free, other == die, -other))
+
+    def _travel(self, expert: int, piece: int, die: int, goal: int) -> Process:
+        if goal != die:
+            yield from self.package.move(die, goal, self.slice_bytes, f"expert {expert} slice {piece}")
+        yield from self._visit(expert, piece, trajectory(goal, self.counts[expert], self.walk), 0)
 
     def _visit(self, expert: int, piece: int, path: list[int], hop: int) -> Process:
         """One micro-slice on one die: compute and forward side by side, then free the slot."""
