@@ -14,16 +14,14 @@ varied beside it. Nothing is fitted to the paper. All results are SIMULATED, all
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from smoe_claims import LRU, SMOE, Finding, baselines, best_of, examine, published_claims
+from smoe_claims import LRU, SMOE, Finding, baselines, best_of, examine, published_claims, write
 from smoe_replays import (
     BASELINES,
     CHAIN,
@@ -106,6 +104,7 @@ def examine_all(
         print_contenders(study, batch)
         print_parts_of_time(study, batch)
         print_older_capacity(study, batch)
+        print_chain_by_host(study, batch)
     findings = [examine(study.bench, claim, machines, study.draws) for claim in published_claims(batches)]
     print_machines(study)
     print_findings(findings)
@@ -204,6 +203,20 @@ def print_older_capacity(study: Study, batch: int) -> None:
         print(f"  +{part:<10} TPOT {study.written(pairs):<28} cache ratio {study.written(pairs, 'cache ratio')}")
 
 
+def print_chain_by_host(study: Study, batch: int) -> None:
+    """The chain at both capacities and every host cost, since neither is known of the paper's figures."""
+    print(f"\nchain by capacity and host cost, batch {batch}: TPOT, each step against the one before")
+    print(f"{'capacity':<10}{'host ms':>8}" + "".join(f"{f'+{part}':>11}" for part in CHAIN) + f"{'all four':>11}")
+    members = [Contender(CHAIN[:steps]) for steps in range(len(CHAIN) + 1)]
+    for older in (False, True):
+        for host_s in sorted({machine.host_s for machine in study.machines}):
+            sides = [*itertools.pairwise(members), (LRU, SMOE)]
+            machine = Machine(host_s=host_s)
+            runs = [[tuple(study.bench.run(s, c, batch, machine, older) for c in two) for s in SETUPS] for two in sides]
+            cells = "".join(f"{change(pairs, 'TPOT')[0]:>+11.1%}" for pairs in runs)  # type: ignore[arg-type]
+            print(f"{'older' if older else 'automatic':<10}{host_s * 1e3:>8g}{cells}")
+
+
 def print_machines(study: Study) -> None:
     """What host cost and CPU speed do to the whole effect and to the lead over the best baseline."""
     print("\nSMoE under other host costs and CPU speeds: TPOT against LRU, and against the best baseline (own supply)")
@@ -232,27 +245,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
         print(f"{line}{f'{min(other):+.0%} to {max(other):+.0%}':<15}{f.verdict}")
         if f.verdict != "agrees":
             print(f"    {f.reason}")
-
-
-def write(folder: Path, bench: Bench, findings: Sequence[Finding]) -> None:
-    """replays.csv, a row per replay, and claims.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "replays.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        names = ("setup", "contender", "batch", "host_s", "cpu_ratio", "older_capacity")
-        table.writerow([*names, "tpot_s", "cache_ratio", "lost_gate_mass", "link_share", "cpu_share", "host_share"])
-        for key, sums in bench.known.items():
-            setup, contender, batch, machine, older = key
-            shares = [sums.share(part) for part in ("link", "cpu", "host")]
-            figures = [float(value(sums, "TPOT")[0]) / 1e9, float(value(sums, "cache ratio")[0]), sums.lost_gate_mass]
-            table.writerow([setup, contender.label, batch, machine.host_s, machine.cpu_ratio, older, *figures, *shares])
-    rows = [
-        {"claim": f.claim.text, "batch": f.claim.batch, "measure": f.claim.measure, "published": f.claim.published}
-        | {"ours": f.ours, "low": f.low, "high": f.high, "older": f.older, "verdict": f.verdict, "reason": f.reason}
-        | {"machines": [asdict(machine) | {"ours": ours} for machine, ours in f.machines.items()]}
-        for f in findings
-    ]
-    (folder / "claims.json").write_text(json.dumps({"label": "SIMULATED", "claims": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

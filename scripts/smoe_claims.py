@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from smoe_replays import (
@@ -185,3 +188,24 @@ def examine(bench: Bench, claim: Claim, machines: Sequence[Machine], draws: Call
 def mean_value(pairs: Sequence[tuple[Sums, Sums]], which: int, measure: str) -> float:
     """Mean over set-ups of one side of the pairs."""
     return float(np.mean([value(pair[which], measure)[0] for pair in pairs]))
+
+
+def write(folder: Path, bench: Bench, findings: Sequence[Finding]) -> None:
+    """replays.csv, a row per replay, and claims.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "replays.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        names = ("setup", "contender", "batch", "host_s", "cpu_ratio", "older_capacity")
+        table.writerow([*names, "tpot_s", "cache_ratio", "lost_gate_mass", "link_share", "cpu_share", "host_share"])
+        for key, sums in bench.known.items():
+            setup, contender, batch, machine, older = key
+            shares = [sums.share(part) for part in ("link", "cpu", "host")]
+            figures = [float(value(sums, "TPOT")[0]) / 1e9, float(value(sums, "cache ratio")[0]), sums.lost_gate_mass]
+            table.writerow([setup, contender.label, batch, machine.host_s, machine.cpu_ratio, older, *figures, *shares])
+    rows = [
+        {"claim": f.claim.text, "batch": f.claim.batch, "measure": f.claim.measure, "published": f.claim.published}
+        | {"ours": f.ours, "low": f.low, "high": f.high, "older": f.older, "verdict": f.verdict, "reason": f.reason}
+        | {"machines": [asdict(machine) | {"ours": ours} for machine, ours in f.machines.items()]}
+        for f in findings
+    ]
+    (folder / "claims.json").write_text(json.dumps({"label": "SIMULATED", "claims": rows}, indent=2) + "\n")
