@@ -34,7 +34,7 @@ def overview() -> str:
     lines[-1] += " small device: replays routing traces on a modelled machine."
     lines += ["", "commands (python -m sim COMMAND --help teaches each):"]
     for name in command_names():
-        lines.append(f"  {name:<10} {(load(name).__doc__ or '').strip().splitlines()[0]}")
+        lines.append(f"  {name:<16} {(load(name).__doc__ or '').strip().splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -68,6 +68,9 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -125,3 +125,10 @@ def test_frozen_popularity_starts_with_the_most_popular_experts_and_keeps_them()
         expected[layer, np.argsort(-row, kind="stable")[:3]] = True
     run(replay)
     assert (replay.device.residents() == expected).all()
+
+
+def test_frozen_layers_keep_the_last_layers_whole():
+    trace = random_trace(4, prompts=(3,), decodes=(10,))
+    replay = replay_with(rule("frozen_layers"), trace, slots_per_layer=3, scope="global")  # 9 slots for 3 layers of 8
+    run(replay)
+    assert replay.device.residents().sum(axis=1).tolist() == [0, 1, 8]

@@ -85,8 +85,8 @@ def test_parts_of_every_system_can_be_exchanged_by_one_override():
 @pytest.mark.parametrize("part", ["eviction", "prediction", "prefetch", "substitution", "assignment"])
 def test_every_part_runs_inside_importance(part, trace_path, checkpoints):
     for name in names(f"policy/{part}"):
-        alone = (part, name) in (("prediction", "none"), ("eviction", "frozen_popularity"))
-        extra = ["policy/prefetch=none"] if alone else []
+        still = (part, name) == ("prediction", "none") or name.startswith("frozen_")
+        extra = ["policy/prefetch=none"] if still else []
         extra += checkpoints.get(name, []) if part == "prediction" else []
         assert metrics_of([f"policy/{part}={name}", f"trace.path={trace_path}", *extra])["tpot_s.mean"] > 0, name
 
