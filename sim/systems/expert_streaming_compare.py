@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.results import request_interval
 from sim.systems.expert_streaming_baseline import expert_parallel
 from sim.systems.expert_streaming_config import Settings
 from sim.systems.expert_streaming_layer import Expert, Result, tokens_per_die
@@ -142,6 +141,8 @@ def side_metrics(sides: list[Side], chiplets: int) -> Metrics:
 
 def metrics(found: Comparison) -> Metrics:
     """Flat metrics of a comparison; the speed-up is one of tokens per second, its interval a bootstrap over draws."""
+    from sim.results import request_interval  # only now: it loads pandas
+
     settings, chiplets = found.settings, found.settings.rows * found.settings.columns
     times = [np.array([one.makespan_ns / one.tokens for one in sides]) for sides in (found.baseline, found.streaming)]
     low, high = request_interval(times[0], times[1])
