@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.results import request_interval
 from sim.systems.expert_streaming_baseline import expert_parallel
 from sim.systems.expert_streaming_config import Settings
 from sim.systems.expert_streaming_layer import Expert, Result, tokens_per_die
@@ -124,9 +123,9 @@ def _total(sides: list[Side], field: str) -> float:
     return float(sum(getattr(one, field) for one in sides))
 
 
-def side_metrics(sides: list[Side], chiplets: int) -> Metrics:
+def side_metrics(sides: list[Side], chiplets: int, iterations: int) -> Metrics:
     """Times and bytes per iteration, busy shares, and the most memory of any iteration."""
-    span, count = _total(sides, "makespan_ns"), len(sides)
+    span, count = _total(sides, "makespan_ns"), len(sides) * iterations
     return {
         "makespan_s.mean": span / count / 1e9,
         "time_s_per_token": span / _total(sides, "tokens") / 1e9,
@@ -134,7 +133,7 @@ def side_metrics(sides: list[Side], chiplets: int) -> Metrics:
         "channel_utilisation": _total(sides, "channel_ns") / span / chiplets,
         "link_bytes.mean": _total(sides, "link_bytes") / count,
         "channel_bytes.mean": _total(sides, "channel_bytes") / count,
-        "imbalance.mean": _total(sides, "imbalance") / count,
+        "imbalance.mean": _total(sides, "imbalance") / len(sides),
         "sram_peak_bytes": max(one.peak_bytes for one in sides),
         "sram_peak_die_bytes": max(one.peak_die_bytes for one in sides),
     }
@@ -142,10 +141,14 @@ def side_metrics(sides: list[Side], chiplets: int) -> Metrics:
 
 def metrics(found: Comparison) -> Metrics:
     """Flat metrics of a comparison; the speed-up is one of tokens per second, its interval a bootstrap over draws."""
+    from sim.results import request_interval  # only now: it loads pandas
+
     settings, chiplets = found.settings, found.settings.rows * found.settings.columns
     times = [np.array([one.makespan_ns / one.tokens for one in sides]) for sides in (found.baseline, found.streaming)]
     low, high = request_interval(times[0], times[1])
-    baseline, streaming = (side_metrics(sides, chiplets) for sides in (found.baseline, found.streaming))
+    baseline, streaming = (
+        side_metrics(sides, chiplets, settings.iterations) for sides in (found.baseline, found.streaming)
+    )
     saved = 1 - max(one.peak_bytes for one in found.streaming) / max(one.peak_bytes for one in found.baseline)
     return {
         "label": "SIMULATED",

@@ -303,6 +303,17 @@ def test_memory_of_both_schemes_by_formula(model: str) -> None:
     assert 0.8 * most <= found["streaming.sram_peak_bytes"] <= most
 
 
+def test_times_and_bytes_are_those_of_one_iteration() -> None:
+    """At the limit of memory an iteration reads its active experts, spread over four channels."""
+    one = Settings(**system(model="phi_3_5_moe", draws=2, iterations=3, tokens=64, routing="drawn", macs_per_cycle=1e9))
+    shape, found = load_shape("phi_3_5_moe"), metrics(compare(one, None))
+    active, tokens = float(found["active_experts.mean"] or 0), float(found["baseline.time_s_per_token"] or 0)
+    loaded = active * 3 * shape.hidden_size * shape.ffn
+    assert found["streaming.channel_bytes.mean"] == pytest.approx(loaded)
+    assert found["streaming.makespan_s.mean"] == pytest.approx(loaded / 4 / 25.6e9, rel=0.01)
+    assert found["baseline.makespan_s.mean"] == pytest.approx(64 * tokens)
+
+
 def test_known_totals_of_the_models_of_the_paper() -> None:
     sizes = {name: load_shape(name) for name in PAPER_MODELS}
     billions = {name: 3 * s.hidden_size * s.ffn * s.num_experts / 1e9 for name, s in sizes.items()}
