@@ -125,6 +125,10 @@ def variants(system: OdMoe) -> Iterator[Row]:
     yield Row(
         "no alignment, 256 tokens", 1.185, rate(system, token_period=0, kv_period=0, **lengths), "shorter answers"
     )
+    for precision in ("int8", "int4"):
+        measured = replace(system, recall="measured", precision=precision, **lengths)
+        yield Row(f"demo model's recall, {precision}, aligned", None, rate(measured))
+        yield Row(f"demo model's recall, {precision}, alone", None, rate(measured, token_period=0, kv_period=0))
     for link in (20e9, 23e9, 29e9):
         yield Row(f"link of {link / 1e9:.0f} GB/s, host refitted", 3.616, rate(refitted(system, link), **lengths))
 

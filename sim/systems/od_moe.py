@@ -1,4 +1,13 @@
-"""OD-MoE on a simulated cluster: what `system=od_moe` runs, writes and prints."""
+"""OD-MoE on a simulated cluster: what `system=od_moe` runs, writes and prints.
+
+Inferred, not published: experts in FP32 (from the 180 GB of the all-GPU deployment and from less than 1 GB per worker);
+a host link of 26 GB/s, at which loads are longer than the paper's deadline and set the pace; the host times; that the
+shadow is as slow per layer as the all-GPU library, so that the first layer of an aligned token loads after routing;
+that wrong loads are given up; errors of the shadow that are independent of each other. Only the time of a load counts:
+experts in FP16 over 13 GB/s give the same decode rates; a link that hides every load beside a slower host gives an
+aligned rate that is 8 to 12 % too low. Time to first token is published as a mean only: with a prompt's loads and
+messages overlapped half of it is missing, with `overlap_prefill=false` it is met.
+"""
 
 from __future__ import annotations
 
