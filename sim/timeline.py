@@ -104,7 +104,7 @@ class TimelineFile:
             if isinstance(event, Slice) and event.track in (LINK, BACK):
                 before = self.held.get(event.track)
                 self.held[event.track] = event
-                if before is not None:
+                if before is not None and before.begin_ns <= event.begin_ns:  # else a reset came before it began
                     yield cut_short(before, event.begin_ns)
             else:
                 yield event

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.softmax import softmax
 
 PREFILL, DECODE = 0, 1
 
@@ -71,6 +70,8 @@ class ScoreTable:
         Truncated tables: unlisted experts share the remaining mass equally, which is an ESTIMATE.
         """
         if self.ids is None or self.log_normalizer is None:
+            from traces.softmax import softmax  # compiled: only a replay needs it
+
             return softmax(self.values[start:stop])
         logits = self.values[start:stop].astype(np.float32)
         listed = np.exp(logits - self.log_normalizer[start:stop, :, None])  # [n, L, W]
