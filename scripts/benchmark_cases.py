@@ -137,11 +137,10 @@ START = """
 import os, sys, time
 import sim.metrics
 from sim.__main__ import main
-def first_block(self, *_):
-    next(iter(self.replay.blocks()))
+def first_block(self, result):
     print("first step after", time.time() - float(os.environ["STARTED"]), flush=True)
     os._exit(0)
-sim.metrics.StepTable.run = first_block
+sim.metrics.StepTable.add = first_block
 main(["run", "policy=lru", "trace.requests=1", *sys.argv[1:]])
 """
 
