@@ -181,6 +181,8 @@ def test_a_band_below_the_floor_of_stored_scores_is_refused(tmp_path):
 
     import numpy as np
 
+    from traces.trace import ScoreTable
+
     full = random_trace(0, num_experts=16, top_k=2)
     logits = full.router_logits.values
     order = np.argsort(-logits, axis=-1, kind="stable")[..., :4]
