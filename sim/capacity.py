@@ -106,11 +106,6 @@ def make_pools(
         return Pools(pool_of, np.zeros(pool_of.max() + 1, np.int64), size, num_experts)
     per_layer = _layer_bytes(config, residency, size, num_experts)
     if residency == "cache" and config.scope == "layer" and not isinstance(policy.allocation, Uniform):
-        if config.bytes is not None and (size != size[0]).any():
-            raise UserError(
-                f"cache.bytes={config.bytes}: {type(policy.allocation).__name__} splits slots, and experts of this "
-                "model differ in size between layers: use cache.slots_per_layer or cache.fraction"
-            )
         total = int((per_layer // size).sum())
         per_layer = policy.allocation.slots(total, num_experts, others, size) * size
     capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer

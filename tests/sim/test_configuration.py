@@ -196,11 +196,3 @@ def test_a_band_below_the_floor_of_stored_scores_is_refused(tmp_path):
     with pytest.raises(UserError, match="below the floor of the stored scores"):
         metrics_of([f"trace.path={path}", "policy.alpha=0.9"])
     assert metrics_of([f"trace.path={path}", "policy.alpha=0.0"])["hit_rate"] > 0
-
-
-def test_slots_of_unequal_experts_are_not_split_by_bytes(tmp_path):
-    path = tmp_path / "unequal.safetensors"
-    write_trace(path, random_trace(0, num_layers=2, num_experts=8, top_k=2, expert_bytes=[1000, 3000]))
-    words = ["policy=lru", "policy/allocation=miss_curve", f"trace.path={path}", "cache.bytes=16000", "model=trace"]
-    with pytest.raises(UserError, match="splits slots, and experts of this model differ in size"):
-        metrics_of(words)
