@@ -26,6 +26,7 @@ from benchmark_cases import (
     replay_of,
     start_s,
     textbook_run,
+    textbook_smoe_run,
     tiled,
     write_oracle_general,
 )
@@ -84,14 +85,17 @@ def available(trace: Trace) -> list[str]:
 
 
 def check_equal(trace: Trace, engines: list[str]) -> None:
-    """All models of LRU agree before any is timed."""
-    short = head(trace, TEXTBOOK_TOKENS)
-    expected = textbook_run(short, short.num_tokens)[1:]
-    for engine in engines:
-        found = engine_run(short, "lru", engine)[1:]
-        if found != expected:
-            raise SystemExit(f"engine {engine}: hits and end {found}, the textbook model has {expected}")
-    print(f"textbook and {', '.join(engines)}: {expected[0]} hits and {expected[1]} ns in {short.num_tokens} tokens\n")
+    """The textbook models and the engines agree before any is timed."""
+    short = with_scores(head(trace, TEXTBOOK_TOKENS))
+    for policy, textbook in (("lru", textbook_run), ("importance", textbook_smoe_run)):
+        expected = textbook(short, short.num_tokens)[1:]
+        for engine in engines:
+            found = engine_run(short, policy, engine)[1:]
+            if found != expected:
+                raise SystemExit(f"{policy}, {engine}: hits and end {found}, the textbook model has {expected}")
+        print(f"textbook and {', '.join(engines)}, {policy}: {expected[0]} hits and {expected[1]} ns in ", end="")
+        print(f"{short.num_tokens} tokens")
+    print()
 
 
 def cases(trace: Trace, engines: list[str], layer_files: list[Path]) -> Iterator[Case]:
@@ -99,6 +103,7 @@ def cases(trace: Trace, engines: list[str], layer_files: list[Path]) -> Iterator
     scored, slower = with_scores(trace), head(trace, SIMPY_TOKENS)
     quarter = head(trace, TOKENS // 4)
     yield Case("textbook SimPy, lru", TEXTBOOK_TOKENS, timed(lambda: textbook_run(trace, TEXTBOOK_TOKENS)))
+    yield Case("textbook SimPy, importance", TEXTBOOK_TOKENS, timed(lambda: textbook_smoe_run(scored, TEXTBOOK_TOKENS)))
     yield Case("engine=simpy, lru", slower.num_tokens, timed(lambda: engine_run(slower, "lru", "simpy")))
     scored_slower = head(scored, SIMPY_TOKENS)
     yield Case(
@@ -126,7 +131,7 @@ def cases(trace: Trace, engines: list[str], layer_files: list[Path]) -> Iterator
 
 def print_table(done: dict[str, Case], trace: Trace) -> None:
     """Rows with time per layer step and per access, and how many times as fast as the textbook model."""
-    print("| run | tokens | best s | median s | ns per layer step | M accesses/s | times textbook |")
+    print("| run | tokens | best s | median s | ns per layer step | M accesses/s | times textbook lru |")
     print("|---|---|---|---|---|---|---|")
     textbook = done["textbook SimPy, lru"]
     for case in done.values():
@@ -150,12 +155,13 @@ def print_targets(
 ) -> None:
     """What is to be reached, and what was."""
     curve = done["LRU miss curve, all capacities"]
-    compiled, textbook = "engine=compiled, lru", "textbook SimPy, lru"
+    compiled, textbook, four = "engine=compiled, lru", "textbook SimPy, lru", "engine=compiled, importance"
     rows: list[tuple[str, float | None, str]] = [
         ("compiled lru, times textbook", ratio(done, compiled, textbook), ">= 100"),
         ("compiled lru, times libcachesim default", ratio(done, compiled, "libcachesim LRU, default"), ">= 2"),
         ("compiled lru, times libcachesim hashpower=10", ratio(done, compiled, "libcachesim LRU, hashpower=10"), ""),
-        ("compiled importance, times textbook lru", ratio(done, "engine=compiled, importance", textbook), ">= 50"),
+        ("compiled importance, times textbook importance", ratio(done, four, "textbook SimPy, importance"), ">= 50"),
+        ("compiled importance, times textbook lru", ratio(done, four, textbook), ""),
         ("engine=simpy lru, times textbook", ratio(done, "engine=simpy, lru", textbook), ">= 1.5"),
         ("cost per token, whole trace over a quarter", ratio(done, f"{compiled}, 1/4 of the tokens", compiled), "1"),
         ("miss curve, M accesses/s", curve.tokens * trace.num_layers * trace.top_k / curve.best / 1e6, ">= 20"),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from textbook_simpy import Textbook, Times
+from textbook_smoe import TextbookSmoe
+from textbook_smoe import Times as SmoeTimes
 
 from policies.assignment.link_only import LinkOnly
 from policies.assignment.two_pointer import TwoPointer
@@ -46,11 +48,11 @@ MACHINE = Hardware(
     gpu_memory_bytes=10**12,
     gpu_memory_bytes_per_s=1e12,
     gpu_flops_per_s=1e24,
-    link_latency_s=0.0,
+    link_latency_s=1.3e-8,
     link_bytes_per_s=2.5e10,
-    host_s_per_layer=1e-4,
+    host_s_per_layer=1.0007e-4,
     staging_slots=2,
-    cpu_load_ratio=0.5,
+    cpu_load_ratio=0.497,
 )
 SLOTS = 8
 
@@ -78,6 +80,20 @@ def textbook_run(trace: Trace, tokens: int) -> tuple[float, int, int]:
     model = Textbook(trace.num_layers, SLOTS, times)
     start = time.process_time()
     hits, end_ns = model.run(trace.topk_ids[:tokens])
+    return time.process_time() - start, hits, end_ns
+
+
+def textbook_smoe_run(trace: Trace, tokens: int) -> tuple[float, int, int]:
+    """(seconds, hits, final time in ns) of the textbook model of the four-part policy; reading scores is not timed."""
+    durations = replay_of(trace, "importance", "simpy").durations
+    assert durations.cpu_expert_ns is not None and trace.lookahead_before is not None
+    copy_ns, expert_ns = int(durations.copy_ns[0]), int(durations.expert_ns[0, 1])
+    times = SmoeTimes(durations.host_ns, expert_ns, copy_ns, int(durations.cpu_expert_ns[0, 1]))
+    model = TextbookSmoe((trace.num_layers, trace.num_experts), SLOTS, times)
+    scores = trace.gate_scores(0, tokens)
+    early = trace.lookahead_before.probabilities(0, tokens, trace.num_experts)
+    start = time.process_time()
+    hits, end_ns = model.run(trace.topk_ids[:tokens], scores, early)
     return time.process_time() - start, hits, end_ns
 
 

@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
+from policies.assignment.two_pointer import TwoPointer
+from policies.base import Policy
+from policies.eviction.score_window import ScoreWindow
+from policies.prediction.lookahead import Lookahead
+from policies.prefetch.top_score import TopScore
+from policies.substitution.score_band import ScoreBand
 from scripts.textbook_simpy import Textbook, Times
+from scripts.textbook_smoe import TextbookSmoe
+from scripts.textbook_smoe import Times as SmoeTimes
+from sim.capacity import CacheConfig
+from sim.config import RunConfig
 from sim.metrics import StepTable
+from sim.replay import assemble
 from tests.sim.replays import machine, replay_of
 from tests.traces_for_tests import random_trace, routed
 
@@ -41,3 +52,52 @@ def test_two_requests_share_a_cache_as_in_the_engine():
         table.columns()["hits"].sum(),
         table.columns()["latency_ns"].sum(),
     )
+
+
+def run_both(trace, alpha, slots, machine_of):
+    """(hits, ns, substitutions) of the engine, the same of the textbook model, and the engine's columns."""
+    policy = Policy(
+        "importance",
+        ScoreWindow(),
+        Lookahead(),
+        TopScore(alpha=alpha),
+        ScoreBand(alpha=alpha),
+        TwoPointer(),
+    )
+    cache = CacheConfig(slots_per_layer=slots)
+    replay = assemble(trace, policy, machine_of, trace.geometry, cache, RunConfig(engine="simpy"))
+    table = StepTable(replay)
+    table.run()
+    columns, durations = table.columns(), replay.durations
+    assert durations.cpu_expert_ns is not None
+    times = SmoeTimes(
+        durations.host_ns,
+        int(durations.expert_ns[0, 1]),
+        int(durations.copy_ns[0]),
+        int(durations.cpu_expert_ns[0, 1]),
+    )
+    shape = (trace.num_layers, trace.num_experts)
+    model = TextbookSmoe(shape, slots, times, alpha)
+    scores = trace.gate_scores(0, trace.num_tokens)
+    early = trace.lookahead_before.probabilities(0, trace.num_tokens, trace.num_experts)
+    found = model.run(np.asarray(trace.topk_ids), scores, early)
+    expected = (int(columns["hits"].sum()), int(columns["latency_ns"].sum()), int(columns["substituted_ranks"].sum()))
+    return expected, (*found, model.substituted), columns
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.2, 0.35, 0.8])
+@pytest.mark.parametrize("slots", [8, 11])
+@pytest.mark.parametrize("ratio", [0.1337, 0.4971, 3.07])
+@pytest.mark.parametrize(("bytes_per_s", "outcome"), [(2.5e9, "prefetch_late"), (2.5e10, "prefetch_used")])
+def test_four_part_policy_equals_the_engine_to_the_nanosecond(alpha, slots, ratio, bytes_per_s, outcome):
+    """The policy written a second time, in sets and numpy, decides and times the same; no two instants coincide."""
+    trace = random_trace(
+        slots, num_layers=5, num_experts=24, top_k=4, prompts=(0,), decodes=(300,), expert_bytes=1_000_003
+    )
+    hardware = machine(
+        link_bytes_per_s=bytes_per_s, gpu_memory_bytes_per_s=1e11, host_s_per_layer=1.0007e-4, cpu_load_ratio=ratio
+    )
+    expected, found, columns = run_both(trace, alpha, slots, hardware)
+    assert found == expected
+    assert columns[outcome].sum() > 0 and columns["hits"].sum() > 0
+    assert (columns["substituted_ranks"].sum() > 0) == (alpha > 0.0)
