@@ -87,13 +87,14 @@ def substitute_in_band(state: State, alpha: float, include_next: bool, available
 
     ``available`` and ``free`` [E] are scratch.
     """
-    mark_available(state, alpha, available, free)
+    edge = mark_available(state, alpha, available, free)
     for token in range(state.num_tokens):
         if all_marked(state, token, available):
             continue
         scores = state.scores[token, : state.num_experts]
-        mark_routed(state, token, free)
-        edge = next_score_beside(scores, free)
+        if state.num_tokens > 1:  # of a single token ``free`` and ``edge`` are known already
+            mark_routed(state, token, free)
+            edge = next_score_beside(scores, free)
         for expert in range(state.num_experts):
             free[expert] = (available[expert] != 0) & (free[expert] == 0)
         for rank in range(state.num_ranks):
@@ -105,8 +106,12 @@ def substitute_in_band(state: State, alpha: float, include_next: bool, available
 
 
 @register_jitable  # type: ignore[untyped-decorator]
-def mark_available(state: State, alpha: float, available: Flags, routed: Flags) -> None:
-    """Set ``available`` [E]: resident, or a top-score expert of any token. ``routed`` [E] is scratch."""
+def mark_available(state: State, alpha: float, available: Flags, routed: Flags) -> float:
+    """Set ``available`` [E]: resident, or a top-score expert of any token -> S_{k+1} of the last token looked at.
+
+    ``routed`` [E] is scratch; it holds what the router gave that token. Where all is resident no token is looked at.
+    """
+    edge = 0.0
     mark_resident(state, available)
     for token in range(state.num_tokens):
         if all_marked(state, token, available):
@@ -116,6 +121,7 @@ def mark_available(state: State, alpha: float, available: Flags, routed: Flags) 
         for rank in range(state.num_ranks):
             if not is_low(state, token, rank, edge, alpha):
                 available[state.ids[token, rank]] = 1
+    return edge
 
 
 @register_jitable  # type: ignore[untyped-decorator]

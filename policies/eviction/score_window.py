@@ -16,6 +16,10 @@ COARSE = 1.5 * 2.0**12
 def mean_scores(state: State, mean: Vector) -> None:
     """Write the gate scores of the step, averaged over its tokens, to ``mean`` [E]."""
     scores, tokens = state.scores, state.num_tokens
+    if tokens == 1:  # the same numbers without dividing by one
+        for expert in range(state.num_experts):
+            mean[expert] = scores[0, expert]
+        return
     for expert in range(state.num_experts):
         mean[expert] = 0.0
     for token in range(tokens):
