@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ class Bench:
         launch_ns = durations.layer_launch_ns + durations.readback_ns + durations.sync_ns + durations.host_ns
         return launch_ns / 1e9
 
-    @property
+    @cached_property
     def dense_s(self) -> float:
         """TPOT of the device without its routed experts: what a package that only speeds experts up still takes."""
         table = StepTable(self.resident)
