@@ -31,7 +31,7 @@ class Executor:
     """One device with its copy thread, its CPU and its slots. Use it in a ``with`` block; all calls from one thread.
 
     ``source_of`` [L * E]: where in the host tier the weights of key layer * E + expert lie. Per step: ``load``; per
-    layer ``begin`` -> Plan, ``run`` -> outputs, ``end``.
+    layer ``begin`` -> Plan, ``start_cpu``, ``run`` -> outputs, ``end``.
     """
 
     def __init__(self, spec: DeviceSpec, backend_for: Callable[[int], Backend], source_of: Sequence[int]) -> None:
@@ -98,13 +98,9 @@ class Executor:
         self.clock.mark(HOST)
         return plan
 
-    def run(self, plan: Plan, compute: Compute, compute_on_host: Compute | None = None) -> dict[int, Any]:
-        """Execute a layer's experts, those first that are there -> the output of each.
-
-        ``compute_on_host``: the same for experts that the CPU computes; None: ``compute`` does both.
-        """
-        if plan.cpu_queue:
-            self._start_cpu(plan, compute_on_host or compute)
+    def run(self, plan: Plan, compute: Compute) -> dict[int, Any]:
+        """Execute a layer's experts, those first that are there -> the output of each, of the CPU's too."""
+        self.clock.mark(EXPERT)
         outputs: dict[int, Any] = {}
         for index, expert in enumerate(plan.gpu_queue):
             if index >= plan.ready:
@@ -122,7 +118,10 @@ class Executor:
             self.clock.mark(CPU_WAIT)
         return outputs
 
-    def _start_cpu(self, plan: Plan, compute: Compute) -> None:
+    def start_cpu(self, plan: Plan, compute: Compute) -> None:
+        """Let the CPU begin with its experts."""
+        if not plan.cpu_queue:
+            return
         base = self.layer * self.spec.num_experts
 
         def one(expert: int) -> Any:

@@ -160,21 +160,21 @@ class ForcedEngine:
         executor, tokens = self.executor, state.shape[0]
         plan = executor.begin(layer)
         executed = self.device.arrays["executed_ids"][:tokens]
-        shared = self.model.shared(layer, state)
-        if shared is not None:
-            executor.clock.mark(EXPERT)
-        rows = (
-            {expert: rows_of(executed, expert) for expert in (*plan.gpu_queue, *plan.cpu_queue)} if tokens > 1 else {}
-        )
+        rows = {}
+        if tokens > 1:
+            rows = {e: rows_of(executed, e).to(state.device) for e in (*plan.gpu_queue, *plan.cpu_queue)}
         on_host = state.cpu() if plan.cpu_queue else state
 
         def compute(expert: int, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            return self.runs.expert(state[rows[expert]] if tokens > 1 else state, weights)
+            found: torch.Tensor = self.runs.expert(state[rows[expert]] if tokens > 1 else state, weights)
+            return found
 
         def compute_on_host(expert: int, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
             return self.model.expert(on_host[rows[expert].cpu()] if tokens > 1 else on_host, weights)
 
-        outputs = executor.run(plan, compute, compute_on_host)
+        executor.start_cpu(plan, compute_on_host)
+        shared = self.model.shared(layer, state)
+        outputs = executor.run(plan, compute)
         state = self._combine(state, shared, outputs, rows)
         executor.clock.mark(EXPERT)
         executor.end()
