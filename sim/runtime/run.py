@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sim.metrics import Columns, Metrics, StepTable
 from sim.replay import BlockResult, Replay
 from sim.rows import RowReader
+from sim.runtime.cuda import require_cuda
 from sim.runtime.forced import ForcedEngine, StepRecord, cut
 from sim.runtime.load import Load, Snapshot
 from sim.runtime.settings import RealSettings
@@ -93,6 +94,8 @@ def run_forced(replay: Replay, settings: RealSettings) -> RealRun:
 
 def check(replay: Replay, settings: RealSettings) -> None:
     """Raises UserError where the replay is of other sizes than the settings, or has no clock."""
+    if settings.device == "cuda":
+        require_cuda()
     sizes = set(replay.geometry.expert_bytes or ())
     if sizes != {settings.expert_bytes}:
         raise UserError(
