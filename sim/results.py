@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from sim.metric_ratios import QUANTILES, metric_names
+from sim.resampling import request_interval
+from sim.run_sample import Run, intervals
+from sim.statistics import compare, corrected_together
 from traces.errors import UserError
 
-DRAWS, SEED = 1000, 0
+MEANS = tuple(name for name in metric_names() if not name.endswith(tuple(QUANTILES)))
+
+__all__ = ["PARTS", "collect", "comparisons", "load_run", "request_interval", "unfinished_runs"]
 
 # Parts of a token's time, as in `time_s_per_token.<part>`; they sum to the whole.
 PARTS = ("attention", "expert", "link", "cpu", "launch", "sync", "host")
@@ -25,10 +30,11 @@ def collect(folder: Path) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
     Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `model`, `trace`,
-    `trace_hash`, `batch_size`, `seed`, `label`, `estimated` (tuple of sentences), `capacity` (share of all experts that
-    the cache holds), `requests` (blocks of the intervals: requests, or lockstep batches), `hit_rate.low`,
-    `hit_rate.high`, `tpot_s.low`, `tpot_s.high`, and `series`: the policy, and the settings in which the runs of the
-    folder differ. Sorted by capacity and series.
+    `trace_hash`, `batch_size`, `seed`, `label`, `estimated` and `warnings` (tuples of sentences), `capacity` (share of
+    all experts that the cache holds), `asked_capacity` (as configured), `requests` (blocks of the intervals: requests,
+    or lockstep batches), `METRIC.low` and `METRIC.high` of every mean and rate (`tpot_s.low` for `tpot_s.mean`),
+    `series`: the policy, and the settings in which the runs of the folder differ, and `conditions`: all that two runs
+    must share so that only their policies differ. Sorted by capacity and series.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -39,9 +45,34 @@ def collect(folder: Path) -> pd.DataFrame:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
     rows = [_row(run) for run in runs]
     overrides = [_overrides(run) for run in runs]
-    for row, name in zip(rows, _series_names(rows, overrides), strict=True):
+    for row, name, words in zip(rows, _series_names(rows, overrides), overrides, strict=True):
         row["series"] = name
+        row["conditions"] = _conditions(row, words)
     return pd.DataFrame(rows).sort_values(["capacity", "series"], kind="stable", ignore_index=True)
+
+
+def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd.DataFrame:
+    """`sim.statistics.compare` of all runs of `collect` that differ in their policy only, corrected for all pairs.
+
+    Runs are compared where trace, requests, batch size, machine, model and the capacity asked for are the same; these
+    are the columns of the result before those of `compare`. Of equal runs the first counts. `baseline`: a policy or a
+    series; without it all pairs. Empty where nothing is left to compare.
+
+    Raises: UserError for an unknown metric or baseline.
+    """
+    if baseline is not None and baseline not in {*table["series"], *table["policy"]}:
+        raise UserError(f"baseline={baseline} is neither a policy nor a series: known are {', '.join(table['series'])}")
+    found = []
+    for _, rows in table.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
+        runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
+        chosen = rows[(rows["series"] == baseline) | (rows["policy"] == baseline)]["series"]
+        if len(runs) < 2 or (baseline is not None and chosen.empty):
+            continue
+        pairs = compare(runs, metric, None if baseline is None else str(chosen.iloc[0]))
+        for name in ("capacity", "hardware", "model", "trace", "batch_size", "conditions"):
+            pairs.insert(0, name, rows.iloc[0][name])
+        found.append(pairs)
+    return corrected_together(pd.concat(found, ignore_index=True) if found else compare([], metric))
 
 
 def unfinished_runs(folder: Path) -> list[Path]:
@@ -50,24 +81,36 @@ def unfinished_runs(folder: Path) -> list[Path]:
     return [run for run in begun if not any(run.rglob("metrics.json"))]
 
 
-def request_interval(
-    numerator: NDArray[np.float64], denominator: NDArray[np.float64], draws: int = DRAWS, seed: int = SEED
-) -> tuple[float, float]:
-    """95 % interval of sum(numerator) / sum(denominator) when whole requests are drawn again with replacement.
+def load_run(run: Path, series: str = "") -> Run:
+    """What statistics need of the run in folder `run`.
 
-    Both [R], one value per request (or lockstep batch): the tokens of a request depend on each other, requests less so.
-    NaN for fewer than two requests. Source: percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
+    Raises: UserError when a file of it is missing or broken.
     """
-    count = len(numerator)
-    if count < 2:
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    ratios = np.empty(draws)
-    for draw in range(draws):
-        chosen = rng.integers(0, count, count)
-        ratios[draw] = numerator[chosen].sum() / denominator[chosen].sum()
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(low), float(high)
+    provenance = _read_json(run / "provenance.json")
+    hardware = (provenance.get("config") or {}).get("hardware") or {}
+    return Run(
+        series or str(provenance.get("policy")),
+        _blocks(run),
+        _read_table(run / "requests.parquet", ("group",)),
+        (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
+        str(provenance.get("hardware")),
+        {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
+    )
+
+
+def _blocks(run: Path) -> pd.DataFrame:
+    """Sums of each block and phase: as the run left them, or added up from its steps."""
+    if (run / "blocks.parquet").is_file():
+        return _read_table(run / "blocks.parquet", ("group", "phase"))
+    steps = _read_table(run / "steps.parquet", ("group", "hits", "demanded"))
+    if "phase" not in steps:
+        steps["phase"] = 1
+    if "num_tokens" in steps:
+        for name in [str(name) for name in steps if str(name).endswith("_ns")]:
+            steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
+        if "lost_gate_mass" in steps:
+            steps["lost_gate_mass_tokens"] = steps["lost_gate_mass"] * steps["num_tokens"]
+    return steps.groupby(["group", "phase"], as_index=False).sum()
 
 
 def _row(run: Path) -> dict[str, Any]:
@@ -84,31 +127,21 @@ def _row(run: Path) -> dict[str, Any]:
     row: dict[str, Any] = {key: np.nan if value is None else value for key, value in metrics.items()}
     row |= {key: provenance.get(key) for key in (*_SETTINGS, "policy", "trace_hash", "label")}
     row["trace"] = Path(str(row["trace"])).name
+    asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
+    row["asked_capacity"] = next((value for value in asked if value is not None), "default")
     row |= {"folder": str(run), "capacity": float(capacity), "estimated": tuple(provenance.get("estimated") or ())}
+    row["warnings"] = tuple(provenance.get("warnings") or ())
     return row | _intervals(run)
 
 
 def _intervals(run: Path) -> dict[str, float]:
-    """Intervals of the hit rate (all steps) and of the time per output token (mean over requests).
-
-    Requests that were decoded in lockstep share their steps: they are drawn together, as one block.
-    """
-    steps = _read_table(run / "steps.parquet", ("group", "hits", "demanded"))
-    requests = _read_table(run / "requests.parquet", ("group",))
-    sums = steps.groupby("group")[["hits", "demanded"]].sum().to_numpy(dtype=np.float64)  # [blocks, 2]
-    tpot = np.empty((0, 2))
-    if "tpot_s" in requests:  # a replay without a clock has no times
-        known = requests.dropna(subset="tpot_s").groupby("group")["tpot_s"]
-        tpot = np.stack([known.sum(), known.count()], axis=1).astype(np.float64)  # [blocks, 2]
-    hit_low, hit_high = request_interval(sums[:, 0], sums[:, 1])
-    tpot_low, tpot_high = request_interval(tpot[:, 0], tpot[:, 1])
-    return {
-        "hit_rate.low": hit_low,
-        "hit_rate.high": hit_high,
-        "tpot_s.low": tpot_low,
-        "tpot_s.high": tpot_high,
-        "requests": len(sums),
-    }
+    """95 % interval of every metric whose value is a ratio of sums or a mean over requests."""
+    sample = load_run(run)
+    found: dict[str, float] = {"requests": len(sample.groups())}
+    for name, (low, high) in intervals(sample, MEANS).items():
+        stem = name.removesuffix(".mean")
+        found |= {f"{stem}.low": low, f"{stem}.high": high}
+    return found
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -143,6 +176,13 @@ def _overrides(run: Path) -> dict[str, str]:
     pairs = dict(word.split("=", 1) for word in words if "=" in word)
     shown = {*_SETTINGS, *_CAPACITY, "policy"}
     return {key: value for key, value in pairs.items() if key not in shown and not key.startswith("hydra.")}
+
+
+def _conditions(row: dict[str, Any], overrides: dict[str, str]) -> str:
+    """What two runs must share so that only their policies differ."""
+    asked = {key: row[key] for key in ("trace_hash", "batch_size", "hardware", "model", "asked_capacity")}
+    rest = {key: value for key, value in overrides.items() if not key.startswith("policy")}
+    return " ".join(f"{key}={value}" for key, value in sorted((asked | rest).items()))
 
 
 def _series_names(rows: list[dict[str, Any]], overrides: list[dict[str, str]]) -> list[str]:
