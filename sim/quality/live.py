@@ -1,0 +1,87 @@
+"""A device that a live forward pass drives: the compiled engine, its state saved and put back as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.durations import Durations
+from sim.engine.compiled import run_steps
+from sim.engine.compiled_engine import CompiledEngine
+from sim.engine.counters import COUNTERS, PARTS
+from sim.engine.device import DeviceSpec
+from sim.engine.layout import machine_arrays
+
+WITHIN_A_STEP = ("ids", "weights", "scores", "lookahead", "predicted", "routed", "executed_ids")
+"""Arrays of the state that mean nothing between two layer steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What S steps cost on the clock: latency_ns [S], parts_ns [S, parts], counts [S, counters], lost [S, 2]."""
+
+    latency_ns: NDArray[np.int64]
+    parts_ns: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    lost: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, steps: int) -> Timing:
+        return cls(
+            np.zeros(steps, np.int64),
+            np.zeros((steps, len(PARTS)), np.int64),
+            np.zeros((steps, len(COUNTERS)), np.int64),
+            np.zeros((steps, 2)),
+        )
+
+
+class LiveDevice:
+    """One modelled device whose rules decide over a model that really runs."""
+
+    def __init__(self, spec: DeviceSpec, durations: Durations) -> None:
+        self.spec, self.engine = spec, CompiledEngine(spec, durations, resets=False, timeline=False)
+        self.device, self.clock = self.engine.device, self.engine.clock
+        self._kept = self._changing()
+        self.start = self.save()
+
+    def _changing(self) -> list[NDArray[Any]]:
+        """Every array that decisions or the clock change."""
+        device, spec = self.device, self.spec
+        names = set(machine_arrays(spec.num_layers, spec.num_experts, spec.pools.capacity.size)) | {"used"}
+        found = [array for name, array in device.machine_arrays.items() if name in names and array.size]
+        found += [array for name, array in device.arrays.items() if name not in WITHIN_A_STEP]
+        found += [memory for memory in device.memories.values() if memory.size]
+        found += [device.state.memory, device.machine.memory, self.clock.memory]
+        return [*found, self.clock.arrays["arrived_at"], self.clock.arrays["parts"]]
+
+    def save(self) -> list[NDArray[Any]]:
+        """The whole state."""
+        return [array.copy() for array in self._kept]
+
+    def restore(self, saved: list[NDArray[Any]]) -> None:
+        """Put a saved state back."""
+        for array, values in zip(self._kept, saved, strict=True):
+            array[...] = values
+
+    def reset(self) -> None:
+        """Forget everything, as at the start."""
+        self.restore(self.start)
+
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        """Of state, machine and rules."""
+        return self.device.structs
+
+    def replay(self, arrays: tuple[NDArray[Any], ...], phase: int, group: int) -> Timing:
+        """Replay T recorded decode steps of one token each on the clock, their context growing from one token on."""
+        steps = arrays[0].shape[0]
+        found, context = Timing.empty(steps), np.arange(1, steps + 1)
+        run_steps(
+            *self.addresses, self.clock.address, False, 0, steps, self.engine.totals,
+            np.arange(steps + 1), np.full(steps, phase, np.uint8), np.full(steps, group), context, context, *arrays,
+            found.latency_ns, found.parts_ns, found.counts, found.lost,
+        )  # fmt: skip
+        return found

@@ -1,0 +1,137 @@
+"""From the results of an evaluation to one flat row of numbers, each with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.counters import COUNTERS, PARTS
+from sim.quality.evaluate import Results, whole
+from sim.quality.generation import match_length
+from sim.quality.intervals import Estimate, Statistic, block_sums, difference, estimate, mean_of, perplexity_ratio
+from sim.quality.measures import COLUMNS
+from sim.quality.study import POLICY, Study
+
+Row = dict[str, float | int | str | None]
+NLL_BASE, NLL, KL, AGREE, CORRECT_BASE, CORRECT = range(len(COLUMNS))
+MEASURES: dict[str, Statistic] = {
+    "perplexity_ratio": perplexity_ratio(NLL_BASE, NLL),
+    "kl": mean_of(KL),
+    "top1_agreement": mean_of(AGREE),
+    "accuracy_change": difference(CORRECT_BASE, CORRECT),
+}
+
+
+def quality_row(study: Study, results: Results) -> Row:
+    """Everything as `<variant>.<measure>` with `.low` and `.high`, by domain as `<variant>.<domain>.<measure>`."""
+    row: Row = {
+        "policy": study.policy.name,
+        "model": study.trace.geometry.model,
+        "mode": "parallel" if study.parallel else "decode",
+        "weights": study.settings.weights,
+        "windows": study.settings.windows,
+        "tokens_per_window": study.settings.tokens,
+        "documents": len(set(study.windows.documents)),
+        "capacity_fraction": study.pools.fraction,
+        "capacity_slots_per_layer": study.pools.slots(),
+        "quality_label": "MEASURED",
+        "time_label": "SIMULATED",
+    }
+    first = stacked(results, POLICY)
+    row["perplexity"] = float(np.exp(first[..., NLL_BASE].mean()))
+    row["accuracy"] = float(first[..., CORRECT_BASE].mean())
+    for variant in study.variants:
+        row |= token_measures(study, results, variant.name)
+    return row | cloze_measures(study, results) | generation_measures(study, results) | times(study, results)
+
+
+def stacked(results: Results, variant: str) -> NDArray[np.float64]:
+    """[N, S-1, columns] of one variant."""
+    return np.stack([window[variant] for window in results.windows]).astype(np.float64)
+
+
+def put(row: Row, name: str, found: Estimate) -> None:
+    """A value and its interval."""
+    row[name], row[f"{name}.low"], row[f"{name}.high"] = found.value, found.low, found.high
+
+
+def token_measures(study: Study, results: Results, variant: str) -> Row:
+    """Measures over tokens of one variant: of all windows, then by domain."""
+    row: Row = {}
+    values = stacked(results, variant)
+    domains = np.array(study.windows.domains)
+    chosen = {"": np.ones(len(values), bool)} | {f"{name}.": domains == name for name in dict.fromkeys(domains)}
+    if len(chosen) == 2:  # one domain only
+        chosen = {"": chosen[""]}
+    for prefix, here in chosen.items():
+        rows = values[here].reshape(-1, values.shape[-1])
+        blocks = np.repeat(np.array(study.windows.documents)[here], values.shape[1])
+        sums = block_sums(rows, blocks.tolist())
+        for name, statistic in MEASURES.items():
+            put(row, f"{variant}.{prefix}{name}", estimate(sums, statistic))
+    changed = np.mean([window[f"{variant}.changed"] for window in results.windows], axis=0)
+    row[f"{variant}.substitution_rate"], row[f"{variant}.drop_rate"] = map(float, changed)
+    return row
+
+
+def per_block(values: Sequence[Sequence[float]], blocks: Sequence[str], statistic: Statistic) -> Estimate:
+    """An estimate of rows of values, one per item."""
+    return estimate(block_sums(np.asarray(values, np.float64), blocks), statistic)
+
+
+def cloze_measures(study: Study, results: Results) -> Row:
+    """Share of cloze items answered right, and its change."""
+    row: Row = {"cloze.items": len(results.cloze)}
+    if not results.cloze:
+        return row
+    blocks = study.windows.documents[: len(results.cloze)]
+    right = {name: [float(item[name].argmax() == 0) for item in results.cloze] for name in results.cloze[0]}
+    put(row, "cloze.accuracy", per_block([[value] for value in right["base"]], blocks, mean_of(0)))
+    for variant in whole(study):
+        pairs = list(zip(right["base"], right[variant.name], strict=True))
+        put(row, f"{variant.name}.cloze_accuracy_change", per_block(pairs, blocks, difference(0, 1)))
+    return row
+
+
+def generation_measures(study: Study, results: Results) -> Row:
+    """How far greedy continuations stay those of the untouched model."""
+    row: Row = {"generation.windows": len(results.generation)}
+    if not results.generation:
+        return row
+    blocks = study.windows.documents[: len(results.generation)]
+    for variant in whole(study):
+        lengths = [match_length(item["base"], item[variant.name]) for item in results.generation]
+        exact = [[float(length == study.generation.new_tokens)] for length in lengths]
+        put(row, f"{variant.name}.exact_match", per_block(exact, blocks, mean_of(0)))
+        put(row, f"{variant.name}.match_tokens", per_block([[n] for n in lengths], blocks, mean_of(0)))
+    return row
+
+
+def times(study: Study, results: Results) -> Row:
+    """What the policy's own pass took on the clock and how often it hit: SIMULATED."""
+    blocks = np.repeat(np.array(study.windows.documents), study.settings.tokens).tolist()
+    latency = np.concatenate([window["latency_ns"] for window in results.windows])
+    counts = np.concatenate([window["counts"] for window in results.windows]).astype(np.float64)
+    lost = np.concatenate([window["lost"] for window in results.windows])
+    parts = np.concatenate([window["parts_ns"] for window in results.windows])
+    row: Row = {}
+    put(row, "tpot_s", estimate(block_sums(latency[:, None] / 1e9, blocks), mean_of(0)))
+    for name, numerator, denominator in (
+        ("hit_rate", "hits", "demanded"),
+        ("cache_ratio", "resident_executed", "executed"),
+        ("substitution_rate", "substituted_ranks", "routed_ranks"),
+        ("drop_rate", "dropped_ranks", "routed_ranks"),
+    ):
+        pair = counts[:, [COUNTERS.index(numerator), COUNTERS.index(denominator)]]
+        put(row, name, estimate(block_sums(pair, blocks), lambda sums: sums[..., 0] / sums[..., 1]))
+    row["bytes_per_token"] = float(counts[:, COUNTERS.index("copied_bytes")].mean())
+    row["demand_to_capacity"] = float(
+        counts[:, COUNTERS.index("demanded")].sum()
+        / max(1e-9, study.pools.slots() * len(counts) * study.trace.num_layers)
+    )
+    row["lost_gate_mass"] = float(lost[:, 0].sum() / lost[:, 1].sum())
+    for index, part in enumerate(PARTS):
+        row[f"time_s_per_token.{part}"] = float(parts[:, index].mean() / 1e9)
+    return row

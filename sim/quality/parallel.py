@@ -1,0 +1,108 @@
+"""Teacher-forced windows in one forward pass, the policy active in every layer as it is reached.
+
+Layer l's decision at token t needs layer l's routing of the tokens before, which one pass gives for all tokens at once;
+it needs nothing else where each layer has a cache of its own and no rule looks beyond its layer
+(``sim.quality.conditions``). Then the decisions are those of token-by-token decoding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.state import DECODE, DROPPED
+from sim.engine.counters import N_DROPPED_RANKS, N_SUBSTITUTED_RANKS
+from sim.quality.drive import AS_RULED, layer_over_tokens
+from sim.quality.live import Timing
+from sim.quality.loop import NO_AHEAD, NO_TIMES, Loop, Routed, StepArrays, Variant, replacement
+from traces.tap import Routing, Tap
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What S tokens of one window gave: logits [S, V], executed experts [S, L, K], the router output that the policy
+    saw, and what it costs on the clock (None where layers or stand-ins make that another policy's)."""
+
+    logits: torch.Tensor
+    executed: NDArray[np.int32]
+    arrays: StepArrays
+    timing: Timing | None
+
+
+def plain_logits(model: torch.nn.Module, windows: NDArray[np.int64]) -> torch.Tensor:
+    """Logits [N, S, V] of the untouched model."""
+    import torch
+
+    batch = torch.from_numpy(windows).to(next(model.parameters()).device)
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=batch, use_cache=False).logits
+    return logits
+
+
+class ParallelPass:
+    """Decides one layer of all windows of a batch when the forward pass reaches it."""
+
+    def __init__(self, loop: Loop, variant: Variant, first_window: int, shape: tuple[int, int]) -> None:
+        self.loop, self.variant, self.first_window, self.tokens = loop, variant, first_window, shape[1]
+        spec = loop.spec
+        self.arrays = [StepArrays(shape[1], spec, loop.reads) for _ in range(shape[0])]
+        self.executed = np.zeros((shape[0], shape[1], spec.num_layers, spec.top_k), np.int32)
+
+    def __call__(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Decide a layer (see ``traces.tap.Tap``)."""
+        if self.variant.layer not in (None, routing.layer):
+            return None
+        loop, layer, routed = self.loop, routing.layer, Routed.of(routing, self.loop.reads)
+        executed = np.zeros(routed.ids.shape, np.int32)
+        for window, arrays in enumerate(self.arrays):
+            rows = slice(window * self.tokens, (window + 1) * self.tokens)
+            arrays.fill(routed, rows)
+            if loop.resets:
+                loop.live.reset()
+            number = self.first_window + window
+            layer_over_tokens(
+                *loop.live.addresses, layer, 0 if loop.resets else number * self.tokens, number, self.variant.stand_in,
+                arrays.ids, arrays.weights, arrays.scores, NO_AHEAD, NO_TIMES, executed[rows],
+            )  # fmt: skip
+            self.executed[window, :, layer] = executed[rows]
+        return replacement(loop.gate, routing, routed, executed, self.variant.scheme)
+
+    def timing(self, window: int) -> Timing | None:
+        """What the policy's decisions take on the clock: the same router output replayed, the same decisions."""
+        if self.variant.stand_in != AS_RULED or self.variant.layer is not None:
+            return None
+        if self.loop.resets:
+            self.loop.clock.reset()
+        timing = self.loop.clock.replay(self.arrays[window].all(), DECODE, self.first_window + window)
+        self._compare(window, timing)
+        return timing
+
+    def _compare(self, window: int, timing: Timing) -> None:
+        """The clock must decide what the pass decided."""
+        ids, executed = self.arrays[window].ids, self.executed[window]
+        dropped = executed == DROPPED
+        pairs = ((N_SUBSTITUTED_RANKS, (executed != ids) & ~dropped), (N_DROPPED_RANKS, dropped))
+        for counter, found in pairs:
+            per_token = np.count_nonzero(found, axis=(1, 2))
+            if not np.array_equal(timing.counts[:, counter], per_token):
+                raise RuntimeError("the replay on the clock decided otherwise than the parallel pass")
+
+
+def parallel(loop: Loop, windows: NDArray[np.int64], variant: Variant, first_window: int = 0) -> list[Pass]:
+    """One forward pass over windows [N, S] of equal length, the policy active -> what each gave."""
+    import torch
+
+    decide = ParallelPass(loop, variant, first_window, windows.shape)  # type: ignore[arg-type]
+    batch = torch.from_numpy(windows).to(loop.torch_device)
+    with torch.no_grad(), Tap(loop.model, decide, layers=loop.layers):
+        logits = loop.model(input_ids=batch, use_cache=False).logits
+    return [
+        Pass(logits[window], decide.executed[window], decide.arrays[window], decide.timing(window))
+        for window in range(len(windows))
+    ]

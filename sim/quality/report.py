@@ -1,0 +1,159 @@
+"""Writes an evaluation's folder and prints it on one screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim.outputs import versions, write_json, write_table
+from sim.quality.conditions import substitutes
+from sim.quality.evaluate import Results
+from sim.quality.measures import COLUMNS
+from sim.quality.metrics import Row
+from sim.quality.study import POLICY, Study
+
+NAMES = {
+    POLICY: "as the policy says",
+    "own_weights": "substitutes with their own weights",
+    "inherit_weights": "substitutes inherit weights",
+    "drop": "the same experts dropped",
+    "random": "random resident experts",
+}
+
+
+def write_study(folder: Path, study: Study, results: Results, row: Row, config: dict[str, Any], wall_s: float) -> None:
+    """tokens.parquet, provenance.json, and last quality.json: its presence means that the evaluation is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / "tokens.parquet", token_table(study, results))
+    write_json(folder / "provenance.json", provenance(study, config, wall_s))
+    write_json(folder / "quality.json", row)
+
+
+def token_table(study: Study, results: Results) -> dict[str, Any]:
+    """One row per variant, window and token; latency_ns is that of the policy's own pass."""
+    count = study.settings.tokens - 1
+    columns: dict[str, list[Any]] = {name: [] for name in ("variant", "window", "position", "latency_ns", *COLUMNS)}
+    for variant, one in enumerate(study.variants):
+        for window, result in enumerate(results.windows):
+            latency = result["latency_ns"][:count] if one.name == POLICY else np.full(count, -1)
+            columns["variant"].append(np.full(count, variant, np.int16))
+            columns["window"].append(np.full(count, window, np.int32))
+            columns["position"].append(np.arange(count, dtype=np.int32))
+            columns["latency_ns"].append(latency.astype(np.int64))
+            for index, name in enumerate(COLUMNS):
+                columns[name].append(result[one.name][:, index].astype(np.float32))
+    return {name: np.concatenate(pieces) for name, pieces in columns.items()}
+
+
+def provenance(study: Study, config: dict[str, Any], wall_s: float) -> dict[str, Any]:
+    """Where the numbers come from and how far they reach."""
+    import torch
+    import transformers
+
+    return {
+        "label": {"quality": "MEASURED", "times": "SIMULATED"},
+        "model": study.trace.geometry.model,
+        "policy": study.policy.name,
+        "hardware": study.hardware.name,
+        "hardware_label": study.hardware.label,
+        "sizes": study.geometry.model,
+        "score_function": study.trace.score_function,
+        "dtype": str(next(study.loop.model.parameters()).dtype).removeprefix("torch."),
+        "mode": "parallel" if study.parallel else "decode",
+        "variants": [variant.name for variant in study.variants],
+        "windows_sha256": study.windows.digest(),
+        "documents": list(study.windows.documents),
+        "domains": list(study.windows.domains),
+        "estimated": study.estimated,
+        "warnings": study.warnings,
+        "wall_s": wall_s,
+        "versions": versions() | {"torch": torch.__version__, "transformers": transformers.__version__},
+        "config": config,
+    }
+
+
+def text(study: Study, row: Row) -> str:
+    """The table that the command prints."""
+    lines = [
+        f"policy {study.policy.name} inside {row['model']}, {row['mode']} pass over {row['windows']} windows of "
+        f"{row['tokens_per_window']} tokens from {row['documents']} documents; quality MEASURED, times SIMULATED",
+        f"untouched model: perplexity {row['perplexity']:.2f}, next token right {share(row, 'accuracy')}"
+        + (f", cloze right {share(row, 'cloze.accuracy')}" if row["cloze.items"] else ""),
+        "",
+        f"{'in place of a replaced expert':<36}{'perplexity':>24}{'KL, nats':>10}{'same top-1':>12}"
+        f"{'next token right':>26}",
+    ]
+    names = [variant.name for variant in study.variants]
+    lines += [measure_line(row, name, NAMES[name]) for name in names if name in NAMES]
+    domains = [key.split(".")[1] for key in row if key.startswith(f"{POLICY}.") and key.endswith(".kl")]
+    lines += [measure_line(row, f"{POLICY}.{domain}", f"  {domain} only") for domain in domains if domain != "kl"]
+    lines += layers(row, names)
+    lines += tasks(row, names)
+    lines += time_lines(study, row)
+    lines += [f"warning: {warning}" for warning in study.warnings]
+    if not substitutes(study.policy):
+        lines.append("this policy replaces nothing: any difference above would be a fault")
+    return "\n".join(lines)
+
+
+def measure_line(row: Row, name: str, label: str) -> str:
+    change = interval(row, f"{name}.perplexity_ratio", lambda v: f"{100 * (v - 1):+.2f}")
+    return (
+        f"{label:<36}{change + ' %':>24}{interval(row, f'{name}.kl', lambda v: f'{v:.4f}', False):>10}"
+        f"{interval(row, f'{name}.top1_agreement', lambda v: f'{100 * v:.1f}', False) + ' %':>12}"
+        f"{interval(row, f'{name}.accuracy_change', lambda v: f'{100 * v:+.2f}') + ' pp':>26}"
+    )
+
+
+def interval(row: Row, name: str, shown: Any, bounds: bool = True) -> str:
+    """`value [low, high]`, or the value alone."""
+    low, high = row[f"{name}.low"], row[f"{name}.high"]
+    value = shown(row[name])
+    return f"{value} [{shown(low)}, {shown(high)}]" if bounds and low is not None else value
+
+
+def share(row: Row, name: str) -> str:
+    return f"{100 * float(row[name] or 0.0):.1f} %"
+
+
+def layers(row: Row, names: list[str]) -> list[str]:
+    """Where it hurts: the policy in one layer at a time."""
+    found = [name for name in names if name.startswith("layer_")]
+    if not found:
+        return []
+    words = [
+        f"{name.removeprefix('layer_')}: {100 * (float(row[f'{name}.perplexity_ratio'] or 0) - 1):+.2f} %"
+        for name in found
+    ]
+    return ["", "perplexity with the policy in one layer only: " + ", ".join(words)]
+
+
+def tasks(row: Row, names: list[str]) -> list[str]:
+    """Cloze and continuations, a line per variant."""
+    lines = []
+    for name in (name for name in names if name in NAMES):
+        words = []
+        if row["cloze.items"]:
+            change = interval(row, f"{name}.cloze_accuracy_change", lambda v: f"{100 * v:+.1f}")
+            words.append(f"cloze {change} pp over {row['cloze.items']} items")
+        if row["generation.windows"]:
+            same = interval(row, f"{name}.match_tokens", lambda v: f"{v:.1f}")
+            words.append(f"continuations equal {share(row, f'{name}.exact_match')}, first {same} tokens")
+        if words:
+            lines.append(f"{NAMES[name]:<36}" + "; ".join(words))
+    return ["", *lines] if lines else []
+
+
+def time_lines(study: Study, row: Row) -> list[str]:
+    tpot = interval(row, "tpot_s", lambda v: f"{1e3 * v:.3f}")
+    return [
+        "",
+        f"hit rate {share(row, 'hit_rate')}, cache ratio {share(row, 'cache_ratio')}, substituted "
+        f"{share(row, 'substitution_rate')}, dropped {share(row, 'drop_rate')}; "
+        f"{float(row['bytes_per_token'] or 0) / 1e6:.1f} MB per token; demand to capacity "
+        f"{float(row['demand_to_capacity'] or 0):.2f}",
+        f"TPOT {tpot} ms on {study.hardware.name} ({study.hardware.label}) with sizes of {study.geometry.model}; "
+        f"{100 * float(row['capacity_fraction'] or 0):.1f} % of the experts fit",
+    ]

@@ -1,0 +1,47 @@
+"""Closed-loop evaluations of tiny random models, for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from policies.base import Policy
+from policies.substitution.score_band import ScoreBand
+from sim.capacity import CacheConfig
+from sim.config import RunConfig
+from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+from sim.quality.study import Study, make_study
+from sim.quality.windows import Windows
+from tests.sim.replays import BARE, machine
+from tests.traces.tiny_models import VOCAB, build, byte_tokenizer
+from traces.loading import LoadedModel
+
+BAND = replace(BARE, name="band", substitution=ScoreBand(alpha=0.9))
+NOTHING_ELSE: dict[str, Any] = {"cloze": ClozeConfig(items=0), "generation": GenerationConfig(windows=0)}
+
+
+@cache
+def loaded(family: str) -> LoadedModel:
+    """A tiny random model of a family."""
+    return LoadedModel(build(family), byte_tokenizer(), family)
+
+
+def random_windows(count: int, tokens: int, seed: int = 0) -> Windows:
+    """Windows of random tokens, two per document, domains in turn."""
+    ids = np.random.default_rng(seed).integers(1, VOCAB, (count, tokens))
+    return Windows(ids, tuple(f"document {i // 2}" for i in range(count)), tuple("ab"[i % 2] for i in range(count)))
+
+
+def study_of(
+    family: str = "olmoe", policy: Policy = BAND, windows: int = 4, tokens: int = 24, slots: int = 4, **knobs: Any
+) -> Study:
+    """An evaluation of a policy in a tiny model with ``slots`` of 8 experts per layer."""
+    parts = NOTHING_ELSE | {key: knobs.pop(key) for key in ("cloze", "generation") if key in knobs}
+    cache_config = CacheConfig(slots_per_layer=slots, reset=knobs.pop("reset", "request"))
+    settings = QualityConfig(windows=windows, tokens=tokens, fit_windows=3, sizes="own", **knobs)
+    hardware = machine(link_bytes_per_s=1e6, cpu_load_ratio=0.5, staging_slots=4)
+    text = random_windows(windows + 3, tokens)
+    return make_study(loaded(family), policy, hardware, settings, cache_config, RunConfig(), windows=text, **parts)

@@ -1,0 +1,148 @@
+"""The parallel pass decides what decoding decides; without substitution the live device is the replay of the trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from policies.base import Policy
+from policies.eviction.smoe_code import SmoeCode
+from policies.prediction.lookahead import Lookahead
+from policies.prefetch.top_score import TopScore
+from sim.engine.device import BASES
+from sim.quality.conditions import ONE_LAYER, check_parallel, parallel_obstacle
+from sim.quality.decode import decode
+from sim.quality.drive import AS_RULED, DROP, RANDOM
+from sim.quality.loop import Variant
+from sim.quality.parallel import parallel
+from sim.quality.weights import INHERIT
+from sim.replay import Replay
+from sim.rulebook import load_rule, make_part
+from tests.sim.quality.small import BAND, study_of
+from tests.sim.replays import BARE, POLICIES
+from traces.errors import UserError
+
+VARIANTS = (Variant("policy"), Variant("d", DROP), Variant("r", RANDOM), Variant("i", AS_RULED, INHERIT))
+RULES = Path(__file__).resolve().parents[3] / "conf" / "policy"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def one_layer_rules() -> list[tuple[str, str]]:
+    """(part, yaml) of every rule that claims to look at one layer only."""
+    parts = ("eviction", "substitution", "assignment")
+    rules = [(part, path.stem) for part in parts for path in sorted((RULES / part).glob("*.yaml"))]
+    return [(part, rule) for part, rule in rules if load_rule(part, rule).target.split(".")[-1] in ONE_LAYER]
+
+
+def policy_with(part: str, rule: str) -> Policy:
+    """LRU with score bands and a CPU, one part exchanged."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.create({"policy": {"alpha": 0.6, part: OmegaConf.load(RULES / part / f"{rule}.yaml")}})
+    return replace(BAND, name=rule, **{part: make_part(part, config.policy[part])})
+
+
+@pytest.mark.parametrize(("part", "rule"), one_layer_rules(), ids=lambda value: value)
+def test_one_parallel_pass_decides_as_decoding_does(part: str, rule: str) -> None:
+    study = study_of(policy=policy_with(part, rule))
+    first = parallel(study.loop, study.windows.tokens[:2], Variant("policy"))
+    for window, one in enumerate(first):
+        steps = decode(study.loop, study.windows.tokens[window], Variant("policy"), window)
+        assert np.array_equal(one.executed, steps.executed)
+        assert np.array_equal(one.arrays.ids, steps.arrays.ids)
+        assert one.timing is not None and steps.timing is not None
+        assert np.array_equal(one.timing.counts, steps.timing.counts)
+        assert np.array_equal(one.timing.latency_ns, steps.timing.latency_ns)
+        torch.testing.assert_close(one.logits, steps.logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_families_and_stand_ins_decide_alike_in_both_ways(family: str, variant: Variant) -> None:
+    study = study_of(family)
+    (one,) = parallel(study.loop, study.windows.tokens[:1], variant)
+    two = decode(study.loop, study.windows.tokens[0], variant)
+    assert np.array_equal(one.executed, two.executed)
+    assert (one.executed != one.arrays.ids).any()
+    torch.testing.assert_close(one.logits, two.logits, atol=2e-4, rtol=1e-3)
+
+
+def test_a_cache_that_is_carried_over_decides_alike_too() -> None:
+    study = study_of(reset="never")
+    together = parallel(study.loop, study.windows.tokens[:3], Variant("policy"))
+    study.loop.live.reset()
+    for window, one in enumerate(together):
+        assert np.array_equal(
+            one.executed, decode(study.loop, study.windows.tokens[window], Variant("policy"), window).executed
+        )
+
+
+def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.ndarray]:
+    """The recorded trace of one window, replayed by the SimPy engine -> latency of each step."""
+    from sim.capacity import CacheConfig
+    from sim.config import RunConfig
+    from sim.quality.calibration import record_windows
+    from sim.quality.windows import Windows
+    from sim.replay import assemble
+    from tests.sim.quality.small import loaded
+
+    trace, _ = record_windows(loaded("olmoe"), Windows(tokens[None], ("d",), ("a",)), False, 0)
+    cache = CacheConfig(slots_per_layer=4)
+    replay = assemble(trace, policy, study.hardware, study.geometry, cache, RunConfig(engine="simpy"), as_decode=True)
+    results = list(replay.blocks())
+    return replay, np.concatenate([result.latency_ns for result in results])
+
+
+@pytest.mark.parametrize("name", ["lru", "cpu", "prefetch", "prefetch_end"])
+def test_without_substitution_co_simulation_is_the_replay_of_the_trace(name: str) -> None:
+    policy = POLICIES[name]
+    study = study_of(policy=policy, mode="decode", slots=4)
+    run = decode(study.loop, study.windows.tokens[0], Variant("policy"))
+    replay, latency_ns = whole_replay(study, policy, study.windows.tokens[0])
+    assert run.timing is not None
+    assert run.timing.latency_ns.tolist() == latency_ns.tolist()
+    assert run.timing.counts.sum(axis=0).tolist() == replay.device.counts.tolist()
+    assert run.timing.counts[:, 0].sum() > 0  # something hits
+    if name.startswith("prefetch"):
+        assert replay.device.counts[15] > 0  # and something is prefetched
+
+
+def test_late_prefetches_change_what_is_substituted() -> None:
+    prefetching = replace(BAND, name="p", prediction=Lookahead(), prefetch=TopScore())
+    fast, slow = study_of(policy=prefetching, mode="decode"), study_of(policy=prefetching, mode="decode")
+    window = fast.windows.tokens[0]
+    fast.loop.live.clock.arrays["copy_ns"][...] = 0
+    in_time = decode(fast.loop, window, Variant("policy"))
+    slow.loop.live.clock.arrays["copy_ns"][...] *= 1000
+    late = decode(slow.loop, window, Variant("policy"))
+    assert late.timing is not None and in_time.timing is not None
+    assert late.timing.latency_ns.sum() > in_time.timing.latency_ns.sum()
+    assert not np.array_equal(late.executed, in_time.executed)
+
+
+def test_policies_that_work_across_layers_are_refused_by_name() -> None:
+    from sim.capacity import CacheConfig
+
+    prefetching = replace(BARE, name="p", prediction=Lookahead(), prefetch=TopScore())
+    with pytest.raises(UserError, match=r"mode=parallel is not exact here: Lookahead of policy p works across layers"):
+        check_parallel(prefetching, CacheConfig())
+    with pytest.raises(UserError, match=r"cache\.scope=global"):
+        check_parallel(BARE, CacheConfig(scope="global"))
+    assert "SmoeCode" in (parallel_obstacle(replace(BARE, eviction=SmoeCode()), CacheConfig()) or "")
+    with pytest.raises(UserError, match=r"Belady sees the future"):
+        study_of(policy=POLICIES["belady"])
+
+
+def test_every_rule_of_the_list_exists() -> None:
+    names = {
+        load_rule(part, path.stem).target.split(".")[-1] for part in BASES for path in (RULES / part).glob("*.yaml")
+    }
+    assert names >= ONE_LAYER - {"ImportancePlus"}
