@@ -7,7 +7,8 @@ examples:
   python -m sim validate published=mixtral_offloading published.path=FOLDER the same files from elsewhere
 
 overrides (default):
-  published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate, the others are predicted
+  published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
+                             big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
   published.path=null        folder with the published files; null: shared/traces/NAME here or one folder up
   published.seeds=12         over which random eviction is averaged
   published.draws=1000       of the bootstrap that gives the 90 % intervals

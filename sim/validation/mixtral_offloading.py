@@ -100,7 +100,9 @@ class Replays:
 
     def decode_copies(self, case: Case) -> NDArray[np.float64]:
         """[D] copies of each decode step, mean over seeds."""
-        return np.mean([steps.copies[steps.decode] for steps in self.of(case)], axis=0, dtype=np.float64)
+        copies = np.stack([steps.copies[steps.decode] for steps in self.of(case)])
+        mean: NDArray[np.float64] = copies.mean(axis=0)
+        return mean
 
     def prefill_copies(self, case: Case) -> float:
         """Copies of a prefill, mean over seeds."""
@@ -130,7 +132,7 @@ def predict_published(config: PublishedConfig) -> Findings:
 
 def predict_runs(runs: Sequence[PublishedRun], replays: Replays, draws: int) -> Findings:
     """Fit every GPU of the table on its two runs, predict its others."""
-    notes = notes_for(replays, runs)
+    notes = notes_for(replays)
     known = [run for run in runs if run.strategy in RULES]
     unknown = sorted({run.strategy for run in runs} - set(RULES))
     notes += [f"strategy {name} of the table has no rule here: its runs are left out" for name in unknown]
@@ -271,13 +273,13 @@ def summary_of(rows: Sequence[Row]) -> dict[str, float | int | None]:
     }
 
 
-def notes_for(replays: Replays, runs: Sequence[PublishedRun]) -> list[str]:
+def notes_for(replays: Replays) -> list[str]:
     """What a reader must know of every figure."""
     on = " and ".join(f"{rule} with {offloaded} experts of a layer offloaded" for rule, offloaded in CALIBRATE_ON)
     return [
-        "measured_*: MEASURED by others, one run each, no repeats; predicted_*: SIMULATED with two FITTED constants per "
-        "GPU; replayed_hit_rate: SIMULATED",
-        f"each GPU is calibrated on {on}: fixed beforehand; the other {max(0, len(runs) - 2)} or fewer are predicted",
+        "measured_*: MEASURED by others, one run each, no repeats; predicted_*: SIMULATED with two FITTED constants "
+        "per GPU; replayed_hit_rate: SIMULATED",
+        f"each GPU is calibrated on {on}, which is fixed beforehand; its other runs are predicted",
         "time of a step = base + misses * cost: the program copies on the stream that computes, nothing overlaps",
         f"misses: the one published trace, {len(replays.trace.topk_ids)} rows, warm cache; the measured prompts are "
         f"others; random eviction is the mean over {replays.seeds} seeds",
