@@ -9,7 +9,7 @@ from sim.validation.config import PublishedConfig
 from sim.validation.findings import Findings
 from traces.errors import UserError
 
-NAMES = ("mixtral_offloading", "big_moe_on_edge")
+NAMES = ("mixtral_offloading", "big_moe_on_edge", "measurements")
 """One module of this package each, with a function `predict_published`."""
 
 
