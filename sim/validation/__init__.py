@@ -1,0 +1,1 @@
+"""Simulated beside measured: what others published, and real runs of our own."""

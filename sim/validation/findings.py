@@ -1,0 +1,159 @@
+"""What a validation found, and its files: validation.json, a CSV per table, report.md, a figure of every point."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sim.outputs import versions, write_json, write_whole
+
+Cell = float | int | str | bool | None
+Row = dict[str, Cell]
+PREDICTED, CALIBRATION = "predicted", "calibration"
+"""Use of a measured value: held out, or a constant was fitted on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured value and the prediction of it, with the interval of the prediction where there is one."""
+
+    series: str
+    measured: float
+    predicted: float
+    low: float | None = None
+    high: float | None = None
+    use: str = PREDICTED
+
+
+@dataclass(slots=True)
+class Findings:
+    """Tables in the order in which they are shown, figures over all of them, and what a reader must know."""
+
+    name: str
+    title: str
+    unit: str
+    """Of the points: the axes of the figure."""
+    summary: dict[str, Any]
+    tables: dict[str, list[Row]]
+    notes: list[str]
+    points: list[Point] = field(default_factory=list)
+    log_axes: bool = False
+
+
+def signed_error_percent(predicted: float, measured: float) -> float:
+    """100 * (predicted / measured - 1): positive where the prediction is too large."""
+    return 100.0 * (predicted / measured - 1.0)
+
+
+def error_summary(errors_percent: Sequence[float]) -> dict[str, float | int | None]:
+    """How many errors, the mean of their size, and the one that is largest, with its sign."""
+    if not errors_percent:
+        return {"count": 0, "mean_absolute_error_percent": None, "worst_error_percent": None}
+    return {
+        "count": len(errors_percent),
+        "mean_absolute_error_percent": sum(map(abs, errors_percent)) / len(errors_percent),
+        "worst_error_percent": max(errors_percent, key=abs),
+    }
+
+
+def cell_text(value: Cell, name: str = "") -> str:
+    """A cell as people read it: four digits, percents signed with two decimals, a dash for what is not known."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if name.endswith("absolute_error_percent"):
+            return f"{value:.2f}"
+        return f"{value:+.2f}" if name.endswith("_percent") else f"{value:.4g}"
+    return str(value)
+
+
+def columns_of(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
+    """All columns of the rows, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def table_text(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """A table with aligned columns."""
+    names = columns_of(rows)
+    lines = [names] + [[cell_text(row.get(name), name) for name in names] for row in rows]
+    numeric = [any(isinstance(row.get(name), int | float) for row in rows) for name in names]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def table_markdown(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """A Markdown table."""
+    names = columns_of(rows)
+    lines = [names, ["---"] * len(names), *([cell_text(row.get(name), name) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def table_csv(rows: Sequence[Mapping[str, Cell]]) -> str:
+    """The table with every digit; empty cells are what is not known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def summary_lines(summary: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    """The summary as flat lines."""
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            yield from summary_lines(value, f"{prefix}{name}: ")
+        else:
+            yield f"{prefix}{name} = {cell_text(value, name)}"
+
+
+def text(findings: Findings) -> str:
+    """What is printed."""
+    parts = [findings.title]
+    parts += [f"{name}\n{table_text(rows)}" for name, rows in findings.tables.items() if rows]
+    parts.append("\n".join(summary_lines(findings.summary)))
+    parts.append("\n".join(f"note: {note}" for note in findings.notes))
+    return "\n\n".join(parts)
+
+
+def markdown(findings: Findings, figures: Sequence[str] = ()) -> str:
+    """The report."""
+    parts = [f"# {findings.title}"]
+    parts += [f"## {name}\n\n{table_markdown(rows)}" for name, rows in findings.tables.items() if rows]
+    parts.append("## Summary\n\n" + "\n".join(f"- {line}" for line in summary_lines(findings.summary)))
+    parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
+    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in findings.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) -> None:
+    """Write everything; validation.json comes last, so that its presence means that the rest is complete."""
+    from sim.validation.figures import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in findings.tables.items():
+        if rows:
+            write_whole(folder / f"{name}.csv", table_csv(rows).encode())
+    figures = draw(folder, findings)
+    write_whole(folder / "report.md", markdown(findings, figures).encode())
+    content = {
+        "name": findings.name,
+        "title": findings.title,
+        "summary": findings.summary,
+        "notes": findings.notes,
+        "tables": findings.tables,
+        "versions": versions(),
+        "config": dict(config),
+    }
+    write_json(folder / "validation.json", content)

@@ -1,0 +1,99 @@
+"""The command: files and sentences."""
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from sim.__main__ import main
+from sim.validation.findings import Findings, Point, cell_text, error_summary, signed_error_percent, write_findings
+
+SHARED = Path("../shared/measurements")
+
+
+def test_errors_by_hand() -> None:
+    assert signed_error_percent(110.0, 100.0) == pytest.approx(10.0)
+    assert signed_error_percent(50.0, 100.0) == pytest.approx(-50.0)
+    assert error_summary([1.0, -3.0, 2.0]) == {
+        "count": 3, "mean_absolute_error_percent": 2.0, "worst_error_percent": -3.0,
+    }  # fmt: skip
+    assert error_summary([])["mean_absolute_error_percent"] is None
+
+
+def test_cells_by_hand() -> None:
+    assert cell_text(None) == "-"
+    assert cell_text(1.23456) == "1.235"
+    assert cell_text(-1.23456, "error_percent") == "-1.23"
+    assert cell_text(1.0, "error_percent") == "+1.00"
+    assert cell_text(1.0, "mean_absolute_error_percent") == "1.00"
+
+
+def test_the_files_of_findings(tmp_path: Path) -> None:
+    rows = [{"name": "a", "measured": 2.0, "low": None}, {"name": "b|c", "measured": 1 / 3, "low": 0.25}]
+    points = [Point("a", 1.0, 1.1, 0.9, 1.2), Point("a", 2.0, 2.0, use="calibration"), Point("b", 3.0, 2.5)]
+    findings = Findings("made", "A title", "ms", {"x": {"count": 2}}, {"runs": rows, "none": []}, ["a note"], points)
+    write_findings(tmp_path, findings, {"published": "made"})
+    names = {path.name for path in tmp_path.iterdir()}
+    stem = "predicted_against_measured"
+    assert names == {"validation.json", "report.md", "runs.csv", f"{stem}.pdf", f"{stem}.png"}
+    content = json.loads((tmp_path / "validation.json").read_text())
+    assert content["tables"]["runs"] == rows
+    assert content["summary"] == {"x": {"count": 2}}
+    with (tmp_path / "runs.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [row["low"] for row in read] == ["", "0.25"]
+    assert math.isclose(float(read[1]["measured"]), 1 / 3)
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# A title\n")
+    assert "| b/c | 0.3333 | 0.25 |" in report
+    assert f"({stem}.png)" in report
+    assert "- x: count = 2" in report
+
+
+@pytest.mark.parametrize("name", ["mixtral_offloading", "big_moe_on_edge", "measurements"])
+def test_missing_files_end_in_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", f"published={name}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: published.path is not set")
+    assert error.count("\n") == 1
+    assert "github.com" in error
+    assert main(["validate", f"published={name}", f"published.path={tmp_path}"]) == 2
+    assert re.search(r"published.path=\S+ holds no \S+: the files are those of", capsys.readouterr().err)
+    assert not list(tmp_path.glob("outputs/validate/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["published=mixtral_offloading", "published.draws=0"], "published.draws=0: must be from 1 to 100000"),
+        (["published=mixtral_offloading", "published.seeds=many"], "published.seeds=many: must be a whole number"),
+        (["published=mixtral_offloading", "+published.sedes=3"], "did you mean seeds?"),
+        (["published=mixtral"], "published"),
+    ],
+)
+def test_bad_knobs_end_in_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+
+
+def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if not (SHARED / "offload_latency_table.csv").is_file():
+        pytest.skip("the published figures are not at ../shared/measurements")
+    path = SHARED.resolve()
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", "published=measurements", f"published.path={path}"]) == 0
+    printed = capsys.readouterr().out
+    folder = Path(printed.strip().splitlines()[-1].removeprefix("results in "))
+    assert {"validation.json", "report.md", "terms.csv"} <= {file.name for file in folder.iterdir()}
+    assert "kernel of an MoE block" in printed
