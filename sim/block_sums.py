@@ -19,13 +19,14 @@ class BlockSums:
     Requests that decode in lockstep share their steps: the batch is what can be drawn independently, a *block*.
     """
 
-    def __init__(self, num_layers: int, slots: float, timed: bool, knows_gate_mass: bool) -> None:
+    def __init__(self, num_layers: int, slots: float) -> None:
         self.num_layers, self.slots = num_layers, slots
-        self.timed, self.knows_gate_mass = timed, knows_gate_mass
+        self.timed = self.knows_gate_mass = False
         self.kept: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
-    def add(self, steps: Columns) -> None:
+    def write(self, steps: Columns) -> None:
         """Take in a piece of the per-step table."""
+        self.timed, self.knows_gate_mass = "latency_ns" in steps, "lost_gate_mass" in steps
         keys = np.asarray(steps["group"], np.int64) * 2 + np.asarray(steps["phase"], np.int64)
         names, places = np.unique(keys, return_inverse=True)
         columns = [np.bincount(places, column, len(names)) for column in self._amounts(steps)]

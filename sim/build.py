@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from policies.base import Policy
 from sim.capacity import CacheConfig
 from sim.config import RunConfig, TimeConfig, TraceConfig, checked
 from sim.engine.device import BASES
+from sim.fragility import fragile_trace
 from sim.geometry import resolve_geometry
 from sim.hardware import hardware_from_config
 from sim.notes import add_notes
@@ -20,10 +22,11 @@ from sim.replay import Replay, assemble
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.files import read_trace
+from traces.selection import with_labels
 from traces.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
-GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time")
+GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time", "sweep")
 KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
 
 
@@ -50,9 +53,23 @@ def check_keys(config: DictConfig) -> None:
 
 
 def open_trace(config: TraceConfig) -> Trace:
-    """The configured trace, whole."""
+    """The configured trace, whole or only the requests of some labels. A process opens and checks a file once.
+
+    Raises: UserError for a file that is no trace, and for labels that no request carries.
+    """
     path = embedded_trace_path(config.embedded or "demo") if config.path is None else Path(config.path)
-    return read_trace(path, check_rows=config.path is not None)
+    labels = None if config.labels is None else tuple(config.labels)
+    try:
+        status = path.stat()
+    except OSError:
+        return read_trace(path)  # says what is wrong
+    return _open(path, config.path is not None, labels, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _open(path: Path, check_rows: bool, labels: tuple[str, ...] | None, changed_ns: int, size: int) -> Trace:
+    trace = read_trace(path, check_rows=check_rows)
+    return trace if labels is None else with_labels(trace, labels)
 
 
 def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[Trace, Trace | None, list[str]]:
@@ -126,4 +143,5 @@ def build(config: DictConfig) -> Replay:
     replay = assemble(trace, policy, hardware, geometry, cache, run, time, trace_config.as_decode, others)
     add_notes(replay)
     replay.estimated[:0], replay.warnings[:0] = estimated, warnings + notes
+    replay.warnings += fragile_trace(trace)
     return replay

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from traces.errors import UserError
 
 T = TypeVar("T")
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null"}
+WORDS = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null", list: "a list",
+    dict: "a group",
+}  # fmt: skip
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type."""
+    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
 def _fits(value: object, kind: type) -> bool:
@@ -32,7 +40,7 @@ def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
             raise UserError(f"{prefix}{name} is not a field of {cls.__name__}: {hint}")
-        kinds = get_args(hints[name]) or (hints[name],)
+        kinds = [get_origin(kind) or kind for kind in _alternatives(hints[name])]
         if not any(_fits(value, kind) for kind in kinds):
             allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
             raise UserError(f"{prefix}{name}={value}: must be {allowed}")
@@ -45,8 +53,10 @@ class TraceConfig:
 
     embedded: str | None = None
     path: str | None = None
+    labels: list[str] | None = None
+    """Only requests that carry one of these labels, as `python -m sim info` lists them."""
     requests: int | None = None
-    """Only the first n requests."""
+    """Only the first n requests (of those labels)."""
     fit_requests: int | None = None
     """Hold out the last n requests: not replayed, for rules that learn from other requests. null: those that
     ``requests`` leaves out, else the last quarter if a rule of the policy needs them, else none."""
@@ -60,8 +70,24 @@ class TraceConfig:
             raise UserError(f"trace.requests={self.requests}: must be at least 1")
         if self.fit_requests is not None and self.fit_requests < 0:
             raise UserError(f"trace.fit_requests={self.fit_requests}: must be at least 0")
+        if self.labels is not None and not (self.labels and all(isinstance(label, str) for label in self.labels)):
+            raise UserError(f"trace.labels={self.labels}: must be a list of labels, as [code,prose], or null")
         if self.embedded is None and self.path is None:
             raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepConfig:
+    """The `sweep` group: where the runs of a sweep go and what a job runs. It decides no result."""
+
+    name: str = ""
+    """The folder in outputs/sweep: a killed sweep of the same name continues."""
+    grid: dict[str, Any] = field(default_factory=dict)
+    """Keys with lists of values: one job replays every combination."""
+    steps: bool = True
+    """Write steps.parquet, one row per step; sums per request are always kept."""
+    objectives: list[str] | None = None
+    """Metrics that a job returns to a sweeper that optimises."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.block_sums import BlockSums
+from sim.fragility import fragile_capacity
 from sim.metrics import Columns, Metrics, StepTable
 from sim.replay import Replay
 
@@ -95,6 +97,19 @@ class TableFile:
             self.beside.unlink(missing_ok=True)
 
 
+class Sinks:
+    """Passes the columns of a table on to several takers."""
+
+    def __init__(self, blocks: BlockSums, *files: TableFile) -> None:
+        self.blocks, self.files = blocks, files
+
+    def write(self, columns: Columns) -> None:
+        """Pass on a piece of the table."""
+        self.blocks.write(columns)
+        for file in self.files:
+            file.write(columns)
+
+
 def arrow_array(column: NDArray[Any]) -> Any:
     """An Arrow array over the memory of a column: Arrow's own conversion would load pandas, half a second of a run."""
     import pyarrow as pa
@@ -145,8 +160,15 @@ def provenance(replay: Replay, config: dict[str, Any], wall_s: float, layer_step
     }
 
 
-def write_run(folder: Path, replay: Replay, table: StepTable, config: dict[str, Any], wall_s: float) -> Metrics:
-    """Write a run's folder, the steps too where no sink took them.
+def write_run(
+    folder: Path,
+    replay: Replay,
+    table: StepTable,
+    config: dict[str, Any],
+    wall_s: float,
+    blocks: BlockSums | None = None,
+) -> Metrics:
+    """Write a run's folder, the steps too where no sink took them, and the sums of each lockstep batch where given.
 
     metrics.json comes last, so that its presence means that the run is complete.
     """
@@ -155,6 +177,9 @@ def write_run(folder: Path, replay: Replay, table: StepTable, config: dict[str, 
     if table.sink is None:
         write_table(folder / "steps.parquet", table.columns())
     write_table(folder / "requests.parquet", table.requests())
+    if blocks is not None:
+        write_table(folder / "blocks.parquet", blocks.columns())
+    replay.warnings += fragile_capacity(metrics)
     write_json(folder / "provenance.json", provenance(replay, config, wall_s, len(table) * replay.trace.num_layers))
     write_json(folder / "metrics.json", metrics)
     return metrics

@@ -1,19 +1,19 @@
 """What the runs in a folder came to: one table row per run, with intervals over its requests."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
 from sim.metric_ratios import QUANTILES, metric_names
 from sim.resampling import request_interval
-from sim.run_sample import Run, intervals
+from sim.run_files import finished_runs, load_run, overrides_of, read_json, unfinished_runs
+from sim.run_sample import intervals
 from sim.statistics import compare, corrected_together
 from traces.errors import UserError
 
+RESULTS = "results.parquet"
 MEANS = tuple(name for name in metric_names() if not name.endswith(tuple(QUANTILES)))
 
 __all__ = ["PARTS", "collect", "comparisons", "load_run", "request_interval", "unfinished_runs"]
@@ -23,6 +23,7 @@ PARTS = ("attention", "expert", "link", "cpu", "launch", "sync", "host")
 
 # Settings that tell two runs of one policy apart; the cache's capacity is the axis of every figure instead.
 _SETTINGS = ("hardware", "model", "trace", "batch_size", "seed")
+_IDENTITY = ("policy", "trace_hash", "label", "engine", "key", "code_version", "replay_wall_s")
 _CAPACITY = ("cache.fraction", "cache.slots_per_layer", "cache.bytes")
 
 
@@ -30,25 +31,46 @@ def collect(folder: Path) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
     Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `model`, `trace`,
-    `trace_hash`, `batch_size`, `seed`, `label`, `estimated` and `warnings` (tuples of sentences), `capacity` (share of
-    all experts that the cache holds), `asked_capacity` (as configured), `requests` (blocks of the intervals: requests,
-    or lockstep batches), `METRIC.low` and `METRIC.high` of every mean and rate (`tpot_s.low` for `tpot_s.mean`),
-    `series`: the policy, and the settings in which the runs of the folder differ, and `conditions`: all that two runs
-    must share so that only their policies differ. Sorted by capacity and series.
+    `trace_hash`, `batch_size`, `seed`, `label`, `engine`, `key`, `code_version`, `replay_wall_s`, `estimated`,
+    `warnings` and `overrides` (tuples of texts), `capacity` (share of all experts that the cache holds),
+    `asked_capacity` (as configured), `requests` (blocks of the intervals: requests, or lockstep batches), `METRIC.low`
+    and `METRIC.high` of every mean and rate (`tpot_s.low` for `tpot_s.mean`), `series`: the policy, and the settings in
+    which the runs of the folder differ, and `conditions`: all that two runs must share so that only their policies
+    differ. Sorted by capacity and series.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the output folder of a run or a sweep")
-    runs = sorted(path.parent for path in folder.rglob("metrics.json"))
+    runs = finished_runs(folder)
     if not runs:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    rows = [_row(run) for run in runs]
-    overrides = [_overrides(run) for run in runs]
+    return table_of(folder, runs)
+
+
+def table_of(folder: Path, runs: list[Path]) -> pd.DataFrame:
+    """`collect` of some runs below `folder`; what its results.parquet knows of a run is not computed again."""
+    known = _gathered(folder)
+    provenances = [read_json(run / "provenance.json") for run in runs]
+    rows = [_row(run, one, known.get(one.get("key"))) for run, one in zip(runs, provenances, strict=True)]
+    overrides = [overrides_of(run, one) for run, one in zip(runs, provenances, strict=True)]
     for row, name, words in zip(rows, _series_names(rows, overrides), overrides, strict=True):
         row["series"] = name
         row["conditions"] = _conditions(row, words)
     return pd.DataFrame(rows).sort_values(["capacity", "series"], kind="stable", ignore_index=True)
+
+
+def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
+    """Key of a run -> its intervals, as an earlier `gather` wrote them."""
+    path = folder / RESULTS
+    if not path.is_file():
+        return {}
+    try:
+        table = pd.read_parquet(path)
+    except Exception:  # broken: computed again
+        return {}
+    names = [name for name in map(str, table) if name == "requests" or name.endswith((".low", ".high"))]
+    return {row["key"]: {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
 
 
 def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd.DataFrame:
@@ -75,46 +97,8 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
     return corrected_together(pd.concat(found, ignore_index=True) if found else compare([], metric))
 
 
-def unfinished_runs(folder: Path) -> list[Path]:
-    """Output folders of runs that began and left no metrics, so that a failed part of a sweep does not go unseen."""
-    begun = sorted(path.parent for path in folder.rglob(".hydra"))
-    return [run for run in begun if not any(run.rglob("metrics.json"))]
-
-
-def load_run(run: Path, series: str = "") -> Run:
-    """What statistics need of the run in folder `run`.
-
-    Raises: UserError when a file of it is missing or broken.
-    """
-    provenance = _read_json(run / "provenance.json")
-    hardware = (provenance.get("config") or {}).get("hardware") or {}
-    return Run(
-        series or str(provenance.get("policy")),
-        _blocks(run),
-        _read_table(run / "requests.parquet", ("group",)),
-        (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
-        str(provenance.get("hardware")),
-        {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
-    )
-
-
-def _blocks(run: Path) -> pd.DataFrame:
-    """Sums of each block and phase: as the run left them, or added up from its steps."""
-    if (run / "blocks.parquet").is_file():
-        return _read_table(run / "blocks.parquet", ("group", "phase"))
-    steps = _read_table(run / "steps.parquet", ("group", "hits", "demanded"))
-    if "phase" not in steps:
-        steps["phase"] = 1
-    if "num_tokens" in steps:
-        for name in [str(name) for name in steps if str(name).endswith("_ns")]:
-            steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
-        if "lost_gate_mass" in steps:
-            steps["lost_gate_mass_tokens"] = steps["lost_gate_mass"] * steps["num_tokens"]
-    return steps.groupby(["group", "phase"], as_index=False).sum()
-
-
-def _row(run: Path) -> dict[str, Any]:
-    metrics, provenance = _read_json(run / "metrics.json"), _read_json(run / "provenance.json")
+def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
+    metrics = read_json(run / "metrics.json")
     for key in ("hit_rate", "tpot_s.mean"):
         if key not in metrics:
             raise UserError(f"{run / 'metrics.json'} lacks {key}: it was not written by `python -m sim run`")
@@ -125,13 +109,13 @@ def _row(run: Path) -> dict[str, Any]:
     if capacity is None:
         raise UserError(f"{run / 'provenance.json'} lacks cache.effective_fraction, the axis of every figure")
     row: dict[str, Any] = {key: np.nan if value is None else value for key, value in metrics.items()}
-    row |= {key: provenance.get(key) for key in (*_SETTINGS, "policy", "trace_hash", "label")}
+    row |= {key: provenance.get(key) for key in (*_SETTINGS, *_IDENTITY)}
     row["trace"] = Path(str(row["trace"])).name
     asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
-    row["asked_capacity"] = next((value for value in asked if value is not None), "default")
-    row |= {"folder": str(run), "capacity": float(capacity), "estimated": tuple(provenance.get("estimated") or ())}
-    row["warnings"] = tuple(provenance.get("warnings") or ())
-    return row | _intervals(run)
+    row["asked_capacity"] = str(next((value for value in asked if value is not None), "default"))
+    row |= {"folder": str(run), "capacity": float(capacity)}
+    row |= {name: tuple(provenance.get(name) or ()) for name in ("estimated", "warnings", "overrides")}
+    return row | (_intervals(run) if known is None else known)
 
 
 def _intervals(run: Path) -> dict[str, float]:
@@ -144,50 +128,19 @@ def _intervals(run: Path) -> dict[str, float]:
     return found
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files
-        raise UserError(f"{path} cannot be read: {error}") from error
-    for name in columns:
-        if name not in table:
-            raise UserError(f"{path} lacks the column {name}: it was not written by `python -m sim run`")
-    return table
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
-    except ValueError as error:
-        raise UserError(f"{path} is broken: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is broken: it must hold names and values")
-    return content
-
-
-def _overrides(run: Path) -> dict[str, str]:
-    """What the command line of a run set, without what the table shows already."""
-    path = run / ".hydra" / "overrides.yaml"
-    if not path.is_file():
-        return {}
-    words = [str(word).lstrip("+~") for word in OmegaConf.load(path)]
-    pairs = dict(word.split("=", 1) for word in words if "=" in word)
-    shown = {*_SETTINGS, *_CAPACITY, "policy"}
-    return {key: value for key, value in pairs.items() if key not in shown and not key.startswith("hydra.")}
-
-
 def _conditions(row: dict[str, Any], overrides: dict[str, str]) -> str:
     """What two runs must share so that only their policies differ."""
     asked = {key: row[key] for key in ("trace_hash", "batch_size", "hardware", "model", "asked_capacity")}
-    rest = {key: value for key, value in overrides.items() if not key.startswith("policy")}
+    shown = {*_SETTINGS, *_CAPACITY}
+    rest = {key: value for key, value in overrides.items() if key not in shown and not key.startswith("policy")}
     return " ".join(f"{key}={value}" for key, value in sorted((asked | rest).items()))
 
 
 def _series_names(rows: list[dict[str, Any]], overrides: list[dict[str, str]]) -> list[str]:
     """The policy of each run, with every setting that is not the same in all of them."""
-    settings = [{key: row[key] for key in _SETTINGS} | extra for row, extra in zip(rows, overrides, strict=True)]
+    shown = {*_SETTINGS, *_CAPACITY, "policy"}
+    extras = [{key: value for key, value in words.items() if key not in shown} for words in overrides]
+    settings = [{key: row[key] for key in _SETTINGS} | extra for row, extra in zip(rows, extras, strict=True)]
     keys = dict.fromkeys(key for one in settings for key in one)
     varied = [key for key in keys if len({str(one.get(key)) for one in settings}) > 1]
     names = []

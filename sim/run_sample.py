@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from sim.calibration_error import calibration_draws, sensitivities
-from sim.metric_ratios import Metric, Ratio, metric_of
+from sim.metric_ratios import Metric, metric_of
 from sim.resampling import DRAWS, SEED, Vector, drawn_quantiles, drawn_sums, interval, quotient
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """What a comparison needs of one run.
 
@@ -31,30 +31,38 @@ class Run:
     hardware: str = ""
     errors: Mapping[str, float] = field(default_factory=dict)
 
+    @cached_property
+    def _names(self) -> NDArray[np.int64]:
+        return np.unique(self.blocks["group"].to_numpy(np.int64))
+
     def groups(self) -> NDArray[np.int64]:
         """Names of the blocks, ascending."""
-        return np.unique(self.blocks["group"].to_numpy(np.int64))
+        return self._names
+
+    @cached_property
+    def sums(self) -> dict[str, Vector]:
+        """Every column of `blocks` as [2, B]: by phase and block."""
+        phases = self.blocks["phase"].to_numpy(np.int64)
+        places = phases * len(self._names) + np.searchsorted(self._names, self.blocks["group"].to_numpy(np.int64))
+        cells = 2 * len(self._names)
+        return {
+            str(name): np.bincount(places, self.blocks[name].to_numpy(np.float64), cells).astype(float).reshape(2, -1)
+            for name in self.blocks
+            if name not in ("group", "phase")
+        }
 
 
 def block_ratio(run: Run, metric: Metric) -> tuple[Vector, Vector]:
-    """Numerator and denominator of a metric of every block, [B] each; NaN columns where the run does not know it."""
-    groups = run.groups()
+    """Numerator and denominator of a metric of every block, [B] each; NaN where the run does not know it."""
     if metric.request_time is not None:
-        return _request_sums(run, metric.request_time, groups)
+        return _request_sums(run, metric.request_time, run.groups())
     assert metric.ratio is not None
-    rows = run.blocks[run.blocks["phase"].isin(metric.phases)]
-    places = np.searchsorted(groups, rows["group"].to_numpy(np.int64))
-    return _column_sums(rows, places, metric.ratio, len(groups))
-
-
-def _column_sums(rows: pd.DataFrame, places: NDArray[Any], ratio: Ratio, blocks: int) -> tuple[Vector, Vector]:
     found = []
-    for names in (ratio.above, ratio.below):
-        if any(name not in rows for name in names):
-            return np.full(blocks, np.nan), np.full(blocks, np.nan)
-        amounts = rows[list(names)].to_numpy(np.float64).sum(axis=1)
-        found.append(np.bincount(places, amounts, blocks).astype(np.float64))
-    return found[0] * ratio.scale, found[1]
+    for names in (metric.ratio.above, metric.ratio.below):
+        if any(name not in run.sums for name in names):
+            return np.full(len(run.groups()), np.nan), np.full(len(run.groups()), np.nan)
+        found.append(sum((run.sums[name][list(metric.phases)].sum(axis=0) for name in names), np.zeros(1)))
+    return found[0] * metric.ratio.scale, found[1]
 
 
 def _request_sums(run: Run, name: str, groups: NDArray[np.int64]) -> tuple[Vector, Vector]:
@@ -92,6 +100,11 @@ def draws_of(run: Run, name: str, draws: int = DRAWS, seed: int = SEED) -> Vecto
     else:
         sums = drawn_sums(np.stack(block_ratio(run, metric), axis=1), draws, seed)
         found = quotient(sums[:, 0], sums[:, 1])
+    return _as_uncertain(run, metric, found, draws, seed)
+
+
+def _as_uncertain(run: Run, metric: Metric, found: Vector, draws: int, seed: int) -> Vector:
+    """The draws of a time with the error of the figures it rests on, where that is known."""
     if not metric.is_time or not run.errors:
         return found
     effects = sensitivities(run.blocks, metric, run.errors)
@@ -100,5 +113,16 @@ def draws_of(run: Run, name: str, draws: int = DRAWS, seed: int = SEED) -> Vecto
 
 def intervals(run: Run, names: Sequence[str], draws: int = DRAWS, seed: int = SEED) -> dict[str, tuple[float, float]]:
     """95 % interval of each metric; NaN where the run does not know it or has fewer than two blocks."""
+    metrics = {name: metric_of(name) for name in names}
+    ratios = {name: metric for name, metric in metrics.items() if metric.quantile is None}
+    found: dict[str, Vector] = {}
+    if ratios:  # all at once: the draws are the same
+        pairs = np.stack([block_ratio(run, metric) for metric in ratios.values()])  # [M, 2, B]
+        sums = drawn_sums(np.ascontiguousarray(pairs.reshape(2 * len(ratios), -1).T), draws, seed)
+        for i, (name, metric) in enumerate(ratios.items()):
+            drawn = quotient(sums[:, 2 * i], sums[:, 2 * i + 1])
+            found[name] = _as_uncertain(run, metric, drawn, draws, seed)
     blocks = len(run.groups())
-    return {name: interval(draws_of(run, name, draws, seed), blocks) for name in names}
+    return {
+        name: interval(found[name] if name in found else draws_of(run, name, draws, seed), blocks) for name in names
+    }

@@ -5,6 +5,7 @@
   python -m sim run policy=importance policy/eviction=lru  one part exchanged
   python -m sim run trace.path=my.safetensors model=qwen3_30b_a3b hardware=rtx4090
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
+  python -m sim run -m +experiment=capacity                a sweep of conf/experiment; the same command continues it
   python -m sim plot FOLDER                                figures of a run or sweep
 
   python -m sim run timeline=true                          what GPU, link and CPU did when, for https://ui.perfetto.dev
@@ -12,12 +13,16 @@
 
 Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
 model, trace, engine. Capacity is one of cache.fraction, cache.slots_per_layer, cache.bytes (default: fraction 0.25).
-Results: metrics.json, steps.parquet, requests.parquet, provenance.json (timeline.json.gz, what_if.json where asked for)
-in the folder that is printed last.
+Results: metrics.json, steps.parquet, requests.parquet, blocks.parquet, provenance.json (timeline.json.gz, what_if.json
+where asked for) in the folder that is printed last; of a sweep in outputs/sweep/NAME, a folder per run, and all runs in
+results.parquet. sweep.name=NAME: a killed sweep continues with the same command, finished runs are kept.
+hydra/launcher=joblib hydra.launcher.n_jobs=2 runs two jobs at a time (extra `sweep`; also submitit_slurm, and ray from
+the extra `ray`); +sweep.grid.cache.fraction=[0.1,0.2] replays every value (combination) inside one job.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -36,7 +41,8 @@ from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
 if TYPE_CHECKING:
-    from sim.metrics import StepTable
+    from sim.block_sums import BlockSums
+    from sim.metrics import Metrics, StepTable
     from sim.replay import Replay
     from sim.timeline import TimelineFile
 
@@ -44,9 +50,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(config: DictConfig) -> None:
-    """One replay; Hydra calls this once per job of a sweep."""
+def run(config: DictConfig) -> float | list[float] | None:
+    """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names."""
     try:
+        if HydraConfig.get().mode != RunMode.RUN or config.get("sweep", {}).get("grid"):
+            return run_job(config)
         replay_once(config)
     except (UserError, OmegaConfBaseException) as error:
         if HydraConfig.get().mode != RunMode.RUN:
@@ -54,6 +62,20 @@ def run(config: DictConfig) -> None:
         remove_unused(Path(HydraConfig.get().runtime.output_dir))
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+    return None
+
+
+def run_job(config: DictConfig) -> float | list[float] | None:
+    """The runs of one job of a sweep, those that are not finished yet."""
+    from sim.sweep import objectives, run_all
+    from sim.sweep_grid import expand
+    from sim.sweep_key import words_of
+
+    hydra_config = HydraConfig.get()
+    alone = hydra_config.mode == RunMode.RUN
+    folder = Path(hydra_config.run.dir if alone else hydra_config.sweep.dir)
+    runs = expand(config, words_of(hydra_config.overrides.task))
+    return objectives(config, run_all(runs, folder, replay_quietly))
 
 
 def remove_unused(folder: Path) -> None:
@@ -64,39 +86,58 @@ def remove_unused(folder: Path) -> None:
 
 def replay_once(config: DictConfig) -> None:
     """Replay as configured, write the results into Hydra's output folder, print the summary."""
-    from sim.build import build, check_keys, plain
-    from sim.outputs import write_run
+    from sim.build import plain
     from sim.summary import text
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    system = plain(config.get("system"), "system")
-    if system.get("name") != "device":
-        check_keys(config)
-        print(run_system(folder, system, config))
-        print(f"results in {folder}")
-        return
-    if nothing_compiled():
-        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
-    replay = build(config)
-    start = time.perf_counter()
-    table, timeline = replay_into(folder, replay)
-    wall_s = time.perf_counter() - start
-    answers = ask_what_if(folder, replay) if replay.run.what_if else None
-    metrics = write_run(folder, replay, table, plain(config), wall_s)
-    print(text(replay, metrics, answers))
-    if timeline is not None:
-        print(
-            f"timeline of {timeline.steps} of {len(table)} steps in {timeline.path}: open it in https://ui.perfetto.dev"
-        )
+    if plain(config.get("system"), "system").get("name") != "device":
+        print(run_system(folder, config))
+    else:
+        if nothing_compiled():
+            print("compiling the engine, once, about 20 s ...", file=sys.stderr)
+        replay, metrics, answers, said = replay_device(config, folder)
+        print(text(replay, metrics, answers))
+        print(said, end="")
     print(f"results in {folder}")
 
 
-def run_system(folder: Path, system: dict[str, Any], config: DictConfig) -> str:
+def replay_quietly(config: DictConfig, folder: Path) -> str:
+    """Replay one run of a sweep into a folder -> one line."""
+    from sim.build import plain
+
+    if plain(config.get("system"), "system").get("name") != "device":
+        run_system(folder, config)
+        return ""
+    _, metrics, _, _ = replay_device(config, folder)
+    words = (("hit rate", "hit_rate", "{:.3f}", 1.0), ("TPOT", "tpot_s.mean", "{:.3f} ms", 1e3))
+    values = [(title, form, metrics[name], scale) for title, name, form, scale in words]
+    return ", ".join(f"{title} {form.format(v * scale)}" for title, form, v, scale in values if isinstance(v, float))
+
+
+def replay_device(config: DictConfig, folder: Path) -> tuple[Replay, Metrics, dict[str, Any] | None, str]:
+    """Replay on one GPU and write everything -> (replay, metrics, what-if answers, what to say of the timeline)."""
+    from sim.build import build, plain
+    from sim.outputs import write_run
+
+    replay = build(config)
+    start = time.perf_counter()
+    table, blocks, timeline = replay_into(folder, replay, bool(config.sweep.steps))
+    wall_s = time.perf_counter() - start
+    answers = ask_what_if(folder, replay) if replay.run.what_if else None
+    metrics = write_run(folder, replay, table, plain(config), wall_s, blocks)
+    said = ""
+    if timeline is not None:
+        said = f"timeline of {timeline.steps} of {len(table)} steps in {timeline.path}: open it in https://ui.perfetto.dev\n"
+    return replay, metrics, answers, said
+
+
+def run_system(folder: Path, config: DictConfig) -> str:
     """Run a system of several devices on the configured trace -> what to print."""
     from sim.build import open_trace, plain
     from sim.config import TraceConfig, checked
     from sim.systems import load_system
 
+    system = plain(config.get("system"), "system")
     trace_config = checked(TraceConfig, plain(config.trace), "trace.")
     trace = open_trace(trace_config)
     if trace_config.requests is not None:
@@ -104,16 +145,18 @@ def run_system(folder: Path, system: dict[str, Any], config: DictConfig) -> str:
     return str(load_system(system).run(system, trace, folder, bool(config.timeline)))
 
 
-def replay_into(folder: Path, replay: Replay) -> tuple[StepTable, TimelineFile | None]:
-    """Replay everything; steps and, where one is kept, the timeline go to files as they come."""
+def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, BlockSums, TimelineFile | None]:
+    """Replay everything; steps (where wanted) and the timeline (where one is kept) go to files as they come."""
     from tqdm import tqdm
 
+    from sim.block_sums import BlockSums
     from sim.metrics import StepTable
-    from sim.outputs import TableFile
+    from sim.outputs import Sinks, TableFile
 
-    timeline = None
+    timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots())
     with ExitStack() as stack:
-        table = StepTable(replay, stack.enter_context(TableFile(folder / "steps.parquet")))
+        files = [stack.enter_context(TableFile(folder / "steps.parquet"))] if steps else []
+        table = StepTable(replay, Sinks(blocks, *files))
         if replay.run.timeline:
             from sim.timeline import NAME, TimelineFile
 
@@ -125,7 +168,7 @@ def replay_into(folder: Path, replay: Replay) -> tuple[StepTable, TimelineFile |
             if timeline is not None:
                 timeline.add(result)
             bar.update(len(result.block))
-    return table, timeline
+    return table, blocks, timeline
 
 
 def ask_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
@@ -142,8 +185,16 @@ def ask_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with Hydra overrides; ``-m`` may stand anywhere among them."""
+    """Run the command with Hydra overrides; ``-m`` may stand anywhere among them.
+
+    Of a sweep: 0 when all runs finished, 2 when those that failed were bad input, else 1.
+    """
     sweep = [word for word in argv if word in ("-m", "--multirun")]
+    if sweep:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")  # jobs are what runs side by side
     sys.argv = ["python -m sim run", *sweep[:1], *(word for word in argv if word not in sweep)]
     run()
-    return 0
+    from sim.sweep_end import exit_status
+
+    return exit_status()

@@ -25,11 +25,11 @@ def test_every_metric_of_the_blocks_is_the_one_of_the_run(policy, batch_size):
     replay = replay_of(trace, policy, slots_per_layer=3, batch_size=batch_size)
     table = StepTable(replay)
     table.run()
-    sums = BlockSums(trace.num_layers, replay.pools.slots(), timed=True, knows_gate_mass=table.knows_gate_mass)
+    sums = BlockSums(trace.num_layers, replay.pools.slots())
     columns = table.columns()
     half = len(table) // 2
     for piece in (slice(0, half), slice(half, None)):
-        sums.add({name: column[piece] for name, column in columns.items()})
+        sums.write({name: column[piece] for name, column in columns.items()})
     run = Run(policy, pd.DataFrame(sums.columns()), pd.DataFrame(table.requests()))
     assert len(run.groups()) == 4 // batch_size
     for name in metric_names():

@@ -1,0 +1,34 @@
+"""Put all runs below a folder into one Parquet table.
+
+usage: python -m sim gather FOLDER
+
+Writes FOLDER/results.parquet: one row per run with its metrics, their 95 % intervals and what it ran; beside it
+results_requests.parquet, one row per request of every run, and results_blocks.parquet, one per batch and phase.
+A sweep does this at its end; use it while one is running, or after it was killed.
+
+  pandas: pd.read_parquet("FOLDER/results.parquet")
+  DuckDB: SELECT policy, capacity, "tpot_s.mean" FROM 'FOLDER/results.parquet'
+  Polars: pl.read_parquet("FOLDER/results.parquet")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from traces.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    """Gather -> 0. Raises: UserError for a folder without finished runs."""
+    if len(argv) != 1:
+        raise UserError(f"gather takes one folder of results, got {len(argv)}: see `python -m sim gather --help`")
+    from sim.gather import gather
+
+    folder = Path(argv[0])
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name the output folder of a sweep")
+    count = gather(folder)
+    if not count:
+        raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
+    print(f"{count} runs in {folder / 'results.parquet'}")
+    return 0

@@ -1,0 +1,49 @@
+"""All runs of a folder in one Parquet table, and what statistics need of them in two more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from sim.results import RESULTS, table_of
+from sim.run_files import finished_runs
+
+TABLES = ("requests", "blocks")
+
+
+def gather(folder: Path) -> int:
+    """Write results.parquet, results_requests.parquet and results_blocks.parquet into `folder` -> the number of runs.
+
+    results.parquet: one row per run, the columns of `sim.results.collect` with `run`, the run's folder below `folder`.
+    The other two hold the rows of every run's table of that name, with `run`. Nothing is written where no run finished.
+    """
+    runs = finished_runs(folder)
+    if not runs:
+        return 0
+    table = table_of(folder, runs)
+    table.insert(0, "run", [str(Path(run).relative_to(folder)) for run in table["folder"]])
+    for name in TABLES:
+        _write(folder / f"results_{name}.parquet", _stacked(folder, runs, name))
+    listed = {name: table[name].map(list) for name in ("estimated", "warnings", "overrides")}
+    _write(folder / RESULTS, table.drop(columns="folder").assign(**listed))
+    return len(runs)
+
+
+def _stacked(folder: Path, runs: list[Path], name: str) -> pd.DataFrame:
+    """The table `name` of all runs that have it, one below the other."""
+    found = []
+    for run in runs:
+        if (run / f"{name}.parquet").is_file():
+            rows = pd.read_parquet(run / f"{name}.parquet")
+            rows.insert(0, "run", str(run.relative_to(folder)))
+            found.append(rows)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"run": pd.Series([], dtype=str)})
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    """Beside, then renamed."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    table.to_parquet(beside, index=False, compression="zstd")
+    beside.replace(path)

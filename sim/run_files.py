@@ -1,0 +1,97 @@
+"""Reads the folder of a run: its files, and which runs of a folder finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from sim.run_sample import Run
+from traces.errors import UserError
+
+JOBS, FAILED = "jobs", "failed"
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """Folders of finished runs, `folder` itself or below it; runs that are being written do not count."""
+    found = sorted(path.parent for path in folder.rglob("metrics.json"))
+    return [run for run in found if not any(part.startswith(".") for part in run.relative_to(folder).parts)]
+
+
+def unfinished_runs(folder: Path) -> list[Path]:
+    """What runs left that failed or were cut short, so that a failed part of a sweep does not go unseen.
+
+    Records of failures, folders of runs that were being written, and output folders without metrics.
+    """
+    begun = sorted(path.parent for path in folder.rglob(".hydra"))
+    cut = [run for run in begun if run.parent.name != JOBS and not any(run.rglob("metrics.json"))]
+    failed = [path for path in folder.rglob("*.json") if path.parent.name == FAILED]
+    return sorted([*cut, *failed, *(path for path in folder.rglob(".*.part") if path.is_dir())])
+
+
+def load_run(run: Path, series: str = "") -> Run:
+    """What statistics need of the run in folder `run`.
+
+    Raises: UserError when a file of it is missing or broken.
+    """
+    provenance = read_json(run / "provenance.json")
+    hardware = (provenance.get("config") or {}).get("hardware") or {}
+    return Run(
+        series or str(provenance.get("policy")),
+        _blocks(run),
+        read_table(run / "requests.parquet", ("group",)),
+        (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
+        str(provenance.get("hardware")),
+        {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
+    )
+
+
+def _blocks(run: Path) -> pd.DataFrame:
+    """Sums of each block and phase: as the run left them, or added up from its steps."""
+    if (run / "blocks.parquet").is_file():
+        return read_table(run / "blocks.parquet", ("group", "phase"))
+    steps = read_table(run / "steps.parquet", ("group", "hits", "demanded"))
+    if "phase" not in steps:
+        steps["phase"] = 1
+    if "num_tokens" in steps:
+        for name in [str(name) for name in steps if str(name).endswith("_ns")]:
+            steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
+        if "lost_gate_mass" in steps:
+            steps["lost_gate_mass_tokens"] = steps["lost_gate_mass"] * steps["num_tokens"]
+    return steps.groupby(["group", "phase"], as_index=False).sum()
+
+
+def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
+    """What the command line of a run set, and the grid of its job; what says where results go does not count."""
+    words = provenance.get("overrides")
+    path = run / ".hydra" / "overrides.yaml"
+    if words is None:
+        words = OmegaConf.load(path) if path.is_file() else []
+    pairs = dict(str(word).lstrip("+~").split("=", 1) for word in words if "=" in str(word))
+    return {key: value for key, value in pairs.items() if not key.startswith(("hydra", "sweep.", "experiment"))}
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for name in columns:
+        if name not in table:
+            raise UserError(f"{path} lacks the column {name}: it was not written by `python -m sim run`")
+    return table
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
+    except ValueError as error:
+        raise UserError(f"{path} is broken: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is broken: it must hold names and values")
+    return content
