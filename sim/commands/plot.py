@@ -1,4 +1,4 @@
-"""Turn the output folder of a run or a sweep into figures and a table."""
+"""Turn the output folder of a run or a sweep, a trace or a validation into figures and a table."""
 
 import sys
 from pathlib import Path
@@ -9,24 +9,24 @@ from traces.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = """usage: python -m sim plot FOLDER [figure=NAME ...] [columns=1|2] [out=FOLDER]
+USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [out=FOLDER]
 
-Turn the output folder of a run or a sweep into figures and a table.
+Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
 
-FOLDER is what `python -m sim run` printed as its output folder; every run in it or below it counts.
-
-  figure=capacity     hit rate and time per output token against cache capacity, a line per policy, 95 % intervals
-  figure=attribution  where the time of a token goes, a stacked bar per policy at each capacity
-  figure=timeline     what GPU, link and CPU did in a few steps of a run with timeline=true
-                      (without figure= all that the runs give are drawn; give figure= more than once for several)
+WHAT is what `python -m sim run` printed as its output folder (every run in it or below it counts), a trace file or the
+name of an embedded trace, or a folder with validation.csv.
+"""
+OPTIONS = """
+  (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
-  out=FOLDER/figures  where the PDF and PNG files go
+  out=FOLDER/figures  where the PDF and PNG files go (for a trace: figures/NAME)
 
 Examples
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.1,0.25,0.5
-  python -m sim plot multirun/2026-01-31/12-00-00
-  python -m sim plot multirun/2026-01-31/12-00-00 figure=capacity columns=1 out=paper/figures
+  python -m sim plot outputs/sweep/2026-01-31_12-00-00
+  python -m sim plot outputs/sweep/2026-01-31_12-00-00 figure=capacity columns=1 out=paper/figures
+  python -m sim plot demo figure=score_by_rank,routing
 """
 
 # Heading, column of the table of results, and how a value of it is written.
@@ -44,26 +44,54 @@ _COLUMNS = (
 )
 
 
+def help_text() -> str:
+    """What `python -m sim plot --help` prints: every figure with one line."""
+    from sim.plots import FIGURES
+
+    lines = [USAGE]
+    for source in dict.fromkeys(drawing.source for drawing in FIGURES.values()):
+        lines += ["", f"Figures from {source}"] if len(lines) > 1 else [f"Figures from {source}"]
+        lines += [
+            f"  figure={name:<22} {drawing.says}" for name, drawing in FIGURES.items() if drawing.source == source
+        ]
+    return "\n".join(lines) + "\n" + OPTIONS
+
+
 def main(argv: list[str]) -> int:
     """Draw what the arguments ask for; 0 when all was written.
 
-    Raises: UserError for an unknown word or figure, and for folders without results.
+    Raises: UserError for an unknown word or figure, and for folders without what a figure shows.
     """
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(help_text(), end="")
         return 0 if argv else 2
-    folder, names, columns, out, steps = _arguments(argv)
-    from sim.plots import collect, default_figures, draw  # pandas and matplotlib take a second to import
+    what, names, columns, out, steps = _arguments(argv)
+    from sim.figures.table import study
+    from sim.plots import RUNS, figures_of, save, sources_of  # pandas and matplotlib take a second to import
+
+    runs = None
+    if RUNS in sources_of(what):
+        runs = study(what)
+        _print_runs(what, runs)
+    elif not what.exists() and not sources_of(what):
+        raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
+    written = 0
+    for name, figure in figures_of(what, names, columns, steps, runs):
+        for path in save(figure, out / name):
+            print(f"wrote {path}")
+            written += 1
+    if not written:
+        print(f"no figure can be drawn of {what} alone: figure=NAME says what it lacks", file=sys.stderr)
+    return 0
+
+
+def _print_runs(folder: Path, table: "pd.DataFrame") -> None:
+    """The table of all runs, and a warning for every one that left no results."""
     from sim.results import unfinished_runs
 
-    table = collect(folder)
     for run in unfinished_runs(folder):
         print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
     print(format_table(table))
-    for name in names or default_figures(table):
-        for path in draw(table, name, columns, out, steps):
-            print(f"wrote {path}")
-    return 0
 
 
 def format_table(table: "pd.DataFrame") -> str:
@@ -87,7 +115,8 @@ def format_table(table: "pd.DataFrame") -> str:
 
 def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
     """The folder, the figures, the page width in columns, where to write, and the steps of a timeline."""
-    from sim.plots import FIGURES
+    from sim.figures.traces import is_trace
+    from sim.plots import check_name
 
     options: dict[str, str] = {}
     names: list[str] = []
@@ -103,14 +132,14 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, 
         else:
             raise UserError(f"plot: {key}= is not known: the words are figure=, columns=, steps= and out=")
     if len(folders) != 1:
-        raise UserError(f"plot takes one folder of results, got {len(folders)}: see `python -m sim plot --help`")
+        raise UserError(f"plot takes one folder or trace, got {len(folders)}: see `python -m sim plot --help`")
     for name in names:
-        if name not in FIGURES:
-            raise UserError(f"figure={name} is not known: choose from {', '.join(FIGURES)}")
+        check_name(name)
     if options.get("columns", "2") not in ("1", "2"):
         raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
     folder = Path(folders[0])
-    out = Path(options["out"]) if "out" in options else folder / "figures"
+    beside = folder if folder.is_dir() else Path("figures") / folder.stem if is_trace(folder) else folder.parent
+    out = Path(options["out"]) if "out" in options else beside if is_trace(folder) else beside / "figures"
     return folder, names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
 
 

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 from sim.commands import plot
-from sim.plots import FIGURES, draw, footnote
-from sim.results import PARTS, collect, request_interval, unfinished_runs
+from sim.figures.notes import footnote
+from sim.figures.table import study
+from sim.plots import FIGURES, figures_of, save
+from sim.results import collect, request_interval, unfinished_runs
 from sim.timeline import NAME, TimelineFile
 from tests.sim.replays import replay_of
 from tests.traces_for_tests import random_trace
@@ -140,7 +142,7 @@ def test_a_replay_without_a_clock_has_hit_rates_only(tmp_path: Path) -> None:
     assert np.isnan(table["tpot_s.low"].iloc[0])
     assert not np.isnan(table["hit_rate.low"].iloc[0])
     assert "-" in plot.format_table(table)
-    assert draw(table, "capacity", 1, tmp_path)[0].is_file()
+    assert [name for name, _ in figures_of(tmp_path, [], 1)] == []
 
 
 def _cut(run: Path) -> None:
@@ -193,40 +195,19 @@ def test_interval_of_known_spread() -> None:
     assert np.isnan(request_interval(np.ones(1), np.ones(1))).all()
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", ["capacity", "attribution", "timeline"])
 @pytest.mark.parametrize("columns", [1, 2])
 def test_figures_are_the_same_bytes_each_time(sweep: Path, tmp_path: Path, name: str, columns: int) -> None:
-    table = collect(sweep).head(4)  # fewer panels draw faster
-    first, second = (draw(table, name, columns, tmp_path / out) for out in ("a", "b"))
-    assert [path.suffix for path in first] == [".pdf", ".png"]
-    for one, two in zip(first, second, strict=True):
+    runs = study(sweep).head(6)  # fewer panels draw faster
+    written = []
+    for out in ("a", "b"):
+        ((_, figure),) = figures_of(sweep, [name], columns, runs=runs)
+        written.append(save(figure, tmp_path / out / name))
+    assert [path.suffix for path in written[0]] == [".pdf", ".png"]
+    for one, two in zip(*written, strict=True):
         assert one.read_bytes() == two.read_bytes()
         assert one.stat().st_size > 5000
-    assert b"CreationDate" not in first[0].read_bytes()
-
-
-def test_capacity_draws_what_the_table_says(sweep: Path) -> None:
-    table = collect(sweep)
-    hits, times = FIGURES["capacity"](table, 2).axes
-    assert hits.get_ylabel() == "Hit rate (%)"
-    assert times.get_ylabel() == "Time per output token (ms)"
-    handles, names = hits.get_legend_handles_labels()
-    assert names == ["all_resident", "belady", "importance", "lru"]
-    lru = handles[3].lines[0].get_xydata()
-    np.testing.assert_allclose(lru, [[10, 80 * 0.1**0.5], [25, 40], [50, 80 * 0.5**0.5]])
-    assert len({str(container.lines[0].get_color()) for container in handles[1:]}) == 3
-
-
-def test_attribution_stacks_to_the_whole(sweep: Path) -> None:
-    table = collect(sweep)
-    panels = FIGURES["attribution"](table, 2).axes
-    assert [panel.get_title(loc="left") for panel in panels] == [f"capacity {c} %" for c in (10, 25, 50, 100)]
-    first = table[table["capacity"] == 0.1]
-    ends = [max(bar[row].get_x() + bar[row].get_width() for bar in panels[0].containers) for row in range(3)]
-    whole = first[[f"time_s_per_token.{part}" for part in PARTS]].sum(axis=1) * 1e3
-    np.testing.assert_allclose(ends, whole)
-    with pytest.raises(UserError, match="lacks time_s_per_token"):
-        FIGURES["attribution"](table[["series", "capacity"]], 2)
+    assert b"CreationDate" not in written[0][0].read_bytes()
 
 
 def test_footnote_says_how_far_to_trust_it(sweep: Path) -> None:
@@ -247,13 +228,13 @@ def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["x", "figure=pie"], "figure=pie is not known: choose from capacity, attribution"),
+        (["x", "figure=pie"], "figure=pie is not known: choose from capacity, hit_rates, attribution"),
         (["x", "columns=3"], "columns=3: 1 or 2 columns"),
         (["x", "steps=5-4"], "steps=5-4: must be a step, or the first and the last one"),
         (["x", "steps=all"], "steps=all: must be a step"),
         (["x", "size=3"], "size= is not known"),
-        (["x", "y"], "plot takes one folder of results, got 2"),
-        (["figure=capacity"], "plot takes one folder of results, got 0"),
+        (["x", "y"], "plot takes one folder or trace, got 2"),
+        (["figure=capacity"], "plot takes one folder or trace, got 0"),
     ],
 )
 def test_wrong_words_are_refused(words: list[str], sentence: str) -> None:
@@ -262,8 +243,10 @@ def test_wrong_words_are_refused(words: list[str], sentence: str) -> None:
     assert sentence in str(error.value)
 
 
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_figure_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert plot.main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"figure={name}" in printed for name in FIGURES)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    for name, drawing in FIGURES.items():
+        assert [line.split(maxsplit=1)[1] for line in lines if line.split()[:1] == [f"figure={name}"]] == [drawing.says]
     assert plot.main([]) == 2

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sim.plot_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW
+from sim.figures.missing import MissingData
+from sim.figures.notes import footnote
+from sim.plot_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
 from traces.errors import UserError
 
 FILE = "timeline.json.gz"
@@ -68,7 +70,7 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     """
     path = timeline_file(table)
     if path is None:
-        raise UserError(f"no run in the folder has a {FILE}: run it with timeline=true")
+        raise MissingData(f"no run in the folder has a {FILE}: run it with timeline=true")
     events = read_events(path)
     first, last = steps or typical(events)
     begin_us, end_us = span(events, first, last)
@@ -89,6 +91,17 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     kinds = [kind for kind in LOOKS if any(bar.kind == kind for bar in bars)]
     handles = [_patch(kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(kinds), 5 if columns == 2 else 2))
+    return figure
+
+
+def steps_of_a_run(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | None = None) -> Figure:
+    """``timeline`` with what a reader must know below it."""
+    figure = timeline(table, columns, steps)
+    path = timeline_file(table)
+    run = table[[Path(str(folder)) == path.parent for folder in table["folder"]]] if path else table
+    policy = f"policy {run['policy'].iloc[0]}, capacity {100 * float(run['capacity'].iloc[0]):.4g} %, "
+    label, _, rest = footnote(run, interval=False).partition(": ")
+    add_footnote(figure, f"{label}: {policy}{rest}")
     return figure
 
 

@@ -7,10 +7,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.plots import FIGURES, default_figures
+from sim.figures.timeline import (
+    FILE,
+    LANES,
+    LOOKS,
+    Bar,
+    bars_within,
+    kind_of,
+    read_events,
+    span,
+    steps_of_a_run,
+    timeline,
+    typical,
+)
 from sim.slices import OUTCOMES, PART_WORDS, REPLACEMENT, TRACKS
 from sim.timeline import NAME, TimelineFile
-from sim.timeline_figure import FILE, LANES, LOOKS, Bar, bars_within, kind_of, read_events, span, timeline, typical
 from tests.sim.replays import machine, replay_of
 from tests.traces_for_tests import routed
 from traces.errors import UserError
@@ -62,8 +73,7 @@ def test_a_step_of_median_length_is_shown(folder):
 
 def test_the_figure_has_its_lanes_and_says_what_it_is(folder):
     runs = table(folder)
-    assert default_figures(runs) == ["capacity", "attribution", "timeline"]
-    figure = FIGURES["timeline"](runs, 2, (3, 4))
+    figure = steps_of_a_run(runs, 2, (3, 4))
     (panel,) = figure.axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["GPU", "link", "CPU"]
     assert panel.get_xlabel() == "Time since the start of step 3 (ms)"
@@ -88,7 +98,6 @@ def test_every_kind_of_slice_has_a_look():
 def test_what_is_not_there_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="run it with timeline=true"):
         timeline(table(tmp_path / "nothing"))
-    assert default_figures(table(tmp_path / "nothing")) == ["capacity", "attribution"]
     with pytest.raises(UserError, match="the timeline holds steps 0 to 4"):
         timeline(table(folder), steps=(3, 5))
     (folder / NAME).write_bytes((folder / NAME).read_bytes()[:50])

@@ -1,0 +1,48 @@
+"""Time per token against alpha, the width of the score bands (SMoE, Fig. 11), and what it costs in gate mass."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sim.figures.missing import MissingData
+from sim.figures.notes import footnote
+from sim.figures.parts import legend_above, line, side_by_side
+from sim.plot_style import add_footnote
+
+
+def alpha(table: pd.DataFrame, columns: int = 2) -> Figure:
+    """TPOT and gate mass not executed as routed against alpha, a line per set-up, batch size and contender."""
+    runs = table.dropna(subset=["alpha"]) if "alpha" in table else table.head(0)
+    if "alpha" not in table or runs["alpha"].nunique() < 2:
+        raise MissingData(
+            "figure=alpha needs runs that differ in policy.alpha: "
+            "python -m sim run -m policy=importance policy.alpha=0,0.1,0.2,0.3,0.4,0.5,0.6"
+        )
+    figure, (times, lost) = side_by_side(2, columns)
+    for index, (name, group) in enumerate(line_groups(runs).items()):
+        line(times, group, "alpha", "tpot_s.mean", 1e3, index, name)
+        line(lost, group, "alpha", "decode.lost_gate_mass", 100.0, index, name)
+    times.set_ylabel("Time per output token (ms)")
+    lost.set_ylabel("Gate mass not executed\nas routed, decode (%)")
+    for panel in (times, lost):
+        panel.set_xlabel("alpha, half width of the score bands")
+        panel.set_ylim(bottom=0)
+    legend_above(figure, times.get_legend_handles_labels(), handlelength=3)
+    add_footnote(figure, footnote(runs, interval=True))
+    return figure
+
+
+def line_groups(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Runs by what does not change along a line: contender without its alpha, set-up, workload, batch, capacity."""
+    bare = [" ".join(w for w in str(name).split(" ") if not w.startswith(("policy.alpha=", "alpha="))) for name in
+            runs["contender"]]  # fmt: skip
+    named = runs.assign(bare=bare)
+    keys = [key for key in ("bare", "setup", "workload", "batch_size", "capacity") if named[key].nunique() > 1]
+    if not keys:
+        return {f"{bare[0]}, {runs['setup'].iloc[0]}": runs}
+    return {_name(keys, group): group for _, group in named.groupby(keys, sort=True)}
+
+
+def _name(keys: list[str], group: pd.DataFrame) -> str:
+    first = group.iloc[0]
+    words = {"batch_size": f"batch {first['batch_size']}", "capacity": f"capacity {100 * first['capacity']:.3g} %"}
+    return ", ".join(words.get(key, str(first[key])) for key in keys)

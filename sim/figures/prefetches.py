@@ -1,0 +1,49 @@
+"""How good prefetching was: what became of the experts that were fetched early (SMoE, Fig. 21)."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sim.figures.missing import MissingData
+from sim.figures.notes import footnote
+from sim.figures.parts import legend_above, lengths_of, level_bars, name_rows, numbers, rows_in, side_by_side
+from sim.figures.setups import one_capacity, said_capacity
+from sim.plot_style import BLACK, GREEN, ORANGE, VERMILLION, add_footnote
+
+ENDS = {
+    "used": ("in time", GREEN, ""),
+    "late": ("demanded while on the link", ORANGE, "////"),
+    "wasted": ("not demanded", VERMILLION, "\\\\\\\\"),
+    "abandoned": ("given up half way", BLACK, ""),
+}
+"""How a prefetch that started ends: word, colour and hatching."""
+
+
+def prefetch_accuracy(table: pd.DataFrame, columns: int = 2) -> Figure:
+    """Share of prefetched experts that the next layer demanded, and prefetches per decode token by how they ended."""
+    name = "decode.prefetch_precision"
+    fetched = numbers(table, "decode.prefetches_per_token") > 0
+    runs = table[fetched].dropna(subset=[name]) if name in table else table.head(0)
+    if runs.empty:
+        raise MissingData(
+            "figure=prefetch_accuracy needs a policy that prefetches: "
+            "python -m sim run -m policy=importance,hybrimoe_code"
+        )
+    runs = one_capacity(runs).drop_duplicates(["series", name])
+    names = [str(name) for name in runs["name"]]
+    figure, (share, amount) = side_by_side(2, columns, 0.75 + rows_in(names))
+    level_bars(share, names, numbers(runs, name, 100.0), lengths_of(runs, name, 100.0))
+    share.set_xlabel("Prefetched experts then demanded (%)")
+    share.set_xlim(0, 102)
+    left = np.zeros(len(runs))
+    for end, (word, color, hatch) in ENDS.items():
+        width = np.nan_to_num(numbers(runs, f"decode.{end}_per_token"))
+        if width.sum() > 0:
+            look = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
+            amount.barh(np.arange(len(runs)), width, 0.7, left=left, label=word, **look)
+        left += width
+    name_rows(amount, names if columns == 1 else [""] * len(names))
+    amount.set_xlabel("Prefetches that started, per decode token")
+    legend_above(figure, amount.get_legend_handles_labels())
+    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs))
+    return figure

@@ -1,0 +1,90 @@
+"""What each run was set to, as columns beside its results: rules of the policy, set-up, workload, alpha."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+RULES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
+GROUPS = ("setup", "workload", "batch_size")
+PANEL_KEYS = ("hardware", "model", "trace", "batch_size", "embedded", "path", "label", "labels", "workload", "geometry")
+"""Settings that have a column or a panel of their own: they are no part of a contender's name."""
+
+
+def add_settings(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `sim.results.collect` with what figures group by.
+
+    Adds ``eviction``, ``prediction``, ``prefetch``, ``substitution``, ``assignment`` (names of rules, None where they
+    are not known), ``alpha``, ``workload``, ``setup`` (hardware, and the model where it says more than the trace),
+    ``link_bytes_per_s``, ``link_latency_s``, ``contender``: the series without what ``setup``, ``workload`` and
+    ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
+    """
+    rows = [settings_of(_config(Path(str(folder)))) for folder in table["folder"]]
+    found = table.assign(**{key: [row[key] for row in rows] for key in rows[0]})
+    found["workload"] = [row["workload"] or trace for row, trace in zip(rows, table["trace"], strict=True)]
+    found["setup"] = _setups(table)
+    found["contender"] = [contender(str(series)) for series in table["series"]]
+    found["name"] = names(found)
+    return found
+
+
+def names(table: pd.DataFrame) -> list[str]:
+    """A name for every run: its contender, and what else the runs of the table differ in except the capacity."""
+    keys = [key for key in GROUPS if table[key].nunique() > 1]
+    return [", ".join([run["contender"], *group_words(run, keys)]) for _, run in table.iterrows()]
+
+
+def group_words(run: Any, keys: Sequence[str]) -> list[str]:
+    """Set-up, workload or batch size of a run as words."""
+    return [f"batch\u00a0{run[key]}" if key == "batch_size" else str(run[key]) for key in keys]
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one run's configuration; None where it does not say."""
+    policy, trace, hardware = (_group(config, name) for name in ("policy", "trace", "hardware"))
+    band = _group(policy, "substitution")
+    label = next((trace[key] for key in ("workload", "labels", "label") if trace.get(key)), None)
+    return {
+        **{rule: rule_name(_group(policy, rule)) for rule in RULES},
+        "alpha": band.get("alpha", policy.get("alpha")),
+        "workload": "+".join(label) if isinstance(label, list) else label,
+        "link_bytes_per_s": hardware.get("link_bytes_per_s"),
+        "link_latency_s": hardware.get("link_latency_s"),
+    }
+
+
+def rule_name(part: Mapping[str, Any]) -> str | None:
+    """The name of a rule's module: `score_window` for `policies.eviction.score_window.ScoreWindow`."""
+    target = part.get("_target_")
+    return str(target).split(".")[-2] if target else None
+
+
+def contender(series: str) -> str:
+    """A series' name without the settings that have a panel or an axis of their own."""
+    words = series.split(" ")
+    return " ".join(word for word in words if word.partition("=")[0] not in PANEL_KEYS)
+
+
+def _setups(table: pd.DataFrame) -> list[str]:
+    """Hardware and model; the model only where hardware and model do not go together one to one."""
+    pairs = table[["hardware", "model"]].drop_duplicates()
+    both = pairs["hardware"].duplicated().any()
+    return [
+        f"{hardware}, {model}" if both else str(hardware)
+        for hardware, model in zip(table["hardware"], table["model"], strict=True)
+    ]
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("config")
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    group = config.get(name)
+    return group if isinstance(group, dict) else {}

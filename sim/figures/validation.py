@@ -1,0 +1,86 @@
+"""Predicted beside measured times: the table that `python -m sim validate` writes."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from sim.figures.missing import MissingData
+from sim.figures.parts import error_lengths, legend_above, numbers, side_by_side, unique
+from sim.plot_style import LINES, add_footnote
+from traces.errors import UserError
+
+FILE = "validation.csv"
+COLUMNS = (
+    "setting", "measured_s", "measured_low", "measured_high", "predicted_s", "predicted_low", "predicted_high",
+)  # fmt: skip
+HOW = "python -m sim validate"
+
+
+def read_validation(path: Path) -> pd.DataFrame:
+    """validation.csv of a folder (or below it), or the file itself.
+
+    Raises: MissingData where there is none, UserError where it lacks a column or a time is no number.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob(FILE)) if path.is_dir() else []
+    if not files:
+        raise MissingData(f"{path} holds no {FILE}: {HOW} writes it, a row per setting, measured and predicted")
+    tables = [pd.read_csv(file) for file in files]
+    for file, table in zip(files, tables, strict=True):
+        for name in COLUMNS:
+            if name not in table:
+                raise UserError(f"{file} lacks the column {name}: it must have {', '.join(COLUMNS)}")
+            if name != "setting" and not pd.api.types.is_numeric_dtype(table[name]):
+                raise UserError(f"{file}: the column {name} must hold seconds")
+    return pd.concat(tables, ignore_index=True)
+
+
+def errors(table: pd.DataFrame) -> pd.Series:
+    """Relative error of each prediction, predicted / measured - 1."""
+    return pd.Series(table["predicted_s"] / table["measured_s"] - 1.0)
+
+
+def validation(table: pd.DataFrame, columns: int = 2) -> Figure:
+    """Predicted against measured time of every setting, intervals on both; equal on the line; dotted: 10 % off."""
+    figure, (panel,) = side_by_side(1, columns, 3.2)
+    ends = [f"{side}_{end}" for side in ("measured", "predicted") for end in ("low", "high")]
+    times = np.concatenate([numbers(table, name, 1e3) for name in ("measured_s", "predicted_s", *ends)])
+    times = times[np.isfinite(times) & (times > 0)]
+    span = np.array([times.min() / 1.25, times.max() * 1.25])
+    panel.plot(span, span, color="#777777", linewidth=0.8, label="equal", zorder=0.5)
+    for index, factor in enumerate((0.9, 1.1)):
+        name = "10 % off" if index == 0 else None
+        panel.plot(span, span * factor, color="#999999", linewidth=0.6, linestyle=":", zorder=0.5, label=name)
+    series = table["policy"] if "policy" in table else pd.Series("settings", index=table.index)
+    for index, name in enumerate(unique(pd.DataFrame({"name": series}), "name")):
+        chosen = table[series == name]
+        sides = [
+            error_lengths(*(numbers(chosen, f"{side}_{end}", 1e3) for end in ("s", "low", "high")))
+            for side in ("measured", "predicted")
+        ]
+        look = LINES[index % len(LINES)] | {"linestyle": "none"}
+        panel.errorbar(numbers(chosen, "measured_s", 1e3), numbers(chosen, "predicted_s", 1e3), xerr=sides[0],
+                       yerr=sides[1], **look, capsize=1.5, elinewidth=0.7, label=str(name))  # fmt: skip
+    if span[1] / span[0] > 6:
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+    panel.set(xlim=span, ylim=span, aspect="equal", xlabel="Measured time (ms)", ylabel="Predicted time (ms)")
+    legend_above(figure, panel.get_legend_handles_labels())
+    add_footnote(figure, note(table))
+    return figure
+
+
+def note(table: pd.DataFrame) -> str:
+    """What the points are and how far off they lie."""
+    label = "/".join(str(word) for word in unique(table, "label")) if "label" in table else "MEASURED"
+    off = errors(table).dropna()
+    said = f"{label} times beside SIMULATED ones, {len(table)} settings, bars: 95\u00a0% intervals."
+    if off.empty:
+        return said
+    largest = float(max(off, key=abs))
+    return f"{said} Error of the prediction: median {off.abs().median():.1%}, largest {largest:+.1%}."
