@@ -137,7 +137,8 @@ def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
         sample.disturbance for sample in samples if sample.load is not None and sample.load.disturbance is not None
     ]
     config, portions = figures.measured.config, figures.measured.portions
-    limit, steps = config.max_disturbance, sum(len(portion.steps) + portion.dropped for portion in portions)
+    limit, waited = config.max_disturbance, sum(portion.waited for portion in portions)
+    left_out = sum(portion.executed - portion.steps.size for portion in portions)
     found = [
         "spread: of single samples; error: standard error of the mean, drift between rounds included",
         f"the simulator misses the calibrating runs' steps by {100 * np.sqrt(np.mean(residuals**2)):.1f} % (root mean "
@@ -147,8 +148,11 @@ def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
         return [*found, "this system does not say what other processes do: nothing was dropped, nothing could be"]
     found.append(
         f"others had {100 * float(np.median(shares)):.0f} % of the cores (median; up to {100 * max(shares):.0f} %); "
-        f"samples above {100 * limit:.0f} % were dropped, and {sum(portion.dropped for portion in portions)} steps of "
-        f"{steps} that waited for a core for more than {100 * config.max_wait_share:.0f} % of their time"
+        f"samples above {100 * limit:.0f} % were dropped"
+    )
+    found.append(
+        f"{waited} of {sum(portion.executed for portion in portions)} steps of the runtime waited for a core for more "
+        f"than {100 * config.max_wait_share:.0f} % of their time; {left_out} of them were left out"
     )
     if any(not figure.quiet for figure in figures.found.values()):
         found.append(

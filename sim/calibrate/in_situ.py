@@ -26,13 +26,15 @@ from sim.steps import StepBlock
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Some decode steps of a probe: which of the trace, what each took, how many others waited for a core too long."""
+    """Some decode steps of a probe: which of the trace, what each took; ``waited``: how many steps waited for a core
+    for too long. They are left out, unless all did."""
 
     probe: str
     sample: Sample
     steps: NDArray[np.int64]
     latency_ns: NDArray[np.int64]
-    dropped: int
+    waited: int
+    executed: int
 
 
 class Probe:
@@ -101,6 +103,7 @@ class Probe:
             return None
         latency_ns = np.array([result.latency_ns[0] for result in results])
         kept = self._waited_ns(len(results)) <= max_wait_share * latency_ns
+        waited = int((~kept).sum())
         kept = kept if kept.any() else np.ones_like(kept)
         parts, counts = (np.concatenate([getattr(r, name) for r in results])[kept] for name in ("parts_ns", "counts"))
         layers = int(kept.sum()) * self.replay.trace.num_layers
@@ -113,7 +116,7 @@ class Probe:
         took_ns = [end_ns - begin_ns for _, _, begin_ns, end_ns, _ in self.engine.executor.link.copies[copies:]]
         if took_ns:
             sample.values["copy_s"] = float(np.median(took_ns)) * 1e-9
-        return Portion(self.name, sample, np.array(steps)[kept], latency_ns[kept], int((~kept).sum()))
+        return Portion(self.name, sample, np.array(steps)[kept], latency_ns[kept], waited, len(results))
 
     def _waited_ns(self, count: int) -> NDArray[np.float64]:
         """How long main and copy thread waited for a core in each of the last steps; 0 where it is not known."""

@@ -33,6 +33,7 @@ ROUNDS = 3
 PATIENCE = 1.4
 """How many times longer than asked a calibration goes on while the machine is not quiet enough."""
 DECISION_STEPS = 20
+STAGING_SLOTS = 2
 LRU = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
 
 
@@ -84,7 +85,8 @@ class Measured:
 
 def neutral_machine(settings: RealSettings) -> Hardware:
     """A machine for replays whose times do not matter yet."""
-    return Hardware("not yet calibrated", 2**62, 1e10, 1e11, 0.0, settings.link_bytes_per_s or 1e10, staging_slots=1)
+    rate = settings.link_bytes_per_s or 1e10
+    return Hardware("not yet calibrated", 2**62, 1e10, 1e11, 0.0, rate, staging_slots=STAGING_SLOTS)
 
 
 def two_replays(trace: Trace, config: CalibrationConfig, settings: RealSettings) -> dict[str, Replay]:

@@ -79,6 +79,6 @@ def calibrated_truth(rounds: int = 4, loud_rounds: int = 0) -> Measured:
             values = {key: value * times for key, value in values.items()}
             sample = Sample(name, number % 3, values, replace(load))
             measured.samples.append(sample)
-            measured.portions.append(Portion(name, sample, steps, (took[name][steps] * times).astype(np.int64), 0))
+            measured.portions.append(Portion(name, sample, steps, (took[name][steps] * times).astype(np.int64), 0, 15))
         measured.samples += samples_of_a_round(number % 3, replace(load), times)
     return measured
