@@ -1,4 +1,4 @@
-"""Sweeps as processes: killed and continued, two in one folder, a failure in the middle, two workers of each launcher."""
+"""Sweeps as processes: killed and continued, two in one folder, a failure in the middle, every launcher."""
 
 import importlib.util
 import os
@@ -136,11 +136,12 @@ def test_optuna_finds_a_front(trace_path, tmp_path):
     assert 1 <= len(table) <= 6 and table["lost_gate_mass"].notna().all()
 
 
-def test_two_jobs_of_a_sweep_use_one_thread_each(trace_path, tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_two_jobs_of_a_sweep_use_one_thread_each(monkeypatch):
     from sim.commands import run
 
     monkeypatch.setattr(run, "run", lambda: None)
     monkeypatch.setattr(sys, "argv", ["sim"])
+    monkeypatch.setattr(os, "environ", {"MKL_NUM_THREADS": "3"})
+    assert run.main(["policy=lru"]) == 0 and os.environ == {"MKL_NUM_THREADS": "3"}
     assert run.main(["-m", "policy=lru"]) == 0
-    assert os.environ.pop("OMP_NUM_THREADS") == "1"
+    assert os.environ == {"MKL_NUM_THREADS": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
