@@ -85,13 +85,15 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
     if baseline is not None and baseline not in {*table["series"], *table["policy"]}:
         raise UserError(f"baseline={baseline} is neither a policy nor a series: known are {', '.join(table['series'])}")
     found = []
-    for _, rows in table.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
+    asked = pd.to_numeric(table["asked_capacity"], errors="coerce")
+    ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
+    for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
         runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
         chosen = rows[(rows["series"] == baseline) | (rows["policy"] == baseline)]["series"]
         if len(runs) < 2 or (baseline is not None and chosen.empty):
             continue
         pairs = compare(runs, metric, None if baseline is None else str(chosen.iloc[0]))
-        for name in ("capacity", "hardware", "model", "trace", "batch_size", "conditions"):
+        for name in ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions"):
             pairs.insert(0, name, rows.iloc[0][name])
         found.append(pairs)
     return corrected_together(pd.concat(found, ignore_index=True) if found else compare([], metric))

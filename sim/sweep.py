@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sim.build import open_trace, plain
 from sim.config import TraceConfig, checked
 from sim.errors import one_line
-from sim.sweep_grid import OneRun
+from sim.sweep_grid import OneRun, expand
 from sim.sweep_key import code_version, run_key, run_name
 from traces.errors import UserError
 
@@ -53,7 +53,11 @@ class Place:
         return self.folder / FAILED / f"{self.name}.json"
 
     def lock(self) -> FileLock:
-        """Held while the run is computed; the operating system gives it back when its holder dies."""
+        """Held while the run is computed; the operating system gives it back when its holder dies.
+
+        Between machines this needs a shared file system with locks; without them a run may be computed twice, but
+        never half.
+        """
         path = self.folder / LOCKS / f"{self.name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
@@ -68,6 +72,16 @@ def place_of(config: DictConfig, folder: Path) -> Place:
         trace_hash = open_trace(checked(TraceConfig, trace, "trace.")).content_hash
     key = run_key(values, trace_hash)
     return Place(folder, run_name(values, key), key)
+
+
+def run_grid(config: DictConfig, words: list[str], folder: Path, replay: Replayer) -> list[Path | None]:
+    """`run_all` of a job's grid; `words` are the overrides of the job. A wrong grid is a failure of the whole job."""
+    try:
+        runs = expand(config, words)
+    except (UserError, OmegaConfBaseException) as error:
+        _record_failure(OneRun(config, tuple(words)), Place(folder, _name_without_trace(config), ""), error)
+        return [None]
+    return run_all(runs, folder, replay)
 
 
 def run_all(runs: Iterable[OneRun], folder: Path, replay: Replayer) -> list[Path | None]:
