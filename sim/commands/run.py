@@ -70,12 +70,16 @@ def run(config: DictConfig) -> float | list[float] | None:
 def run_job(config: DictConfig) -> float | list[float] | None:
     """The runs of one job of a sweep, those that are not finished yet."""
     from sim.sweep import objectives, run_grid
+    from sim.sweep_end import finish, now_ns
     from sim.sweep_key import words_of
 
     hydra_config = HydraConfig.get()
     alone = hydra_config.mode == RunMode.RUN
     folder = Path(hydra_config.run.dir if alone else hydra_config.sweep.dir)
+    started_ns = now_ns(folder)
     folders = run_grid(config, words_of(hydra_config.overrides.task), folder, replay_quietly)
+    if alone:  # of a sweep Hydra tells us the end
+        finish(folder, started_ns)
     return objectives(config, folders)
 
 

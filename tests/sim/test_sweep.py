@@ -17,7 +17,7 @@ from sim.commands.run import CONF, replay_quietly
 from sim.gather import gather
 from sim.results import collect
 from sim.run_files import finished_runs, unfinished_runs
-from sim.sweep import objectives, place_of, run_all
+from sim.sweep import objectives, place_of, run_all, run_grid
 from sim.sweep_end import SweepEnd, exit_status
 from sim.sweep_grid import axes, expand
 from tests.traces_for_tests import random_trace
@@ -252,3 +252,37 @@ def test_sums_are_kept_without_the_steps(trace_path, tmp_path):
     (run,) = run_all(runs_of(trace_path, "sweep.steps=false"), tmp_path, replay_quietly)
     assert run is not None and not (run / "steps.parquet").exists()
     assert not pd.isna(collect(tmp_path)["hit_rate.low"].iloc[0])
+
+
+def test_of_equal_runs_the_newest_code_counts(trace_path, tmp_path, monkeypatch):
+    (old,) = run_all(runs_of(trace_path), tmp_path, replay_quietly)
+    monkeypatch.setattr(sweep_key, "code_version", lambda: "edited")
+    (new,) = run_all(runs_of(trace_path), tmp_path, replay_quietly)
+    assert old != new and gather(tmp_path) == 2  # nothing is lost
+    assert collect(tmp_path)["folder"].tolist() == [str(new)]
+
+
+def test_a_mended_trace_takes_the_failure_away(trace_path, tmp_path):
+    path = tmp_path / "t.safetensors"
+    runs = list(expand(config_of(f"trace.path={path}"), ["policy=lru"]))
+    assert run_all(runs, tmp_path / "out", replay_quietly) == [None]
+    assert len(unfinished_runs(tmp_path / "out")) == 1
+    shutil.copy(trace_path, path)
+    assert run_all(runs, tmp_path / "out", replay_quietly) != [None]
+    assert unfinished_runs(tmp_path / "out") == []
+
+
+def test_a_wrong_grid_is_one_failure_of_its_job(tmp_path, capsys):
+    config = config_of("+sweep.grid.cache.sloots=[1]")
+    assert run_grid(config, ["policy=lru"], tmp_path, replay_quietly) == [None]
+    assert "error: policy=lru: sweep.grid.cache.sloots" in capsys.readouterr().err
+
+
+def test_runs_of_other_systems_have_a_table_of_their_own(trace_path, tmp_path):
+    run_all(runs_of(trace_path), tmp_path, replay_quietly)
+    other = tmp_path / "od_moe_0"
+    other.mkdir()
+    (other / "metrics.json").write_text('{"tokens_per_s": 3.5, "rows": [1]}')
+    (other / "provenance.json").write_text('{"overrides": ["system=od_moe"]}')
+    assert gather(tmp_path) == 2 and len(pd.read_parquet(tmp_path / "results.parquet")) == 1
+    assert pd.read_parquet(tmp_path / "results_systems.parquet")["tokens_per_s"].tolist() == [3.5]
