@@ -104,7 +104,7 @@ def rows_of(bench: Bench, alpha: float, items: int) -> list[dict[str, Any]]:
         outcome = bench.run(Case("smoe", alpha, smoe(alpha), bench.seed, 0.25, variant))
         reference = reference or outcome
         rows.append({"seed": bench.seed, "alpha": alpha, "stand_in": name} | statistics(outcome, reference))
-        if outcome.value("substitution_rate") == 0.0 and name == "replaced":
+        if name == "replaced" and outcome.value("substitution_rate") == 0.0:
             break
     if items:
         base, right = cloze_right(bench, None, items), cloze_right(bench, alpha, items)
