@@ -106,3 +106,26 @@ def parallel(loop: Loop, windows: NDArray[np.int64], variant: Variant, first_win
         Pass(logits[window], decide.executed[window], decide.arrays[window], decide.timing(window))
         for window in range(len(windows))
     ]
+
+
+def untouched_routing(loop: Loop, windows: NDArray[np.int64]) -> list[StepArrays]:
+    """The router output of the untouched model over windows [N, S]: what an open-loop replay reads."""
+    import torch
+
+    found = [StepArrays(windows.shape[1], loop.spec, loop.reads) for _ in windows]
+
+    def keep(routing: Routing) -> None:
+        routed = Routed.of(routing, loop.reads)
+        for window, arrays in enumerate(found):
+            arrays.fill(routed, slice(window * windows.shape[1], (window + 1) * windows.shape[1]))
+
+    def keep_ahead(layer: int, logits: torch.Tensor) -> None:
+        for arrays, rows in zip(found, logits.reshape(len(found), windows.shape[1], -1), strict=True):
+            arrays.fill_ahead(layer, rows)
+
+    batch, ahead = torch.from_numpy(windows).to(loop.torch_device), loop.reads.lookahead
+    after = keep_ahead if ahead == "lookahead_after" else None
+    hooks = Tap(loop.model, keep, on_layer_end=after, lookahead=ahead == "lookahead_before", layers=loop.layers)
+    with torch.no_grad(), hooks:
+        loop.model(input_ids=batch, use_cache=False)
+    return found

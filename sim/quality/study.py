@@ -72,10 +72,12 @@ def make_study(
     generation: GenerationConfig | None = None,
     windows: Windows | None = None,
     default_sizes: str | None = None,
+    recorded: tuple[Trace, Any] | None = None,
 ) -> Study:
     """Objects of one evaluation, ready to run. ``windows``: evaluated ones, then ``fit_windows`` to learn from.
 
-    ``default_sizes``: whose sizes ``sizes=auto`` takes; None: the model's own.
+    ``default_sizes``: whose sizes ``sizes=auto`` takes; None: the model's own. ``recorded``: what ``record_windows``
+    gave for the windows to learn from, where it is known already.
 
     Raises: UserError where policy, model, text or machine do not fit.
     """
@@ -92,7 +94,7 @@ def make_study(
             settings.prompts, loaded.tokenizer, settings.windows + extra, settings.tokens, settings.text_seed
         )
     chosen, others = windows.part(0, settings.windows), windows.part(settings.windows, settings.windows + extra)
-    trace, layers = record_windows(loaded, others, "expert_similarity" in needs, run.seed)
+    trace, layers = recorded or record_windows(loaded, others, "expert_similarity" in needs, run.seed)
     geometry, estimated, warnings = sizes_of(trace, settings.sizes, default_sizes)
     template = assemble(trace, policy, hardware, geometry, cache, replace(run, engine="compiled"), time, others=trace)
     reader, gate = template.reader, GateRule.named(trace.score_function)

@@ -1,0 +1,65 @@
+"""Replace missing experts while the gate mass that a replacement loses is small: our refinement of SMoE's bands."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from policies.base import Substitution, Vector, require
+from policies.state import State
+from policies.substitutes import all_resident, left_alone, mark_resident, mark_routed
+
+
+@dataclass(frozen=True)
+class ImportancePlus(Substitution):
+    """Replace missing experts, lowest score first, by the best free resident ones while s - s' <= ``loss`` * S.
+
+    s is the gate score of the missing expert, s' that of its substitute, S the sum over the experts that the router
+    chose: each replacement may lose a share ``loss`` of the token's gate mass. SMoE's bands hold both scores against
+    S_{k+1} and cache-prior routing bounds their ratio; here the two are held against each other, and by difference,
+    since an expert of small weight can be given up for one of much smaller weight at little cost. The ``keep`` best
+    experts are always executed.
+    Badly: gates of nearly equal scores, where the difference says little about which expert is useful.
+
+    Source: rule of this project; compared with others by scripts/quality_notions.py.
+    """
+
+    loss: float = 0.05
+    keep: int = 1
+    during_prefill: bool = False
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+
+    def __post_init__(self) -> None:
+        require("policy.substitution.loss", self.loss, 0.0, 1.0)
+        require("policy.substitution.keep", self.keep, 0, 65535)
+
+    @staticmethod
+    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+        if left_alone(state, knobs[2]) or all_resident(state):
+            return
+        experts, keep = state.num_experts, int(knobs[1])
+        resident = np.zeros(experts, np.bool_)
+        mark_resident(state, resident)
+        used = np.zeros(experts, np.bool_)
+        for token in range(state.num_tokens):
+            mark_routed(state, token, used)
+            total = 0.0
+            for rank in range(state.num_ranks):
+                total += float(state.scores[token, state.ids[token, rank]])
+            for rank in range(state.num_ranks - 1, keep - 1, -1):
+                routed = state.ids[token, rank]
+                if resident[routed]:
+                    continue
+                best = -1
+                for expert in range(experts):
+                    free = resident[expert] and not used[expert]
+                    if free and (best < 0 or state.scores[token, expert] > state.scores[token, best]):
+                        best = expert
+                if best < 0:
+                    break
+                lost = float(state.scores[token, routed]) - float(state.scores[token, best])
+                if lost > knobs[0] * total:
+                    continue
+                used[best] = True
+                state.executed_ids[token, rank] = best
