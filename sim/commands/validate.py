@@ -1,19 +1,36 @@
 """Show how far the simulator can be trusted: what was measured beside what it predicts.
 
-usage: python -m sim validate published=NAME [OVERRIDES]
+usage: python -m sim validate [OVERRIDES]
+
+Without published=NAME it runs policies for real on this machine and simulates the same, on settings that did not
+calibrate: decisions, bytes, times per layer and token, ranking, each beside the spread of repeated runs. Runs beside
+foreign load are dropped and tried again while time is left. Every run is stored as it ends: the same command with the
+same out=FOLDER goes on after Ctrl-C, or measures anew where FOLDER is finished.
 
 examples:
+  python -m sim validate out=docs/validation/cpu                            real runs on this machine, about 15 minutes
+  python -m sim validate real=cuda                                          on its GPU
   python -m sim validate published=mixtral_offloading                       published tokens/s of several GPUs
   python -m sim validate published=mixtral_offloading published.path=FOLDER the same files from elsewhere
 
 overrides (default):
+  real=cpu                   or cuda; real.* sizes of the synthetic model; real.link_bytes_per_s=2e9 paces the link
+  out=null                   folder of the results; null: outputs/validate/<date>
+  repeats=4, tokens=100      undisturbed runs of every setting, decode tokens measured in each
+  gate=0.1                   share of foreign load and stolen time, or of waiting for a core, that drops a run
+  budget_s=1500              of measuring; what has been measured by then is reported
+  draws=60                   of the bootstrap over calibrating runs, which gives the 90 % intervals
+  hardware=null              a machine file of `python -m sim calibrate`; null: two settings of the plan calibrate
+  other_trace=null           path of a second trace to run settings on
   published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
                              big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
-  published.path=null        folder with the published files; null: shared/traces/NAME here or one folder up
+                             measurements: the time model's terms one by one, copies, experts, tokens, kernels
+  published.path=null        folder with the published files; null: shared/ here or one folder up
   published.seeds=12         over which random eviction is averaged
   published.draws=1000       of the bootstrap that gives the 90 % intervals
 
-Results: report.md, validation.json, a CSV per table and a figure, in the folder that is printed last.
+Results: report.md, validation.json, a CSV per table, figures; of real runs also plan.json, runs.json and
+tokens.parquet, from which everything else can be made again.
 """
 
 from __future__ import annotations
@@ -21,6 +38,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +48,9 @@ from omegaconf import DictConfig
 from sim.commands.run import remove_unused
 from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
+
+if TYPE_CHECKING:
+    from sim.validation.findings import Findings
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -66,18 +87,47 @@ def validate_from(config: DictConfig) -> None:
     from sim.config import checked
     from sim.validation.config import PublishedConfig
     from sim.validation.findings import text, write_findings
-    from sim.validation.published import predict
 
     published = checked(PublishedConfig, plain(config.get("published"), "published"), "published.")
-    if published.name is None:
-        raise UserError("published is not set: name published measurements, for example published=mixtral_offloading")
     if nothing_compiled():
         print("compiling the engine, once, about 20 s ...", file=sys.stderr)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    findings = predict(published)
+    if published.name is None:
+        folder, findings = live(config, folder)
+    else:
+        from sim.validation.published import predict
+
+        findings = predict(published)
     write_findings(folder, findings, plain(config))
     print(text(findings))
     print(f"results in {folder}")
+
+
+def live(config: DictConfig, folder: Path) -> tuple[Path, Findings]:
+    """Run for real, then compare -> the folder of the results, and what was found."""
+    from sim.build import plain
+    from sim.config import checked
+    from sim.runtime.settings import RealSettings
+    from sim.validation.config import LiveConfig
+    from sim.validation.live import analyse
+    from sim.validation.machine_file import read_machine
+    from sim.validation.measure import measure
+    from sim.validation.plan import make_plan
+    from sim.validation.raw_runs import gather
+
+    knobs = {name: value for name, value in plain(config).items() if name not in ("published", "real")}
+    chosen = checked(LiveConfig, knobs)
+    real = checked(RealSettings, plain(config.get("real"), "real"), "real.")
+    hardware = None if chosen.hardware is None else read_machine(chosen.hardware)
+    folder = folder if chosen.out is None else Path(chosen.out).expanduser()
+    plan = make_plan(real, chosen.repeats, chosen.tokens, chosen.other_trace)
+    try:
+        runs = measure(folder, plan, chosen.gate, chosen.budget_s)
+    except KeyboardInterrupt:
+        print(f"stopped: finished runs are in {folder}; go on with out={folder}", file=sys.stderr)
+        raise
+    gather(folder, runs)
+    return folder, analyse(folder, chosen.gate, chosen.draws, hardware)
 
 
 if __name__ == "__main__":
