@@ -13,8 +13,9 @@ from traces.errors import UserError
 
 HARDWARE_FOLDER = Path(__file__).resolve().parents[1] / "conf" / "hardware"
 
-# From most to least trusted. A file as a whole is worth no more than its weakest figure.
-LABELS = ("MEASURED", "PUBLISHED", "FITTED", "ESTIMATED")
+# From most to least trusted; EMULATED is what was measured of something that software only imitates, as a paced link.
+# A file as a whole is worth no more than its weakest figure.
+LABELS = ("MEASURED", "PUBLISHED", "EMULATED", "FITTED", "ESTIMATED")
 
 _POSITIVE = (
     "gpu_memory_bytes",
@@ -77,7 +78,8 @@ class Hardware:
     `host_s_per_layer`: bookkeeping of the host in one MoE layer; `decision_s_per_layer`: what the policy's decisions
     add to it, where it is known apart. `staging_slots`: buffers for experts that pass by the cache. `sources` says for
     each figure how it is known (it begins with one of `LABELS`) and where it
-    comes from; `label` speaks for the file as a whole and may not claim more than the weakest of them.
+    comes from; `label` speaks for the file as a whole and may not claim more than the weakest of them. `uncertainty`
+    gives relative standard errors of figures, where a calibration has them.
 
     Raises: UserError when a figure is missing, not a number, out of range, or when label and sources do not fit.
     """
@@ -113,6 +115,7 @@ class Hardware:
     dequantise_bytes_per_s: float | None = None
     label: str = "ESTIMATED"
     sources: dict[str, str] = field(default_factory=dict)
+    uncertainty: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in FIGURES:
@@ -125,6 +128,7 @@ class Hardware:
         if self.label not in LABELS:
             raise UserError(f"hardware {self.name}: label={self.label!r} is not one of {', '.join(LABELS)}")
         _check_sources(self)
+        _check_uncertainty(self)
 
     @property
     def has_cpu(self) -> bool:
@@ -132,7 +136,8 @@ class Hardware:
         return self.cpu_expert_bytes_per_s is not None or self.cpu_load_ratio is not None
 
 
-FIGURES = tuple(f.name for f in fields(Hardware) if f.name not in ("name", "label", "sources"))
+NOT_FIGURES = ("name", "label", "sources", "uncertainty")
+FIGURES = tuple(f.name for f in fields(Hardware) if f.name not in NOT_FIGURES)
 
 
 def hardware_names() -> list[str]:
@@ -141,13 +146,23 @@ def hardware_names() -> list[str]:
 
 
 def load_hardware(name: str) -> Hardware:
-    """The machine described in `conf/hardware/<name>.yaml`.
+    """The machine described in `conf/hardware/<name>.yaml`, or in the file at a path that ends in .yaml.
 
     Raises: UserError when there is no such file, or when a field in it is unknown, missing or out of range.
     """
-    path = HARDWARE_FOLDER / f"{name}.yaml"
+    if name.endswith(".yaml"):
+        return read_hardware(Path(name).expanduser())
     if name not in hardware_names():
-        raise UserError(f"hardware={name} is not known: choose one of {', '.join(hardware_names())}")
+        raise UserError(
+            f"hardware={name} is not known: choose one of {', '.join(hardware_names())}, or the path of a *.yaml file"
+        )
+    return read_hardware(HARDWARE_FOLDER / f"{name}.yaml")
+
+
+def read_hardware(path: Path) -> Hardware:
+    """The machine described in a file. Raises UserError when it cannot be read, or holds no possible machine."""
+    if not path.is_file():
+        raise UserError(f"hardware={path}: there is no such file")
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
     except (OmegaConfBaseException, OSError, ValueError) as error:
@@ -160,8 +175,12 @@ def load_hardware(name: str) -> Hardware:
 def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
     """The machine given as plain `field: value` pairs, for example the `hardware` group of a composed configuration.
 
+    A group that holds nothing but `path` names the file of a machine.
+
     Raises: UserError that names the first unknown, missing or impossible field.
     """
+    if config.keys() == {"path"}:
+        return read_hardware(Path(str(config["path"])).expanduser())
     known = {f.name for f in fields(Hardware)}
     name = config.get("name", "without a name")
     for key in config:
@@ -173,8 +192,19 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
     for key in required:
         if config.get(key) is None:
             raise UserError(f"hardware {name}: {key} is missing: state it, with its source")
-    values: dict[str, Any] = {key: dict(value or {}) if key == "sources" else value for key, value in config.items()}
+    tables = ("sources", "uncertainty")
+    values: dict[str, Any] = {key: dict(value or {}) if key in tables else value for key, value in config.items()}
     return Hardware(**values)
+
+
+def path_overrides(argument: str) -> list[str]:
+    """`hardware=<path ending in .yaml>`, or several after commas, as Hydra takes it; anything else stays as it is."""
+    name, _, value = argument.partition("=")
+    paths = value.split(",")
+    if name != "hardware" or not all(path.endswith(".yaml") for path in paths):
+        return [argument]
+    quoted = ["'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'" for path in paths]
+    return ["~hardware", f"+hardware.path={','.join(quoted)}"]
 
 
 def _check_figure(machine: str, name: str, value: Any) -> None:
@@ -209,3 +239,11 @@ def _check_sources(machine: Hardware) -> None:
             f"hardware {machine.name}: label={machine.label} claims more than its weakest source, "
             f"which is {LABELS[weakest]}"
         )
+
+
+def _check_uncertainty(machine: Hardware) -> None:
+    for name, value in machine.uncertainty.items():
+        if name not in FIGURES:
+            raise UserError(f"hardware {machine.name}: uncertainty.{name} names no figure of this machine")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise UserError(f"hardware {machine.name}: uncertainty.{name}={value!r} must be 0 or above")

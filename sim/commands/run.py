@@ -4,6 +4,7 @@
   python -m sim run policy=lru cache.fraction=0.5          half of the experts fit
   python -m sim run policy=importance policy/eviction=lru  one part exchanged
   python -m sim run trace.path=my.safetensors model=qwen3_30b_a3b hardware=rtx4090
+  python -m sim run hardware=mine.yaml                     a machine that python -m sim calibrate has measured
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
   python -m sim plot FOLDER                                figures of a run or sweep
 
@@ -32,6 +33,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sim.errors import one_line
+from sim.hardware import path_overrides
 from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
@@ -144,6 +146,7 @@ def ask_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Run the command with Hydra overrides; ``-m`` may stand anywhere among them."""
     sweep = [word for word in argv if word in ("-m", "--multirun")]
-    sys.argv = ["python -m sim run", *sweep[:1], *(word for word in argv if word not in sweep)]
+    words = [word for given in argv if given not in sweep for word in path_overrides(given)]
+    sys.argv = ["python -m sim run", *sweep[:1], *words]
     run()
     return 0

@@ -71,6 +71,7 @@ class Executor:
         """Bring every resident expert into a slot, outside any measured time."""
         for key, slot in self.slots.settle():
             self.backend.fill(self.source_of[key], slot)
+            self.slots.complete(slot)
         self.backend.synchronize()
 
     def enter_group(self, group: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.state import DECODE
 from sim.engine.counters import ATTENTION, EXPERT, SYNC
 from sim.engine.device import Device, DeviceSpec
 from sim.engine.untimed import untimed_step
@@ -38,18 +39,24 @@ class StepRecord:
     """Sum over the step's outputs."""
 
 
-def cut(block: StepBlock, first: int, last: int) -> StepBlock:
-    """Steps ``first`` to ``last`` of a block as a block of their own."""
-    start, stop = int(block.bounds[first]), int(block.bounds[last])
+def chosen(block: StepBlock, steps: NDArray[np.bool_]) -> StepBlock:
+    """Some steps of a block, [S] bool, as a block of their own."""
+    sizes = np.diff(block.bounds)
+    rows = np.repeat(steps, sizes)
     return StepBlock(
-        block.rows[start:stop],
-        block.requests[start:stop],
-        block.bounds[first : last + 1] - start,
-        block.group[first:last],
-        block.phase[first:last],
-        block.kv_tokens[first:last],
-        block.attended_pairs[first:last],
+        block.rows[rows],
+        block.requests[rows],
+        np.concatenate([[0], np.cumsum(sizes[steps])]).astype(np.int64),
+        block.group[steps],
+        block.phase[steps],
+        block.kv_tokens[steps],
+        block.attended_pairs[steps],
     )
+
+
+def first_steps(block: StepBlock, count: int) -> StepBlock:
+    """The first steps of a block."""
+    return chosen(block, np.arange(len(block)) < count)
 
 
 class ForcedEngine:
@@ -69,6 +76,8 @@ class ForcedEngine:
         self.records: list[StepRecord] = []
         self.queues = RunQueue()
         self.step = 0
+        self.stale = False
+        """Whether steps were decided since the slots were filled."""
 
     def __enter__(self) -> Self:
         single_thread()
@@ -102,15 +111,17 @@ class ForcedEngine:
         """Nothing is kept anyway."""
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
-        """Execute the next steps; those before ``settings.skip_steps`` are only decided and leave no row."""
-        skipped = min(max(0, self.settings.skip_steps - self.step), len(block))
-        for step in range(skipped):
-            self._decide(block, data, step)
-        if skipped and skipped < len(block):
-            self.executor.fill()
-        result = BlockResult.empty(cut(block, skipped, len(block)))
-        for step in range(skipped, len(block)):
-            self._execute(block, data, step, result, step - skipped)
+        """Execute the next steps; those that the settings skip are only decided and leave no row."""
+        executed = self.step + np.arange(len(block)) >= self.settings.skip_steps
+        if self.settings.decode_only:
+            executed &= block.phase == DECODE
+        result = BlockResult.empty(chosen(block, executed))
+        places = np.cumsum(executed) - 1
+        for step in range(len(block)):
+            if executed[step]:
+                self._execute(block, data, step, result, int(places[step]))
+            else:
+                self._decide(block, data, step)
         return result
 
     def _enter(self, block: StepBlock, data: BlockData, step: int) -> tuple[NDArray[Any], ...]:
@@ -122,13 +133,21 @@ class ForcedEngine:
         return rows
 
     def _decide(self, block: StepBlock, data: BlockData, step: int) -> None:
+        """Decide a step without a clock."""
         rows = self._enter(block, data, step)
-        untimed_step(*self.device.structs, False, *rows)
+        with self.executor.guard:
+            self.executor.link.hold()
+            untimed_step(*self.device.structs, False, *rows)
+            self.executor.link.resume()
+        self.stale = True
 
     def _execute(self, block: StepBlock, data: BlockData, step: int, result: BlockResult, row: int) -> None:
         device = self.device
         result.counts[row], result.lost[row] = -device.counts, -device.lost
         self._enter(block, data, step)
+        if self.stale:
+            self.executor.fill()
+            self.stale = False
         tokens = block.rows[int(block.bounds[step]) : int(block.bounds[step + 1])]
         before = self.queues.read()
         state = self._forward(self.model.inputs[tokens % INPUTS])

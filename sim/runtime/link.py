@@ -72,7 +72,10 @@ class Link(threading.Thread):
         self.free_ns = begin_ns + paced_ns if paced_ns else end_ns
         self.busy_ns += end_ns - begin_ns
         self.copies.append((layer, part[1] - part[0], begin_ns, end_ns, beside))
-        if self.decisions.copy_done() and layer == self.layer:
+        whole = self.decisions.copy_done()
+        if whole:
+            self.slots.complete(slot)
+        if whole and layer == self.layer:
             self.arrived.add(key % self.num_experts)
             self.guard.notify_all()
         elif self.held:

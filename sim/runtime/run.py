@@ -16,7 +16,7 @@ from sim.metrics import Columns, Metrics, StepTable
 from sim.replay import BlockResult, Replay
 from sim.rows import RowReader
 from sim.runtime.cuda import require_cuda
-from sim.runtime.forced import ForcedEngine, StepRecord, cut
+from sim.runtime.forced import ForcedEngine, StepRecord, first_steps
 from sim.runtime.load import Load, Snapshot
 from sim.runtime.settings import RealSettings
 from traces.errors import UserError
@@ -118,7 +118,7 @@ def executed_blocks(replay: Replay, settings: RealSettings) -> Iterator[BlockRes
     left = settings.steps
     for block in replay.schedule.blocks(replay.reader.block_rows()):
         if left is not None:
-            block = cut(block, 0, min(left, len(block)))
+            block = first_steps(block, left)
             left -= len(block)
         result = replay.engine.replay(block, replay.reader.read(block))
         if len(result.block):
@@ -130,7 +130,9 @@ def executed_blocks(replay: Replay, settings: RealSettings) -> Iterator[BlockRes
 def collected(table: StepTable, engine: ForcedEngine, settings: RealSettings, load: Load) -> RealRun:
     """Everything that a run left."""
     if not len(table):
-        raise UserError(f"skip_steps={settings.skip_steps}: the trace has no more steps than that")
+        raise UserError(
+            f"skip_steps={settings.skip_steps}, decode_only={settings.decode_only}: that skips every step of the trace"
+        )
     records = engine.records
     columns = table.columns() | {"step": np.array([record.step for record in records])} | thread_columns(records)
     return RealRun(

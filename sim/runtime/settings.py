@@ -31,7 +31,8 @@ class RealSettings:
     latency + bytes / rate per copy, which is called EMULATED; null: as fast as the machine copies. ``pinned``: host
     memory of CUDA copies. ``cuda_graphs``: decode steps replay captured graphs. ``steps``: only the first n of the
     trace; ``skip_steps``: of these, the first so many are decided but not executed (rules and slots are then as after
-    them). ``distinct_layers``: host weights are kept for so many layers and shared by the rest; null: for all.
+    them); with ``decode_only`` the same goes for prefill steps. ``distinct_layers``: host weights are kept for so many
+    layers and shared by the rest; null: for all.
     """
 
     device: str = "cpu"
@@ -47,6 +48,7 @@ class RealSettings:
     cuda_graphs: bool = False
     steps: int | None = None
     skip_steps: int = 0
+    decode_only: bool = False
     distinct_layers: int | None = None
     seed: int = 0
 

@@ -43,6 +43,8 @@ class Slots:
         self.status = device.machine_arrays["status"]
         self.holder = np.full(self.total, -1, np.int64)
         self.slot_of = np.full(device.spec.num_layers * self.num_experts, -1, np.int64)
+        self.whole = np.zeros(self.total, np.bool_)
+        """Whether a slot holds all of its expert's bytes."""
         self.staged: dict[int, int] = {}
         """Expert of the current layer -> its staging slot."""
 
@@ -65,6 +67,7 @@ class Slots:
             raise RuntimeError("a copy started although every slot holds an expert")
         self.holder[slot] = key
         self.slot_of[key] = slot
+        self.whole[slot] = False
         return slot
 
     def where(self, layer: int, expert: int) -> int:
@@ -81,12 +84,16 @@ class Slots:
         """The staging slot of an executed expert is free again."""
         self.staged.pop(expert, None)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.holder[:] = self.slot_of[:] = -1
-        self.staged.clear()
+    def complete(self, slot: int) -> None:
+        """All bytes of the slot's expert are there."""
+        self.whole[slot] = True
 
     def settle(self) -> list[tuple[int, int]]:
-        """Give every resident its slot, as after a start that copied nothing -> (key, slot) pairs to be filled."""
-        self.clear()
-        return [(int(key), self.place(int(key), False)) for key in np.flatnonzero(self.status != ABSENT)]
+        """Give every resident its slot, after decisions that copied nothing -> (key, slot) pairs to be filled."""
+        self.staged.clear()
+        missing = []
+        for key in np.flatnonzero(self.status != ABSENT).tolist():
+            slot = int(self.slot_of[key])
+            if slot < 0 or self.holder[slot] != key or not self.whole[slot]:
+                missing.append((key, self.place(key, False)))
+        return missing

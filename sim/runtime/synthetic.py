@@ -107,5 +107,6 @@ def synthetic_model(settings: RealSettings, num_layers: int, num_experts: int) -
     """The model of these sizes; the last one is kept, for making the weights of a large one takes seconds."""
     from dataclasses import replace
 
-    without = {"link_bytes_per_s": None, "link_latency_s": 0.0, "steps": None, "skip_steps": 0, "cuda_graphs": False}
+    without = {"link_bytes_per_s": None, "link_latency_s": 0.0, "steps": None, "skip_steps": 0}
+    without |= {"decode_only": False, "cuda_graphs": False}
     return _cached(replace(settings, **without), num_layers, num_experts)  # type: ignore[arg-type]

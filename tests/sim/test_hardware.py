@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sim.hardware import FIGURES, LABELS, Hardware, hardware_from_config, hardware_names, load_hardware
+from sim.hardware import FIGURES, LABELS, Hardware, hardware_from_config, hardware_names, load_hardware, path_overrides
 from traces.errors import UserError
 
 PLAIN: dict[str, Any] = {
@@ -48,10 +48,12 @@ def test_the_shipped_machines() -> None:
         ({"sync_s": None}, "sync_s=None must be a finite number"),
         ({"sync_s": True}, "sync_s=True must be a finite number"),
         ({"cpu_load_ratio": 0.3, "cpu_expert_bytes_per_s": 1e10}, "are both stated"),
-        ({"label": "GUESSED"}, "label='GUESSED' is not one of MEASURED, PUBLISHED, FITTED, ESTIMATED"),
+        ({"label": "GUESSED"}, "label='GUESSED' is not one of MEASURED, PUBLISHED, EMULATED, FITTED, ESTIMATED"),
         ({"sources": {"speed": "MEASURED: here"}}, "sources.speed names no figure"),
         ({"sources": {"sync_s": "somewhere"}}, "must begin with one of MEASURED"),
         ({"sources": {"sync_s": "ESTIMATED: a guess"}, "label": "MEASURED"}, "claims more than its weakest source"),
+        ({"uncertainty": {"speed": 0.1}}, "uncertainty.speed names no figure"),
+        ({"uncertainty": {"sync_s": -0.1}}, "uncertainty.sync_s=-0.1 must be 0 or above"),
         ({"link_gbps": 16}, "link_gbps is not a field"),
         ({"link_bytes_per_s": None}, "link_bytes_per_s is missing"),
     ],
@@ -77,3 +79,19 @@ def test_unknown_machine_names_the_known_ones() -> None:
 def test_config_round_trip() -> None:
     machine = load_hardware("rtx4090")
     assert hardware_from_config(asdict(machine)) == machine
+
+
+def test_a_machine_is_read_from_a_path(tmp_path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(f"{key}: {value}" for key, value in PLAIN.items()) + "\nuncertainty:\n  sync_s: 0.05\n")
+    assert load_hardware(str(path)) == hardware_from_config({"path": str(path)})
+    assert load_hardware(str(path)).uncertainty == {"sync_s": 0.05}
+    with pytest.raises(UserError, match="there is no such file"):
+        load_hardware("nowhere.yaml")
+
+
+def test_paths_of_machines_on_the_command_line() -> None:
+    assert path_overrides("hardware=rtx4090") == ["hardware=rtx4090"]
+    assert path_overrides("model=a.yaml") == ["model=a.yaml"]
+    assert path_overrides("hardware=a.yaml") == ["~hardware", "+hardware.path='a.yaml'"]
+    assert path_overrides("hardware=a.yaml,b's.yaml") == ["~hardware", "+hardware.path='a.yaml','b\\'s.yaml'"]

@@ -193,6 +193,17 @@ def test_skipped_steps_are_decided_all_the_same():
         np.testing.assert_array_equal(part.columns[name], whole.columns[name][25:40])
 
 
+def test_prompts_may_be_decided_only():
+    """Their experts come into the slots all the same."""
+    sizes = small(decode_only=True)
+    whole = run_forced(real_replay(TRACE, policy_of("lru"), small(), slots_per_layer=3), small())
+    part = run_forced(real_replay(TRACE, policy_of("lru"), sizes, slots_per_layer=3), sizes)
+    decode = whole.columns["phase"] == 1
+    np.testing.assert_array_equal(part.columns["step"], np.flatnonzero(decode))
+    for name in ("hits", "fetches", "evictions", "copied_bytes", "checksum"):
+        np.testing.assert_array_equal(part.columns[name], whole.columns[name][decode])
+
+
 def test_host_weights_may_be_shared_by_layers():
     sizes = small(distinct_layers=1)
     real = run_forced(real_replay(TRACE, policy_of("lru"), sizes, slots_per_layer=3), sizes)
