@@ -107,10 +107,10 @@ def live(config: DictConfig, folder: Path) -> tuple[Path, Findings]:
     """Run for real, then compare -> the folder of the results, and what was found."""
     from sim.build import plain
     from sim.config import checked
+    from sim.hardware import load_hardware
     from sim.runtime.settings import RealSettings
     from sim.validation.config import LiveConfig
     from sim.validation.live import analyse
-    from sim.validation.machine_file import read_machine
     from sim.validation.measure import measure
     from sim.validation.plan import make_plan
     from sim.validation.raw_runs import gather
@@ -118,7 +118,7 @@ def live(config: DictConfig, folder: Path) -> tuple[Path, Findings]:
     knobs = {name: value for name, value in plain(config).items() if name not in ("published", "real")}
     chosen = checked(LiveConfig, knobs)
     real = checked(RealSettings, plain(config.get("real"), "real"), "real.")
-    hardware = None if chosen.hardware is None else read_machine(chosen.hardware)
+    hardware = None if chosen.hardware is None else load_hardware(chosen.hardware)
     folder = folder if chosen.out is None else Path(chosen.out).expanduser()
     plan = make_plan(real, chosen.repeats, chosen.tokens, chosen.other_trace)
     try:

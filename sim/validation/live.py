@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from sim.hardware import Hardware
 from sim.validation.compare import Compared, decision_row, gain_rows, layer_rows, ranking_rows, token_rows
 from sim.validation.findings import Findings, Point, Row, error_summary
-from sim.validation.in_situ import Constants, fit, machine, repeat_spread, resampled
+from sim.validation.in_situ import Constants, Spread, fit, machine, repeat_spread, slower
 from sim.validation.measure import PLAN, passes
 from sim.validation.plan import MOSTLY_HITS, MOSTLY_MISSES, Plan, plan_from_json
 from sim.validation.raw_runs import RawRun, gathered
@@ -32,7 +32,7 @@ class Calibrated:
     hardware: Hardware
     constants: Constants | None
     draws: tuple[Hardware, ...]
-    spread: float | None
+    spread: Spread | None
     disturbed: bool
     """Calibrating runs did not pass the gate either: all of them were taken."""
 
@@ -56,22 +56,42 @@ def calibrate(plan: Plan, runs: Sequence[RawRun], gate: float, draws: int) -> Ca
     disturbed = not all(good)
     hits, misses = kinds if disturbed else good
     constants = fit(plan, hits, misses)
-    rng = np.random.default_rng(0)
-    drawn = [fit(plan, resampled(hits, rng), resampled(misses, rng)) for _ in range(draws)]
+    rng, spread, drawn = np.random.default_rng(0), repeat_spread(hits, misses), []
+    for _ in range(draws if spread else 0):
+        assert spread is not None
+        again = [slower(kind, spread.of_mean(len(kind), rng)) for kind in (hits, misses)]
+        drawn.append(fit(plan, again[0], again[1], constants, rounds=2))
     return Calibrated(
         machine(plan, constants),
         constants,
         tuple(machine(plan, one) for one in drawn),
-        repeat_spread(hits, misses),
+        spread,
         disturbed,
     )
+
+
+def calibrated_elsewhere(hardware: Hardware, draws: int) -> Calibrated:
+    """A given machine; draws of its figures within the relative standard errors that its file states, if any."""
+    rng = np.random.default_rng(0)
+    if not hardware.uncertainty:
+        return Calibrated(hardware, None, (), None, False)
+    drawn = []
+    for _ in range(draws):
+        factors = {name: max(0.05, 1 + error * rng.standard_normal()) for name, error in hardware.uncertainty.items()}
+        figures: dict[str, Any] = {
+            name: getattr(hardware, name) * factor
+            for name, factor in factors.items()
+            if isinstance(getattr(hardware, name), float)
+        }
+        drawn.append(replace(hardware, **figures))
+    return Calibrated(hardware, None, tuple(drawn), None, False)
 
 
 def compare_runs(
     plan: Plan, runs: Sequence[RawRun], gate: float, draws: int, hardware: Hardware | None = None
 ) -> Findings:
     """Set real runs beside their simulation."""
-    elsewhere = None if hardware is None else Calibrated(hardware, None, (), None, False)
+    elsewhere = None if hardware is None else calibrated_elsewhere(hardware, draws)
     calibrated = elsewhere or calibrate(plan, runs, gate, draws)
     compared = []
     for setting in plan.settings:
@@ -88,10 +108,12 @@ def _interval(plan: Plan, name: str, calibrated: Calibrated, repeats: int) -> tu
     if not calibrated.draws:
         return None
     rng = np.random.default_rng(1)
-    noise = (calibrated.spread or 0.0) / np.sqrt(repeats) * rng.standard_normal(len(calibrated.draws))
-    setting = plan.setting(name)
-    means = [float(simulate(plan, setting, drawn).latency_ns.mean()) / 1e6 for drawn in calibrated.draws]
-    low, high = np.quantile(np.array(means) * (1 + noise), QUANTILES)
+    spread, setting = calibrated.spread, plan.setting(name)
+    means = [
+        float(simulate(plan, setting, drawn).latency_ns.mean()) / 1e6 * (spread.of_mean(repeats, rng) if spread else 1)
+        for drawn in calibrated.draws
+    ]
+    low, high = np.quantile(means, QUANTILES)
     return float(low), float(high)
 
 
@@ -188,7 +210,7 @@ def constant_rows(calibrated: Calibrated) -> list[Row]:
     found = calibrated.constants
     rows: list[Row] = [
         {"constant": f"{name}_ms", "value": 1e3 * float(getattr(found, f"{name}_s")), "label": "FITTED"}
-        for name in ("attention", "host", "readback", "expert", "copy_latency")
+        for name in ("attention", "readback", "expert", "host", "call")
     ]
     return [*rows, {"constant": "link_gb_per_s", "value": found.link_bytes_per_s / 1e9, "label": "FITTED"}]
 
@@ -216,14 +238,14 @@ def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: f
     labels = ", ".join(sorted({run.label for run in runs})) or "-"
     notes = [
         verdict,
-        f"measured_*: {labels}, where EMULATED says that the link is paced in software; predicted_*: SIMULATED with constants "
-        "FITTED on the two calibrating settings, whose requests and capacities are in no other setting; no constant "
-        "was fitted on a setting that is compared",
+        f"measured_*: {labels}, where EMULATED says that the link is paced in software; predicted_*: SIMULATED with "
+        "constants FITTED on the two calibrating settings, whose requests and capacities are in no other setting; no "
+        "constant was fitted on a setting that is compared",
         f"{dropped} of {len(runs)} runs were dropped: foreign load and stolen time, or waiting for a core, above "
         f"{gate:g}; decisions and bytes are compared over all runs, times over the others",
         "decisions: shares are the worst of all runs; counts are compared step by step",
-        "low, high: 90 % interval of the mean of the repeats: calibrating runs drawn again with replacement, and the "
-        "spread between repeats as the calibrating settings show it; errors of the model's form are not in it",
+        "low, high: 90 % interval of the mean of the repeats, parametric bootstrap: the means of the calibrating runs and "
+        "of the repeats vary by the spread between calibrating runs; errors of the model's form are not in it",
         f"each run: {plan.tokens} decode tokens or what the request has; the request before and the prompt are "
         "decided, not executed",
     ]
