@@ -148,14 +148,14 @@ def slower(runs: Sequence[RawRun], factor: float) -> list[RawRun]:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Relative standard deviation of the mean time per token between runs of one setting, and its degrees of freedom."""
+    """Relative standard deviation of the mean time per token between runs of a setting, and its degrees of freedom."""
 
     relative: float
     freedom: int
 
     def of_mean(self, count: int, rng: np.random.Generator) -> float:
         """A factor by which the mean of so many runs may be off, drawn from Student's distribution."""
-        return max(0.2, 1.0 + self.relative / np.sqrt(count) * float(rng.standard_t(self.freedom)))
+        return max(0.2, 1.0 + float(self.relative / np.sqrt(count) * rng.standard_t(self.freedom)))
 
 
 def repeat_spread(*groups: Sequence[RawRun]) -> Spread | None:

@@ -244,8 +244,8 @@ def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: f
         f"{dropped} of {len(runs)} runs were dropped: foreign load and stolen time, or waiting for a core, above "
         f"{gate:g}; decisions and bytes are compared over all runs, times over the others",
         "decisions: shares are the worst of all runs; counts are compared step by step",
-        "low, high: 90 % interval of the mean of the repeats, parametric bootstrap: the means of the calibrating runs and "
-        "of the repeats vary by the spread between calibrating runs; errors of the model's form are not in it",
+        "low, high: 90 % interval of the mean of the repeats, parametric bootstrap: the means of the calibrating runs "
+        "and of the repeats vary by the spread between calibrating runs; errors of the model's form are not in it",
         f"each run: {plan.tokens} decode tokens or what the request has; the request before and the prompt are "
         "decided, not executed",
     ]

@@ -59,7 +59,7 @@ def test_a_machine_as_modelled_is_predicted_in_every_respect(exact: list[RawRun]
     assert abs(found.summary["decisions"]["prefetch_worst_bytes_error_percent"]) < 1
     for name in ("mean", "p50", "p90", "p99"):
         assert found.summary[f"time per token, {name}"]["count"] == 4
-        assert abs(found.summary[f"time per token, {name}"]["worst_error_percent"]) < 1.0
+        assert abs(found.summary[f"time per token, {name}"]["worst_error_percent"]) < 2.0
     assert found.summary["time per layer"]["count"] == 24
     assert abs(found.summary["time per layer"]["worst_error_percent"]) < 3.0
     assert found.summary["ranking"] == {"resolved_pairs": 6, "right": 6}
@@ -82,6 +82,7 @@ def test_a_slower_run_is_an_error_of_its_size_and_held_out_runs_do_not_calibrate
     assert float(rows[1]["lfu_20"]["error_percent"]) == pytest.approx(-20.0, abs=1.0)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_intervals_cover_noisy_means() -> None:
     """With noise as the model of the interval assumes, about nine in ten means lie inside."""
     inside = count = 0
