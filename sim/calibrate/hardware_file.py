@@ -1,0 +1,155 @@
+"""Writes a calibration as a hardware file, prints it as a table."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.calibrate.figures import Figure, Figures
+from sim.calibrate.measure import Measured
+from sim.calibrate.samples import Sample
+from sim.hardware import FIGURES, Hardware
+from sim.outputs import write_whole
+
+COLUMNS = ("figure", "value", "spread", "error", "n", "dropped", "label")
+
+
+def processor() -> str:
+    """What the system calls this machine's processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: str) -> str:
+    """What was measured."""
+    if device == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    return processor()
+
+
+def sources(figures: Figures, when: str) -> dict[str, str]:
+    """Where each figure comes from, in one sentence."""
+    what = device_name(figures.settings.device)
+    found = {}
+    for figure in figures.found.values():
+        if not figure.in_file:
+            continue
+        sentence = f"{figure.label}: {figure.how}, by calibrate on {when} on {what}"
+        if figure.count:
+            sentence += f"; n={figure.count}, {figure.dropped} dropped for foreign load"
+            sentence += "" if figure.quiet else ", NOT QUIET: the rest is the least disturbed"
+        found[figure.name] = sentence
+    return found
+
+
+def hardware_of(figures: Figures, name: str) -> Hardware:
+    """The calibrated machine."""
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    return figures.hardware(name, sources(figures, when))
+
+
+def as_yaml(machine: Hardware, comment: str) -> str:
+    """The file's text, in the order of the schema; figures that were not measured and mean nothing are left out."""
+    lines = [f"# {line}" for line in comment.splitlines()] + [f"name: {json.dumps(machine.name)}"]
+    for name in FIGURES:
+        value = getattr(machine, name)
+        if value is not None and name in machine.sources:
+            lines.append(f"{name}: {value if isinstance(value, int) else f'{value:.6g}'}")
+    lines.append(f"label: {machine.label}")
+    for table in ("sources", "uncertainty"):
+        entries = getattr(machine, table)
+        lines += [f"{table}:" if entries else f"{table}: {{}}"]
+        lines += [f"  {name}: {json.dumps(value)}" for name, value in entries.items()]
+    return "\n".join(lines) + "\n"
+
+
+def write_hardware(path: Path, figures: Figures) -> Hardware:
+    """Write the file -> the machine as it is read back from it."""
+    from sim.hardware import read_hardware
+
+    settings, measured = figures.settings, figures.measured
+    link = f"link paced to {settings.link_bytes_per_s:g} bytes/s: EMULATED" if settings.paced else "link not paced"
+    comment = (
+        f"Measured by python -m sim calibrate in {measured.wall_s:.0f} s: device={settings.device}, {settings.dtype}, "
+        f"experts of {settings.expert_bytes} bytes\n(hidden size {settings.hidden_size}, width {settings.expert_ffn}), "
+        f"attention of {settings.attention_bytes} bytes per layer; {link}.\n"
+        "Costs of the runtime are for these sizes; uncertainty: relative standard errors."
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, as_yaml(hardware_of(figures, path.stem), comment).encode())
+    return read_hardware(path)
+
+
+def samples_json(measured: Measured) -> list[dict[str, Any]]:
+    """All samples with the load of the machine, for a file."""
+    return [sample_json(sample) for sample in measured.samples]
+
+
+def sample_json(sample: Sample) -> dict[str, Any]:
+    load = sample.load
+    return {
+        "kind": sample.kind,
+        "round": sample.round,
+        **sample.values,
+        "foreign_share": None if load is None else load.foreign_share,
+        "steal_share": None if load is None else load.steal_share,
+    }
+
+
+def table(figures: Figures) -> str:
+    """The figures as a table a person can read."""
+    rows = [COLUMNS, *(row(figure) for figure in figures.found.values())]
+    widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
+    aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
+    return "\n".join([*aligned, *notes(figures, figures.residuals)])
+
+
+def row(figure: Figure) -> tuple[str, ...]:
+    percent = [f"{100 * share:.1f} %" if np.isfinite(share) else "-" for share in (figure.std, figure.error)]
+    counts = (str(figure.count), str(figure.dropped)) if figure.count else ("-", "-")
+    return (
+        figure.name,
+        f"{figure.value:.4g}",
+        *percent,
+        *counts,
+        figure.label + ("" if figure.quiet else ", NOT QUIET"),
+    )
+
+
+def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
+    """What the table does not say."""
+    samples = figures.measured.samples
+    shares = [
+        sample.disturbance for sample in samples if sample.load is not None and sample.load.disturbance is not None
+    ]
+    limit = figures.measured.config.max_disturbance
+    found = [
+        "spread: of single samples; error: standard error of the mean, drift between rounds included",
+        f"the simulator misses the calibrating runs' steps by {100 * np.sqrt(np.mean(residuals**2)):.1f} % (root mean "
+        f"square over {residuals.size} portions of {', '.join(figures.measured.replays)})",
+    ]
+    if not shares:
+        return [*found, "this system does not say what other processes do: nothing was dropped, nothing could be"]
+    found.append(
+        f"others had {100 * float(np.median(shares)):.0f} % of the cores (median; up to {100 * max(shares):.0f} %); "
+        f"samples above {100 * limit:.0f} % were dropped"
+    )
+    if any(not figure.quiet for figure in figures.found.values()):
+        found.append(
+            "WARNING: NOT QUIET: too few samples were taken in quiet; these figures rest on the least disturbed ones. "
+            "Calibrate again when nothing else runs"
+        )
+    return found

@@ -1,0 +1,129 @@
+"""The runtime itself as a probe: decode steps of a trace executed in portions, to be compared with their simulation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.state import DECODE
+from sim.calibrate.samples import Sample, sampled
+from sim.engine.counters import ATTENTION, EXPERT, N_DEMAND_COPIES, N_EXECUTED
+from sim.hardware import Hardware
+from sim.metrics import StepTable
+from sim.replay import BlockResult, Replay, assemble
+from sim.rows import BlockData
+from sim.runtime.forced import ForcedEngine, chosen
+from sim.runtime.run import fresh
+from sim.runtime.settings import RealSettings
+from sim.steps import StepBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Some decode steps of a probe: which of the trace, and what each took."""
+
+    probe: str
+    sample: Sample
+    steps: NDArray[np.int64]
+    latency_ns: NDArray[np.int64]
+
+
+class Probe:
+    """One configuration of the runtime that runs a few decode steps at a time, in a ``with`` block."""
+
+    def __init__(self, name: str, replay: Replay, settings: RealSettings) -> None:
+        self.name, self.replay = name, replay
+        self.engine = ForcedEngine(replay.spec, replace(settings, decode_only=True), resets=False)
+        self.stream = self._stream()
+        geometry = replay.geometry
+        self.shared = (geometry.shared_bytes or (0,))[0] / (geometry.expert_bytes or (1,))[0]
+        """Shared experts of a layer, counted in routed ones."""
+        self.steps = 0
+        self.used_up = False
+
+    def __enter__(self) -> Self:
+        self.engine.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.engine.__exit__(kind, error, trace)
+
+    def _stream(self) -> Iterator[tuple[StepBlock, BlockData]]:
+        """The steps of the trace one by one."""
+        reader = fresh(self.replay.reader)
+        for block in self.replay.schedule.blocks(reader.block_rows()):
+            data = reader.read(block)
+            for step in range(len(block)):
+                one = chosen(block, np.arange(len(block)) == step)
+                yield one, BlockData(*data.rows(int(block.bounds[step]), int(block.bounds[step + 1])))
+
+    def _next(self) -> tuple[int, BlockResult] | None:
+        """Execute the next decode step -> (its index, its result); None at the end of the trace."""
+        for block, data in self.stream:
+            self.steps += 1
+            result = self.engine.replay(block, data)
+            if block.phase[0] == DECODE:
+                return self.steps - 1, result
+        self.used_up = True
+        return None
+
+    def warm_up(self, steps: int) -> None:
+        """Execute steps that nobody counts."""
+        for _ in range(steps):
+            self._next()
+
+    def portion(self, number: int, seconds: float) -> Portion | None:
+        """As many decode steps as fit in a time, at least one; None at the end of the trace."""
+        steps: list[int] = []
+        results: list[BlockResult] = []
+        copies = len(self.engine.executor.link.copies)
+        with sampled(self.name, number) as sample:
+            end = time.perf_counter() + seconds
+            while not results or time.perf_counter() < end:
+                found = self._next()
+                if found is None:
+                    break
+                steps.append(found[0])
+                results.append(found[1])
+        if not results:
+            return None
+        parts, counts = (np.concatenate([getattr(r, name) for r in results]) for name in ("parts_ns", "counts"))
+        layers = len(results) * self.replay.trace.num_layers
+        sample.values = {
+            "step_s": float(np.mean([r.latency_ns[0] for r in results])) * 1e-9,
+            "attention_s": float(parts[:, ATTENTION].sum()) * 1e-9 / layers,
+            "expert_s": float(parts[:, EXPERT].sum()) * 1e-9 / (counts[:, N_EXECUTED].sum() + layers * self.shared),
+            "copies_per_step": float(counts[:, N_DEMAND_COPIES].mean()),
+        }
+        took_ns = [end_ns - begin_ns for _, _, begin_ns, end_ns, _ in self.engine.executor.link.copies[copies:]]
+        if took_ns:
+            sample.values["copy_s"] = float(np.mean(took_ns)) * 1e-9
+        return Portion(self.name, sample, np.array(steps), np.array([r.latency_ns[0] for r in results]))
+
+
+def simulated_ns(replay: Replay, hardware: Hardware) -> NDArray[np.int64]:
+    """[S] time of every step of the replay on another machine."""
+    run = replace(replay.run, engine="compiled", timeline=False)
+    again = assemble(
+        replay.trace,
+        replay.policy,
+        hardware,
+        replay.geometry,
+        replay.cache,
+        run,
+        replay.time,
+        replay.schedule.as_decode,
+        replay.others,
+    )
+    table = StepTable(again)
+    table.run()
+    found: NDArray[np.int64] = table.columns()["latency_ns"]
+    return found

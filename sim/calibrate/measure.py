@@ -1,0 +1,159 @@
+"""Takes all samples of a calibration, interleaved: two runs of the runtime and single operations, again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from policies.assignment.link_only import LinkOnly
+from policies.base import Policy
+from policies.eviction.lru import Lru
+from policies.prediction.none import NoPrediction
+from policies.prefetch.none import NoPrefetch
+from policies.substitution.none import NoSubstitution
+from sim.calibrate.in_situ import Portion, Probe
+from sim.calibrate.micro import Bench, decisions
+from sim.calibrate.samples import Sample
+from sim.capacity import CacheConfig
+from sim.config import RunConfig
+from sim.hardware import Hardware
+from sim.replay import Replay, assemble
+from sim.runtime.load import Load, Snapshot
+from sim.runtime.run import check, undisturbed
+from sim.runtime.settings import RealSettings
+from sim.runtime.synthetic import synthetic_model
+from traces.errors import UserError
+from traces.trace import Trace
+
+ROUNDS = 3
+"""Parts of a calibration whose means are compared: what drifts shows between them."""
+FEWEST_CYCLES = 3
+DECISION_STEPS = 20
+LRU = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationConfig:
+    """The knobs of a calibration.
+
+    ``seconds``: how long to measure; ``portion_s``: how long each run of the runtime goes on at a time.
+    ``max_disturbance``: share of all cores that others may have during a sample that counts. ``hits_fraction``,
+    ``misses_fraction``: capacities of the two runs. ``warm_up_steps``: executed before anything counts.
+    """
+
+    seconds: float = 80.0
+    portion_s: float = 0.8
+    max_disturbance: float = 0.1
+    hits_fraction: float = 0.75
+    misses_fraction: float = 0.125
+    warm_up_steps: int = 4
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("seconds", 1.0, 3600.0),
+            ("portion_s", 0.01, 60.0),
+            ("max_disturbance", 0.0, 1.0),
+            ("hits_fraction", 0.01, 1.0),
+            ("misses_fraction", 0.01, 1.0),
+            ("warm_up_steps", 0, 1000),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name}={getattr(self, name)}: must be between {low:g} and {high:g}")
+        if not self.misses_fraction < self.hits_fraction:
+            raise UserError(f"misses_fraction={self.misses_fraction}: must be below hits_fraction={self.hits_fraction}")
+
+
+@dataclass(slots=True)
+class Measured:
+    """All samples of a calibration, and the replays of its two runs."""
+
+    config: CalibrationConfig
+    settings: RealSettings
+    replays: dict[str, Replay]
+    samples: list[Sample] = field(default_factory=list)
+    portions: list[Portion] = field(default_factory=list)
+    wall_s: float = 0.0
+
+
+def neutral_machine(settings: RealSettings) -> Hardware:
+    """A machine for replays whose times do not matter yet."""
+    return Hardware("not yet calibrated", 2**62, 1e10, 1e11, 0.0, settings.link_bytes_per_s or 1e10, staging_slots=1)
+
+
+def two_replays(trace: Trace, config: CalibrationConfig, settings: RealSettings) -> dict[str, Replay]:
+    """The runs: mostly hits, mostly misses."""
+    shares = {"hits": config.hits_fraction, "misses": config.misses_fraction}
+    found = {}
+    for name, fraction in shares.items():
+        cache = CacheConfig(fraction=fraction)
+        run = RunConfig(engine="compiled")
+        found[name] = assemble(trace, LRU, neutral_machine(settings), settings.geometry(trace), cache, run)
+        check(found[name], settings)
+    return found
+
+
+def measure(
+    trace: Trace,
+    config: CalibrationConfig,
+    settings: RealSettings,
+    progress: Callable[[float], Any] = lambda share: None,
+) -> Measured:
+    """Measure until the time is over, and at least ``FEWEST_CYCLES`` times.
+
+    Raises: UserError where the trace is too short.
+    """
+    settings = replace(settings, steps=None, skip_steps=0)
+    measured = Measured(config, settings, two_replays(trace, config, settings))
+    begin = time.perf_counter()
+    with undisturbed(), ExitStack() as stack:
+        probes = [Probe(name, replay, settings) for name, replay in measured.replays.items()]
+        for probe in probes:
+            stack.enter_context(probe)
+            probe.warm_up(config.warm_up_steps)
+        bench = Bench(settings, synthetic_model(settings, trace.num_layers, trace.num_experts))
+        rows = decision_rows(measured.replays["misses"])
+        start, cycles, spent = time.perf_counter(), 0, 0.0
+        while spent < config.seconds or cycles < FEWEST_CYCLES:
+            number = min(ROUNDS - 1, int(ROUNDS * spent / config.seconds))
+            _cycle(measured, probes, bench, rows, number)
+            cycles, spent = cycles + 1, time.perf_counter() - start
+            progress(min(1.0, spent / config.seconds))
+    measured.wall_s = time.perf_counter() - begin
+    return measured
+
+
+def _cycle(measured: Measured, probes: list[Probe], bench: Bench, rows: list[tuple[Any, ...]], number: int) -> None:
+    """Both runs for a while, and every operation once."""
+    for probe in probes:
+        portion = probe.portion(number, measured.config.portion_s)
+        if portion is None:
+            raise UserError(
+                f"the trace has too few decode steps for {measured.config.seconds:g} s of calibration: give a longer "
+                "one, or fewer seconds"
+            )
+        measured.portions.append(portion)
+        measured.samples.append(portion.sample)
+    before = Snapshot.now()
+    found = [*bench.all(number), decisions(probes[-1].replay.spec, rows, number)]
+    load = Load.between(before, Snapshot.now())
+    for sample in found:
+        sample.load = load
+    measured.samples += found
+
+
+def decision_rows(replay: Replay) -> list[tuple[Any, ...]]:
+    """Router output of some decode steps."""
+    from sim.runtime.run import fresh
+
+    reader, found = fresh(replay.reader), []
+    for block in replay.schedule.blocks(reader.block_rows()):
+        data = reader.read(block)
+        for step in range(len(block)):
+            if block.bounds[step + 1] - block.bounds[step] == 1:
+                found.append(data.rows(int(block.bounds[step]), int(block.bounds[step + 1])))
+            if len(found) == DECISION_STEPS:
+                return found
+    return found

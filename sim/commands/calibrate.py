@@ -1,0 +1,131 @@
+"""Measure this machine into a hardware file that the simulator takes.
+
+usage: python -m sim calibrate [OVERRIDES]
+
+Runs the real runtime (experts between a host tier and a few slots, routing forced by a trace) with mostly hits and
+with mostly misses, and single operations in between: copies, experts, experts on the CPU, decisions, each beside the
+others where they disturb each other. Samples taken beside too much foreign load are dropped. Takes under 3 minutes.
+
+examples:
+  python -m sim calibrate out=mine.yaml
+  python -m sim run hardware=mine.yaml
+  python -m sim calibrate device=cuda link_bytes_per_s=null dtype=bfloat16 hidden_size=2048 expert_ffn=768
+  python -m sim calibrate link_bytes_per_s=null               the link as fast as this machine copies memory
+
+overrides (default):
+  out=null                   the file, relative to this folder; null: hardware.yaml in the output folder
+  device=cpu                 cpu | cuda
+  dtype=float32              float32 | bfloat16 | float16
+  hidden_size=512            of the experts, with expert_ffn=704: 3 x 512 x 704 weights
+  attention_bytes=2097152    a dense matrix per layer in place of attention
+  shared_ffn=0, head_bytes=0 shared experts per layer; once per step
+  link_bytes_per_s=2e9       pace of the link, EMULATED, on the CPU only; null: as fast as it goes
+  link_latency_s=0           of a paced link
+  pinned=true                host memory of CUDA copies
+  cuda_graphs=false          true: steps replay captured graphs
+  distinct_layers=2          layers that have host weights of their own; the others share them
+  trace=demo                 or trace.path=FILE: whose routing is forced
+  seconds=80                 how long to measure
+  portion_s=0.8              how long each run of the runtime goes on at a time
+  max_disturbance=0.1        share of all cores that others may have during a sample that counts
+  hits_fraction=0.75, misses_fraction=0.125   capacities of the two runs
+  warm_up_steps=4            executed before anything counts
+  seed=0                     of the weights
+
+A paced link is EMULATED and says so; on the CPU "GPU" figures of the file are those of the CPU that plays the device.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from sim.commands.run import CONF, remove_unused
+from sim.config import TraceConfig, checked
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.calibrate.measure import CalibrationConfig
+    from sim.runtime.settings import RealSettings
+
+
+def main(argv: list[str]) -> int:
+    """Run the command with its overrides; returns the exit code. Raises: UserError for bad input."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
+    failures: list[UserError] = []
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="calibrate")
+    def run(config: DictConfig) -> None:
+        try:
+            calibrate_from(config)
+        except BaseException as error:
+            remove_unused(Path(HydraConfig.get().runtime.output_dir))
+            if not isinstance(error, UserError) or HydraConfig.get().mode != RunMode.RUN:
+                raise
+            failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
+
+    before = sys.argv
+    sys.argv = ["python -m sim calibrate", *argv]
+    try:
+        run()
+    finally:
+        sys.argv = before
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def configured(values: dict[str, Any]) -> tuple[RealSettings, CalibrationConfig]:
+    """Settings of the runtime and of the calibration from the plain values of the configuration.
+
+    Raises: UserError for a key that nobody reads, a wrong type or a value out of range.
+    """
+    from sim.calibrate.measure import CalibrationConfig
+    from sim.runtime.settings import RealSettings
+
+    known = {field.name for field in fields(RealSettings)}
+    settings = checked(RealSettings, {key: value for key, value in values.items() if key in known})
+    rest = {key: value for key, value in values.items() if key not in known}
+    return settings, checked(CalibrationConfig, rest)
+
+
+def calibrate_from(config: DictConfig) -> None:
+    """Measure as configured, write the file, print the table."""
+    from tqdm import tqdm
+
+    from sim.build import open_trace, plain
+
+    values = plain(config)
+    out, trace_values = values.pop("out"), values.pop("trace")
+    settings, calibration = configured(values)
+    if settings.device == "cuda":
+        from sim.runtime.cuda import require_cuda
+
+        require_cuda()
+    from sim.calibrate.figures import Figures
+    from sim.calibrate.hardware_file import samples_json, table, write_hardware
+    from sim.calibrate.measure import measure
+    from sim.outputs import write_json
+
+    trace_config = checked(TraceConfig, trace_values, "trace.")
+    trace = open_trace(trace_config)
+    if trace_config.requests is not None:
+        trace = trace.select_requests(trace_config.requests)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
+        measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))
+    figures = Figures(measured)
+    path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
+    write_hardware(path, figures)
+    write_json(folder / "samples.json", samples_json(measured))
+    print(table(figures))
+    print(f"measured {measured.wall_s:.0f} s; samples in {folder / 'samples.json'}")
+    print(f"hardware file {path}: python -m sim run hardware={path}")
