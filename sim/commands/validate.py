@@ -19,8 +19,10 @@ overrides (default):
   repeats=4, tokens=100      undisturbed runs of every setting, decode tokens measured in each
   gate=0.1                   share of foreign load and stolen time, or of waiting for a core, that drops a run
   budget_s=1500              of measuring; what has been measured by then is reported
+  measure=true               false: only analyse once more what is in out=FOLDER
   draws=60                   of the bootstrap over calibrating runs, which gives the 90 % intervals
-  hardware=null              a machine file of `python -m sim calibrate`; null: two settings of the plan calibrate
+  hardware=null              a machine file of `python -m sim calibrate`, measured with the same sizes (hidden_size,
+                             expert_ffn, attention_bytes); null: two settings of the plan calibrate
   other_trace=null           path of a second trace to run settings on
   published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
                              big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
@@ -38,7 +40,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -50,8 +52,10 @@ from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
 if TYPE_CHECKING:
+    from sim.validation.config import LiveConfig
     from sim.validation.findings import Findings
 
+GROUPS = ("published", "real")
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -85,49 +89,43 @@ def validate_from(config: DictConfig) -> None:
     """Validate what a composed configuration says, write the files and print the tables."""
     from sim.build import plain
     from sim.config import checked
-    from sim.validation.config import PublishedConfig
+    from sim.validation.config import LiveConfig, PublishedConfig
     from sim.validation.findings import text, write_findings
+    from sim.validation.published import predict
 
     published = checked(PublishedConfig, plain(config.get("published"), "published"), "published.")
+    knobs = checked(LiveConfig, {name: value for name, value in plain(config).items() if name not in GROUPS})
     if nothing_compiled():
         print("compiling the engine, once, about 20 s ...", file=sys.stderr)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if published.name is None:
-        folder, findings = live(config, folder)
-    else:
-        from sim.validation.published import predict
-
-        findings = predict(published)
+    folder = Path(HydraConfig.get().runtime.output_dir if knobs.out is None else knobs.out).expanduser()
+    findings = live(knobs, plain(config.get("real"), "real"), folder) if published.name is None else predict(published)
     write_findings(folder, findings, plain(config))
     print(text(findings))
     print(f"results in {folder}")
 
 
-def live(config: DictConfig, folder: Path) -> tuple[Path, Findings]:
-    """Run for real, then compare -> the folder of the results, and what was found."""
-    from sim.build import plain
+def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
+    """Run for real, then compare."""
     from sim.config import checked
     from sim.hardware import load_hardware
     from sim.runtime.settings import RealSettings
-    from sim.validation.config import LiveConfig
     from sim.validation.live import analyse
     from sim.validation.measure import measure
     from sim.validation.plan import make_plan
     from sim.validation.raw_runs import gather
 
-    knobs = {name: value for name, value in plain(config).items() if name not in ("published", "real")}
-    chosen = checked(LiveConfig, knobs)
-    real = checked(RealSettings, plain(config.get("real"), "real"), "real.")
-    hardware = None if chosen.hardware is None else load_hardware(chosen.hardware)
-    folder = folder if chosen.out is None else Path(chosen.out).expanduser()
-    plan = make_plan(real, chosen.repeats, chosen.tokens, chosen.other_trace)
-    try:
-        runs = measure(folder, plan, chosen.gate, chosen.budget_s)
-    except KeyboardInterrupt:
-        print(f"stopped: finished runs are in {folder}; go on with out={folder}", file=sys.stderr)
-        raise
-    gather(folder, runs)
-    return folder, analyse(folder, chosen.gate, chosen.draws, hardware)
+    hardware = None if knobs.hardware is None else load_hardware(knobs.hardware)
+    if knobs.measure:
+        plan = make_plan(checked(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
+        try:
+            runs = measure(folder, plan, knobs.gate, knobs.budget_s)
+        except KeyboardInterrupt:
+            print(f"stopped: finished runs are in {folder}; go on with out={folder}", file=sys.stderr)
+            raise
+        if not runs:
+            raise UserError(f"budget_s={knobs.budget_s:g}: no run finished in that time, give more")
+        gather(folder, runs)
+    return analyse(folder, knobs.gate, knobs.draws, hardware)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ def predict_phone(trace: Trace, runs: dict[str, Telemetry], draws: int) -> Findi
             "correlation_per_token": correlation(runs["a"].wall_ms, runs["b"].wall_ms)
             if len(runs["a"]) == len(runs["b"])
             else None,
+            **{f"tokens_of_{name}_computing_over_twice_the_median": slow_tokens(run) for name, run in runs.items()},
         },
     }
     points = [
@@ -205,6 +206,11 @@ def constant_rows(phone: Phone) -> list[Row]:
         {"constant": "managing_ms_per_token", "value": 1e3 * phone.manage_s, "label": "FITTED"},
         {"constant": "managing_us_per_read", "value": 1e6 * phone.manage_s_per_read, "label": "FITTED"},
     ]
+
+
+def slow_tokens(run: Telemetry) -> int:
+    """Tokens that compute more than twice as long as most: nothing in the model makes them so."""
+    return int(np.count_nonzero(run.compute_ms > 2 * np.median(run.compute_ms)))
 
 
 def correlation(first: Vector, second: Vector) -> float | None:

@@ -28,9 +28,10 @@ class PublishedConfig:
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
-    """Knobs of a validation by real runs."""
+    """Knobs of a validation by real runs; ``measure=false`` analyses what ``out`` holds once more."""
 
     out: str | None = None
+    measure: bool = True
     repeats: int = 4
     tokens: int = 100
     gate: float = 0.1
@@ -40,6 +41,8 @@ class LiveConfig:
     other_trace: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.measure and self.out is None:
+            raise UserError("measure=false: give the folder of a finished validation, out=FOLDER")
         for field, value in (("repeats", self.repeats), ("tokens", self.tokens)):
             if not 1 <= value <= 100_000:
                 raise UserError(f"{field}={value}: must be from 1 to 100000")

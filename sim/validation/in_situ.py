@@ -109,9 +109,11 @@ def fit(
 
 
 def _link_rate(plan: Plan, misses: Sequence[RawRun]) -> float:
-    """Rate of the copies as they were measured, less the latency of a paced link."""
+    """The paced rate: a copy that ends late does not delay the next. Else that of the copies as they were measured."""
+    if plan.real.link_bytes_per_s is not None:
+        return plan.real.link_bytes_per_s
     copy_ns = sum(run.copy_ns * run.copies for run in misses) / max(1, sum(run.copies for run in misses))
-    return plan.real.expert_bytes / max(copy_ns / 1e9 - plan.real.link_latency_s, 1e-9)
+    return plan.real.expert_bytes / max(copy_ns / 1e9, 1e-9)
 
 
 def _with_costs(

@@ -168,6 +168,7 @@ def findings_of(
             float(row["predicted_ms"]),  # type: ignore[arg-type]
             None if row["low"] is None else float(row["low"]),
             None if row["high"] is None else float(row["high"]),
+            name=str(row["setting"]),
         )
         for row in means
     ]
