@@ -38,6 +38,7 @@ tokens.parquet, from which everything else can be made again.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def main(argv: list[str]) -> int:
             failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
 
     before = sys.argv
-    sys.argv = ["python -m sim validate", *argv]
+    # Hydra takes `hardware` for the group of that name, of which one is chosen; here it is the path of a file, too.
+    sys.argv = ["python -m sim validate", *(re.sub(r"^hardware=", "machine=", word) for word in argv)]
     try:
         run()
     finally:
@@ -114,7 +116,7 @@ def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
     from sim.validation.plan import make_plan
     from sim.validation.raw_runs import gather
 
-    hardware = None if knobs.hardware is None else load_hardware(knobs.hardware)
+    hardware = None if knobs.machine is None else load_hardware(knobs.machine)
     if knobs.measure:
         plan = make_plan(checked(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
         try:

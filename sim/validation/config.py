@@ -37,7 +37,8 @@ class LiveConfig:
     gate: float = 0.1
     budget_s: float = 1500
     draws: int = 60
-    hardware: str | None = None
+    machine: str | None = None
+    """`hardware=` of the command line."""
     other_trace: str | None = None
 
     def __post_init__(self) -> None:

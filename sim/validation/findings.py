@@ -124,21 +124,21 @@ def summary_lines(summary: Mapping[str, Any], prefix: str = "") -> Iterable[str]
 
 
 def text(findings: Findings) -> str:
-    """What is printed."""
-    parts = [findings.title]
+    """What is printed: the note that matters most, tables, summary, the other notes."""
+    parts = [f"{findings.title}\n{findings.notes[0]}"]
     parts += [f"{name}\n{_shown(name, rows, table_text)}" for name, rows in findings.tables.items() if rows]
     parts.append("\n".join(summary_lines(findings.summary)))
-    parts.append("\n".join(f"note: {note}" for note in findings.notes))
+    parts.append("\n".join(f"note: {note}" for note in findings.notes[1:]))
     return "\n\n".join(parts)
 
 
 def markdown(findings: Findings, figures: Sequence[str] = ()) -> str:
-    """The report."""
-    parts = [f"# {findings.title}"]
-    parts += [f"## {name}\n\n{_shown(name, rows, table_markdown)}" for name, rows in findings.tables.items() if rows]
+    """The report: the note that matters most, summary, figures, tables, the other notes."""
+    parts = [f"# {findings.title}", findings.notes[0] + "."]
     parts.append("## Summary\n\n" + "\n".join(f"- {line}" for line in summary_lines(findings.summary)))
     parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
-    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in findings.notes))
+    parts += [f"## {name}\n\n{_shown(name, rows, table_markdown)}" for name, rows in findings.tables.items() if rows]
+    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in findings.notes[1:]))
     return "\n\n".join(parts) + "\n"
 
 
