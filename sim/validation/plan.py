@@ -107,11 +107,13 @@ SETTINGS = (
     Setting("importance_prefetch_28", IMPORTANCE, 28, 8),
     Setting("lookahead_20", NEXT_LAYER, 20),
     Setting("lookahead_32", NEXT_LAYER, 32),
+    Setting("exact_prefetch_12", EXACT, 12),
     Setting("exact_prefetch_20", EXACT, 20),
     Setting("exact_prefetch_32", EXACT, 32),
 )
 """On the embedded trace (64 experts per layer)."""
 PAIRS = (
+    ("lru_12", "exact_prefetch_12"),
     ("lru_20", "exact_prefetch_20"),
     ("lru_32", "exact_prefetch_32"),
     ("lru_20", "lookahead_20"),

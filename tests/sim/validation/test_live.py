@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from sim.hardware import Hardware
+from sim.runtime.settings import RealSettings
 from sim.validation import measure as measuring
+from sim.validation.calibrated import calibrate
 from sim.validation.compare import Compared, decision_row, gain_rows, ranking_rows
 from sim.validation.in_situ import fit, machine, repeat_spread
-from sim.validation.live import analyse, calibrate, compare_runs
+from sim.validation.live import analyse, compare_runs
 from sim.validation.measure import begin, measure, passes, round_of
 from sim.validation.plan import (
     CALIBRATION,
@@ -27,6 +29,7 @@ from sim.validation.plan import (
 )
 from sim.validation.raw_runs import RawRun, gather, gathered, store, stored
 from sim.validation.simulate import simulate
+from tests.sim.runtime.devices import DEVICES
 from tests.sim.validation import fake_runs as fake
 from tests.sim.validation.fake_runs import PLAN, TRUE, fake_run
 from traces.errors import UserError
@@ -315,3 +318,23 @@ def test_disturbed_settings_are_run_again_with_calibration_beside_them(exact: li
 def test_calibration_without_runs_is_refused(exact: list[RawRun]) -> None:
     with pytest.raises(UserError, match="calibration needs runs of calibrate_hits and calibrate_misses"):
         calibrate(PLAN, runs_of(exact, "lru_12"), GATE, 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["lru_12", "exact_12"])
+def test_a_real_run_is_compared_with_its_simulation(device: str, name: str) -> None:
+    """One tiny run for real: the demand-only one must decide as simulated, whatever the machine does."""
+    real = RealSettings(device=device, hidden_size=32, expert_ffn=48, attention_bytes=4096, link_bytes_per_s=None)
+    plan = replace(PLAN, real=real, tokens=5)
+    setting = plan.setting(name)
+    run = measuring.one_run(plan, setting, 0)
+    simulated = simulate(plan, setting, machine(plan, TRUE), layers=True)
+    row = decision_row(Compared(setting, simulated, [run], [run]))
+    assert row["prefetch"] == (name == "exact_12")
+    if name == "lru_12":
+        assert row["steps_all_counts_equal"] == 1.0
+        assert row["bytes_error_percent"] == 0.0
+    assert len(run.columns["latency_ns"]) == 5
+    assert len(run.layer_ns) == 6
+    assert sum(run.layer_ns) <= run.mean("latency_ns")
+    assert run.copies >= int(run.columns["demand_copies"].sum()) > 0

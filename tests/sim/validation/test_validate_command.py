@@ -114,8 +114,8 @@ def test_real_runs_from_end_to_end(
     content = json.loads((tmp_path / "found" / "validation.json").read_text())
     decisions = content["summary"]["decisions"]
     assert decisions["demand_only_identical"] == decisions["demand_only_settings"] == 9
-    assert decisions["prefetch_settings"] == 6
-    assert content["summary"]["noise gate"]["runs"] == 17
+    assert decisions["prefetch_settings"] == 7
+    assert content["summary"]["noise gate"]["runs"] == 18
     names = {path.name for path in (tmp_path / "found").iterdir()}
     assert {"plan.json", "runs.json", "tokens.parquet", "report.md", "decisions.csv", "errors.png"} <= names
     assert "raw" not in names
