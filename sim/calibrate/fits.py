@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+NEWTON_STEPS, SIMPLEX_STEPS = 4, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +49,34 @@ def weighted(design: Vector, y: Vector, weights: Vector) -> tuple[Vector, Vector
 
 
 def fit_costs(
-    predict: Callable[[Vector], Vector], measured: Vector, start: Vector, steps: Vector, iterations: int = 4
+    predict: Callable[[Vector], Vector], measured: Vector, start: Vector, steps: Vector
 ) -> tuple[Vector, Vector, Vector]:
     """Costs >= 0 with which predictions come closest to what was measured, relative to it.
 
-    Gauss-Newton with finite differences ``steps``: waiting hides costs, so predictions are not linear in them.
+    Waiting hides costs, so predictions have kinks: Gauss-Newton with finite differences ``steps`` comes near, a simplex
+    (Nelder and Mead 1965, doi 10.1093/comjnl/7.4.308) does the rest.
     Returns (costs, standard errors, relative residuals).
     """
-    costs, weights = start.copy(), 1.0 / measured
-    errors = np.full(costs.size, np.nan)
-    for _ in range(iterations):
-        base = predict(costs)
-        slopes = np.stack(
-            [
-                (predict(costs + step * unit) - base) / step
-                for step, unit in zip(steps, np.eye(costs.size), strict=True)
-            ],
-            axis=1,
-        )
-        change, errors = weighted(slopes, measured - base, weights)
-        costs = np.maximum(0.0, costs + change)
-    return costs, errors, (measured - predict(costs)) / measured
+    from scipy.optimize import minimize
+
+    def misses(units: Vector) -> Vector:
+        return (measured - predict(np.maximum(0.0, units) * steps)) / measured
+
+    def slopes(units: Vector) -> Vector:
+        base = misses(units)
+        return np.stack([base - misses(units + unit) for unit in np.eye(units.size)], axis=1)
+
+    def square(units: Vector) -> float:
+        return float((misses(units) ** 2).sum())
+
+    units, best = start / steps, start / steps
+    even = np.ones(measured.size)
+    for _ in range(NEWTON_STEPS):
+        units = np.maximum(0.0, units + weighted(slopes(units), misses(units), even)[0])
+        best = min(best, units, key=square)
+    simplex = best + np.concatenate([np.zeros((1, best.size)), np.diag(np.maximum(1.0, 0.1 * best))])
+    options = {"initial_simplex": simplex, "maxfev": SIMPLEX_STEPS, "xatol": 1e-3, "fatol": 1e-12}
+    polished = np.maximum(0.0, minimize(square, best, method="Nelder-Mead", options=options).x)
+    best = min(best, polished, key=square)
+    _, errors = weighted(slopes(best), misses(best), even)
+    return best * steps, errors * steps, misses(best)

@@ -47,8 +47,9 @@ def sources(figures: Figures, when: str) -> dict[str, str]:
     for figure in figures.found.values():
         if not figure.in_file:
             continue
-        sentence = f"{figure.label}: {figure.how}, by calibrate on {when} on {what}"
+        sentence = f"{figure.label}: {figure.how}"
         if figure.count:
+            sentence += f"; by calibrate on {when} on {what}"
             sentence += f"; n={figure.count}, {figure.dropped} dropped for foreign load"
             sentence += "" if figure.quiet else ", NOT QUIET: the rest is the least disturbed"
         found[figure.name] = sentence
@@ -111,7 +112,7 @@ def sample_json(sample: Sample) -> dict[str, Any]:
 
 def table(figures: Figures) -> str:
     """The figures as a table a person can read."""
-    rows = [COLUMNS, *(row(figure) for figure in figures.found.values())]
+    rows = [COLUMNS, *(row(figure) for figure in figures.found.values() if figure.count)]
     widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
     aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
     return "\n".join([*aligned, *notes(figures, figures.residuals)])
@@ -119,7 +120,7 @@ def table(figures: Figures) -> str:
 
 def row(figure: Figure) -> tuple[str, ...]:
     percent = [f"{100 * share:.1f} %" if np.isfinite(share) else "-" for share in (figure.std, figure.error)]
-    counts = (str(figure.count), str(figure.dropped)) if figure.count else ("-", "-")
+    counts = (str(figure.count), str(figure.dropped))
     return (
         figure.name,
         f"{figure.value:.4g}",
@@ -135,7 +136,9 @@ def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
     shares = [
         sample.disturbance for sample in samples if sample.load is not None and sample.load.disturbance is not None
     ]
-    limit = figures.measured.config.max_disturbance
+    config, portions = figures.measured.config, figures.measured.portions
+    limit, waited = config.max_disturbance, sum(portion.waited for portion in portions)
+    left_out = sum(portion.executed - portion.steps.size for portion in portions)
     found = [
         "spread: of single samples; error: standard error of the mean, drift between rounds included",
         f"the simulator misses the calibrating runs' steps by {100 * np.sqrt(np.mean(residuals**2)):.1f} % (root mean "
@@ -146,6 +149,10 @@ def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
     found.append(
         f"others had {100 * float(np.median(shares)):.0f} % of the cores (median; up to {100 * max(shares):.0f} %); "
         f"samples above {100 * limit:.0f} % were dropped"
+    )
+    found.append(
+        f"{waited} of {sum(portion.executed for portion in portions)} steps of the runtime waited for a core for more "
+        f"than {100 * config.max_wait_share:.0f} % of their time; {left_out} of them were left out"
     )
     if any(not figure.quiet for figure in figures.found.values()):
         found.append(

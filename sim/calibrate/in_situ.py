@@ -26,12 +26,15 @@ from sim.steps import StepBlock
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """Some decode steps of a probe: which of the trace, and what each took."""
+    """Some decode steps of a probe: which of the trace, what each took; ``waited``: how many steps waited for a core
+    for too long. They are left out, unless all did."""
 
     probe: str
     sample: Sample
     steps: NDArray[np.int64]
     latency_ns: NDArray[np.int64]
+    waited: int
+    executed: int
 
 
 class Probe:
@@ -80,8 +83,11 @@ class Probe:
         for _ in range(steps):
             self._next()
 
-    def portion(self, number: int, seconds: float) -> Portion | None:
-        """As many decode steps as fit in a time, at least one; None at the end of the trace."""
+    def portion(self, number: int, seconds: float, max_wait_share: float = 1.0) -> Portion | None:
+        """As many decode steps as fit in a time, at least one; None at the end of the trace.
+
+        Steps whose threads waited for a core for more than a share of their time do not count, unless all did.
+        """
         steps: list[int] = []
         results: list[BlockResult] = []
         copies = len(self.engine.executor.link.copies)
@@ -95,18 +101,27 @@ class Probe:
                 results.append(found[1])
         if not results:
             return None
-        parts, counts = (np.concatenate([getattr(r, name) for r in results]) for name in ("parts_ns", "counts"))
-        layers = len(results) * self.replay.trace.num_layers
+        latency_ns = np.array([result.latency_ns[0] for result in results])
+        kept = self._waited_ns(len(results)) <= max_wait_share * latency_ns
+        waited = int((~kept).sum())
+        kept = kept if kept.any() else np.ones_like(kept)
+        parts, counts = (np.concatenate([getattr(r, name) for r in results])[kept] for name in ("parts_ns", "counts"))
+        layers = int(kept.sum()) * self.replay.trace.num_layers
         sample.values = {
-            "step_s": float(np.mean([r.latency_ns[0] for r in results])) * 1e-9,
+            "step_s": float(latency_ns[kept].mean()) * 1e-9,
             "attention_s": float(parts[:, ATTENTION].sum()) * 1e-9 / layers,
             "expert_s": float(parts[:, EXPERT].sum()) * 1e-9 / (counts[:, N_EXECUTED].sum() + layers * self.shared),
             "copies_per_step": float(counts[:, N_DEMAND_COPIES].mean()),
         }
         took_ns = [end_ns - begin_ns for _, _, begin_ns, end_ns, _ in self.engine.executor.link.copies[copies:]]
         if took_ns:
-            sample.values["copy_s"] = float(np.mean(took_ns)) * 1e-9
-        return Portion(self.name, sample, np.array(steps), np.array([r.latency_ns[0] for r in results]))
+            sample.values["copy_s"] = float(np.median(took_ns)) * 1e-9
+        return Portion(self.name, sample, np.array(steps)[kept], latency_ns[kept], waited, len(results))
+
+    def _waited_ns(self, count: int) -> NDArray[np.float64]:
+        """How long main and copy thread waited for a core in each of the last steps; 0 where it is not known."""
+        waited = [sum(ns or 0 for ns in record.run_queue_ns) for record in self.engine.records[-count:]]
+        return np.array(waited, np.float64)
 
 
 def simulated_ns(replay: Replay, hardware: Hardware) -> NDArray[np.int64]:

@@ -16,13 +16,13 @@ from policies.prefetch.none import NoPrefetch
 from policies.substitution.none import NoSubstitution
 from sim.calibrate.in_situ import Portion, Probe
 from sim.calibrate.micro import Bench, decisions
-from sim.calibrate.samples import Sample
+from sim.calibrate.samples import FEWEST, Sample, gate
 from sim.capacity import CacheConfig
 from sim.config import RunConfig
 from sim.hardware import Hardware
 from sim.replay import Replay, assemble
 from sim.runtime.load import Load, Snapshot
-from sim.runtime.run import check, undisturbed
+from sim.runtime.run import check, fresh, undisturbed
 from sim.runtime.settings import RealSettings
 from sim.runtime.synthetic import synthetic_model
 from traces.errors import UserError
@@ -30,8 +30,10 @@ from traces.trace import Trace
 
 ROUNDS = 3
 """Parts of a calibration whose means are compared: what drifts shows between them."""
-FEWEST_CYCLES = 3
+PATIENCE = 1.4
+"""How many times longer than asked a calibration goes on while the machine is not quiet enough."""
 DECISION_STEPS = 20
+STAGING_SLOTS = 2
 LRU = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
 
 
@@ -42,11 +44,13 @@ class CalibrationConfig:
     ``seconds``: how long to measure; ``portion_s``: how long each run of the runtime goes on at a time.
     ``max_disturbance``: share of all cores that others may have during a sample that counts. ``hits_fraction``,
     ``misses_fraction``: capacities of the two runs. ``warm_up_steps``: executed before anything counts.
+    ``max_wait_share``: share of a step's time that its threads may have waited for a core; other steps do not count.
     """
 
-    seconds: float = 80.0
+    seconds: float = 70.0
     portion_s: float = 0.8
     max_disturbance: float = 0.1
+    max_wait_share: float = 0.05
     hits_fraction: float = 0.75
     misses_fraction: float = 0.125
     warm_up_steps: int = 4
@@ -56,6 +60,7 @@ class CalibrationConfig:
             ("seconds", 1.0, 3600.0),
             ("portion_s", 0.01, 60.0),
             ("max_disturbance", 0.0, 1.0),
+            ("max_wait_share", 0.0, 1.0),
             ("hits_fraction", 0.01, 1.0),
             ("misses_fraction", 0.01, 1.0),
             ("warm_up_steps", 0, 1000),
@@ -80,7 +85,8 @@ class Measured:
 
 def neutral_machine(settings: RealSettings) -> Hardware:
     """A machine for replays whose times do not matter yet."""
-    return Hardware("not yet calibrated", 2**62, 1e10, 1e11, 0.0, settings.link_bytes_per_s or 1e10, staging_slots=1)
+    rate = settings.link_bytes_per_s or 1e10
+    return Hardware("not yet calibrated", 2**62, 1e10, 1e11, 0.0, rate, staging_slots=STAGING_SLOTS)
 
 
 def two_replays(trace: Trace, config: CalibrationConfig, settings: RealSettings) -> dict[str, Replay]:
@@ -101,7 +107,7 @@ def measure(
     settings: RealSettings,
     progress: Callable[[float], Any] = lambda share: None,
 ) -> Measured:
-    """Measure until the time is over, and at least ``FEWEST_CYCLES`` times.
+    """Measure until the time is over, somewhat longer where too few samples were taken in quiet.
 
     Raises: UserError where the trace is too short.
     """
@@ -116,7 +122,7 @@ def measure(
         bench = Bench(settings, synthetic_model(settings, trace.num_layers, trace.num_experts))
         rows = decision_rows(measured.replays["misses"])
         start, cycles, spent = time.perf_counter(), 0, 0.0
-        while spent < config.seconds or cycles < FEWEST_CYCLES:
+        while cycles < FEWEST or spent < config.seconds or (spent < PATIENCE * config.seconds and not quiet(measured)):
             number = min(ROUNDS - 1, int(ROUNDS * spent / config.seconds))
             _cycle(measured, probes, bench, rows, number)
             cycles, spent = cycles + 1, time.perf_counter() - start
@@ -128,7 +134,7 @@ def measure(
 def _cycle(measured: Measured, probes: list[Probe], bench: Bench, rows: list[tuple[Any, ...]], number: int) -> None:
     """Both runs for a while, and every operation once."""
     for probe in probes:
-        portion = probe.portion(number, measured.config.portion_s)
+        portion = probe.portion(number, measured.config.portion_s, measured.config.max_wait_share)
         if portion is None:
             raise UserError(
                 f"the trace has too few decode steps for {measured.config.seconds:g} s of calibration: give a longer "
@@ -144,10 +150,13 @@ def _cycle(measured: Measured, probes: list[Probe], bench: Bench, rows: list[tup
     measured.samples += found
 
 
+def quiet(measured: Measured) -> bool:
+    """Whether enough samples of each run count."""
+    return all(gate(measured.samples, name, measured.config.max_disturbance).quiet for name in measured.replays)
+
+
 def decision_rows(replay: Replay) -> list[tuple[Any, ...]]:
     """Router output of some decode steps."""
-    from sim.runtime.run import fresh
-
     reader, found = fresh(replay.reader), []
     for block in replay.schedule.blocks(reader.block_rows()):
         data = reader.read(block)

@@ -68,7 +68,7 @@ class Bench:
         for share in SHARES:
             size = int(self.model.layout.stride * share)
             took = [self._copy_s(backend, slots, sources, size) for _ in range(REPEATS)]
-            yield Sample(kind, number, {"bytes": float(size), "seconds": float(np.mean(took))})
+            yield Sample(kind, number, {"bytes": float(size), "seconds": float(np.median(took))})
 
     def _copy_s(self, backend: Any, slots: int, sources: int, size: int) -> float:
         slot, source = self._following(slots), self._following(sources)
@@ -102,13 +102,13 @@ class Bench:
             yield Sample("expert", number, {"bytes": float(size), "tokens": float(tokens), "seconds": seconds})
 
     def _computing_s(self, state: Any, following: Callable[[], tuple[Any, ...]]) -> float:
-        """Mean time of one expert over some in a row."""
+        """Median time of one expert over some in a row."""
         weights = [following() for _ in range(REPEATS)]
         stamps = [self.backend.stamp()]
         for one in weights:
             self.model.expert(state, one)
             stamps.append(self.backend.stamp())
-        return float(np.mean(self.backend.elapsed_ns(stamps))) * 1e-9
+        return float(np.median(self.backend.elapsed_ns(stamps))) * 1e-9
 
     def cpu_experts(self, number: int) -> Iterator[Sample]:
         """Experts on the CPU from the host's weights while the device computes; the last of them beside copies too.
@@ -123,7 +123,7 @@ class Bench:
             seconds = self._host_s(self._inputs(1).cpu())
         yield Sample("cpu_beside_copy", number, {"seconds": seconds})
         if took:
-            yield Sample("copy_beside_cpu", number, {"seconds": float(np.mean(took))})
+            yield Sample("copy_beside_cpu", number, {"seconds": float(np.median(took))})
 
     def _host_s(self, state: Any) -> float:
         took = []
@@ -132,7 +132,7 @@ class Bench:
             begin = time.perf_counter()
             self.model.expert(state, weights)
             took.append(time.perf_counter() - begin)
-        return float(np.mean(took))
+        return float(np.median(took))
 
     @contextmanager
     def _copying(self) -> Iterator[list[float]]:
@@ -167,7 +167,7 @@ class Bench:
             begin = time.perf_counter()
             self.backend.readback()
             took.append(time.perf_counter() - begin)
-        return Sample("readback", number, {"seconds": float(np.mean(took))})
+        return Sample("readback", number, {"seconds": float(np.median(took))})
 
 
 @contextmanager

@@ -25,9 +25,10 @@ overrides (default):
   cuda_graphs=false          true: steps replay captured graphs
   distinct_layers=2          layers that have host weights of their own; the others share them
   trace=demo                 or trace.path=FILE: whose routing is forced
-  seconds=80                 how long to measure
+  seconds=70                 how long to measure; up to 1.4 times as long on a machine that is not quiet
   portion_s=0.8              how long each run of the runtime goes on at a time
   max_disturbance=0.1        share of all cores that others may have during a sample that counts
+  max_wait_share=0.05        of a step's time that its threads may have waited for a core
   hits_fraction=0.75, misses_fraction=0.125   capacities of the two runs
   warm_up_steps=4            executed before anything counts
   seed=0                     of the weights

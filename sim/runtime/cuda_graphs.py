@@ -26,6 +26,8 @@ class GraphedModel:
         self.model = model
         self.state = torch.zeros(1, model.settings.hidden_size, dtype=model.dtype, device=model.device)
         self.pool = torch.cuda.graph_pool_handle()
+        self.beside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
         self.experts = {weights[0].data_ptr(): self._capture(self._expert_of(weights)) for weights in slots}
         self.layers = [self._capture(self._attention_of(layer)) for layer in range(len(model.attention_weights))]
 
@@ -36,18 +38,17 @@ class GraphedModel:
         return lambda: self.model.attention(layer, self.state)
 
     def _capture(self, function: Callable[[], torch.Tensor]) -> tuple[Any, torch.Tensor]:
-        """(graph, its output) of a function of ``state``."""
+        """(graph, its output) of a function of ``state``. No other thread uses the device meanwhile."""
         import torch
 
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        with torch.cuda.stream(self.beside):
             for _ in range(WARM_UPS):
                 function()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+            self.beside.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(pool=self.pool)
             output = function()
+            graph.capture_end()
         return graph, output
 
     def _replay(self, captured: tuple[Any, torch.Tensor], state: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from sim.runtime.executor import Executor, single_thread
 from sim.runtime.forced import StepRecord
 from sim.runtime.live_routing import LiveRouting, LiveStep, check_live, live_spec
 from sim.runtime.load import Load, RunQueue, Snapshot
-from sim.runtime.offloaded import HostTier, OneExpert
+from sim.runtime.offloaded import HostTier, OneExpert, move_rest
 from sim.runtime.run import RealRun, thread_columns, undisturbed
 from sim.runtime.settings import RealSettings
 from traces.measured_geometry import measure_geometry
@@ -54,6 +54,8 @@ class LiveRun:
 
 class OffloadedModel:
     """A model with its experts in slots while the ``with`` block lasts; call it as often as you like inside.
+
+    Load the model on the CPU where the device cannot hold it: only what is no routed expert moves there.
 
     Raises: UserError for a model that cannot be hooked, or a policy that needs what is not known while generating.
     """
@@ -87,6 +89,7 @@ class OffloadedModel:
             lambda slots: make_backend(settings, self.tier.layout, self.tier.bytes, slots),
             range(len(self.layers) * self.geometry.num_experts),
         )
+        self.home = next(model.parameters()).device
         self.ends_late = policy.prediction.available_at_end()
         self.on_device = [OneExpert(layer, self.tier.names) for layer in self.layers]
         self.on_host = [OneExpert(layer, self.tier.names) for layer in self.layers]
@@ -99,6 +102,7 @@ class OffloadedModel:
 
     def __enter__(self) -> Self:
         single_thread()
+        move_rest(self.model, self.layers, self.executor.backend.device)
         self.executor.__enter__()
         self.tap.__enter__()
         for layer in self.layers:
@@ -114,6 +118,7 @@ class OffloadedModel:
         self.tap.__exit__(kind, error, trace)
         self.executor.__exit__(kind, error, trace)
         self.tier.give_back()
+        move_rest(self.model, self.layers, self.home)
         self.queues.close()
 
     def begin_step(self, num_tokens: int, phase: int, group: int) -> LiveStep:

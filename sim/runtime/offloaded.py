@@ -78,6 +78,18 @@ class HostTier:
                 parameter.data = parameter.data.contiguous().to(device)
 
 
+def move_rest(model: torch.nn.Module, layers: tuple[MoELayer, ...], device: torch.device) -> None:
+    """Everything but the routed experts goes to a device, so that a model too large for it can be probed elsewhere."""
+    for tensor in rest_of(model, layers):
+        tensor.data = tensor.data.to(device)
+
+
+def rest_of(model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> list[torch.Tensor]:
+    """Parameters and buffers that belong to no routed expert."""
+    routed = {id(parameter) for layer in layers for parameter in layer.experts.parameters()}
+    return [tensor for tensor in [*model.parameters(), *model.buffers()] if id(tensor) not in routed]
+
+
 class OneExpert:
     """Runs a single expert of a layer by the family's own forward; one object per thread."""
 

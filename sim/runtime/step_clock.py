@@ -9,7 +9,10 @@ from sim.runtime.backend import Backend
 
 
 class StepClock:
-    """Stamps of one step. On a GPU they are events on its stream, read when the step has ended."""
+    """Stamps of one step. On a GPU they are events on its stream, read when the step has ended.
+
+    Launches are not told apart: a GPU that idles until something is launched books that to what is launched.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend

@@ -224,6 +224,23 @@ def test_a_copy_that_fails_ends_the_run(monkeypatch):
             list(executed_blocks(replace(replay, reader=fresh(replay.reader), engine=engine), small()))
 
 
+def test_an_expert_that_fails_on_the_cpu_ends_the_run(monkeypatch):
+    import threading
+
+    from sim.runtime.synthetic import SyntheticModel
+
+    computes = SyntheticModel.expert
+
+    def fail(self, state, weights):
+        if threading.current_thread().name == "host experts":
+            raise ArithmeticError("no such product")
+        return computes(self, state, weights)
+
+    monkeypatch.setattr(SyntheticModel, "expert", fail)
+    with pytest.raises(RuntimeError, match="computes experts on the CPU failed"):
+        run_forced(real_replay(TRACE, POLICIES["cpu"], small(), slots_per_layer=3), small())
+
+
 @pytest.mark.parametrize(
     ("knobs", "changes", "words"),
     [

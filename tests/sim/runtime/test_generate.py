@@ -165,3 +165,15 @@ def test_a_dense_model_is_refused():
     )
     with pytest.raises(UserError, match="dense model"):
         run(dense, POLICIES["lru"])
+
+
+def test_everything_but_routed_experts_moves():
+    from sim.runtime.offloaded import rest_of
+    from traces.moe_layers import find_moe_layers
+
+    model = build("qwen2_moe")  # has shared experts too
+    layers = find_moe_layers(model)
+    moving = {id(tensor) for tensor in rest_of(model, layers)}
+    stays = {name for name, parameter in model.named_parameters() if id(parameter) not in moving}
+    assert stays == {f"{layer.name}.{name}" for layer in layers for name, _ in layer.experts.named_parameters()}
+    assert {id(buffer) for buffer in model.buffers()} <= moving
