@@ -1,26 +1,47 @@
 """Show how far the simulator can be trusted: what was measured beside what it predicts.
 
-usage: python -m sim validate published=NAME [OVERRIDES]
+usage: python -m sim validate [OVERRIDES]
+
+Without published=NAME it runs policies for real on this machine and simulates the same, on settings that did not
+calibrate: decisions, bytes, times per layer and token, ranking, each beside the spread of repeated runs. Runs beside
+foreign load are dropped and tried again while time is left. Every run is stored as it ends: the same command with the
+same out=FOLDER goes on after Ctrl-C, or measures anew where FOLDER is finished.
 
 examples:
+  python -m sim validate out=docs/validation/cpu                            real runs on this machine, about 15 minutes
+  python -m sim validate real=cuda                                          on its GPU
   python -m sim validate published=mixtral_offloading                       published tokens/s of several GPUs
   python -m sim validate published=mixtral_offloading published.path=FOLDER the same files from elsewhere
 
 overrides (default):
+  real=cpu                   or cuda; real.* sizes of the synthetic model; real.link_bytes_per_s=2e9 paces the link
+  out=null                   folder of the results; null: outputs/validate/<date>
+  repeats=4, tokens=100      undisturbed runs of every setting, decode tokens measured in each
+  gate=0.1                   share of foreign load and stolen time, or of waiting for a core, that drops a run
+  budget_s=1500              of measuring; what has been measured by then is reported
+  measure=true               false: only analyse once more what is in out=FOLDER
+  draws=60                   of the bootstrap over calibrating runs, which gives the 90 % intervals
+  hardware=null              a machine file of `python -m sim calibrate`, measured with the same sizes (hidden_size,
+                             expert_ffn, attention_bytes); null: two settings of the plan calibrate
+  other_trace=null           path of a second trace to run settings on
   published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
                              big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
-  published.path=null        folder with the published files; null: shared/traces/NAME here or one folder up
+                             measurements: the time model's terms one by one, copies, experts, tokens, kernels
+  published.path=null        folder with the published files; null: shared/ here or one folder up
   published.seeds=12         over which random eviction is averaged
   published.draws=1000       of the bootstrap that gives the 90 % intervals
 
-Results: report.md, validation.json, a CSV per table and a figure, in the folder that is printed last.
+Results: report.md, validation.json, a CSV per table, figures; of real runs also plan.json, runs.json and
+tokens.parquet, from which everything else can be made again.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,6 +52,11 @@ from sim.commands.run import remove_unused
 from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
+if TYPE_CHECKING:
+    from sim.validation.config import LiveConfig
+    from sim.validation.findings import Findings
+
+GROUPS = ("published", "real")
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -50,7 +76,8 @@ def main(argv: list[str]) -> int:
             failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
 
     before = sys.argv
-    sys.argv = ["python -m sim validate", *argv]
+    # Hydra takes `hardware` for the group of that name, of which one is chosen; here it is the path of a file, too.
+    sys.argv = ["python -m sim validate", *(re.sub(r"^hardware=", "machine=", word) for word in argv)]
     try:
         run()
     finally:
@@ -64,20 +91,43 @@ def validate_from(config: DictConfig) -> None:
     """Validate what a composed configuration says, write the files and print the tables."""
     from sim.build import plain
     from sim.config import checked
-    from sim.validation.config import PublishedConfig
+    from sim.validation.config import LiveConfig, PublishedConfig
     from sim.validation.findings import text, write_findings
     from sim.validation.published import predict
 
     published = checked(PublishedConfig, plain(config.get("published"), "published"), "published.")
-    if published.name is None:
-        raise UserError("published is not set: name published measurements, for example published=mixtral_offloading")
+    knobs = checked(LiveConfig, {name: value for name, value in plain(config).items() if name not in GROUPS})
     if nothing_compiled():
         print("compiling the engine, once, about 20 s ...", file=sys.stderr)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    findings = predict(published)
+    folder = Path(HydraConfig.get().runtime.output_dir if knobs.out is None else knobs.out).expanduser()
+    findings = live(knobs, plain(config.get("real"), "real"), folder) if published.name is None else predict(published)
     write_findings(folder, findings, plain(config))
     print(text(findings))
     print(f"results in {folder}")
+
+
+def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
+    """Run for real, then compare."""
+    from sim.config import checked
+    from sim.hardware import load_hardware
+    from sim.runtime.settings import RealSettings
+    from sim.validation.live import analyse
+    from sim.validation.measure import measure
+    from sim.validation.plan import make_plan
+    from sim.validation.raw_runs import gather
+
+    hardware = None if knobs.machine is None else load_hardware(knobs.machine)
+    if knobs.measure:
+        plan = make_plan(checked(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
+        try:
+            runs = measure(folder, plan, knobs.gate, knobs.budget_s)
+        except KeyboardInterrupt:
+            print(f"stopped: finished runs are in {folder}; go on with out={folder}", file=sys.stderr)
+            raise
+        if not runs:
+            raise UserError(f"budget_s={knobs.budget_s:g}: no run finished in that time, give more")
+        gather(folder, runs)
+    return analyse(folder, knobs.gate, knobs.draws, hardware)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,19 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.plot_style import LINES, STYLE, WIDTH_IN, add_footnote
+from sim.plot_style import BLUE, LINES, STYLE, WIDTH_IN, add_footnote
 from sim.validation.findings import CALIBRATION, Findings, Point
 
 NAME = "predicted_against_measured"
+ERRORS = "errors"
 FOOTNOTE = (
     "Abscissa: MEASURED. Ordinate: SIMULATED with FITTED constants. Hollow: a constant was fitted on it. "
     "Bars: 90 % interval of the prediction. The line is equality."
+)
+
+FOOTNOTE_ERRORS = (
+    "Error of the SIMULATED mean time per token beside the mean of the repeats. Bars: 90 % interval of the prediction; "
+    "where it covers 0 the measured mean lies inside."
 )
 
 
@@ -26,10 +32,29 @@ def draw(folder: Path, findings: Findings) -> list[str]:
         return []
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph it keeps
     with rc_context(STYLE):
-        figure = scatter(findings)
-        figure.savefig(folder / f"{NAME}.pdf", metadata={"CreationDate": None})
-        figure.savefig(folder / f"{NAME}.png", dpi=200, metadata={"Software": None})
-    return [f"{NAME}.png"]
+        figures = {NAME: scatter(findings)}
+        if any(point.name for point in findings.points):
+            figures[ERRORS] = errors(findings)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+            figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    return [f"{name}.png" for name in figures]
+
+
+def errors(findings: Findings, columns: int = 1) -> Figure:
+    """Signed error of each named prediction, with its interval: a line per name."""
+    points = [point for point in findings.points if point.name]
+    figure = Figure(figsize=(WIDTH_IN[columns], 0.8 + 0.17 * len(points)), layout="constrained")
+    panel = figure.subplots()
+    places = np.arange(len(points))[::-1]
+    centre = np.array([100 * (point.predicted / point.measured - 1) for point in points])
+    reach = np.array([_reach(point) for point in points]) / [[point.measured / 100] for point in points]
+    panel.errorbar(centre, places, xerr=reach.T, linestyle="none", marker="o", color=BLUE, elinewidth=0.8, capsize=1.5)
+    panel.axvline(0, color="#888888", linewidth=0.8, zorder=1)
+    panel.set_yticks(places, [point.name for point in points])
+    panel.set_xlabel("Predicted over measured, error (%)")
+    add_footnote(figure, FOOTNOTE_ERRORS)
+    return figure
 
 
 def scatter(findings: Findings, columns: int = 1) -> Figure:
@@ -48,7 +73,14 @@ def scatter(findings: Findings, columns: int = 1) -> Figure:
     panel.plot([low, high], [low, high], color="#888888", linewidth=0.8, zorder=1)
     panel.set_xlabel(f"Measured ({findings.unit})")
     panel.set_ylabel(f"Predicted ({findings.unit})")
-    panel.legend(handlelength=1)
+    handles, names = panel.get_legend_handles_labels()
+    if len(names) > 5:
+        figure.legend(
+            handles, names, loc="outside upper center", ncols=2, handlelength=1, fontsize=6, columnspacing=0.6
+        )
+        figure.set_figheight(3.1 + 0.13 * -(-len(names) // 2))
+    else:
+        panel.legend(handlelength=1)
     add_footnote(figure, FOOTNOTE)
     return figure
 

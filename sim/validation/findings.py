@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sim.outputs import versions, write_json, write_whole
+
+LONG = 100
+"""Rows from which on a table is only in its CSV file."""
 
 Cell = float | int | str | bool | None
 Row = dict[str, Cell]
@@ -27,6 +30,8 @@ class Point:
     low: float | None = None
     high: float | None = None
     use: str = PREDICTED
+    name: str = ""
+    """Of the point alone: figures of errors have a line for each name."""
 
 
 @dataclass(slots=True)
@@ -119,22 +124,26 @@ def summary_lines(summary: Mapping[str, Any], prefix: str = "") -> Iterable[str]
 
 
 def text(findings: Findings) -> str:
-    """What is printed."""
-    parts = [findings.title]
-    parts += [f"{name}\n{table_text(rows)}" for name, rows in findings.tables.items() if rows]
+    """What is printed: the note that matters most, tables, summary, the other notes."""
+    parts = [f"{findings.title}\n{findings.notes[0]}"]
+    parts += [f"{name}\n{_shown(name, rows, table_text)}" for name, rows in findings.tables.items() if rows]
     parts.append("\n".join(summary_lines(findings.summary)))
-    parts.append("\n".join(f"note: {note}" for note in findings.notes))
+    parts.append("\n".join(f"note: {note}" for note in findings.notes[1:]))
     return "\n\n".join(parts)
 
 
 def markdown(findings: Findings, figures: Sequence[str] = ()) -> str:
-    """The report."""
-    parts = [f"# {findings.title}"]
-    parts += [f"## {name}\n\n{table_markdown(rows)}" for name, rows in findings.tables.items() if rows]
+    """The report: the note that matters most, summary, figures, tables, the other notes."""
+    parts = [f"# {findings.title}", findings.notes[0] + "."]
     parts.append("## Summary\n\n" + "\n".join(f"- {line}" for line in summary_lines(findings.summary)))
     parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
-    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in findings.notes))
+    parts += [f"## {name}\n\n{_shown(name, rows, table_markdown)}" for name, rows in findings.tables.items() if rows]
+    parts.append("## Notes\n\n" + "\n".join(f"- {note}" for note in findings.notes[1:]))
     return "\n\n".join(parts) + "\n"
+
+
+def _shown(name: str, rows: Sequence[Row], draw: Callable[[Sequence[Row]], str]) -> str:
+    return draw(rows) if len(rows) < LONG else f"{len(rows)} rows: see {name}.csv"
 
 
 def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from policies.eviction.lru import Lru
 from sim.capacity import CacheConfig
-from sim.validation.big_moe_on_edge import from_reads, predict_phone, predict_published, reads_of
+from sim.validation.big_moe_on_edge import predict_phone, predict_published
 from sim.validation.config import PublishedConfig
 from sim.validation.demand_replay import NO_COMPUTE, replay_demand
 from sim.validation.phone_model import fit_phone, phone_hardware
+from sim.validation.phone_tables import from_reads, reads_of
 from sim.validation.phone_telemetry import Telemetry, read_telemetry
 from sim.validation.stated_misses import trace_with_misses
 from tests.traces_for_tests import random_trace

@@ -97,3 +97,54 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     folder = Path(printed.strip().splitlines()[-1].removeprefix("results in "))
     assert {"validation.json", "report.md", "terms.csv"} <= {file.name for file in folder.iterdir()}
     assert "kernel of an MoE block" in printed
+
+
+TINY = ("real.hidden_size=32", "real.expert_ffn=48", "real.attention_bytes=4096", "real.link_bytes_per_s=null")
+
+
+def test_real_runs_from_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tiny experts: decisions must be exact whatever the machine does; times may mean nothing and then say so."""
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "repeats=1", "tokens=3", "draws=1", "gate=1", "budget_s=600"]
+    assert main(["validate", *words, "out=found"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.strip().splitlines()[-1] == "results in found"
+    content = json.loads((tmp_path / "found" / "validation.json").read_text())
+    decisions = content["summary"]["decisions"]
+    assert decisions["demand_only_identical"] == decisions["demand_only_settings"] == 9
+    assert decisions["prefetch_settings"] == 7
+    assert content["summary"]["noise gate"]["runs"] == 18
+    names = {path.name for path in (tmp_path / "found").iterdir()}
+    assert {"plan.json", "runs.json", "tokens.parquet", "report.md", "decisions.csv", "errors.png"} <= names
+    assert "raw" not in names
+    assert main(["validate", "measure=false", "out=found", "draws=0", "gate=0.0001", "hardware=rtx4090"]) == 0
+    again = json.loads((tmp_path / "found" / "validation.json").read_text())
+    assert again["summary"]["decisions"]["demand_only_identical"] == 9
+    assert any("hardware rtx4090" in note for note in again["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["measure=false"], "measure=false: give the folder of a finished validation, out=FOLDER"),
+        (["measure=false", "out=nothing"], "nothing holds no plan.json: it is no validation"),
+        (["repeats=0"], "repeats=0: must be from 1 to 100000"),
+        (["gate=0"], "gate=0: must be above 0 and at most 1"),
+        (["budget_s=0"], "budget_s=0: must be above 0"),
+        (["budget_s=1e-9", *TINY], "no run finished in that time"),
+        (["real.hidden_size=0"], "hidden_size=0: must be at least 1"),
+        (["hardware=mine"], "hardware=mine is not known"),
+        (["+repeat=3"], "did you mean repeats?"),
+        (["other_trace=nothing.safetensors"], "nothing.safetensors"),
+    ],
+)
+def test_bad_knobs_of_real_runs_end_in_one_sentence(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert sentence in error

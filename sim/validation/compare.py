@@ -1,0 +1,185 @@
+"""Real runs of a setting beside its simulation: decisions, bytes, times per layer and token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.base import Prefetch
+from sim.engine.counters import COUNTERS
+from sim.engine.device import decides
+from sim.validation.findings import Row, signed_error_percent
+from sim.validation.plan import Setting, policy_of
+from sim.validation.raw_runs import RawRun
+from sim.validation.simulate import Simulated
+
+OUTCOMES = COUNTERS[: COUNTERS.index("demanded")]
+STATISTICS = ("mean", "p50", "p90", "p99")
+RESOLVED_ERRORS = 2.0
+"""A gap between two settings is resolved where it exceeds so many standard errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A setting: its simulation, all its real runs, those that passed the gate, and the interval of the mean in ms."""
+
+    setting: Setting
+    simulated: Simulated
+    runs: Sequence[RawRun]
+    kept: Sequence[RawRun]
+    interval_ms: tuple[float, float] | None = None
+
+    @property
+    def prefetches(self) -> bool:
+        return decides(policy_of(self.setting.overrides).prefetch, Prefetch, "choose")
+
+    @property
+    def means_ms(self) -> NDArray[np.float64]:
+        """[kept runs] mean time per token."""
+        return np.array([run.mean("latency_ns") / 1e6 for run in self.kept])
+
+    @property
+    def measured_ms(self) -> float:
+        return float(self.means_ms.mean())
+
+    @property
+    def predicted_ms(self) -> float:
+        return float(self.simulated.latency_ns.mean()) / 1e6
+
+    @property
+    def standard_error_ms(self) -> float | None:
+        """Of the measured mean, from the spread of the repeats; None for fewer than two."""
+        means = self.means_ms
+        return float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
+
+
+def decision_row(one: Compared) -> Row:
+    """How alike decisions and bytes are over all runs, disturbed ones too: they do not measure time."""
+    equal, outcomes, bytes_percent = [], [], []
+    for run in one.runs:
+        counts = np.stack([run.columns[name] for name in COUNTERS], axis=1)
+        expected = one.simulated.counts
+        equal.append(float((counts == expected).all(axis=1).mean()))
+        first = slice(0, len(OUTCOMES))
+        moved = np.abs(counts[:, first] - expected[:, first]).sum() / 2
+        outcomes.append(1.0 - float(moved) / max(1, int(one.simulated.count("demanded").sum())))
+        expected_bytes = int(one.simulated.count("copied_bytes").sum())
+        if expected_bytes:
+            bytes_percent.append(signed_error_percent(expected_bytes, float(run.columns["copied_bytes"].sum())))
+    return {
+        "setting": one.setting.name,
+        "prefetch": one.prefetches,
+        "runs": len(one.runs),
+        "steps_all_counts_equal": min(equal, default=None),
+        "outcomes_equal": min(outcomes, default=None),
+        "bytes_error_percent": max(bytes_percent, key=abs, default=0.0 if one.runs else None),
+    }
+
+
+def token_rows(one: Compared) -> list[Row]:
+    """Mean and quantiles of the time per token; the spread between repeats beside the error."""
+    rows: list[Row] = []
+    measured_all = np.concatenate([run.columns["latency_ns"] for run in one.kept]) / 1e6
+    for statistic in STATISTICS:
+        by_run = [_statistic(statistic, run.columns["latency_ns"] / 1e6) for run in one.kept]
+        measured = one.measured_ms if statistic == "mean" else _statistic(statistic, measured_all)
+        predicted = _statistic(statistic, one.simulated.latency_ns / 1e6)
+        mean = statistic == "mean" and one.interval_ms is not None
+        rows.append(
+            {
+                "setting": one.setting.name,
+                "statistic": statistic,
+                "repeats": len(one.kept),
+                "measured_ms": measured,
+                "repeats_spread_percent": float(100 * np.std(by_run, ddof=1) / np.mean(by_run))
+                if len(by_run) > 1
+                else None,
+                "predicted_ms": predicted,
+                "low": one.interval_ms[0] if mean and one.interval_ms else None,
+                "high": one.interval_ms[1] if mean and one.interval_ms else None,
+                "error_percent": signed_error_percent(predicted, measured),
+                "correlation_per_token": token_correlation(one) if statistic == "mean" else None,
+            }
+        )
+    return rows
+
+
+def token_correlation(one: Compared) -> float | None:
+    """Pearson's between the predicted time of each token and its mean over the repeats."""
+    measured = np.mean([run.columns["latency_ns"] for run in one.kept], axis=0)
+    predicted = one.simulated.latency_ns
+    if np.ptp(measured) == 0 or np.ptp(predicted) == 0:
+        return None
+    return float(np.corrcoef(measured, predicted)[0, 1])
+
+
+def layer_rows(one: Compared) -> list[Row]:
+    """Mean time of each layer."""
+    if one.simulated.layer_ns is None:
+        return []
+    measured = np.mean([run.layer_ns for run in one.kept], axis=0) / 1e6
+    predicted = one.simulated.layer_ns.mean(axis=0) / 1e6
+    return [
+        {
+            "setting": one.setting.name,
+            "layer": layer,
+            "measured_ms": float(measured[layer]),
+            "predicted_ms": float(predicted[layer]),
+            "error_percent": signed_error_percent(float(predicted[layer]), float(measured[layer])),
+        }
+        for layer in range(len(measured))
+    ]
+
+
+def ranking_rows(compared: Sequence[Compared]) -> list[Row]:
+    """Every two settings of one trace whose measured gap exceeds its noise, and whether the prediction agrees."""
+    rows: list[Row] = []
+    for one, other in combinations(compared, 2):
+        errors = (one.standard_error_ms, other.standard_error_ms)
+        if one.setting.trace != other.setting.trace or errors[0] is None or errors[1] is None:
+            continue
+        gap = other.measured_ms - one.measured_ms
+        noise = float(np.hypot(errors[0], errors[1]))
+        if abs(gap) <= RESOLVED_ERRORS * noise:
+            continue
+        predicted = other.predicted_ms - one.predicted_ms
+        rows.append(
+            {
+                "one": one.setting.name,
+                "other": other.setting.name,
+                "measured_gap_ms": gap,
+                "standard_error_ms": noise,
+                "predicted_gap_ms": predicted,
+                "right": bool(gap * predicted > 0),
+            }
+        )
+    return rows
+
+
+def gain_rows(compared: Sequence[Compared], pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """What prefetching gains, measured and predicted, in percent of the time without."""
+    known = {one.setting.name: one for one in compared}
+    return [
+        {
+            "without": without,
+            "with": with_,
+            "predicted_gain_percent": _gain(known[without].predicted_ms, known[with_].predicted_ms),
+            "measured_gain_percent": _gain(known[without].measured_ms, known[with_].measured_ms)
+            if len(known[without].kept) and len(known[with_].kept)
+            else None,
+        }
+        for without, with_ in pairs
+        if without in known and with_ in known
+    ]
+
+
+def _gain(before: float, after: float) -> float:
+    return 100.0 * (1.0 - after / before)
+
+
+def _statistic(name: str, values: NDArray[np.float64]) -> float:
+    return float(values.mean() if name == "mean" else np.percentile(values, int(name[1:])))

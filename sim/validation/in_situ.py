@@ -1,0 +1,171 @@
+"""Calibration in situ: constants of the time model from real runs of two settings, mostly hits and mostly misses.
+
+What the clock of the mostly-hits runs books to attention, read-back and experts gives a mean for each. The link's rate
+is the paced one, or that of the measured copies. Bookkeeping per layer, and what a demand copy costs the computation
+beside it (issue, waking threads, contention), are those with which the engine takes as long for both settings as the
+real runs did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.counters import PARTS
+from sim.hardware import Hardware
+from sim.validation.plan import MOSTLY_HITS, MOSTLY_MISSES, Plan
+from sim.validation.raw_runs import RawRun
+from sim.validation.simulate import simulate
+from traces.errors import UserError
+
+STAGING_SLOTS = 2
+ROUNDS = 6
+"""Of the search for the two costs of the runtime."""
+STEP_S = 2e-6
+"""By which the costs are varied."""
+RIDGE = 0.03
+"""Holds the cost of a copy down where the link hides it, so that runs cannot tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Seconds of attention, read-back and host per layer, of an expert, of a demand copy's issue; the link's rate."""
+
+    attention_s: float
+    readback_s: float
+    expert_s: float
+    link_bytes_per_s: float
+    host_s: float = 0.0
+    call_s: float = 0.0
+
+
+def machine(plan: Plan, constants: Constants) -> Hardware:
+    """The constants as a hardware file would state them.
+
+    Attention and experts read their weights at one rate; what one of them takes longer than that is its launch or, for
+    attention, the host's.
+    """
+    real, bytes_ = plan.real, plan.real.expert_bytes
+    attention_bytes = real.attention_rows * real.hidden_size * real.item_bytes
+    per_byte = constants.expert_s / bytes_
+    if attention_bytes:
+        per_byte = min(per_byte, constants.attention_s / attention_bytes)
+    fitted = "FITTED: real runs of two settings on this machine, in situ"
+    figures: dict[str, Any] = {
+        "gpu_memory_bytes_per_s": 1 / per_byte,
+        "launch_s": max(0.0, constants.expert_s - bytes_ * per_byte),
+        "readback_s": constants.readback_s,
+        "host_s_per_layer": constants.host_s + max(0.0, constants.attention_s - attention_bytes * per_byte),
+        "link_latency_s": real.link_latency_s,
+        "link_call_s": constants.call_s,
+        "link_bytes_per_s": constants.link_bytes_per_s,
+    }
+    return Hardware(
+        name="in_situ",
+        gpu_memory_bytes=1,
+        gpu_flops_per_s=1e18,  # decode steps of one token: arithmetic is part of the fitted times
+        kernels_per_expert=1,
+        staging_slots=STAGING_SLOTS,
+        label="FITTED",
+        sources=dict.fromkeys(figures, fitted),
+        **figures,
+    )
+
+
+def placeholder(plan: Plan) -> Hardware:
+    """A machine for real runs, whose times are their own: no rule of the plan decides by it."""
+    return machine(plan, Constants(1e-4, 0.0, 1e-4, plan.real.link_bytes_per_s or 1e10))
+
+
+def fit(
+    plan: Plan, hits: Sequence[RawRun], misses: Sequence[RawRun], start: Constants | None = None, rounds: int = ROUNDS
+) -> Constants:
+    """The constants from calibrating runs, pooled; the search for the two costs of the runtime begins at ``start``.
+
+    Raises: UserError where one of the two settings has no run.
+    """
+    if not hits or not misses:
+        raise UserError(f"calibration needs runs of {MOSTLY_HITS} and {MOSTLY_MISSES}")
+    layers = len(hits[0].layer_ns)
+    steps = sum(len(run.columns["latency_ns"]) for run in hits)
+    executed = sum(int(run.columns["executed"].sum()) for run in hits)
+
+    def total_s(column: str) -> float:
+        return sum(int(run.columns[column].sum()) for run in hits) / 1e9
+
+    constants = Constants(
+        attention_s=total_s("attention_ns") / steps / layers,
+        readback_s=total_s("sync_ns") / steps / layers,
+        expert_s=total_s("expert_ns") / executed,
+        link_bytes_per_s=_link_rate(plan, misses),
+    )
+    hits_ns, misses_ns = (float(np.mean([run.mean("latency_ns") for run in runs])) for runs in (hits, misses))
+    begin = np.zeros(2) if start is None else np.array([start.host_s, start.call_s])
+    return _with_costs(plan, constants, np.array([hits_ns, misses_ns]), begin, rounds)
+
+
+def _link_rate(plan: Plan, misses: Sequence[RawRun]) -> float:
+    """The paced rate: a copy that ends late does not delay the next. Else that of the copies as they were measured."""
+    if plan.real.link_bytes_per_s is not None:
+        return plan.real.link_bytes_per_s
+    copy_ns = sum(run.copy_ns * run.copies for run in misses) / max(1, sum(run.copies for run in misses))
+    return plan.real.expert_bytes / max(copy_ns / 1e9, 1e-9)
+
+
+def _with_costs(
+    plan: Plan, constants: Constants, target: NDArray[np.float64], costs: NDArray[np.float64], rounds: int
+) -> Constants:
+    """Bookkeeping per layer and issue per copy with which both settings last as long as measured; none negative.
+
+    Gauss-Newton with finite differences: waiting hides costs, so times are not linear in them.
+    """
+    settings = [plan.setting(MOSTLY_HITS), plan.setting(MOSTLY_MISSES)]
+
+    def times(host_s: float, call_s: float) -> NDArray[np.float64]:
+        trial = machine(plan, replace(constants, host_s=host_s, call_s=call_s))
+        return np.array([simulate(plan, setting, trial).latency_ns.mean() for setting in settings])
+
+    copies = float(simulate(plan, settings[1], machine(plan, constants)).count("demand_copies").mean())
+    hold = np.array([0.0, RIDGE * copies * 1e9 / target[1]])
+    for _ in range(rounds):
+        base = times(*costs)
+        slopes = [(times(*(costs + STEP_S * unit)) - base) / STEP_S for unit in np.eye(2)]
+        design = np.vstack([np.stack(slopes, axis=1) / target[:, None], hold])
+        lacking = np.append((target - base) / target, -hold @ costs)
+        costs = np.maximum(0.0, costs + np.linalg.lstsq(design, lacking, rcond=None)[0])
+    return replace(constants, host_s=float(costs[0]), call_s=float(costs[1]))
+
+
+TIMES = ("latency_ns", *(f"{part}_ns" for part in PARTS))
+
+
+def slower(runs: Sequence[RawRun], factor: float) -> list[RawRun]:
+    """Runs that take ``factor`` times as long in every part."""
+    return [replace(run, columns=run.columns | {name: run.columns[name] * factor for name in TIMES}) for run in runs]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Relative standard deviation of the mean time per token between runs of a setting, and its degrees of freedom."""
+
+    relative: float
+    freedom: int
+
+    def of_mean(self, count: int, rng: np.random.Generator) -> float:
+        """A factor by which the mean of so many runs may be off, drawn from Student's distribution."""
+        return max(0.2, 1.0 + float(self.relative / np.sqrt(count) * rng.standard_t(self.freedom)))
+
+
+def repeat_spread(*groups: Sequence[RawRun]) -> Spread | None:
+    """The spread between runs of a setting, pooled over settings; None where each has one run."""
+    squares, freedom = 0.0, 0
+    for runs in groups:
+        means = np.array([run.mean("latency_ns") for run in runs])
+        if len(means) > 1:
+            squares += float((((means - means.mean()) / means.mean()) ** 2).sum())
+            freedom += len(means) - 1
+    return Spread(float(np.sqrt(squares / freedom)), freedom) if freedom else None

@@ -1,0 +1,159 @@
+"""What real runs beside their simulation come to: tables in the order of trust, a summary, and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sim.validation.calibrated import Calibrated
+from sim.validation.compare import Compared, decision_row, gain_rows, layer_rows, ranking_rows, token_rows
+from sim.validation.findings import Findings, Point, Row, error_summary
+from sim.validation.measure import passes
+from sim.validation.plan import Plan
+from sim.validation.raw_runs import RawRun
+
+NEEDED_SETTINGS = 12
+LARGE_GAIN_PERCENT = 20.0
+
+
+def findings_of(
+    plan: Plan, runs: Sequence[RawRun], compared: Sequence[Compared], calibrated: Calibrated, gate: float
+) -> Findings:
+    """Tables in the order of trust: decisions, bytes, layers, tokens, ranking."""
+    timed = [one for one in compared if one.kept]
+    decisions = [decision_row(one) for one in compared]
+    tokens = [row for one in timed for row in token_rows(one)]
+    layers = [row for one in timed for row in layer_rows(one)]
+    ranking = ranking_rows(timed)
+    gains = gain_rows(compared, plan.pairs)
+    enough = sum(len(one.kept) >= plan.repeats for one in compared)
+    summary: dict[str, Any] = {
+        "noise gate": {
+            "settings_with_all_repeats": enough,
+            "settings_needed": NEEDED_SETTINGS,
+            "enough": enough >= NEEDED_SETTINGS,
+            "runs": len(runs),
+            "runs_passed": sum(passes(run, gate) for run in runs),
+        },
+        "decisions": decision_summary(decisions),
+        "time per layer": error_summary(_errors(layers)),
+    }
+    for statistic in ("mean", "p50", "p90", "p99"):
+        summary[f"time per token, {statistic}"] = error_summary(
+            _errors([row for row in tokens if row["statistic"] == statistic])
+        )
+    means = [row for row in tokens if row["statistic"] == "mean"]
+    summary["interval of 90 %"] = interval_summary(means)
+    summary["ranking"] = {"resolved_pairs": len(ranking), "right": sum(bool(row["right"]) for row in ranking)}
+    predicted = [float(row["predicted_gain_percent"]) for row in gains]  # type: ignore[arg-type]
+    summary["prefetch"] = {
+        "largest_predicted_gain_percent": max(predicted, default=None),
+        "a_large_gain_is_among_them": max(predicted, default=0.0) >= LARGE_GAIN_PERCENT,
+    }
+    tables = {
+        "decisions": decisions,
+        "layers": layers,
+        "tokens": tokens,
+        "ranking": ranking,
+        "prefetch_gain": gains,
+        "constants": constant_rows(calibrated),
+        "runs": [run_row(run, gate) for run in runs],
+    }
+    points = [
+        Point(
+            str(row["setting"]).rsplit("_", 1)[0],
+            float(row["measured_ms"]),  # type: ignore[arg-type]
+            float(row["predicted_ms"]),  # type: ignore[arg-type]
+            None if row["low"] is None else float(row["low"]),
+            None if row["high"] is None else float(row["high"]),
+            name=str(row["setting"]),
+        )
+        for row in means
+    ]
+    notes = notes_of(plan, runs, calibrated, gate, enough)
+    title = f"Real runs on this machine ({plan.real.device}) beside their simulation"
+    return Findings("live", title, "ms per token", summary, tables, notes, points)
+
+
+def decision_summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """Settings that fetch on demand only must be exact; where prefetch is timed, how alike."""
+    demand = [row for row in rows if not row["prefetch"] and row["runs"]]
+    timed = [row for row in rows if row["prefetch"] and row["runs"]]
+    return {
+        "demand_only_settings": len(demand),
+        "demand_only_identical": sum(row["steps_all_counts_equal"] == 1.0 for row in demand),
+        "prefetch_settings": len(timed),
+        "prefetch_least_outcomes_equal": min((float(row["outcomes_equal"]) for row in timed), default=None),  # type: ignore[arg-type]
+        "prefetch_worst_bytes_error_percent": max(
+            (float(row["bytes_error_percent"]) for row in timed),  # type: ignore[arg-type]
+            key=abs,
+            default=None,
+        ),
+    }
+
+
+def interval_summary(means: Sequence[Row]) -> dict[str, Any]:
+    """How many measured means lie in the interval of their prediction."""
+    known = [row for row in means if row["low"] is not None and row["high"] is not None]
+    inside = sum(
+        float(row["low"]) <= float(row["measured_ms"]) <= float(row["high"])  # type: ignore[arg-type]
+        for row in known
+    )
+    return {"settings": len(known), "inside": inside, "share": inside / len(known) if known else None}
+
+
+def constant_rows(calibrated: Calibrated) -> list[Row]:
+    """The constants of the prediction."""
+    if calibrated.constants is None:
+        return []
+    found = calibrated.constants
+    rows: list[Row] = [
+        {"constant": f"{name}_ms", "value": 1e3 * float(getattr(found, f"{name}_s")), "label": "FITTED"}
+        for name in ("attention", "readback", "expert", "host", "call")
+    ]
+    return [*rows, {"constant": "link_gb_per_s", "value": found.link_bytes_per_s / 1e9, "label": "FITTED"}]
+
+
+def run_row(run: RawRun, gate: float) -> Row:
+    """One real run: what disturbed it, and whether it counts."""
+    return {
+        "setting": run.setting,
+        "run": run.index,
+        "ended_at_utc": run.ended_at,
+        "foreign_and_stolen_share": run.disturbance,
+        "waited_for_a_core_share": run.waited_share,
+        "passed": passes(run, gate),
+        "mean_ms": run.mean("latency_ns") / 1e6,
+        "label": run.label,
+    }
+
+
+def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: float, enough: int) -> list[str]:
+    """What a reader must know, the verdict on the machine first."""
+    dropped = sum(not passes(run, gate) for run in runs)
+    verdict = f"{enough} settings have {plan.repeats} undisturbed repeats ({NEEDED_SETTINGS} are needed): " + (
+        "enough" if enough >= NEEDED_SETTINGS else "TOO FEW, the machine was too busy for its times to mean much"
+    )
+    labels = ", ".join(sorted({run.label for run in runs})) or "-"
+    notes = [
+        verdict,
+        f"measured_*: {labels}, where EMULATED says that the link is paced in software; predicted_*: SIMULATED with "
+        "constants FITTED on the two calibrating settings, whose requests and capacities are in no other setting; no "
+        "constant was fitted on a setting that is compared",
+        f"{dropped} of {len(runs)} runs were dropped: foreign load and stolen time, or waiting for a core, above "
+        f"{gate:g}; decisions and bytes are compared over all runs, times over the others",
+        "decisions: shares are the worst of all runs; counts are compared step by step",
+        "low, high: 90 % interval of the mean of the repeats, parametric bootstrap: the means of the calibrating runs "
+        "and of the repeats vary by the spread between calibrating runs; errors of the model's form are not in it",
+        f"each run: {plan.tokens} decode tokens or what the request has; the request before and the prompt are "
+        "decided, not executed",
+    ]
+    if calibrated.disturbed:
+        notes.insert(1, "no calibrating run passed the gate: the constants come from disturbed runs")
+    if calibrated.constants is None:
+        notes.insert(1, f"predictions use hardware {calibrated.hardware.name}, not runs of this validation")
+    return notes
+
+
+def _errors(rows: Sequence[Row]) -> list[float]:
+    return [float(row["error_percent"]) for row in rows]  # type: ignore[arg-type]
