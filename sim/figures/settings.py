@@ -20,15 +20,18 @@ def add_settings(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `sim.results.collect` with what figures group by.
 
     Adds ``eviction``, ``prediction``, ``prefetch``, ``substitution``, ``assignment`` (names of rules, None where they
-    are not known), ``alpha``, ``workload``, ``setup`` (hardware, and the model where it says more than the trace),
-    ``link_bytes_per_s``, ``link_latency_s``, ``sees_future`` (whether a rule reads what no live system knows),
-    ``residency`` (``cache``, ``all`` or ``none``), ``contender``: the series without what ``setup``, ``workload`` and
-    ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
+    are not known), ``alpha``, ``workload``, ``setup`` (hardware, its figures in which the runs differ, and the model
+    where needed), ``link_bytes_per_s``, ``link_latency_s``, ``sees_future`` (whether a rule reads what no live system
+    knows), ``residency`` (``cache``, ``all`` or ``none``), ``contender``: the series without what ``setup``,
+    ``workload`` and ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
     """
     rows = [settings_of(_config(Path(str(folder)))) for folder in table["folder"]]
     found = table.assign(**{key: [row[key] for row in rows] for key in rows[0]})
     found["workload"] = [row["workload"] or trace for row, trace in zip(rows, table["trace"], strict=True)]
-    found["setup"] = _setups(table)
+    found["setup"] = [
+        " ".join([setup, *machine_words(str(series))])
+        for setup, series in zip(_setups(table), table["series"], strict=True)
+    ]
     found["contender"] = [contender(str(series)) for series in table["series"]]
     found["name"] = names(found)
     return found
@@ -81,8 +84,24 @@ def sees_future(part: Mapping[str, Any]) -> bool:
 
 def contender(series: str) -> str:
     """A series' name without the settings that have a panel or an axis of their own."""
-    words = series.split(" ")
+    words = [word for word in series.split(" ") if not word.startswith("hardware.")]
     return " ".join(word for word in words if word.partition("=")[0].split(".")[-1] not in PANEL_KEYS)
+
+
+def machine_words(series: str) -> list[str]:
+    """Figures of the machine in which runs differ, such as `link_bytes_per_s=1.2e+10`."""
+    pairs = [
+        word.removeprefix("hardware.").partition("=") for word in series.split(" ") if word.startswith("hardware.")
+    ]
+    return [f"{key}={short(value)}" for key, _, value in pairs]
+
+
+def short(value: str) -> str:
+    """A number without digits that say nothing; any other word as it is."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
 
 
 def _setups(table: pd.DataFrame) -> list[str]:

@@ -23,7 +23,7 @@ from sim.report.published import SystemRun, system_runs
 from sim.report.rows import Row, headings, rows
 from sim.report.words import interval, shown
 from sim.results import table_of
-from sim.run_files import finished_runs, unfinished_runs
+from sim.run_files import finished_runs, overrides_of, read_json, unfinished_runs
 from traces.errors import UserError
 
 OWN_SECTION = ("attribution", "what_if")
@@ -90,7 +90,7 @@ def content(folder: Path, validation: Path | None = None) -> Content:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
     table = add_measures(add_settings(table_of(folder, runs))) if runs else pd.DataFrame()
     found = compare_all(table) if runs else []
-    provenances = [_provenance(run) for run in [*(Path(str(run)) for run in table.get("folder", ())), *sorted(own)]]
+    provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
     return Content(
         title=folder.resolve().name,
@@ -106,8 +106,8 @@ def content(folder: Path, validation: Path | None = None) -> Content:
         systems=tuple(systems),
         warnings=_sentences(table, "warnings"),
         estimated=_sentences(table, "estimated"),
-        provenance=tuple(_versions(table, provenances)),
-        hardware=tuple(_hardware(provenances)),
+        provenance=tuple(_versions(table, list(provenances.values()))),
+        hardware=tuple(_hardware(list(provenances.values()))),
         commands=tuple(commands[:SHOWN_COMMANDS]),
         left_out_commands=max(0, len(commands) - SHOWN_COMMANDS),
     )
@@ -157,10 +157,6 @@ def _validation(path: Path) -> Validation:
     return Validation(picture("validation", table), note(table), tuple(found))  # type: ignore[arg-type]
 
 
-def _provenance(run: Path) -> dict[str, Any]:
-    return dict(json.loads((run / "provenance.json").read_text(encoding="utf-8")))
-
-
 def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     versions: dict[str, dict[str, None]] = {}
     for one in provenances:
@@ -174,30 +170,33 @@ def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> 
 
 
 def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
-    found: dict[str, Hardware] = {}
+    """The machines by name; of a figure in which runs differ all values."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    labels: dict[str, str] = {}
     for one in provenances:
         hardware = (one.get("config") or {}).get("hardware")
         if not isinstance(hardware, dict) or "name" not in hardware:
             continue
-        sources = hardware.get("sources") or {}
-        figures = [(name, str(value), str(sources.get(name, ""))) for name, value in hardware.items()
-                   if name not in ("name", "label", "sources") and value is not None]  # fmt: skip
-        machine = Hardware(str(hardware["name"]), str(hardware.get("label")), tuple(figures))
-        found.setdefault(repr(machine), machine)
-    return list(found.values())
+        labels[str(hardware["name"])] = str(hardware.get("label"))
+        figures = found.setdefault(str(hardware["name"]), {})
+        for name, value in hardware.items():
+            if name not in ("name", "label", "sources") and value is not None:
+                figures.setdefault(name, {})[str(value)] = str((hardware.get("sources") or {}).get(name, ""))
+    return [
+        Hardware(name, labels[name], tuple((figure, ", ".join(values), next(iter(values.values())))
+                                           for figure, values in figures.items()))
+        for name, figures in found.items()
+    ]  # fmt: skip
 
 
-def commands_of(folder: Path, provenances: Sequence[Mapping[str, Any]]) -> list[str]:
+def commands_of(folder: Path, provenances: Mapping[Path, dict[str, Any]]) -> list[str]:
     """What to type to get these runs again: the sweep's one command where it is known, else one per run."""
     path = folder / "multirun.yaml"
     if path.is_file():
         task = OmegaConf.select(OmegaConf.load(path), "hydra.overrides.task", default=[])
         return [_command(["-m", *(str(word) for word in task)])]
-    return list(dict.fromkeys(_command(_words(one)) for one in provenances))
-
-
-def _words(provenance: Mapping[str, Any]) -> list[str]:
-    return [str(word) for word in provenance.get("overrides") or ()]
+    pairs = [overrides_of(run, one) for run, one in provenances.items()]
+    return list(dict.fromkeys(_command([f"{key}={value}" for key, value in one.items()]) for one in pairs))
 
 
 def _command(words: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from sim.plot_style import STYLE
 from sim.plots import FIGURES, RUNS
 
 SVG = {"svg.hashsalt": "moe-offload-sim", "svg.fonttype": "path"}
+HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")
 LEFT_OUT = ("timeline",)
 """Figures of one run only."""
 
@@ -52,4 +54,10 @@ def data_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     with rc_context(STYLE | SVG):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(renumbered(buffer.getvalue().decode()).encode()).decode()
+
+
+def renumbered(svg: str) -> str:
+    """An SVG whose hashed names are numbers in order of appearance: matplotlib's hash where objects lie in memory."""
+    names = {name: f"n{place}" for place, name in enumerate(dict.fromkeys(HASHED.findall(svg)))}
+    return HASHED.sub(lambda found: names[found.group()], svg)

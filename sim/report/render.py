@@ -11,7 +11,8 @@ from sim.report.content import Content
 FOLDER = Path(__file__).resolve().parent
 SECTIONS = {
     "capacity": "Capacity", "hit_rates": "Hit rate beside Belady's", "tpot_by_policy": "Time per output token",
-    "cache_ratio_by_policy": "Cache ratio", "alpha": "Width of the score bands", "chain": "Parts added one by one",
+    "cache_ratio_by_policy": "Cache ratio", "alpha": "Width of the score bands", "knob": "Against what was swept",
+    "chain": "Parts added one by one",
     "evictions": "Eviction rules", "prefetch_accuracy": "Prefetches", "link_time": "Time on the link",
     "link_and_cpu": "Link and CPU", "pareto": "Latency against quality",
 }  # fmt: skip
