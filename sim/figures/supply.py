@@ -30,6 +30,7 @@ def link_time(table: pd.DataFrame, columns: int = 2) -> Figure:
     runs, note = first_rows(with_link_time(one_capacity(runs)))
     bars = (("link_s", "copies on the link", *LINK), ("tpot_s.mean", "time per output token", BLUE, ""))
     figure = _paired(runs, [("Time per decode step (ms)", bars, 1e3)], columns)
+    note += " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
     add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
     return figure
 
