@@ -1,5 +1,6 @@
 """The documentation: links lead somewhere, every command has its page, every metric its definition."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,7 @@ from tests.traces_for_tests import random_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
-import command_pages
-
+command_pages = importlib.import_module("command_pages")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "traces" / "README.md"])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
