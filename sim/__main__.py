@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         return 2
     module = load(name)
     if any(word in ("-h", "--help") for word in rest):
-        print((module.__doc__ or "").strip())
+        print((module.help_text() if hasattr(module, "help_text") else module.__doc__ or "").strip())
         return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
     from hydra.errors import HydraException

@@ -16,6 +16,7 @@ from sim.figures.capacity import capacity, hit_rates
 from sim.figures.chain import chain
 from sim.figures.evictions import evictions
 from sim.figures.gate import reuse, reuse_by_rank, score_by_rank, scores_by_rank
+from sim.figures.knob import knob
 from sim.figures.missing import MissingData
 from sim.figures.pareto import pareto
 from sim.figures.prefetches import prefetch_accuracy
@@ -52,6 +53,7 @@ FIGURES: dict[str, Drawing] = {
         RUNS, "cache ratio in the same arrangement (SMoE, Fig. 13)", study, cache_ratio_by_policy
     ),
     "alpha": Drawing(RUNS, "TPOT and lost gate mass against alpha (SMoE, Fig. 11)", study, alpha),
+    "knob": Drawing(RUNS, "TPOT and hit rate against the number that was swept: link, batch, ...", study, knob),
     "chain": Drawing(RUNS, "parts added to LRU offloading one by one (SMoE, Fig. 17)", study, chain),
     "evictions": Drawing(RUNS, "eviction rules, all else equal (SMoE, Fig. 19)", study, evictions),
     "prefetch_accuracy": Drawing(RUNS, "what became of prefetches (SMoE, Fig. 21)", study, prefetch_accuracy),

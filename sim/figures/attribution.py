@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import name_rows, rows_in
+from sim.figures.parts import first_rows, name_rows, rows_in
 from sim.plot_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, add_footnote
 from sim.results import PARTS
 
@@ -37,6 +37,8 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
             "no run in the folder has its time attributed: metrics.json lacks time_s_per_token.<part>, "
             "which python -m sim run engine=compiled gives"
         )
+    once = table.drop_duplicates(["capacity", "series"])
+    table, note = first_rows(once)
     groups = [(share, group.drop_duplicates("series")) for share, group in table.groupby("capacity")]
     bars = [rows_in([str(name) for name in group[_key(group)]]) for _, group in groups]
     height = 0.65 + sum(bars) + 0.36 * len(groups)
@@ -51,7 +53,7 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
     looks = [PART_LOOK[part] for part in parts]
     handles = [Patch(facecolor=color, hatch=hatch, edgecolor="white", label=word) for word, color, hatch in looks]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(parts), 4 if columns == 2 else 3))
-    add_footnote(figure, footnote(table, interval=False))
+    add_footnote(figure, footnote(table, interval=False) + note)
     return figure
 
 

@@ -25,7 +25,7 @@ def capacity(table: pd.DataFrame, columns: int = 2) -> Figure:
     A series whose capacity is nothing or everything (`on_demand`, `all_resident`) does not depend on the axis and is
     drawn as a level line.
     """
-    if table["capacity"].between(0, 1, inclusive="neither").sum() < 2 or table["capacity"].nunique() < 2:
+    if table.loc[table["capacity"].between(0, 1, inclusive="neither"), "capacity"].nunique() < 2:
         raise MissingData(
             "figure=capacity needs runs at two capacities at least: "
             "python -m sim run -m policy=lru,importance cache.fraction=0.125,0.25,0.5"

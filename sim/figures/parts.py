@@ -102,9 +102,9 @@ NAME_WIDTH, ROW_IN, LINE_IN = 34, 0.19, 0.11
 """Letters in a line of a row's name; height of a row, and of every further line of its name."""
 
 
-def wrapped(name: str) -> str:
-    """A series' name on as many lines as it needs."""
-    return "\n".join(textwrap.wrap(name, NAME_WIDTH, break_on_hyphens=False))
+def wrapped(name: str, letters: int = NAME_WIDTH) -> str:
+    """A name on as many lines as it needs."""
+    return "\n".join(textwrap.wrap(name, letters, break_on_hyphens=False))
 
 
 def rows_in(names: Sequence[str], row_in: float = ROW_IN) -> float:
@@ -136,11 +136,18 @@ def legend_above(figure: Figure, entries: tuple[Sequence[Any], Sequence[Any]], h
 LEGEND_ROW_IN = 0.15
 
 
+def first_rows(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """At most as many runs as a figure can name, those of lowest TPOT, in their order; and what to say of the rest."""
+    if len(runs) <= SHOWN_ROWS:
+        return runs, ""
+    kept = runs.loc[sorted(runs["tpot_s.mean"].nsmallest(SHOWN_ROWS).index)] if "tpot_s.mean" in runs else runs
+    kept = kept.head(SHOWN_ROWS)
+    return kept, f" {len(runs) - len(kept)} runs of higher TPOT are not shown."
+
+
+SHOWN_ROWS = 24
+
+
 def unique(table: pd.DataFrame, column: str) -> list[Any]:
     """The different values of a column in order of appearance, without what is unknown."""
     return list(dict.fromkeys(table[column].dropna())) if column in table else []
-
-
-def pretty(name: str) -> str:
-    """A set-up's name on two lines where it has two parts."""
-    return name.replace(", ", "\n")

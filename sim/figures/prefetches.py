@@ -6,7 +6,16 @@ from matplotlib.figure import Figure
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import legend_above, lengths_of, level_bars, name_rows, numbers, rows_in, side_by_side
+from sim.figures.parts import (
+    first_rows,
+    legend_above,
+    lengths_of,
+    level_bars,
+    name_rows,
+    numbers,
+    rows_in,
+    side_by_side,
+)
 from sim.figures.setups import one_capacity, said_capacity
 from sim.plot_style import BLACK, GREEN, ORANGE, VERMILLION, add_footnote
 
@@ -29,7 +38,7 @@ def prefetch_accuracy(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=prefetch_accuracy needs a policy that prefetches: "
             "python -m sim run -m policy=importance,hybrimoe_code"
         )
-    runs = one_capacity(runs).drop_duplicates(["series", name])
+    runs, note = first_rows(one_capacity(runs).drop_duplicates(["series", name]))
     names = [str(name) for name in runs["name"]]
     figure, (share, amount) = side_by_side(2, columns, 0.75 + rows_in(names))
     level_bars(share, names, numbers(runs, name, 100.0), lengths_of(runs, name, 100.0))
@@ -45,5 +54,5 @@ def prefetch_accuracy(table: pd.DataFrame, columns: int = 2) -> Figure:
     name_rows(amount, names if columns == 1 else [""] * len(names))
     amount.set_xlabel("Prefetches that started, per decode token")
     legend_above(figure, amount.get_legend_handles_labels())
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs))
+    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
     return figure

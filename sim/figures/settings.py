@@ -1,5 +1,6 @@
 """What each run was set to, as columns beside its results: rules of the policy, set-up, workload, alpha."""
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 RULES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
+FUTURE = frozenset({"future", "oracle"})
+"""Needs that no live system can meet."""
 GROUPS = ("setup", "workload", "batch_size")
 PANEL_KEYS = ("hardware", "model", "trace", "batch_size", "embedded", "path", "label", "labels", "workload", "geometry")
 """Settings that have a column or a panel of their own: they are no part of a contender's name."""
@@ -17,14 +20,18 @@ def add_settings(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `sim.results.collect` with what figures group by.
 
     Adds ``eviction``, ``prediction``, ``prefetch``, ``substitution``, ``assignment`` (names of rules, None where they
-    are not known), ``alpha``, ``workload``, ``setup`` (hardware, and the model where it says more than the trace),
-    ``link_bytes_per_s``, ``link_latency_s``, ``contender``: the series without what ``setup``, ``workload`` and
-    ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
+    are not known), ``alpha``, ``workload``, ``setup`` (hardware, its figures in which the runs differ, and the model
+    where needed), ``link_bytes_per_s``, ``link_latency_s``, ``sees_future`` (whether a rule reads what no live system
+    knows), ``residency`` (``cache``, ``all`` or ``none``), ``contender``: the series without what ``setup``,
+    ``workload`` and ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
     """
     rows = [settings_of(_config(Path(str(folder)))) for folder in table["folder"]]
     found = table.assign(**{key: [row[key] for row in rows] for key in rows[0]})
     found["workload"] = [row["workload"] or trace for row, trace in zip(rows, table["trace"], strict=True)]
-    found["setup"] = _setups(table)
+    found["setup"] = [
+        " ".join([setup, *machine_words(str(series))])
+        for setup, series in zip(_setups(table), table["series"], strict=True)
+    ]
     found["contender"] = [contender(str(series)) for series in table["series"]]
     found["name"] = names(found)
     return found
@@ -52,6 +59,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "workload": "+".join(label) if isinstance(label, list) else label,
         "link_bytes_per_s": hardware.get("link_bytes_per_s"),
         "link_latency_s": hardware.get("link_latency_s"),
+        "residency": policy.get("residency"),
+        "sees_future": any(sees_future(_group(policy, rule)) for rule in RULES),
     }
 
 
@@ -61,10 +70,38 @@ def rule_name(part: Mapping[str, Any]) -> str | None:
     return str(target).split(".")[-2] if target else None
 
 
+def sees_future(part: Mapping[str, Any]) -> bool:
+    """Whether a rule needs the future of the trace or an oracle; rules that cannot be found do not count."""
+    module, _, name = str(part.get("_target_", "")).rpartition(".")
+    if not module.startswith("policies."):
+        return False
+    try:
+        needs = getattr(importlib.import_module(module), name).needs
+    except (ImportError, AttributeError):
+        return False
+    return bool(FUTURE & set(needs))
+
+
 def contender(series: str) -> str:
     """A series' name without the settings that have a panel or an axis of their own."""
-    words = series.split(" ")
-    return " ".join(word for word in words if word.partition("=")[0] not in PANEL_KEYS)
+    words = [word for word in series.split(" ") if not word.startswith("hardware.")]
+    return " ".join(word for word in words if word.partition("=")[0].split(".")[-1] not in PANEL_KEYS)
+
+
+def machine_words(series: str) -> list[str]:
+    """Figures of the machine in which runs differ, such as `link_bytes_per_s=1.2e+10`."""
+    pairs = [
+        word.removeprefix("hardware.").partition("=") for word in series.split(" ") if word.startswith("hardware.")
+    ]
+    return [f"{key}={short(value)}" for key, _, value in pairs]
+
+
+def short(value: str) -> str:
+    """A number without digits that say nothing; any other word as it is."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return value
 
 
 def _setups(table: pd.DataFrame) -> list[str]:

@@ -5,10 +5,10 @@ from matplotlib.figure import Figure
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import grid, grouped_bars, legend_above, pretty, unique
+from sim.figures.parts import grid, grouped_bars, legend_above, unique, wrapped
 from sim.plot_style import add_footnote
 
-SHOWN_POLICIES, USUAL_CAPACITY = 14, 0.25
+SHOWN_POLICIES, SHOWN_PANELS, PANELS_IN_A_ROW, USUAL_CAPACITY = 14, 12, 4, 0.25
 
 
 def tpot_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
@@ -38,14 +38,15 @@ def one_capacity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def said_capacity(table: pd.DataFrame) -> str:
-    """The capacities of the set-ups as a sentence."""
-    parts = []
+    """The capacities of the set-ups as a sentence; one where they are all the same."""
+    shares = {}
     for setup, group in table.groupby("setup", sort=False):
-        shares = group["capacity"]
-        inner = shares[(shares > 0) & (shares < 1)]
+        inner = group.loc[group["capacity"].between(0, 1, inclusive="neither"), "capacity"]
         if len(inner):
-            parts.append(f"{inner.mode().iloc[0]:.3g} of the experts on {setup}")
-    return f" Capacity: {'; '.join(parts)}." if parts else ""
+            shares[str(setup)] = f"{100 * inner.mode().iloc[0]:.3g} % of the experts"
+    if len(set(shares.values())) == 1:
+        return f" Capacity: {next(iter(shares.values()))}."
+    return f" Capacity: {'; '.join(f'{share} on {setup}' for setup, share in shares.items())}." if shares else ""
 
 
 def _panels(table: pd.DataFrame, metric: str, scale: float, label: str, columns: int, name: str) -> Figure:
@@ -57,16 +58,22 @@ def _panels(table: pd.DataFrame, metric: str, scale: float, label: str, columns:
             "hardware=s1_rtx3080ti,s3_a6000 batch_size=1,3"
         )
     setups, batches = unique(runs.sort_values("setup"), "setup"), sorted(unique(runs, "batch_size"))
-    shape = (len(batches), len(setups)) if columns == 2 else (len(batches) * len(setups), 1)
-    figure, panels = grid(*shape, columns, 1.75)
+    cells = [(batch, setup) for batch in batches for setup in setups][:SHOWN_PANELS]
+    wide = min(len(setups), PANELS_IN_A_ROW) if columns == 2 else 1
+    figure, panels = grid(-(-len(cells) // wide), wide, columns, 1.75)
     workloads = sorted(unique(runs, "workload"))
-    for place, (batch, setup) in enumerate((batch, setup) for batch in batches for setup in setups):
-        panel = panels.ravel()[place]
+    for place, panel in enumerate(panels.ravel()):
+        if place >= len(cells):
+            panel.set_axis_off()
+            continue
+        batch, setup = cells[place]
         chosen = runs[(runs["batch_size"] == batch) & (runs["setup"] == setup)]
         grouped_bars(panel, chosen, "workload", "contender", metric, scale, policies, workloads)
-        panel.set_title(f"{pretty(setup)}, batch {batch}", loc="left", fontsize=7)
-        if columns == 1 or place % len(setups) == 0:
+        panel.set_title(wrapped(f"{setup}, batch\u00a0{batch}", 34 if wide < 3 else 22), loc="left", fontsize=7)
+        if place % wide == 0:
             panel.set_ylabel(label if len(label) < 20 else label.replace(" (", "\n("))
     legend_above(figure, panels.ravel()[0].get_legend_handles_labels())
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs))
+    left_out = len(setups) * len(batches) - len(cells)
+    note = f" {left_out} more set-ups are not shown." if left_out else ""
+    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import legend_above, lengths_of, name_rows, numbers, rows_in, side_by_side
+from sim.figures.parts import first_rows, legend_above, lengths_of, name_rows, numbers, rows_in, side_by_side
 from sim.figures.setups import one_capacity, said_capacity
 from sim.plot_style import BLUE, ORANGE, VERMILLION, add_footnote
 
@@ -27,10 +27,11 @@ def link_time(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=link_time needs runs with a clock and their steps.parquet: "
             "python -m sim run -m engine=compiled policy=lru,importance"
         )
-    runs = with_link_time(one_capacity(runs))
+    runs, note = first_rows(with_link_time(one_capacity(runs)))
     bars = (("link_s", "copies on the link", *LINK), ("tpot_s.mean", "time per output token", BLUE, ""))
     figure = _paired(runs, [("Time per decode step (ms)", bars, 1e3)], columns)
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs))
+    note += " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
+    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
     return figure
 
 
@@ -43,13 +44,13 @@ def link_and_cpu(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=link_and_cpu needs runs with a clock: "
             "python -m sim run -m engine=compiled policy=importance policy/assignment=link_only,two_pointer"
         )
-    runs = one_capacity(runs)
+    runs, note = first_rows(one_capacity(runs))
     busy = (("link_utilisation", "link", *LINK), ("cpu_utilisation", "CPU", *CPU))
     waits = (("time_s_per_token.link", "link", *LINK), ("time_s_per_token.cpu", "CPU", *CPU))
     panels = [("Busy share of the time, prefill included (%)", busy, 100.0), ("Waiting for it per decode token (ms)",
               waits, 1e3)]  # fmt: skip
     figure = _paired(runs, panels, columns)
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs))
+    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
     return figure
 
 

@@ -22,7 +22,7 @@ def test_a_panel_per_set_up_and_batch_a_group_per_workload_a_bar_per_policy():
     )  # fmt: skip
     figure = tpot_by_policy(table, 2)
     assert [panel.get_title(loc="left") for panel in figure.axes] == [
-        "s1, batch 1", "s3, batch 1", "s1, batch 3", "s3, batch 3",
+        "s1, batch\u00a01", "s3, batch\u00a01", "s1, batch\u00a03", "s3, batch\u00a03",
     ]  # fmt: skip
     assert legend(figure) == ["importance", "lru"]
     assert heights(figure.axes[3]) == [[23, 23], [43, 43]]
@@ -31,7 +31,7 @@ def test_a_panel_per_set_up_and_batch_a_group_per_workload_a_bar_per_policy():
     ratios = cache_ratio_by_policy(table, 1)
     assert len(ratios.axes) == 4
     assert heights(ratios.axes[0]) == [[20, 20], [40, 40]]
-    assert "Capacity: 0.25 of the experts on s1; 0.25 of the experts on s3." in footnote_of(figure)
+    assert "Capacity: 25 % of the experts." in footnote_of(figure)
 
 
 def test_intervals_are_drawn_where_the_table_has_them():

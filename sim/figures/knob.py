@@ -1,0 +1,84 @@
+"""TPOT and hit rate against whichever number the runs were swept over: link bandwidth, batch size, a rule's knob."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sim.figures.missing import MissingData
+from sim.figures.notes import footnote
+from sim.figures.parts import legend_above, line, side_by_side
+from sim.figures.settings import GROUPS, group_words
+from sim.figures.setups import one_capacity, said_capacity
+from sim.plot_style import LINES, add_footnote
+
+LEAST_VALUES = 3
+OTHER_AXES = ("cache.fraction", "cache.slots_per_layer", "cache.bytes", "policy.alpha", "seed")
+"""Numbers with a figure of their own, or that are no axis."""
+
+
+def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
+    """TPOT and decode hit rate against the overridden number with the most values, a line per policy.
+
+    Raises: MissingData where no number has at least three values.
+    """
+    numbers = swept(table)
+    if not numbers:
+        raise MissingData(
+            "figure=knob needs runs that differ in a number, at three values at least: "
+            "python -m sim run -m policy=lru,importance hardware.link_bytes_per_s=6e9,12e9,26e9"
+        )
+    name = max(numbers, key=lambda key: numbers[key].nunique())
+    runs = one_capacity(table.assign(knob=numbers[name]).dropna(subset=["knob", "tpot_s.mean"]).pipe(_without, name))
+    figure, (times, hits) = side_by_side(2, columns)
+    groups = list(runs.groupby("line", sort=True))[: len(LINES)]
+    for index, (label, group) in enumerate(groups):
+        line(times, group, "knob", "tpot_s.mean", 1e3, index, str(label))
+        line(hits, group, "knob", "decode.hit_rate", 100.0, index, str(label))
+    wide = runs["knob"].min() > 0 and runs["knob"].max() / runs["knob"].min() > 20
+    for panel in (times, hits):
+        panel.set_xlabel(name)
+        if wide:
+            panel.set_xscale("log")
+    times.set_ylabel("Time per output token (ms)")
+    times.set_ylim(bottom=0)
+    hits.set_ylabel("Hit rate, decode steps (%)")
+    hits.set_ylim(0, 102)
+    legend_above(figure, times.get_legend_handles_labels(), handlelength=3)
+    left_out = runs["line"].nunique() - len(groups)
+    note = f" {left_out} more lines are not shown." if left_out else ""
+    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
+    return figure
+
+
+def swept(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Overrides whose values are numbers, at least three different ones: name -> value per run, NaN where not set."""
+    words = [dict(str(word).lstrip("+~").split("=", 1) for word in one if "=" in str(word)) for one in
+             table.get("overrides", pd.Series([()] * len(table)))]  # fmt: skip
+    names = dict.fromkeys(key for one in words for key in one if key not in OTHER_AXES)
+    columns = {name: pd.Series([_number(one.get(name)) for one in words], table.index) for name in names}
+    if "batch_size" in table:
+        columns["batch_size"] = table["batch_size"].astype(float)
+    return {name: values for name, values in columns.items() if values.nunique() >= LEAST_VALUES}
+
+
+def _number(word: Any) -> float:
+    try:
+        value = float(word)
+    except (TypeError, ValueError):
+        return math.nan
+    return value if np.isfinite(value) else math.nan
+
+
+def _without(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The runs with `line`, what they are called apart from the knob, whose words contender and set-up lose."""
+    short = name.removeprefix("hardware.")
+
+    def strip(text: str) -> str:
+        return " ".join(word for word in text.split(" ") if word.partition("=")[0] not in (name, short))
+
+    found = runs.assign(contender=runs["contender"].map(strip), setup=runs["setup"].map(strip))
+    keys = [key for key in GROUPS if key != name and found[key].nunique() > 1]
+    return found.assign(line=[", ".join([run["contender"], *group_words(run, keys)]) for _, run in found.iterrows()])

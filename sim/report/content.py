@@ -1,0 +1,203 @@
+"""All that a report says, gathered from the folder of runs: texts, rows and pictures, nothing of HTML."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from sim.figures.measures import add_measures
+from sim.figures.notes import values_of
+from sim.figures.settings import add_settings
+from sim.figures.validation import errors, note, read_validation
+from sim.report.answer import answer, limits
+from sim.report.comparison import compare_all
+from sim.report.pictures import Picture, picture, pictures
+from sim.report.published import SystemRun, system_runs
+from sim.report.rows import Row, headings, rows
+from sim.report.words import interval, shown
+from sim.results import table_of
+from sim.run_files import finished_runs, overrides_of, read_json, unfinished_runs
+from traces.errors import UserError
+
+OWN_SECTION = ("attribution", "what_if")
+SHOWN_COMMANDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A machine: the label of its file, and every figure with its value and source."""
+
+    name: str
+    label: str
+    figures: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Predicted beside measured: the scatter, what it says, a row per setting."""
+
+    picture: Picture
+    says: str
+    rows: tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One report."""
+
+    title: str
+    labels: tuple[str, ...]
+    was_run: tuple[tuple[str, str], ...]
+    unfinished: tuple[str, ...]
+    sentences: tuple[str, ...]
+    headings: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+    pictures: Mapping[str, Picture]
+    limits: tuple[Mapping[str, str], ...]
+    validation: Validation | None
+    systems: tuple[SystemRun, ...]
+    warnings: tuple[str, ...]
+    estimated: tuple[str, ...]
+    provenance: tuple[tuple[str, str], ...]
+    hardware: tuple[Hardware, ...]
+    commands: tuple[str, ...]
+    left_out_commands: int
+
+    @property
+    def figures(self) -> list[Picture]:
+        """The pictures without a section of their own."""
+        return [one for name, one in self.pictures.items() if name not in OWN_SECTION]
+
+
+def content(folder: Path, validation: Path | None = None) -> Content:
+    """Everything about the runs in a folder; `validation`: a folder or file that `python -m sim validate` wrote.
+
+    Raises: UserError where the folder holds no finished run, or a file of one is broken.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: name the output folder of a run or a sweep")
+    systems = system_runs(folder)
+    own = {one.folder for one in systems}
+    runs = [run for run in finished_runs(folder) if run not in own]
+    if not runs and not systems:
+        raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
+    table = add_measures(add_settings(table_of(folder, runs))) if runs else pd.DataFrame()
+    found = compare_all(table) if runs else []
+    provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
+    commands = commands_of(folder, provenances)
+    return Content(
+        title=folder.resolve().name,
+        labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
+        was_run=tuple(_was_run(table, systems)),
+        unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
+        sentences=tuple(answer(found)) if runs else (),
+        headings=tuple(headings(table)) if runs else (),
+        rows=tuple(rows(table, found)) if runs else (),
+        pictures=pictures(table) if runs else {},
+        limits=tuple(limits(table)) if runs else (),
+        validation=None if validation is None else _validation(validation),
+        systems=tuple(systems),
+        warnings=_sentences(table, "warnings"),
+        estimated=_sentences(table, "estimated"),
+        provenance=tuple(_versions(table, list(provenances.values()))),
+        hardware=tuple(_hardware(list(provenances.values()))),
+        commands=tuple(commands[:SHOWN_COMMANDS]),
+        left_out_commands=max(0, len(commands) - SHOWN_COMMANDS),
+    )
+
+
+def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun]) -> list[tuple[str, str]]:
+    names = {"policies": "policy", "set-ups": "setup", "sizes of": "model", "traces": "trace", "workloads": "workload",
+             "batch sizes": "batch_size"}  # fmt: skip
+    found = [("runs", str(len(table) + len(systems)))]
+    found += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
+    found += [(word, ", ".join(values_of(table, key))) for word, key in names.items() if values_of(table, key)]
+    if "capacity" in table:
+        shares = sorted(set(table["capacity"]))
+        found.append(("capacities", ", ".join(f"{100 * share:.3g} %" for share in shares)))
+        blocks = sorted({int(count) for count in table["requests"]})
+        found.append(("requests or lockstep batches drawn for intervals", ", ".join(map(str, blocks))))
+    return found
+
+
+def _failure(path: Path, folder: Path) -> str:
+    """What is known of a run that failed or was cut short."""
+    if path.is_file():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            return f"{' '.join(record['overrides'])}: {record['error']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    return f"{path.relative_to(folder)} left no results"
+
+
+def _sentences(table: pd.DataFrame, column: str) -> tuple[str, ...]:
+    if column not in table:
+        return ()
+    return tuple(dict.fromkeys(str(sentence) for one in table[column] for sentence in one))
+
+
+def _validation(path: Path) -> Validation:
+    table = read_validation(path)
+    found = []
+    for (_, row), error in zip(table.iterrows(), errors(table), strict=True):
+        times = [
+            shown(row[f"{side}_s"], 1e3, ".2f", " ms")
+            + interval(row[f"{side}_low"], row[f"{side}_high"], 1e3, ".2f")
+            for side in ("measured", "predicted")
+        ]  # fmt: skip
+        found.append((str(row["setting"]), *times, shown(error, 100.0, "+.1f", " %")))
+    return Validation(picture("validation", table), note(table), tuple(found))  # type: ignore[arg-type]
+
+
+def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    versions: dict[str, dict[str, None]] = {}
+    for one in provenances:
+        for package, number in (one.get("versions") or {}).items():
+            versions.setdefault(str(package), {})[str(number)] = None
+    hashes = sorted({str(one["trace_hash"]) for one in provenances if one.get("trace_hash")})
+    found = [("trace, sha256", ", ".join(hashes))] if hashes else []
+    keys = (("engine", "engine"), ("seed", "seed"), ("code, sha256", "code_version"))
+    found += [(word, ", ".join(values_of(table, key))) for word, key in keys if values_of(table, key)]
+    return found + [(package, ", ".join(numbers)) for package, numbers in versions.items()]
+
+
+def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
+    """The machines by name; of a figure in which runs differ all values."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    labels: dict[str, str] = {}
+    for one in provenances:
+        hardware = (one.get("config") or {}).get("hardware")
+        if not isinstance(hardware, dict) or "name" not in hardware:
+            continue
+        labels[str(hardware["name"])] = str(hardware.get("label"))
+        figures = found.setdefault(str(hardware["name"]), {})
+        for name, value in hardware.items():
+            if name not in ("name", "label", "sources") and value is not None:
+                figures.setdefault(name, {})[str(value)] = str((hardware.get("sources") or {}).get(name, ""))
+    return [
+        Hardware(name, labels[name], tuple((figure, ", ".join(values), next(iter(values.values())))
+                                           for figure, values in figures.items()))
+        for name, figures in found.items()
+    ]  # fmt: skip
+
+
+def commands_of(folder: Path, provenances: Mapping[Path, dict[str, Any]]) -> list[str]:
+    """What to type to get these runs again: the sweep's one command where it is known, else one per run."""
+    path = folder / "multirun.yaml"
+    if path.is_file():
+        task = OmegaConf.select(OmegaConf.load(path), "hydra.overrides.task", default=[])
+        return [_command(["-m", *(str(word) for word in task)])]
+    pairs = [overrides_of(run, one) for run, one in provenances.items()]
+    return list(dict.fromkeys(_command([f"{key}={value}" for key, value in one.items()]) for one in pairs))
+
+
+def _command(words: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "sim", "run", *words])

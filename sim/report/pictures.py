@@ -1,0 +1,63 @@
+"""Figures as data URIs: one for wide pages, one for narrow ones, the same bytes every time."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from sim.figures.missing import MissingData
+from sim.plot_style import STYLE
+from sim.plots import FIGURES, RUNS
+
+SVG = {"svg.hashsalt": "moe-offload-sim", "svg.fonttype": "path"}
+HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")
+LEFT_OUT = ("timeline",)
+"""Figures of one run only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure: its name, what it shows, and an SVG for two columns and for one."""
+
+    name: str
+    says: str
+    wide: str
+    narrow: str
+
+
+def pictures(table: pd.DataFrame) -> dict[str, Picture]:
+    """Every figure that the runs of a table give, by name."""
+    found = {}
+    for name, drawing in FIGURES.items():
+        if drawing.source == RUNS and name not in LEFT_OUT:
+            with suppress(MissingData):
+                found[name] = picture(name, table)
+    return found
+
+
+def picture(name: str, table: pd.DataFrame) -> Picture:
+    """One figure of its table."""
+    with rc_context(STYLE):
+        wide, narrow = (data_uri(FIGURES[name].draw(table, columns)) for columns in (2, 1))
+    return Picture(name, FIGURES[name].says, wide, narrow)
+
+
+def data_uri(figure: Figure) -> str:
+    """A figure as an SVG inside a data URI: no names that could clash with another's, and nothing that runs."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE | SVG):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(renumbered(buffer.getvalue().decode()).encode()).decode()
+
+
+def renumbered(svg: str) -> str:
+    """An SVG whose hashed names are numbers in order of appearance: matplotlib's hash where objects lie in memory."""
+    names = {name: f"n{place}" for place, name in enumerate(dict.fromkeys(HASHED.findall(svg)))}
+    return HASHED.sub(lambda found: names[found.group()], svg)

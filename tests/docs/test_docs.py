@@ -1,0 +1,62 @@
+"""The documentation: links lead somewhere, every command has its page, every metric its definition."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sim.replays import replay_of, run
+from tests.traces_for_tests import random_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+command_pages = importlib.import_module("command_pages")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "traces" / "README.md"])
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in (one or other for one, other in LINK.findall(text)):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("name", command_pages.pages())
+def test_the_pages_of_commands_are_what_help_prints(name):
+    stored = ROOT / "docs" / name
+    assert stored.is_file(), f"python scripts/command_pages.py writes docs/{name}"
+    assert stored.read_text() == command_pages.pages()[name], "python scripts/command_pages.py writes it anew"
+
+
+def test_no_page_of_a_command_that_is_gone():
+    found = {f"commands/{path.name}" for path in (ROOT / "docs" / "commands").glob("*.md")}
+    assert found == set(command_pages.pages()) - {"commands.md"}
+
+
+def test_every_metric_is_defined():
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    defined = set(re.findall(r"`([a-z_]+(?:\.PART)?)`", text))
+    for name in run(replay_of(random_trace(0), "importance", slots_per_layer=3)):
+        stem = re.sub(r"^(prefill|decode)\.|\.(mean|p\d\d)$", "", name)
+        assert re.sub(r"\.[a-z]+$", ".PART", stem) in defined, name
+
+
+def test_every_figure_is_on_the_page_of_plot():
+    from sim.plots import FIGURES
+
+    text = (ROOT / "docs" / "commands" / "plot.md").read_text()
+    assert all(f"figure={name} " in text for name in FIGURES)

@@ -1,0 +1,79 @@
+"""What runs were set to, read from their configuration, and the number they were swept over."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sim.figures.knob import knob, swept
+from sim.figures.missing import MissingData
+from sim.figures.parts import SHOWN_ROWS, first_rows
+from sim.figures.settings import add_settings, contender, settings_of
+from tests.sim.figures.tables import legend, run, study_of
+
+POLICY = {
+    "eviction": {"_target_": "policies.eviction.belady.Belady"},
+    "substitution": {"_target_": "policies.substitution.score_band.ScoreBand", "alpha": 0.3},
+    "prefetch": {"_target_": "policies.prefetch.top_score.TopScore"}, "residency": "cache", "alpha": 0.35,
+}  # fmt: skip
+
+
+def test_settings_of_a_configuration():
+    found = settings_of(
+        {"policy": POLICY, "hardware": {"link_bytes_per_s": 1e9}, "trace": {"labels": ["code", "prose"]}}
+    )
+    assert (found["eviction"], found["substitution"], found["prediction"]) == ("belady", "score_band", None)
+    assert (found["alpha"], found["workload"], found["link_bytes_per_s"]) == (0.3, "code+prose", 1e9)
+    assert found["sees_future"] is True
+    assert (
+        settings_of({"policy": POLICY | {"eviction": {"_target_": "policies.eviction.lru.Lru"}}})["sees_future"]
+        is False
+    )
+    assert set(settings_of({}).values()) == {None, False}
+
+
+def test_a_contender_keeps_what_belongs_to_the_policy():
+    series = "importance hardware=s3 batch_size=3 trace.labels=[code] eviction=lru policy.alpha=0.2 hardware.launch_s=1"
+    assert contender(series) == "importance eviction=lru policy.alpha=0.2"
+
+
+def test_figures_of_the_machine_name_the_set_up(tmp_path):
+    rows = []
+    for place, rate in enumerate((6e9, 12e9)):
+        (tmp_path / str(place)).mkdir()
+        (tmp_path / str(place) / "provenance.json").write_text(json.dumps({"config": {"policy": POLICY}}))
+        rows.append({"folder": str(tmp_path / str(place)), "series": f"lru hardware.link_bytes_per_s={rate}",
+                     "trace": "demo", "hardware": "s1", "model": "small", "batch_size": 1})  # fmt: skip
+    found = add_settings(pd.DataFrame(rows))
+    assert list(found["setup"]) == ["s1 link_bytes_per_s=6e+09", "s1 link_bytes_per_s=1.2e+10"]
+    assert list(found["name"]) == ["lru, s1 link_bytes_per_s=6e+09", "lru, s1 link_bytes_per_s=1.2e+10"]
+    assert list(found["contender"]) == ["lru", "lru"]
+
+
+def test_the_number_with_the_most_values_is_the_axis():
+    rows = [
+        run(name, tpot, setup=f"s1 link_bytes_per_s={rate:g}",
+            overrides=(f"policy={name}", f"hardware.link_bytes_per_s={rate}", "cache.fraction=0.25"))
+        for name, tpot in (("lru", 40.0), ("importance", 20.0)) for rate in (6e9, 12e9, 26e9)
+    ]  # fmt: skip
+    table = study_of(*rows)
+    assert list(swept(table)) == ["hardware.link_bytes_per_s"]
+    figure = knob(table, 2)
+    times, hits = figure.axes
+    assert legend(figure) == ["importance", "lru"]
+    assert times.get_xlabel() == "hardware.link_bytes_per_s"
+    assert (times.get_ylabel(), hits.get_ylabel()) == ("Time per output token (ms)", "Hit rate, decode steps (%)")
+    handles, _ = times.get_legend_handles_labels()
+    np.testing.assert_allclose(handles[1].lines[0].get_xydata(), [[6e9, 40], [12e9, 40], [26e9, 40]])
+    with pytest.raises(MissingData, match="at three values at least: python -m sim run -m"):
+        knob(table[~table["setup"].str.endswith("e+09")])
+
+
+def test_of_many_runs_the_fastest_are_named():
+    table = study_of(*(run(f"p{place}", 100.0 - place) for place in range(SHOWN_ROWS + 3)))
+    kept, note = first_rows(table)
+    assert len(kept) == SHOWN_ROWS
+    assert kept["contender"].iloc[0] == "p3"
+    assert note == " 3 runs of higher TPOT are not shown."
+    assert first_rows(kept)[1] == ""

@@ -1,0 +1,91 @@
+"""The three sentences: numbers of invented comparisons, and who counts as a contender."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sim.figures.measures import add_measures
+from sim.figures.settings import add_settings
+from sim.report.answer import answer
+from sim.report.comparison import TIME, Comparison, compare_all, is_bound
+from sim.report.rows import BEST, BOUND, EQUAL, rows
+from sim.results import collect
+from tests.sim.figures.tables import run, study_of
+
+NOBODY = study_of(run()).head(0)
+
+
+def pair(series: str, ratio: float, low: float, high: float, p: float) -> dict:
+    return {"series": series, "ratio": ratio, "ratio_low": low, "ratio_high": high, "p_holm": p,
+            "distinguishable": p < 0.05}  # fmt: skip
+
+
+def compared(*pairs: dict, **best) -> Comparison:
+    runs = study_of(run("importance", 20.0, **best), *(run(one["series"], 20 * one["ratio"]) for one in pairs))
+    table = pd.DataFrame(pairs or [], columns=[*pair("", 1, 1, 1, 1)])
+    return Comparison(TIME, runs, NOBODY, table)
+
+
+def test_the_best_its_lead_and_its_price():
+    one = compared(pair("lru", 2.0, 1.6, 2.5, 0.001), **{"decode.lost_gate_mass": 0.163})
+    first, _, third = answer([one])
+    assert first == (
+        "importance has the lowest time per output token at 25 % of the experts on s1, workload demo, batch size 1, "
+        "20.00 ms [18.00, 22.00], at the price of 16.3 % of the gate mass of decode steps that is not executed as "
+        "routed; that is 50.0 % [37.5, 60.0] less than lru, the only other contender."
+    )
+    assert third.startswith("It can be told from the other contender")
+
+
+def test_who_cannot_be_told_from_the_best_is_named():
+    one = compared(pair("a", 1.01, 0.99, 1.03, 0.4), pair("b", 2.0, 1.9, 2.1, 0.001))
+    assert answer([one])[2].startswith("Not distinguishable from it: a; the rest of the 2 other contenders is (95 %")
+    one = compared(pair("a", 1.01, 0.99, 1.03, 0.4))
+    assert "so the order of all contenders may be chance" in answer([one])[2]
+    one = compared(pair("a", 1.01, np.nan, np.nan, np.nan))
+    assert answer([one])[2].startswith("One batch of requests was replayed")
+    assert answer([compared()])[2].startswith("With one contender there is nothing to tell apart")
+
+
+def test_what_limits_it_comes_from_what_if_or_from_the_parts(tmp_path):
+    parts = {"time_s_per_token.link": 0.03, "time_s_per_token.host": 0.01}
+    assert answer([compared(**parts)])[1].startswith("The largest part of its time per token is wait for link, 75.0 %")
+    said = {"baseline": {"tpot_s": 0.04}, "scenarios": [], "binding": "what binds is X", "bound": "link-bound"}
+    (tmp_path / "what_if.json").write_text(json.dumps(said))
+    assert answer([compared(folder=str(tmp_path))])[1] == "For importance, what binds is X; link-bound."
+
+
+def test_nothing_to_compare():
+    assert answer([]) == ["No run has a time or a hit rate, so there is nothing to compare."]
+
+
+@pytest.fixture(scope="module")
+def table(sweep):
+    return add_measures(add_settings(collect(sweep)))
+
+
+def test_bounds_are_no_contenders(table):
+    assert set(table[is_bound(table)]["policy"]) == {"belady", "all_resident"}
+    found = compare_all(table)
+    assert len(found) == 2  # one per capacity
+    for one in found:
+        assert set(one.runs["policy"]) == {"lru", "importance"}
+        assert set(one.bounds["policy"]) == {"belady", "all_resident"}
+        assert one.best["tpot_s.mean"] == one.runs["tpot_s.mean"].min()
+        assert len(one.pairs) == 3
+        assert list(one.rivals["series"]) == list(one.runs["series"][1:])
+
+
+def test_every_run_is_a_row_with_its_mark(table):
+    found = rows(table, compare_all(table))
+    assert len(found) == 8
+    marks = [row.mark for row in found]
+    assert marks.count(BEST) == 2
+    assert marks.count(BOUND) == 4
+    assert set(marks) <= {BEST, BOUND, EQUAL, ""}
+    best = next(row for row in found if row.mark == BEST)
+    tpot = table.set_index("series")["tpot_s.mean"]
+    assert any(best.cells[2].sort == pytest.approx(value) for value in tpot)
+    assert best.cells[2].interval.startswith("[")
