@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from policies.allocation.base import Allocation
@@ -90,11 +90,12 @@ def make_part(name: str, config: DictConfig) -> Any:
     if not isinstance(target, str):
         raise UserError(f"policy.{name}._target_={target}: must name a class, as policies.{name}.<rule>.<Class>")
     try:
-        cls = get_class(target)
+        module, _, name_of_class = target.rpartition(".")
+        cls = getattr(importlib.import_module(module), name_of_class)
     except Exception as error:
         raise UserError(f"policy.{name}._target_={target}: cannot be imported: {error}") from error
     base = PARTS[name]
-    if not issubclass(cls, base):
+    if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
     return checked(cls, values, f"policy.{name}.")
 

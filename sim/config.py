@@ -29,7 +29,7 @@ def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in known:
-            near = get_close_matches(name, known, 1)
+            near = get_close_matches(str(name), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
             raise UserError(f"{prefix}{name} is not a field of {cls.__name__}: {hint}")
         kinds = get_args(hints[name]) or (hints[name],)

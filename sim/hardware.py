@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from traces.errors import UserError
 
@@ -150,7 +151,7 @@ def load_hardware(name: str) -> Hardware:
         raise UserError(f"hardware={name} is not known: choose one of {', '.join(hardware_names())}")
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"the hardware file {path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"the hardware file {path} must hold a list of `field: value` lines")
@@ -173,7 +174,9 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
     for key in required:
         if config.get(key) is None:
             raise UserError(f"hardware {name}: {key} is missing: state it, with its source")
-    values: dict[str, Any] = {key: dict(value or {}) if key == "sources" else value for key, value in config.items()}
+    if not isinstance(sources := config.get("sources") or {}, Mapping):
+        raise UserError(f"hardware {name}: sources={sources!r} must say for each figure where it comes from")
+    values: dict[str, Any] = {**config, "sources": dict(sources)}
     return Hardware(**values)
 
 

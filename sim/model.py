@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from traces.errors import UserError
 from traces.trace import Geometry
@@ -209,7 +210,7 @@ def _dimension_files() -> dict[str, dict[str, Any]]:
     for path in sorted(MODEL_FOLDER.glob("*.yaml")):
         try:
             config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        except (OmegaConfBaseException, OSError, ValueError) as error:
+        except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
             raise UserError(f"the model file {path} cannot be read: {error}") from error
         if isinstance(config, dict) and "expert_ffn" in config:
             found[path.stem] = {str(key): value for key, value in config.items()}

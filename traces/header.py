@@ -14,7 +14,8 @@ import numpy as np
 
 from traces.errors import UserError
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_HEADER_BYTES = 1 << 24
+"""Below the 100 MB of the safetensors library: parsed, hostile JSON takes forty times its length."""
 MAX_DIMENSIONS = 8
 DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),

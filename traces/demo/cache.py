@@ -56,8 +56,18 @@ def _lock(path: Path) -> Any:
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
-    """What was noted when the model in `folder` was finished: recipe, seed, steps, final loss, hash of the corpus."""
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text())
+    """What was noted when the model in `folder` was finished: recipe, seed, steps, final loss, hash of the corpus.
+
+    Raises:
+        UserError: the note is damaged.
+    """
+    path = folder / SUMMARY_FILE
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again.") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):
+        raise UserError(f"{path} is not what a training writes; delete its folder to train the model again.")
     return summary
 
 
