@@ -1,7 +1,8 @@
 """Hostile input: spoiled copies of good files shown to every reader, in a process of bounded memory and time.
 
 Allowed outcomes: a refusal in one sentence (UserError), or a success that proves itself. Everything else is a defect:
-another exception, a sentence of several lines, a wrong success, more than 1 GiB, more than 10 s of processor time, a dead process.
+another exception, a sentence of several lines, a wrong success, more than 1 GiB, more than 10 s of processor time, a
+dead process.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def flip(rng: random.Random, data: bytes) -> bytes:
 def overwrite(rng: random.Random, data: bytes) -> bytes:
     """A number at the limits of its type, or noise, written over something."""
     width = rng.choice((1, 2, 4, 8))
-    value = rng.choice(WORDS) % 2 ** (8 * width)
+    value = rng.choice(WORDS) % (1 << 8 * width)
     at = rng.randrange(max(1, len(data) - width + 1))
     return data[:at] + value.to_bytes(width, rng.choice(("little", "big"))) + data[at + width :]
 
@@ -76,7 +76,8 @@ def insert(rng: random.Random, data: bytes) -> bytes:
     at, start = rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)
     noise, zeros = rng.randbytes(rng.choice((1, 4, 64))), bytes(rng.choice((1, 8, 4096)))
     copied = data[start : start + rng.choice((1, 16, 256))]
-    piece: bytes = rng.choice((noise, zeros, copied, b"\xff\xfe", b"\xc3\x28", b"\r", b"\n"))
+    pieces: tuple[bytes, ...] = (noise, zeros, copied, b"\xff\xfe", b"\xc3\x28", b"\r", b"\n")
+    piece = rng.choice(pieces)
     return data[:at] + piece + data[at:]
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.header import DTYPE_NAMES, MAX_HEADER_BYTES, Entry, read_header
+from traces.header import DTYPE_NAMES, MAX_HEADER_BYTES, Entry, header_of
+from traces.mapped import load, map_file
 from traces.tensors import (
     KNOWN_NAMES,
     OPTIONAL,
+    PER_REQUEST,
     REQUIRED,
     SCORE_TABLES,
     byte_chunks,
@@ -84,7 +86,11 @@ def _proved_hash(trace: Trace) -> str:
 
 
 def _open(path: Path) -> Trace:
-    header = read_header(path)
+    try:
+        file = path.open("rb")  # header and data of one file, even if another one takes its name meanwhile
+        header = header_of(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     version = header.metadata.get("schema_version")
     if version is None:
         raise UserError("The metadata has no 'schema_version', so this is not a trace (see traces/README.md).")
@@ -95,8 +101,9 @@ def _open(path: Path) -> Trace:
         raise UserError(f"Tensor {unknown[0]!r} is unknown; a trace holds {', '.join(sorted(KNOWN_NAMES))}.")
     if absent := [name for name in REQUIRED if name not in names]:
         raise UserError(f"Tensor '{absent[0]}' is missing; {', '.join(REQUIRED)} are required.")
-    mapped = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    mapped = map_file(file)
     tensors = {entry.name: _view(mapped, entry) for entry in header.entries}
+    tensors |= {name: load(tensors[name]) for name in PER_REQUEST}
     flags = _json_object(header.metadata, "flags")
     labels = _json_value(header.metadata, "request_labels", default=None)
     if not (labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))):
