@@ -48,23 +48,28 @@ class Outcome:
     wall_s: float = 0.0
 
 
-def torture(reader: str, cases: int, seed: int, keep: Path | None = None) -> Outcome:
-    """Show `cases` spoiled inputs to a reader; a process that dies or hangs is replaced and counted."""
+def torture(reader: str, cases: int, seed: int, keep: Path | None = None, every_cut: bool = True) -> Outcome:
+    """Show `cases` spoiled inputs to a reader; a process that dies or hangs is replaced and counted.
+
+    `every_cut`: the first half of the cases cuts the files at every length; without, all are drawn.
+    """
     outcome, start, begun = Outcome(reader), 0, time.perf_counter()
     while start < cases:
-        start = _batch(outcome, start, cases, seed, keep)
+        start = _batch(outcome, start, cases, seed, keep, every_cut)
     outcome.wall_s = time.perf_counter() - begun
     return outcome
 
 
-def _batch(outcome: Outcome, start: int, cases: int, seed: int, keep: Path | None) -> int:
+def _batch(outcome: Outcome, start: int, cases: int, seed: int, keep: Path | None, every_cut: bool) -> int:
     """Run a child from case `start` on -> the first case that it left undone."""
     with tempfile.TemporaryFile() as errors:
-        return _watch(outcome, start, cases, seed, keep, errors)
+        return _watch(outcome, start, cases, (seed, cases // 2 if every_cut else 0), keep, errors)
 
 
-def _watch(outcome: Outcome, start: int, cases: int, seed: int, keep: Path | None, errors: IO[bytes]) -> int:
-    command = [sys.executable, __file__, outcome.reader, str(start), str(cases), str(seed), str(keep or "")]
+def _watch(
+    outcome: Outcome, start: int, cases: int, drawn: tuple[int, int], keep: Path | None, errors: IO[bytes]
+) -> int:
+    command = [sys.executable, __file__, outcome.reader, str(start), str(cases), *map(str, drawn), str(keep or "")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT)
     assert child.stdout is not None
@@ -112,20 +117,20 @@ def _count(outcome: Outcome, defect: str, case: int) -> None:
     outcome.first.setdefault(defect, case)
 
 
-def spoil(name: str, case: int, seed: int, good: Path, folder: Path) -> str:
+def spoil(name: str, case: int, seed: int, good: Path, folder: Path, cuts: int = 0) -> str:
     """Write case number `case` of a reader's spoiled inputs into `folder` -> what was done.
 
-    The first cases cut every file at every length; each later case is drawn from (seed, reader, case) alone.
+    The first `cuts` cases cut the files at every length; each later case is drawn from (seed, reader, case) alone.
     """
     from torture_readers import readers
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
     files = readers()[name].spoiled
-    at = case
+    at = case if case < cuts else sys.maxsize
+    step = max(1, -(-sum((good / file).stat().st_size for file in files) // max(1, cuts)))
     for file in files:
         data = (good / file).read_bytes()
-        step = max(1, len(data) // 4000)  # every length of a file of up to four kilobytes
         if at * step < len(data):
             (folder / file).write_bytes(data[: at * step])
             return f"{file} cut to {at * step} bytes"
@@ -174,7 +179,7 @@ def _too_slow(*_: object) -> None:
     raise TooSlow
 
 
-def child(name: str, start: int, cases: int, seed: int, keep: str) -> None:
+def child(name: str, start: int, cases: int, drawn: tuple[int, int], keep: str) -> None:
     """Work through cases, a JSON line each; memory is bounded at 1 GiB above what the good input took."""
     from torture_readers import readers
 
@@ -190,7 +195,7 @@ def child(name: str, start: int, cases: int, seed: int, keep: str) -> None:
         signal.signal(signal.SIGPROF, _too_slow)
         resource.setrlimit(resource.RLIMIT_DATA, (_status_bytes("VmData") + MOST_BYTES,) * 2)
         for case in range(start, cases):
-            told = spoil(name, case, seed, good, folder)
+            told = spoil(name, case, drawn[0], good, folder, drawn[1])
             signal.setitimer(signal.ITIMER_PROF, HANG_S)
             what = one_case(name, folder)
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -202,10 +207,10 @@ def child(name: str, start: int, cases: int, seed: int, keep: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for word in ("reader", "start", "cases", "seed", "keep"):
+    for word in ("reader", "start", "cases", "seed", "cuts", "keep"):
         parser.add_argument(word)
     words = parser.parse_args()
-    child(words.reader, int(words.start), int(words.cases), int(words.seed), words.keep)
+    child(words.reader, int(words.start), int(words.cases), (int(words.seed), int(words.cuts)), words.keep)
 
 
 if __name__ == "__main__":

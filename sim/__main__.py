@@ -69,6 +69,9 @@ def _run(name: str, rest: list[str]) -> int:
     if any(word in ("-h", "--help") for word in rest):
         print((module.__doc__ or "").strip())
         return 0
+    if any(word.startswith("=") for word in rest):
+        print("error: an override has no name before its =: write name=value without blanks", file=sys.stderr)
+        return 2
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError

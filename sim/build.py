@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +41,9 @@ def check_keys(config: DictConfig) -> None:
     """Raises UserError for a top-level key that is missing or that nobody reads."""
     for name in config:
         if name not in (*GROUPS, *KNOBS):
-            raise UserError(f"{name!s} is not a key of the configuration: known are {', '.join((*GROUPS, *KNOBS))}")
+            near = get_close_matches(str(name), (*GROUPS, *KNOBS), 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join((*GROUPS, *KNOBS))}"
+            raise UserError(f"{name!s} is not a key of the configuration: {hint}")
     for name in (*GROUPS, *KNOBS):
         if name not in config:
             raise UserError(f"{name} is missing from the configuration")

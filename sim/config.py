@@ -14,10 +14,15 @@ T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null"}
 
 
+LARGEST = 2**63
+"""Whole numbers stay below it in size: the engines count in 64 bits."""
+
+
 def _fits(value: object, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if kind in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+        return whole or (kind is float and isinstance(value, float))
+    return isinstance(value, kind)
 
 
 def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:

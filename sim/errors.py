@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from traces.errors import printable
+from traces.errors import UserError, printable
 
 _BOOKKEEPING = ("full_key", "object_type", "reference_type", "See https://", "Config search path", "provider=")
 
@@ -20,6 +20,8 @@ def one_line(error: BaseException) -> str:
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
     for one in chain:
+        if isinstance(one, UserError):
+            return str(one)
         if isinstance(one, OverrideParseException):
             return printable(f"{one.override} cannot be read as an override: {_said(one.message)}")
         if isinstance(one, MissingConfigException) and one.missing_cfg_file and one.options is not None:

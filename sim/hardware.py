@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from traces.errors import UserError
 
+LARGEST = 1e300
 HARDWARE_FOLDER = Path(__file__).resolve().parents[1] / "conf" / "hardware"
 
 # From most to least trusted. A file as a whole is worth no more than its weakest figure.
@@ -183,7 +184,8 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
 def _check_figure(machine: str, name: str, value: Any) -> None:
     if value is None and name in _OPTIONAL:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if not number or not math.isfinite(value):
         raise UserError(f"hardware {machine}: {name}={value!r} must be a finite number")
     if name in _COUNTS and not float(value).is_integer():
         raise UserError(f"hardware {machine}: {name}={value} must be a whole number")

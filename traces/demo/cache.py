@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from traces.demo.checkpoint import flush_to_disk
 from traces.demo.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.recipe import Recipe
 from traces.errors import UserError
@@ -87,6 +88,8 @@ def _train_into(folder: Path, recipe: Recipe, corpus: Corpus) -> None:
     summary["corpus_sha256"] = corpus_digest(corpus)
     (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
     checkpoint.unlink(missing_ok=True)
+    for path in unfinished.iterdir():
+        flush_to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
