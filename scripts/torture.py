@@ -57,12 +57,14 @@ def files(words: argparse.Namespace) -> int:
     """Spoiled files; the cases are shared among the readers."""
     from torture_readers import readers
 
-    names = [words.reader] if words.reader else list(readers())
+    names = [words.reader] if words.reader else [name for name, reader in readers().items() if reader.share]
     total = words.cases or (3000 if words.short else 110_000)
-    shares = sum(readers()[name].share for name in names)
+    shares = sum(readers()[name].share or 1.0 for name in names)
     found, tried = 0, 0
     for name in names:
-        outcome = torture(name, round(total * readers()[name].share / shares), words.seed, words.keep, not words.short)
+        outcome = torture(
+            name, round(total * (readers()[name].share or 1.0) / shares), words.seed, words.keep, not words.short
+        )
         kinds = {f"{what}, first --case {outcome.first[what]}": count for what, count in outcome.defects.items()}
         came = {"refused": outcome.refused, "read": outcome.read, "MB more at most": outcome.peak_bytes // 10**6}
         found += row(f"spoiled files: {name}", outcome.cases, came, kinds)
@@ -96,7 +98,7 @@ def faults(words: argparse.Namespace) -> int:
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     if done.returncode:
         return row("faults", 0, {}, {f"do not start: {done.stderr.strip()[-300:]}": 1})
-    return sum(row(*tally) for tally in json.loads(done.stdout.splitlines()[-1]))
+    return sum(row(*json.loads(line)) for line in done.stdout.splitlines() if line.startswith("["))
 
 
 def limits(words: argparse.Namespace) -> int:

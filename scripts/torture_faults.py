@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -361,27 +361,23 @@ def fresh(folder: Path) -> Path:
 
 def faults(
     kill: int, room: int, interrupt: int, change: int, seed: int, names: tuple[str, ...] = tuple(JOBS)
-) -> list[Tally]:
+) -> Iterator[Tally]:
     """All kinds of faults, so many trials of each for every job."""
     with tempfile.TemporaryDirectory() as work:
         arena = Arena(Path(work), names)
-        found = []
         for name in names:
-            found += [
-                kills(arena, name, kill, seed),
-                no_room(arena, name, room, seed),
-                interrupts(arena, name, interrupt, seed),
-            ]
+            yield kills(arena, name, kill, seed)
+            yield no_room(arena, name, room, seed)
+            yield interrupts(arena, name, interrupt, seed)
         if change:
-            found.append(changed_traces(arena, change, seed))
-    return found
+            yield changed_traces(arena, change, seed)
 
 
 def main() -> None:
-    """Run in a process of its own: tallies as JSON on the last line."""
+    """Run in a process of its own: a tally as JSON on each line."""
     kill, room, interrupt, change, seed = map(int, sys.argv[1:6])
-    found = faults(kill, room, interrupt, change, seed, tuple(sys.argv[6:]) or tuple(JOBS))
-    print(json.dumps([[t.what, t.trials, t.outcomes, t.defects] for t in found]))
+    for tally in faults(kill, room, interrupt, change, seed, tuple(sys.argv[6:]) or tuple(JOBS)):
+        print(json.dumps([tally.what, tally.trials, tally.outcomes, tally.defects]), flush=True)
 
 
 if __name__ == "__main__":

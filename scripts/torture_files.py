@@ -126,7 +126,7 @@ def spoil(name: str, case: int, seed: int, good: Path, folder: Path, cuts: int =
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
-    files = readers()[name].spoiled
+    files = {file: ways for file, ways in readers()[name].spoiled.items() if (good / file).exists()}
     at = case if case < cuts else sys.maxsize
     step = max(1, -(-sum((good / file).stat().st_size for file in files) // max(1, cuts)))
     for file in files:

@@ -31,6 +31,11 @@ JSON = (*TEXT, *(spoil_json_file,) * 6)
 ARRAY = (*BINARY, *(spoil_npy,) * 6)
 RULE = "eviction/a.yaml"
 PHASES = ("prefill", "decode")
+RESULTS = {
+    **dict.fromkeys(("metrics.json", "provenance.json"), JSON),
+    **dict.fromkeys(("steps.parquet", "requests.parquet", "blocks.parquet"), BINARY),
+    ".hydra/overrides.yaml": TEXT,
+}
 EIGHT = ("--num-experts", "8")
 ARRAYS = (*BINARY, *(spoil_members,) * 6)
 
@@ -45,7 +50,7 @@ class Reader:
     """File of the input -> ways to spoil it."""
     read: Callable[[Path], Any]
     share: float = 1.0
-    """How many cases of a hundred thousand it gets, relative to the others."""
+    """How many of all cases it gets, relative to the others; 0: only when it is asked for by name."""
 
 
 def small_trace(seed: int = 0, requests: int = 3, width: int | None = None, experts: int = 8) -> Trace:
@@ -110,19 +115,7 @@ def readers() -> dict[str, Reader]:
         Reader("hardware yaml", make_yaml("hardware", "s1_rtx3080ti"), {"a.yaml": TEXT}, read_hardware, 0.3),
         Reader("model yaml", make_yaml("model", "gpt_oss_20b"), {"a.yaml": TEXT}, read_model, 0.3),
         Reader("policy yaml", make_yaml("policy/eviction", "mrs", "eviction"), {RULE: TEXT}, read_rule, 0.3),
-        Reader(
-            "results",
-            make_results,
-            {
-                "metrics.json": JSON,
-                "provenance.json": JSON,
-                "steps.parquet": BINARY,
-                "requests.parquet": BINARY,
-                ".hydra/overrides.yaml": TEXT,
-            },
-            read_results,
-            0.5,
-        ),
+        Reader("results", make_results, RESULTS, read_results, 0.0),
         Reader("predictor", make_predictor, {"p.safetensors": HEADER}, read_predictor),
         Reader("demo training", make_training, {"checkpoint.safetensors": HEADER}, read_training, 0.2),
         Reader("demo summary", make_summary, {"training.json": JSON}, read_summary, 0.3),
@@ -330,26 +323,20 @@ def read_rule(folder: Path) -> None:
 
 
 def make_results(folder: Path) -> None:
-    from sim.outputs import write_json, write_table
+    """The output folder of a run."""
+    from hydra.core.global_hydra import GlobalHydra
 
-    steps: dict[str, Any] = {"group": np.arange(6) // 2, "hits": np.arange(6), "demanded": np.arange(6) + 3}
-    write_table(folder / "steps.parquet", steps)
-    write_table(folder / "requests.parquet", {"group": np.arange(3), "tpot_s": np.array([0.1, 0.2, 0.3])})
-    write_json(folder / "metrics.json", {"hit_rate": 0.5, "tpot_s.mean": 0.2, "ttft_s.mean": None, "num_tokens": 6})
-    cache = {"fraction": 0.25, "effective_fraction": 0.25}
-    kept = {"policy": "lru", "trace": "demo", "hardware": "x", "model": "m", "batch_size": 1, "seed": 0}
-    write_json(folder / "provenance.json", kept | {"cache": cache, "label": "SIMULATED", "estimated": ["a sentence"]})
-    (folder / ".hydra").mkdir(exist_ok=True)
-    (folder / ".hydra" / "overrides.yaml").write_text("- policy=lru\n- cache.fraction=0.25\n- seed=0\n")
+    from sim.__main__ import main
+
+    GlobalHydra.instance().clear()
+    with redirect_stdout(io.StringIO()):
+        main(["run", "policy=lru", "engine=compiled", "trace.requests=3", f"hydra.run.dir={folder}"])
 
 
 def read_results(folder: Path) -> None:
-    from sim.commands.plot import format_table
     from sim.results import collect
 
-    table = collect(folder)
-    assert len(table) == 1
-    format_table(table)
+    assert len(collect(folder)) == 1
 
 
 def make_predictor(folder: Path) -> None:

@@ -82,10 +82,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path):
 
 
 def test_what_the_machine_refuses_is_one_sentence():
-    assert system_error(OSError(28, "No space left on device", "out/metrics.json")) == (
-        "out/metrics.json: No space left on device"
-    )
-    assert (
-        system_error(MemoryError("Unable to allocate 3 TiB")) == "there is not enough memory: Unable to allocate 3 TiB"
-    )
+    full = OSError(28, "No space left on device", "out/metrics.json")
+    assert system_error(full) == "out/metrics.json: No space left on device"
+    assert system_error(MemoryError("Unable to allocate 3 TiB")).endswith("not enough memory: Unable to allocate 3 TiB")
     assert system_error(MemoryError()) == "there is not enough memory"
