@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pkgutil
+import signal
 import sys
 from difflib import get_close_matches
 
 import sim.commands
-from sim.errors import one_line
+from sim.errors import one_line, system_error
 from traces.errors import UserError
 
 
@@ -49,28 +51,43 @@ def main(argv: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else "commands: " + ", ".join(command_names())
         print(f"error: {name} is not a command; {hint}", file=sys.stderr)
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
+            stream.reconfigure(errors="backslashreplace")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
+    try:
+        return _run(name, rest)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the second Ctrl-C of somebody impatient
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, rest: list[str]) -> int:
+    """Run a command -> exit status; what goes wrong for a known reason is one sentence on standard error."""
     module = load(name)
     if any(word in ("-h", "--help") for word in rest):
         print((module.help_text() if hasattr(module, "help_text") else module.__doc__ or "").strip())
         return 0
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
+    if any(word.startswith("=") for word in rest):
+        print("error: an override has no name before its =: write name=value without blanks", file=sys.stderr)
+        return 2
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         return int(module.main(rest))  # type: ignore[attr-defined]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (OSError, MemoryError) as error:
+        print(f"error: {system_error(error)}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from policies.allocation.base import Allocation
@@ -43,7 +44,9 @@ def check_keys(config: DictConfig) -> None:
     """Raises UserError for a top-level key that is missing or that nobody reads."""
     for name in config:
         if name not in (*GROUPS, *KNOBS):
-            raise UserError(f"{name!s} is not a key of the configuration: known are {', '.join((*GROUPS, *KNOBS))}")
+            near = get_close_matches(str(name), (*GROUPS, *KNOBS), 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join((*GROUPS, *KNOBS))}"
+            raise UserError(f"{name!s} is not a key of the configuration: {hint}")
     for name in (*GROUPS, *KNOBS):
         if name not in config:
             raise UserError(f"{name} is missing from the configuration")
@@ -107,11 +110,12 @@ def make_part(name: str, config: DictConfig) -> Any:
     if not isinstance(target, str):
         raise UserError(f"policy.{name}._target_={target}: must name a class, as policies.{name}.<rule>.<Class>")
     try:
-        cls = get_class(target)
+        module, _, name_of_class = target.rpartition(".")
+        cls = getattr(importlib.import_module(module), name_of_class)
     except Exception as error:
         raise UserError(f"policy.{name}._target_={target}: cannot be imported: {error}") from error
     base = PARTS[name]
-    if not issubclass(cls, base):
+    if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
     return checked(cls, values, f"policy.{name}.")
 

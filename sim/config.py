@@ -22,10 +22,15 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if isinstance(hint, UnionType) else (hint,)
 
 
+LARGEST = 2**63
+"""Whole numbers stay below it in size: the engines count in 64 bits."""
+
+
 def _fits(value: object, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if kind in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+        return whole or (kind is float and isinstance(value, float))
+    return isinstance(value, kind)
 
 
 def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
@@ -37,7 +42,7 @@ def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for name, value in values.items():
         if name not in known:
-            near = get_close_matches(name, known, 1)
+            near = get_close_matches(str(name), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
             raise UserError(f"{prefix}{name} is not a field of {cls.__name__}: {hint}")
         kinds = [get_origin(kind) or kind for kind in _alternatives(hints[name])]

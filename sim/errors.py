@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from traces.errors import UserError, printable
+
+_BOOKKEEPING = ("full_key", "object_type", "reference_type", "See https://", "Config search path", "provider=")
+
 
 def one_line(error: BaseException) -> str:
     """The cause of an error in one line, without the configuration system's own bookkeeping."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = str(cause) or str(error)
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError
+
+    chain: list[Any] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for one in chain:
+        if isinstance(one, UserError):
+            return str(one)
+        if isinstance(one, OverrideParseException):
+            return printable(f"{one.override} cannot be read as an override: {_said(one.message)}")
+        if isinstance(one, MissingConfigException) and one.missing_cfg_file and one.options is not None:
+            return _missing(str(one.missing_cfg_file), list(one.options))
+        if isinstance(one, ConfigAttributeError | ConfigKeyError) and one.full_key:
+            return _unknown(one)
+        if isinstance(one, InterpolationKeyError):
+            return printable(f"{one.full_key}: {_said(str(one))}")
+    return printable(_said(str(chain[-1]) or str(error)) or type(error).__name__)
+
+
+def _said(text: str) -> str:
     lines = [line.strip() for line in text.splitlines()]
-    said = [line for line in lines if line and not line.startswith(("full_key", "object_type", "reference_type"))]
-    return " ".join(said) or type(error).__name__
+    return " ".join(line for line in lines if line and not line.startswith(_BOOKKEEPING))
+
+
+def _missing(file: str, options: list[str]) -> str:
+    """A group has no file of that name."""
+    group, _, name = file.rpartition("/")
+    near = get_close_matches(name, options, 1)
+    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(sorted(options))}"
+    return printable(f"{group}={name} is not known: {hint}")
+
+
+def _unknown(error: Any) -> str:
+    """A key that its group does not have, with the nearest one that it has."""
+    from omegaconf import DictConfig
+
+    parent, _, name = str(error.full_key).rpartition(".")
+    known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
+    near = get_close_matches(name, known, 1)
+    before = f"{parent}." if parent else ""
+    hint = f"did you mean {before}{near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
+    return printable(f"{error.full_key} is not a key of the configuration: {hint}")
+
+
+def system_error(error: OSError | MemoryError) -> str:
+    """What the machine refused, in one sentence."""
+    if isinstance(error, MemoryError):
+        return printable(f"there is not enough memory: {error}".rstrip(": "))
+    place = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or re.sub(r"^\[Errno \d+\] ", "", str(error)) or type(error).__name__
+    return printable(f"{place}{reason}")

@@ -8,9 +8,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from traces.errors import UserError
 
+LARGEST = 1e300
 HARDWARE_FOLDER = Path(__file__).resolve().parents[1] / "conf" / "hardware"
 
 # From most to least trusted; EMULATED is what was measured of something that software only imitates, as a paced link.
@@ -165,7 +167,7 @@ def read_hardware(path: Path) -> Hardware:
         raise UserError(f"hardware={path}: there is no such file")
     try:
         config = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"the hardware file {path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"the hardware file {path} must hold a list of `field: value` lines")
@@ -193,7 +195,11 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
         if config.get(key) is None:
             raise UserError(f"hardware {name}: {key} is missing: state it, with its source")
     tables = ("sources", "uncertainty")
+    for table in tables:
+        if not isinstance(config.get(table) or {}, Mapping):
+            raise UserError(f"hardware {name}: {table}={config[table]!r} must hold one entry per figure")
     values: dict[str, Any] = {key: dict(value or {}) if key in tables else value for key, value in config.items()}
+    values.setdefault("sources", {})
     return Hardware(**values)
 
 
@@ -210,7 +216,8 @@ def path_overrides(argument: str) -> list[str]:
 def _check_figure(machine: str, name: str, value: Any) -> None:
     if value is None and name in _OPTIONAL:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if not number or not math.isfinite(value):
         raise UserError(f"hardware {machine}: {name}={value!r} must be a finite number")
     if name in _COUNTS and not float(value).is_integer():
         raise UserError(f"hardware {machine}: {name}={value} must be a whole number")

@@ -8,10 +8,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from traces.errors import UserError
 from traces.trace import Geometry
 
+LARGEST = 2**40
 MODEL_FOLDER = Path(__file__).resolve().parents[1] / "conf" / "model"
 
 
@@ -52,10 +54,15 @@ class Dimensions:
     tied: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.source, str) or not isinstance(self.tied, bool):
+            raise UserError(f"model {self.name}: name and source must be text, tied true or false")
+        if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
+            raise UserError(f"model {self.name}: names={self.names!r} must be a list of words")
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"model {self.name}: {name}={value!r} must be a whole number of at least {least}")
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+                allowed = f"a whole number of at least {least} and at most 2**40"
+                raise UserError(f"model {self.name}: {name}={value!r} must be {allowed}")
         if self.top_k > self.num_experts:
             raise UserError(f"model {self.name}: top_k={self.top_k} must not be above num_experts={self.num_experts}")
         if bool(self.dense_layers) != bool(self.dense_ffn):
@@ -198,7 +205,8 @@ def dimensions_from_config(config: Mapping[str, Any]) -> Dimensions:
     for key in ("name", *_ONE, "vocab_size"):
         if config.get(key) is None:
             raise UserError(f"model {name}: {key} is missing: state it as the model's config.json does")
-    values: dict[str, Any] = {key: tuple(value or ()) if key == "names" else value for key, value in config.items()}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    values["names"] = values.get("names") or ()
     return Dimensions(**values)
 
 
@@ -209,7 +217,7 @@ def _dimension_files() -> dict[str, dict[str, Any]]:
     for path in sorted(MODEL_FOLDER.glob("*.yaml")):
         try:
             config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        except (OmegaConfBaseException, OSError, ValueError) as error:
+        except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
             raise UserError(f"the model file {path} cannot be read: {error}") from error
         if isinstance(config, dict) and "expert_ffn" in config:
             found[path.stem] = {str(key): value for key, value in config.items()}

@@ -10,6 +10,7 @@ from policies.base import Part, Policy, Substitution
 from sim.engine.device import decides
 from sim.hardware import Hardware
 from traces.errors import UserError
+from traces.mapped import load
 from traces.trace import Trace
 
 RECORD_AGAIN = "record the trace with this tool, or switch that part off"
@@ -65,7 +66,7 @@ def _check_floor(policy: str, part: Part, trace: Trace) -> None:
         return
     for start in range(0, trace.num_tokens, 4096):
         stop = min(start + 4096, trace.num_tokens)
-        logits = np.asarray(table.values[start:stop], np.float32)
+        logits = load(table.values[start:stop]).astype(np.float32)
         band = np.log(max(1.0 - float(alpha), 1e-30)) + logits[:, :, trace.top_k]
         below: Any = logits[:, :, -1] > band
         if table.values.shape[2] < trace.num_experts and below.any():

@@ -22,7 +22,7 @@ from sim.needs import check_needs, wants_scores, wants_weights
 from sim.rows import BlockData, RowReader
 from sim.steps import Schedule, StepBlock
 from traces.errors import UserError
-from traces.mapped import release
+from traces.mapped import gather, release
 from traces.trace import Geometry, Trace
 
 TIMELINE_ROWS = 64
@@ -257,7 +257,7 @@ def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse |
     blocks = ((block.rows, block.bounds) for block in schedule.blocks())
 
     def read_ids(rows: NDArray[np.int64]) -> NDArray[Any]:
-        ids = trace.topk_ids[rows]
+        ids = gather(trace.topk_ids, rows)
         release(trace.topk_ids[int(rows.min()) : int(rows.max()) + 1])
         return ids
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.steps import BLOCK_ROWS, StepBlock
+from traces.mapped import gather
 from traces.tensors import release_rows
 from traces.trace import Trace
 
@@ -106,9 +107,7 @@ class RowReader:
 
     @staticmethod
     def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
-        if consecutive(rows):  # a view would be read-only, and stay mapped
-            return np.array(array[int(rows[0]) : int(rows[-1]) + 1], dtype=dtype, order="C")
-        return np.ascontiguousarray(array[rows], dtype=dtype)
+        return np.array(gather(array, rows), dtype=dtype, order="C")  # a view of an array in memory is not ours
 
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self.wants_scores:

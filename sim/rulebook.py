@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from policies.allocation.base import Allocation
 from policies.base import Part, Policy
@@ -160,4 +162,7 @@ def _knobs(path: Path) -> list[Knob]:
 
 
 def _load(path: Path) -> Any:
-    return OmegaConf.load(path)
+    try:
+        return OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.name} of the policies cannot be read: {error}") from error

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.header import DTYPE_NAMES, Entry, read_header
+from traces.header import DTYPE_NAMES, MAX_HEADER_BYTES, Entry, header_of
+from traces.mapped import load, map_file
 from traces.tensors import (
     KNOWN_NAMES,
     OPTIONAL,
+    PER_REQUEST,
     REQUIRED,
     SCORE_TABLES,
     byte_chunks,
@@ -26,10 +28,12 @@ from traces.trace import Geometry, Trace
 from traces.validate import validate, validate_structure
 
 SCHEMA_VERSION = "1"
+MAX_DEPTH = 64
+"""Levels of lists and objects in the metadata."""
 
 
 def read_trace(path: str | Path, check_rows: bool = True) -> Trace:
-    """The trace in file `path`, memory mapped; with `check_rows` every row is checked, a chunk at a time.
+    """The trace in file `path`, memory mapped; with `check_rows` every row is checked, a chunk at a time, and the hash.
 
     Raises: UserError naming the file and what is wrong with it.
     """
@@ -43,8 +47,8 @@ def read_trace(path: str | Path, check_rows: bool = True) -> Trace:
         validate_structure(trace)
         if check_rows:
             validate(trace)
-        if not trace.content_hash:  # written by others
-            trace = replace(trace, content_hash=hash_content(trace))
+        if check_rows or not trace.content_hash:
+            trace = replace(trace, content_hash=_proved_hash(trace))
     except UserError as error:
         raise UserError(f"Trace file {path.name}: {error}") from error
     return trace
@@ -70,8 +74,23 @@ def write_trace(path: str | Path, trace: Trace) -> Trace:
     return trace
 
 
+def _proved_hash(trace: Trace) -> str:
+    """The hash of the content, which is the stored one unless others wrote the file without."""
+    actual = hash_content(trace)
+    if trace.content_hash not in ("", actual):
+        raise UserError(
+            f"its content has the hash {actual[:16]} but {trace.content_hash[:16]!r} is stored, so it was changed "
+            "after it was written."
+        )
+    return actual
+
+
 def _open(path: Path) -> Trace:
-    header = read_header(path)
+    try:
+        file = path.open("rb")  # header and data of one file, even if another one takes its name meanwhile
+        header = header_of(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     version = header.metadata.get("schema_version")
     if version is None:
         raise UserError("The metadata has no 'schema_version', so this is not a trace (see traces/README.md).")
@@ -82,8 +101,9 @@ def _open(path: Path) -> Trace:
         raise UserError(f"Tensor {unknown[0]!r} is unknown; a trace holds {', '.join(sorted(KNOWN_NAMES))}.")
     if absent := [name for name in REQUIRED if name not in names]:
         raise UserError(f"Tensor '{absent[0]}' is missing; {', '.join(REQUIRED)} are required.")
-    mapped = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    mapped = map_file(file)
     tensors = {entry.name: _view(mapped, entry) for entry in header.entries}
+    tensors |= {name: load(tensors[name]) for name in PER_REQUEST}
     flags = _json_object(header.metadata, "flags")
     labels = _json_value(header.metadata, "request_labels", default=None)
     if not (labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))):
@@ -112,10 +132,24 @@ def _json_value(metadata: Mapping[str, str], name: str, **default: Any) -> Any:
         if "default" in default:
             return default["default"]
         raise UserError(f"The metadata has no '{name}' (see traces/README.md).")
+    text = metadata[name]
     try:
-        return json.loads(metadata[name])
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # results carry it on, and JSON knows no NaN
     except (ValueError, RecursionError) as error:
         raise UserError(f"Metadata '{name}' is not valid JSON.") from error
+    if _depth(value) > MAX_DEPTH:
+        raise UserError(f"Metadata '{name}' is nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects in a JSON value."""
+    level, depth = [value], 0
+    while level := [entry for entry in level if isinstance(entry, dict | list)]:
+        depth += 1
+        level = [inner for entry in level for inner in (entry.values() if isinstance(entry, dict) else entry)]
+    return depth
 
 
 def _json_object(metadata: Mapping[str, str], name: str, **default: Any) -> dict[str, Any]:
@@ -173,7 +207,10 @@ def _header_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str])
         claims[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(claims, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise UserError(f"The metadata takes {len(text)} bytes; at most {MAX_HEADER_BYTES} are allowed.")
+    return text
 
 
 def _write_beside(path: Path, header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from traces.errors import UserError
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+MAX_HEADER_BYTES = 1 << 24
+"""Below the 100 MB of the safetensors library: parsed, hostile JSON takes forty times its length."""
 MAX_DIMENSIONS = 8
 DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
@@ -53,10 +54,18 @@ def read_header(path: Path) -> Header:
     """
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            text = _header_text(file, size)
+            return header_of(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def header_of(file: BinaryIO) -> Header:
+    """Read and check the header of an open file, from its start.
+
+    Raises: UserError as `read_header`; OSError if the file cannot be read.
+    """
+    size = os.fstat(file.fileno()).st_size
+    text = _header_text(file, size)
     fields = _parse(text)
     metadata = _metadata(fields.pop("__metadata__", {}))
     entries = sorted(

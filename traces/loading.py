@@ -20,6 +20,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 # A name or owner/name of letters, digits and single dots and dashes inside, as the hub allows.
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]*\w)?(/[A-Za-z0-9_]([\w.-]*\w)?)?", re.ASCII)
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json")  # never pickled weights: a file may run code
+SAFE: dict[str, Any] = {"trust_remote_code": False}  # code in a folder is refused; unset, a terminal is asked about it
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
@@ -140,7 +141,7 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=local_only)
+        config = AutoConfig.from_pretrained(path, local_files_only=local_only, **SAFE)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model.path={path}: its configuration cannot be read: {_first_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -149,7 +150,7 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
             "language model is needed."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, **SAFE)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"model.path={path}: its tokenizer cannot be loaded: {_first_line(error)}") from error
     try:
@@ -160,6 +161,7 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
             local_files_only=local_only,
             use_safetensors=True,
             output_loading_info=True,
+            **SAFE,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"model.path={path}: the model cannot be loaded: {_first_line(error)}") from error

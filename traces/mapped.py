@@ -1,13 +1,90 @@
-"""Gives back the memory of mapped pages that have been read, so that a long trace does not fill the memory."""
+"""Mapped files: memory is given back, and rows are read so that a file that somebody cuts or rewrites is noticed."""
 
 import mmap
-from typing import Any
+import os
+import weakref
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.errors import UserError
+
 _HUGE_PAGE = 1 << 21
 """One touch may map as much as this, aligned; giving back less would leave the rest of it in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """A mapped file as it was when it was mapped."""
+
+    file: BinaryIO
+    size: int
+    mtime_ns: int
+    begin: int
+    """Address of the first byte of the mapping."""
+
+    def check(self) -> None:
+        """Raises UserError if the file is not what it was; what was read before is then from the old content."""
+        now = os.fstat(self.file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
+            raise UserError(
+                f"{self.file.name} was changed while it was read (it had {self.size} bytes and has {now.st_size}): "
+                "run again when it is complete."
+            )
+
+
+_WATCHED: "weakref.WeakKeyDictionary[mmap.mmap, _Watch]" = weakref.WeakKeyDictionary()
+
+
+def map_file(file: BinaryIO) -> NDArray[np.uint8]:
+    """The bytes of an open file that is not empty, mapped read-only; `load` and `gather` watch it from now on."""
+    now = os.fstat(file.fileno())
+    array: NDArray[np.uint8] = np.memmap(file, np.uint8, mode="r").view(np.ndarray)
+    mapping = _mapping(array)
+    if mapping is not None:
+        _WATCHED[mapping] = _Watch(file, now.st_size, now.st_mtime_ns, array.__array_interface__["data"][0])
+    return array
+
+
+def load(array: NDArray[Any]) -> NDArray[Any]:
+    """`array` in ordinary memory; a watched file is read, not touched: a mapping cut short would end the process.
+
+    Raises: UserError if the file was changed since it was mapped.
+    """
+    watch = _watch(array)
+    if watch is None or not array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    found = np.empty(array.shape, array.dtype)
+    into = found.reshape(-1).view(np.uint8).data
+    start, done = array.__array_interface__["data"][0] - watch.begin, 0
+    while done < found.nbytes:
+        count = os.preadv(watch.file.fileno(), [into[done:]], start + done)
+        if count == 0:
+            break
+        done += count
+    watch.check()
+    return found
+
+
+def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Rows of an array by number, in ordinary memory. Raises: UserError as `load`."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first + 1 == rows.size and bool((np.diff(rows) == 1).all()):
+        return load(array[first : last + 1])
+    watch = _watch(array)
+    if watch is None:
+        return np.ascontiguousarray(array[rows])
+    watch.check()
+    found = np.ascontiguousarray(array[rows])
+    watch.check()
+    return found
+
+
+def _watch(array: NDArray[Any]) -> _Watch | None:
+    mapping = _mapping(array)
+    return None if mapping is None else _WATCHED.get(mapping)
 
 
 def release(array: NDArray[Any]) -> None:

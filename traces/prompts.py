@@ -85,15 +85,20 @@ def _passage(text: str, chars: int, rng: np.random.Generator) -> str:
     return text[start : start + chars]
 
 
+def _is_unicode(text: str) -> bool:
+    """JSON can write half of a surrogate pair, which is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _parse_object(source: str, number: int, line: str) -> Prompt:
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'prompts={source}, line {number}: not JSON; {{"prompt": "..."}} is needed.') from error
     text = entry.get("prompt") if isinstance(entry, dict) else None
     label = entry.get("label") if isinstance(entry, dict) else None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or not _is_unicode(text):
         raise UserError(f'prompts={source}, line {number}: a JSON object with a text "prompt" is needed.')
-    if label is not None and not isinstance(label, str):
+    if label is not None and not (isinstance(label, str) and _is_unicode(label)):
         raise UserError(f'prompts={source}, line {number}: "label" must be a text or absent.')
     return Prompt(text, label)

@@ -8,7 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.mapped import release
+from traces.mapped import load, release
 from traces.tensors import SCORE_TABLES, chunk_rows
 from traces.trace import ScoreTable, Trace
 
@@ -70,7 +70,7 @@ def _scan(
 ) -> None:
     rows = chunk_rows(array)
     for start in range(0, len(array), rows):
-        chunk = np.ascontiguousarray(array[start : start + rows])
+        chunk = load(array[start : start + rows])
         fault, row, layer, column = find(chunk)
         if fault:
             sentence = faults[fault - 1].format(value=chunk[row, layer, column])
@@ -82,8 +82,8 @@ def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values
     """logsumexp over all experts is finite and cannot lie below the best listed logit."""
     rows = chunk_rows(values)
     for start in range(0, len(values), rows):
-        total = log_normalizer[start : start + rows]
-        best = values[start : start + rows, :, 0].astype(np.float32)
+        total = load(log_normalizer[start : start + rows])
+        best = load(values[start : start + rows])[:, :, 0].astype(np.float32)
         slack = 1e-2 + 1e-3 * np.abs(best)  # values may be rounded to float16
         if (wrong := np.argwhere(~(np.isfinite(total) & (total >= best - slack)))).size:
             row, layer = wrong[0]
@@ -92,7 +92,7 @@ def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values
                 f"least the best listed value {best[row, layer]} is needed."
             )
         release(values[start : start + rows])
-        release(total)
+        release(log_normalizer[start : start + rows])
 
 
 @njit(cache=True)

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.mapped import release
+from traces.mapped import load, release
 from traces.trace import ScoreTable, Trace
 
 SCORE_TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
 REQUIRED = ("topk_ids", "request_offsets", "prompt_len", "phase")
+PER_REQUEST = ("request_offsets", "prompt_len", "phase")
+"""Small, and looked at as a whole: held in memory."""
 OPTIONAL = ("topk_weights", "token_ids", "expert_similarity")
 TRUNCATED_PARTS = ("ids", "values", "log_normalizer")
 KNOWN_NAMES = frozenset(
@@ -91,6 +93,6 @@ def byte_chunks(array: NDArray[Any]) -> Iterator[memoryview]:
         return
     rows = chunk_rows(array)
     for start in range(0, len(array), rows):
-        piece = np.ascontiguousarray(array[start : start + rows])
+        piece = load(array[start : start + rows])
         yield piece.astype(piece.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1).data
         release(array[start : start + rows])

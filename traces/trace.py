@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.mapped import load
 
 PREFILL, DECODE = 0, 1
 
@@ -72,12 +73,12 @@ class ScoreTable:
         if self.ids is None or self.log_normalizer is None:
             from traces.softmax import softmax  # compiled: only a replay needs it
 
-            return softmax(self.values[start:stop])
-        logits = self.values[start:stop].astype(np.float32)
-        listed = np.exp(logits - self.log_normalizer[start:stop, :, None])  # [n, L, W]
+            return softmax(load(self.values[start:stop]))
+        logits = load(self.values[start:stop]).astype(np.float32)
+        listed = np.exp(logits - load(self.log_normalizer[start:stop])[:, :, None])  # [n, L, W]
         rest = np.clip(1.0 - listed.sum(axis=-1), 0.0, None) / max(1, num_experts - listed.shape[-1])  # [n, L]
         dense = np.repeat(rest[..., None], num_experts, axis=-1).astype(np.float32)
-        np.put_along_axis(dense, self.ids[start:stop].astype(np.int64), listed, axis=-1)
+        np.put_along_axis(dense, load(self.ids[start:stop]).astype(np.int64), listed, axis=-1)
         return dense
 
     def floors(self, start: int, stop: int) -> NDArray[np.float32]:

@@ -1,8 +1,10 @@
 """Checks of a trace, each with its own sentence: first shapes and request bounds, then every row by compiled code."""
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.tensors import SCORE_TABLES, trace_tensors
@@ -10,6 +12,7 @@ from traces.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace
 
 _IDS = (np.uint8, np.uint16)
 _FLOATS = (np.float16, np.float32)
+_COSINES_AT_ONCE = 1 << 20
 _COSINE_STEP = 2e-3
 """What rounding to float16 and averaging may move a similarity."""
 _DTYPES: dict[str, tuple[type, ...]] = {
@@ -142,19 +145,29 @@ def _check_similarity(trace: Trace) -> None:
     """Mean cosines: from -1 to 1, the same both ways, 1 of an expert with itself."""
     if trace.expert_similarity is None:
         return
-    cosines = trace.expert_similarity.astype(np.float32)
+    step = max(1, _COSINES_AT_ONCE // trace.num_experts)
+    for layer, square in enumerate(trace.expert_similarity):
+        for first in range(0, trace.num_experts, step):
+            _check_cosines(layer, first, square)
+
+
+def _check_cosines(layer: int, first: int, square: NDArray[Any]) -> None:
+    """The rows from `first` on of one layer's similarities [E, E], as many as are looked at in one go."""
+    step = max(1, _COSINES_AT_ONCE // len(square))
+    cosines = square[first : first + step].astype(np.float32)
+    mirrored = square[:, first : first + step].T.astype(np.float32)
+    own = np.arange(first, first + len(cosines))[:, None] == np.arange(len(square))
     checks = {
         "numbers from -1 to 1 are needed": ~(np.abs(cosines) <= 1 + _COSINE_STEP),
-        "the same is needed both ways": ~(np.abs(cosines - cosines.swapaxes(1, 2)) <= _COSINE_STEP),
-        "an expert's similarity to itself is 1": (np.abs(cosines - 1) > _COSINE_STEP)
-        & np.eye(trace.num_experts, dtype=bool),
+        "the same is needed both ways": ~(np.abs(cosines - mirrored) <= _COSINE_STEP),
+        "an expert's similarity to itself is 1": own & (np.abs(cosines - 1) > _COSINE_STEP),
     }
     for rule, wrong in checks.items():
         if wrong.any():
-            layer, one, other = (int(at[0]) for at in np.nonzero(wrong))
+            one, other = (int(at[0]) for at in np.nonzero(wrong))
             raise UserError(
-                f"Tensor 'expert_similarity' at layer {layer}, experts {one} and {other}: the value is "
-                f"{cosines[layer, one, other]}; {rule}."
+                f"Tensor 'expert_similarity' at layer {layer}, experts {first + one} and {other}: the value is "
+                f"{cosines[one, other]}; {rule}."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -53,6 +54,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "shape": asdict(checkpoint.shape),
         "inputs": asdict(checkpoint.inputs),
         "training": checkpoint.training,
+        "content_hash": hash_weights(checkpoint.weights, checkpoint.vocabulary),
     }
     tensors = {f"weights.{name}": value for name, value in checkpoint.weights.items()}
     text = json.dumps(record, sort_keys=True, allow_nan=False)
@@ -89,10 +91,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 raise UserError(f"policy.prediction.checkpoint={path}: is not a predictor; train one with {HOW}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return _checkpoint(json.loads(text), tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"policy.prediction.checkpoint={path}: cannot be read as a predictor: {error}") from error
+
+
+def hash_weights(weights: dict[str, NDArray[Any]], vocabulary: NDArray[np.int64]) -> str:
+    """sha256 over the numbers of a predictor."""
+    digest = hashlib.sha256()
+    for name, array in sorted({**weights, "": vocabulary}.items()):
+        digest.update(f"{name} {array.dtype.name} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 HOW = "`python -m sim train-predictor`"
@@ -107,5 +118,7 @@ def _checkpoint(record: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> Che
         raise ValueError(f"the record of its training lacks {absent[0]}")
     vocabulary = tensors.pop(VOCABULARY)
     weights = {name.removeprefix("weights."): value for name, value in tensors.items()}
+    if record.get("content_hash", "") not in ("", hash_weights(weights, vocabulary)):
+        raise ValueError("its content does not have the hash that is stored, so it was changed after it was written")
     shape, inputs = Shape(**record["shape"]), Inputs(**record["inputs"])
     return Checkpoint(kind, settings, shape, inputs, vocabulary, weights, training)

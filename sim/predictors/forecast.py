@@ -92,6 +92,8 @@ class Forecaster:
         with torch.no_grad(), single_thread():
             logits, carry = self.network(self.source.read(start, stop), carry or None)
             scores = torch.sigmoid(logits) * self.network.predicts[:, :, None]
+        if not bool(torch.isfinite(scores).all()):
+            raise UserError("the predictor's forecasts are no numbers: its weights are damaged, train it again")
         self.chunks[request, number] = scores.numpy().astype(np.float32)
         if stop < end and self.network.carries:
             self.carried[request] = (number + 1, carry)

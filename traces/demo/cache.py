@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from traces.demo.checkpoint import flush_to_disk
 from traces.demo.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.recipe import Recipe
 from traces.errors import UserError
@@ -56,8 +57,18 @@ def _lock(path: Path) -> Any:
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
-    """What was noted when the model in `folder` was finished: recipe, seed, steps, final loss, hash of the corpus."""
-    summary: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text())
+    """What was noted when the model in `folder` was finished: recipe, seed, steps, final loss, hash of the corpus.
+
+    Raises:
+        UserError: the note is damaged.
+    """
+    path = folder / SUMMARY_FILE
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again.") from error
+    if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):
+        raise UserError(f"{path} is not what a training writes; delete its folder to train the model again.")
     return summary
 
 
@@ -77,6 +88,8 @@ def _train_into(folder: Path, recipe: Recipe, corpus: Corpus) -> None:
     summary["corpus_sha256"] = corpus_digest(corpus)
     (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
     checkpoint.unlink(missing_ok=True)
+    for path in unfinished.iterdir():
+        flush_to_disk(path)
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)

@@ -30,7 +30,14 @@ def save_checkpoint(
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file(tensors, beside, metadata={"step": str(step), "losses": json.dumps(losses)})
+    flush_to_disk(beside)
     beside.replace(path)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Have what was written to a file on the disk before anything else is, such as its new name."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:

@@ -24,6 +24,8 @@ from traces.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
 COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
 _MISSING = -1
 _MOST_LAYERS, _MOST_EXPERTS, _MOST_TOP_K = 4096, 65535, 1024
+_FREE_ENTRIES, _ENTRIES_PER_LINE = 1 << 22, 64
+"""A file may make room for so many entries of (token, layer, slot) and, above that, for so many per line it has."""
 
 
 @dataclass(slots=True)
@@ -129,6 +131,11 @@ def _read_rows(
                 raise UserError(f"{source.name} line {number}: {name}={value}; 0 to {limit - 1} is allowed.")
         turn, phase, step, layer, slot, expert = numbers
         if (turn, phase, step) not in rows:
+            if (len(rows) + 1) * shape[0] * shape[1] > _FREE_ENTRIES + _ENTRIES_PER_LINE * number:
+                raise UserError(
+                    f"{source.name} line {number} begins token {len(rows)} of {shape[0]} layers and {shape[1]} slots, "
+                    "and the lines before hold hardly any of them."
+                )
             rows[turn, phase, step] = (np.full(shape, _MISSING, np.int32), np.zeros(shape, np.float32))
         ids, weights = rows[turn, phase, step]
         if ids[layer, slot] != _MISSING:

@@ -123,7 +123,10 @@ def _parse(line: str, where: str, num_experts: int) -> tuple[Any, int, int, list
 
 def _floats(weights: list[float]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # an infinite weight is refused with the trace's own sentence
-        return np.array(weights, np.float64).astype(np.float32)
+        try:
+            return np.array(weights, np.float64).astype(np.float32)
+        except OverflowError:  # a whole number beyond any float
+            return np.full(len(weights), np.inf, np.float32)
 
 
 def _count(value: object, where: str, name: str, limit: int) -> int:

@@ -63,7 +63,10 @@ def _read_prompt(path: Path, num_experts: int) -> NDArray[Any]:
     tokens: dict[int, list[str]] = {}
     width = 0
     for number, line in numbered_lines(path):
-        cells = next(csv.reader([line]), [])
+        try:
+            cells = next(csv.reader([line]), [])
+        except csv.Error as error:
+            raise UserError(f"{path.name} line {number} is no line of a CSV file: {error}.") from error
         if number == 1:
             if cells != COLUMNS:
                 raise UserError(f"{path.name} line 1: the columns {','.join(COLUMNS)} are needed.")

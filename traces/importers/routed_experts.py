@@ -96,7 +96,7 @@ def _text(values: tuple[int, ...]) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorting key that puts request_2 before request_10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)]
 
 
 def _files(source: Path) -> list[Path]:

@@ -1,0 +1,35 @@
+"""The short form of scripts/torture.py: a little of everything, without a defect."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def torture(*words: str) -> str:
+    argv = [sys.executable, str(ROOT / "scripts" / "torture.py"), *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("part", ["files", "knobs", "faults", "limits"])
+def test_nothing_breaks(part):
+    said = torture("--short", "--only", part)
+    assert "0 defects" in said and "seed 0" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["surroundings", "concurrency"])
+def test_nothing_breaks_around_it(part):
+    assert "0 defects" in torture("--only", part)
+
+
+@pytest.mark.slow
+def test_a_long_trace_takes_little_memory():
+    assert "0 defects" in torture("--only", "load", "--gigabytes", "1")
