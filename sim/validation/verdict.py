@@ -109,7 +109,7 @@ def constant_rows(calibrated: Calibrated) -> list[Row]:
     found = calibrated.constants
     rows: list[Row] = [
         {"constant": f"{name}_ms", "value": 1e3 * float(getattr(found, f"{name}_s")), "label": "FITTED"}
-        for name in ("attention", "readback", "expert", "host", "call")
+        for name in ("attention", "readback", "expert", "host", "call", "wake")
     ]
     return [*rows, {"constant": "link_gb_per_s", "value": found.link_bytes_per_s / 1e9, "label": "FITTED"}]
 
