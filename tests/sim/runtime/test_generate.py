@@ -12,7 +12,8 @@ from policies.prefetch.top_score import TopScore
 from sim.capacity import CacheConfig
 from sim.engine.counters import COUNTERS, PARTS
 from sim.metrics import StepTable
-from sim.runtime.generate import OffloadedModel, generate
+from sim.runtime.generate import generate
+from sim.runtime.live_model import OffloadedModel
 from sim.runtime.settings import RealSettings
 from tests.sim.replays import BARE, POLICIES, machine
 from tests.sim.runtime.devices import DEVICES, policy_of
