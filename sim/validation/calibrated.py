@@ -48,13 +48,11 @@ def calibrate(plan: Plan, runs: Sequence[RawRun], gate: float, draws: int) -> Ca
     )
 
 
-def calibrated_elsewhere(hardware: Hardware, draws: int) -> Calibrated:
+def calibrated_elsewhere(hardware: Hardware, runs: Sequence[RawRun], draws: int) -> Calibrated:
     """A given machine; draws of its figures within the relative standard errors that its file states, if any."""
-    rng = np.random.default_rng(0)
-    if not hardware.uncertainty:
-        return Calibrated(hardware, None, (), None, False)
-    drawn = []
-    for _ in range(draws):
+    spread = repeat_spread(*([run for run in runs if run.setting == name] for name in (MOSTLY_HITS, MOSTLY_MISSES)))
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(draws if hardware.uncertainty else 0):
         factors = {name: max(0.05, 1 + error * rng.standard_normal()) for name, error in hardware.uncertainty.items()}
         figures: dict[str, Any] = {
             name: getattr(hardware, name) * factor
@@ -62,4 +60,4 @@ def calibrated_elsewhere(hardware: Hardware, draws: int) -> Calibrated:
             if isinstance(getattr(hardware, name), float)
         }
         drawn.append(replace(hardware, **figures))
-    return Calibrated(hardware, None, tuple(drawn), None, False)
+    return Calibrated(hardware, None, tuple(drawn), spread, False)

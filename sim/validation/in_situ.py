@@ -1,9 +1,10 @@
 """Calibration in situ: constants of the time model from real runs of two settings, mostly hits and mostly misses.
 
 What the clock of the mostly-hits runs books to attention, read-back and experts gives a mean for each. The link's rate
-is the paced one, or that of the measured copies. Bookkeeping per layer, and what a demand copy costs the computation
-beside it (issue, waking threads, contention), are those with which the engine takes as long for both settings as the
-real runs did.
+is the paced one, or that of the measured copies. Three costs of the runtime are left, and three measured times fix them
+by way of the engine: bookkeeping per layer (mostly-hits, whole), what a demand copy costs the computation beside it by
+issue and contention (mostly-misses, without waiting for the link), and what a copy takes longer than its bytes by
+waking threads (mostly-misses, whole).
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from traces.errors import UserError
 
 STAGING_SLOTS = 2
 ROUNDS = 6
-"""Of the search for the two costs of the runtime."""
+"""Of the search for the three costs of the runtime."""
 STEP_S = 2e-6
 """By which the costs are varied."""
-RIDGE = 0.03
-"""Holds the cost of a copy down where the link hides it, so that runs cannot tell it."""
+RIDGE = 1e-3
+"""Holds a cost down of which the runs say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Seconds of attention, read-back and host per layer, of an expert, of a demand copy's issue; the link's rate."""
+    """Seconds of attention, read-back and host per layer, of an expert, of a demand copy's issue, of a copy's wake-up
+    beyond its bytes; the link's rate."""
 
     attention_s: float
     readback_s: float
@@ -41,6 +43,7 @@ class Constants:
     link_bytes_per_s: float
     host_s: float = 0.0
     call_s: float = 0.0
+    wake_s: float = 0.0
 
 
 def machine(plan: Plan, constants: Constants) -> Hardware:
@@ -60,7 +63,7 @@ def machine(plan: Plan, constants: Constants) -> Hardware:
         "launch_s": max(0.0, constants.expert_s - bytes_ * per_byte),
         "readback_s": constants.readback_s,
         "host_s_per_layer": constants.host_s + max(0.0, constants.attention_s - attention_bytes * per_byte),
-        "link_latency_s": real.link_latency_s,
+        "link_latency_s": real.link_latency_s + constants.wake_s,
         "link_call_s": constants.call_s,
         "link_bytes_per_s": constants.link_bytes_per_s,
     }
@@ -103,9 +106,13 @@ def fit(
         expert_s=total_s("expert_ns") / executed,
         link_bytes_per_s=_link_rate(plan, misses),
     )
-    hits_ns, misses_ns = (float(np.mean([run.mean("latency_ns") for run in runs])) for runs in (hits, misses))
-    begin = np.zeros(2) if start is None else np.array([start.host_s, start.call_s])
-    return _with_costs(plan, constants, np.array([hits_ns, misses_ns]), begin, rounds)
+    target = np.array([_mean_ns(hits), _mean_ns(misses) - _mean_ns(misses, "link_ns"), _mean_ns(misses)])
+    begin = np.zeros(3) if start is None else np.array([start.host_s, start.call_s, start.wake_s])
+    return _with_costs(plan, constants, target, begin, rounds)
+
+
+def _mean_ns(runs: Sequence[RawRun], column: str = "latency_ns") -> float:
+    return float(np.mean([run.mean(column) for run in runs]))
 
 
 def _link_rate(plan: Plan, misses: Sequence[RawRun]) -> float:
@@ -119,25 +126,31 @@ def _link_rate(plan: Plan, misses: Sequence[RawRun]) -> float:
 def _with_costs(
     plan: Plan, constants: Constants, target: NDArray[np.float64], costs: NDArray[np.float64], rounds: int
 ) -> Constants:
-    """Bookkeeping per layer and issue per copy with which both settings last as long as measured; none negative.
+    """Costs per layer, per demand copy and per copy with which the engine takes as long as measured; none negative.
 
-    Gauss-Newton with finite differences: waiting hides costs, so times are not linear in them.
+    ``target`` [3]: ns of mostly-hits, of mostly-misses without waiting for the link, and of mostly-misses. Gauss-Newton
+    with finite differences: waiting hides costs, so times are not linear in them.
     """
     settings = [plan.setting(MOSTLY_HITS), plan.setting(MOSTLY_MISSES)]
 
-    def times(host_s: float, call_s: float) -> NDArray[np.float64]:
-        trial = machine(plan, replace(constants, host_s=host_s, call_s=call_s))
-        return np.array([simulate(plan, setting, trial).latency_ns.mean() for setting in settings])
+    def times(trial: NDArray[np.float64]) -> NDArray[np.float64]:
+        host_s, call_s, wake_s = trial.tolist()
+        hardware = machine(plan, replace(constants, host_s=host_s, call_s=call_s, wake_s=wake_s))
+        hits, misses = (simulate(plan, setting, hardware) for setting in settings)
+        waited_ns = float(misses.part_ns("link").mean())
+        misses_ns = float(misses.latency_ns.mean())
+        return np.array([float(hits.latency_ns.mean()), misses_ns - waited_ns, misses_ns])
 
-    copies = float(simulate(plan, settings[1], machine(plan, constants)).count("demand_copies").mean())
-    hold = np.array([0.0, RIDGE * copies * 1e9 / target[1]])
+    scale = target[2] / 1e9
+    hold = RIDGE * np.eye(3) / scale
     for _ in range(rounds):
-        base = times(*costs)
-        slopes = [(times(*(costs + STEP_S * unit)) - base) / STEP_S for unit in np.eye(2)]
+        base = times(costs)
+        slopes = [(times(costs + STEP_S * unit) - base) / STEP_S for unit in np.eye(3)]
         design = np.vstack([np.stack(slopes, axis=1) / target[:, None], hold])
-        lacking = np.append((target - base) / target, -hold @ costs)
+        lacking = np.concatenate([(target - base) / target, -hold @ costs])
         costs = np.maximum(0.0, costs + np.linalg.lstsq(design, lacking, rcond=None)[0])
-    return replace(constants, host_s=float(costs[0]), call_s=float(costs[1]))
+    host_s, call_s, wake_s = costs.tolist()
+    return replace(constants, host_s=host_s, call_s=call_s, wake_s=wake_s)
 
 
 TIMES = ("latency_ns", *(f"{part}_ns" for part in PARTS))

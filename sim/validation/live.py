@@ -38,7 +38,7 @@ def compare_runs(
     plan: Plan, runs: Sequence[RawRun], gate: float, draws: int, hardware: Hardware | None = None
 ) -> Findings:
     """Set real runs beside their simulation."""
-    elsewhere = None if hardware is None else calibrated_elsewhere(hardware, draws)
+    elsewhere = None if hardware is None else calibrated_elsewhere(hardware, runs, draws)
     calibrated = elsewhere or calibrate(plan, runs, gate, draws)
     compared = []
     for setting in plan.settings:

@@ -105,9 +105,11 @@ def predict_published(config: PublishedConfig) -> Findings:
 def predict_runs(runs: Sequence[PublishedRun], replays: Replays, draws: int) -> Findings:
     """Fit every GPU of the table on its two runs, predict its others."""
     notes = notes_for(replays)
-    known = [run for run in runs if run.strategy in RULES]
+    known = [run for run in runs if run.strategy in RULES and run.offloaded < NUM_EXPERTS]
     unknown = sorted({run.strategy for run in runs} - set(RULES))
     notes += [f"strategy {name} of the table has no rule here: its runs are left out" for name in unknown]
+    if any(run.offloaded == NUM_EXPERTS for run in runs):
+        notes.append("runs with all experts of a layer offloaded are left out: they have no cache")
     work = dict(zip(map(id, known), workloads(known), strict=True))
     rows: list[Row] = []
     constants: list[Row] = []

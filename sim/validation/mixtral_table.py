@@ -26,7 +26,7 @@ class PublishedRun:
     max_new_tokens: int
     total_s: float
     tokens: int
-    hit_rate: float
+    hit_rate: float | None
 
     @property
     def tokens_per_s(self) -> float:
@@ -58,12 +58,14 @@ def _read_row(file: str, number: int, row: dict[str, str]) -> PublishedRun:
     values: dict[str, float] = {}
     whole = ("offload_per_layer", "max_new_tokens", "tokens")
     for name, most in (
-        ("offload_per_layer", NUM_EXPERTS - 1),
+        ("offload_per_layer", NUM_EXPERTS),
         ("max_new_tokens", 1e6),
         ("total_s", 1e9),
         ("tokens", 1e9),
         ("mean_hit_rate", 1.0),
     ):
+        if name == "mean_hit_rate" and not (row[name] or "").strip():
+            continue  # not known
         try:
             values[name] = float(row[name])
         except (TypeError, ValueError) as error:
@@ -78,7 +80,7 @@ def _read_row(file: str, number: int, row: dict[str, str]) -> PublishedRun:
         int(values["max_new_tokens"]),
         values["total_s"],
         int(values["tokens"]),
-        values["mean_hit_rate"],
+        values.get("mean_hit_rate"),
     )
 
 

@@ -109,7 +109,7 @@ def constant_rows(calibrated: Calibrated) -> list[Row]:
     found = calibrated.constants
     rows: list[Row] = [
         {"constant": f"{name}_ms", "value": 1e3 * float(getattr(found, f"{name}_s")), "label": "FITTED"}
-        for name in ("attention", "readback", "expert", "host", "call")
+        for name in ("attention", "readback", "expert", "host", "call", "wake")
     ]
     return [*rows, {"constant": "link_gb_per_s", "value": found.link_bytes_per_s / 1e9, "label": "FITTED"}]
 
@@ -135,23 +135,32 @@ def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: f
         "enough" if enough >= NEEDED_SETTINGS else "TOO FEW, the machine was too busy for its times to mean much"
     )
     labels = ", ".join(sorted({run.label for run in runs})) or "-"
+    if calibrated.constants is None:
+        source = (
+            f"SIMULATED on hardware {calibrated.hardware.name} ({calibrated.hardware.label}), calibrated apart from "
+            "these runs"
+        )
+        interval = "figures of the hardware file drawn within its standard errors, where it states them"
+    else:
+        source = (
+            "SIMULATED with constants FITTED on the two calibrating settings, whose requests and capacities are in no "
+            "other setting"
+        )
+        interval = "the means of the calibrating runs vary by the spread between them"
     notes = [
         verdict,
-        f"measured_*: {labels}, where EMULATED says that the link is paced in software; predicted_*: SIMULATED with "
-        "constants FITTED on the two calibrating settings, whose requests and capacities are in no other setting; no "
+        f"measured_*: {labels}, where EMULATED says that the link is paced in software; predicted_*: {source}; no "
         "constant was fitted on a setting that is compared",
         f"{dropped} of {len(runs)} runs were dropped: foreign load and stolen time, or waiting for a core, above "
         f"{gate:g}; decisions and bytes are compared over all runs, times over the others",
         "decisions: shares are the worst of all runs; counts are compared step by step",
-        "low, high: 90 % interval of the mean of the repeats, parametric bootstrap: the means of the calibrating runs "
-        "and of the repeats vary by the spread between calibrating runs; errors of the model's form are not in it",
+        f"low, high: 90 % interval of the mean of the repeats, parametric bootstrap: {interval}, and the mean of the "
+        "repeats by the spread between calibrating runs; errors of the model's form are not in it",
         f"each run: {plan.tokens} decode tokens or what the request has; the request before and the prompt are "
         "decided, not executed",
     ]
     if calibrated.disturbed:
         notes.insert(1, "no calibrating run passed the gate: the constants come from disturbed runs")
-    if calibrated.constants is None:
-        notes.insert(1, f"predictions use hardware {calibrated.hardware.name}, not runs of this validation")
     return notes
 
 

@@ -12,7 +12,7 @@ from sim.validation.raw_runs import RawRun
 from sim.validation.simulate import simulate
 
 REAL = RealSettings(hidden_size=64, expert_ffn=96, attention_bytes=40_000, link_bytes_per_s=2e9)
-TRUE = Constants(2e-5, 1e-6, 3e-5, 2e9, host_s=8e-5, call_s=6e-6)
+TRUE = Constants(2e-5, 1e-6, 3e-5, 2e9, host_s=8e-5, call_s=6e-6, wake_s=4e-6)
 EXACT = ("policy=lru", "policy/prediction=oracle", "policy/prefetch=top_6")
 SETTINGS = (
     Setting("lru_12", ("policy=lru",), 12),
@@ -50,7 +50,7 @@ def fake_run(
         waited_share=0.0,
         layer_ns=tuple((found.layer_ns.mean(axis=0) * slower).tolist()),
         copies=copies,
-        copy_ns=plan.real.expert_bytes / 2e9 * 1e9,
+        copy_ns=plan.real.expert_bytes / 2e9 * 1e9 + TRUE.wake_s * 1e9,
         label="EMULATED",
         ended_at="2026-01-01 00:00:00",
         columns=columns,

@@ -86,6 +86,10 @@ def test_an_unknown_strategy_is_named_and_left_out(replays: Replays) -> None:
     runs = made_runs(replays, "A")
     found = predict_runs([*runs, PublishedRun("A", 4, "clock", 256, 100.0, 2800, 0.5)], replays, draws=20)
     assert len(found.tables["runs"]) == 9
+    found = predict_runs([*runs, PublishedRun("A", 8, "lru", 256, 100.0, 2800, None)], replays, draws=20)
+    assert len(found.tables["runs"]) == 9
+    assert any("all experts of a layer offloaded" in note for note in found.notes)
+    found = predict_runs([*runs, PublishedRun("A", 4, "clock", 256, 100.0, 2800, 0.5)], replays, draws=20)
     assert any("clock" in note for note in found.notes)
 
 
