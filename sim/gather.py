@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sim.results import RESULTS, table_of
-from sim.run_files import finished_runs
+from sim.run_files import finished_runs, read_json
 
 TABLES = ("requests", "blocks")
 
@@ -17,18 +18,31 @@ def gather(folder: Path) -> int:
     """Write results.parquet, results_requests.parquet and results_blocks.parquet into `folder` -> the number of runs.
 
     results.parquet: one row per run, the columns of `sim.results.collect` with `run`, the run's folder below `folder`.
-    The other two hold the rows of every run's table of that name, with `run`. Nothing is written where no run finished.
+    The other two hold the rows of every run's table of that name, with `run`. Runs of other systems (`system=od_moe`)
+    go to results_systems.parquet. Nothing is written where no run finished.
     """
-    runs = finished_runs(folder)
+    everything = finished_runs(folder)
+    runs = [run for run in everything if "hit_rate" in read_json(run / "metrics.json")]
+    if len(runs) < len(everything):
+        others = [run for run in everything if run not in set(runs)]
+        _write(folder / "results_systems.parquet", pd.DataFrame([_flat(run, folder) for run in others]))
     if not runs:
-        return 0
+        return len(everything)
     table = table_of(folder, runs)
     table.insert(0, "run", [str(Path(run).relative_to(folder)) for run in table["folder"]])
     for name in TABLES:
         _write(folder / f"results_{name}.parquet", _stacked(folder, runs, name))
     listed = {name: table[name].map(list) for name in ("estimated", "warnings", "overrides")}
     _write(folder / RESULTS, table.drop(columns="folder").assign(**listed))
-    return len(runs)
+    return len(everything)
+
+
+def _flat(run: Path, folder: Path) -> dict[str, Any]:
+    """The numbers and words of a run of another system, whose metrics are its own."""
+    provenance = read_json(run / "provenance.json")
+    metrics = read_json(run / "metrics.json")
+    row = {name: value for name, value in metrics.items() if value is None or isinstance(value, int | float | str)}
+    return {"run": str(run.relative_to(folder)), "overrides": list(provenance.get("overrides") or ())} | row
 
 
 def _stacked(folder: Path, runs: list[Path], name: str) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -124,8 +125,9 @@ def write_table(path: Path, columns: Columns) -> None:
         file.write(columns)
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Versions of everything that decides a result."""
+    """Versions of everything that decides a result, looked up once."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -36,7 +36,7 @@ def collect(folder: Path) -> pd.DataFrame:
     `asked_capacity` (as configured), `requests` (blocks of the intervals: requests, or lockstep batches), `METRIC.low`
     and `METRIC.high` of every mean and rate (`tpot_s.low` for `tpot_s.mean`), `series`: the policy, and the settings in
     which the runs of the folder differ, and `conditions`: all that two runs must share so that only their policies
-    differ. Sorted by capacity and series.
+    differ. Of runs of a sweep with the same configuration the newest counts. Sorted by capacity and series.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -45,7 +45,16 @@ def collect(folder: Path) -> pd.DataFrame:
     runs = finished_runs(folder)
     if not runs:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    return table_of(folder, runs)
+    return _newest(table_of(folder, runs))
+
+
+def _newest(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the runs of a sweep that a later one of the same configuration, with edited code, replaced."""
+    written = [(Path(folder) / "metrics.json").stat().st_mtime_ns for folder in table["folder"]]
+    keyed = table.assign(written=written)[table["key"].notna()]
+    last = keyed.sort_values("written", kind="stable").drop_duplicates(["conditions", "series"], keep="last")
+    chosen = table[table["key"].isna() | table.index.isin(last.index)]
+    return chosen.reset_index(drop=True)
 
 
 def table_of(folder: Path, runs: list[Path]) -> pd.DataFrame:
@@ -85,13 +94,15 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
     if baseline is not None and baseline not in {*table["series"], *table["policy"]}:
         raise UserError(f"baseline={baseline} is neither a policy nor a series: known are {', '.join(table['series'])}")
     found = []
-    for _, rows in table.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
+    asked = pd.to_numeric(table["asked_capacity"], errors="coerce")
+    ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
+    for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
         runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
         chosen = rows[(rows["series"] == baseline) | (rows["policy"] == baseline)]["series"]
         if len(runs) < 2 or (baseline is not None and chosen.empty):
             continue
         pairs = compare(runs, metric, None if baseline is None else str(chosen.iloc[0]))
-        for name in ("capacity", "hardware", "model", "trace", "batch_size", "conditions"):
+        for name in ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions"):
             pairs.insert(0, name, rows.iloc[0][name])
         found.append(pairs)
     return corrected_together(pd.concat(found, ignore_index=True) if found else compare([], metric))

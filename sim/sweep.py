@@ -6,7 +6,9 @@ killed sweep continues with the same command, and two sweeps may share a folder.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import sys
 import traceback
@@ -22,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sim.build import open_trace, plain
 from sim.config import TraceConfig, checked
 from sim.errors import one_line
-from sim.sweep_grid import OneRun
+from sim.sweep_grid import OneRun, expand
 from sim.sweep_key import code_version, run_key, run_name
 from traces.errors import UserError
 
@@ -48,12 +50,12 @@ class Place:
         """Whether the run is complete; folders appear whole."""
         return (self.run / "metrics.json").is_file()
 
-    @property
-    def failure(self) -> Path:
-        return self.folder / FAILED / f"{self.name}.json"
-
     def lock(self) -> FileLock:
-        """Held while the run is computed; the operating system gives it back when its holder dies."""
+        """Held while the run is computed; the operating system gives it back when its holder dies.
+
+        Between machines this needs a shared file system with locks; without them a run may be computed twice, but
+        never half.
+        """
         path = self.folder / LOCKS / f"{self.name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(path)
@@ -68,6 +70,16 @@ def place_of(config: DictConfig, folder: Path) -> Place:
         trace_hash = open_trace(checked(TraceConfig, trace, "trace.")).content_hash
     key = run_key(values, trace_hash)
     return Place(folder, run_name(values, key), key)
+
+
+def run_grid(config: DictConfig, words: list[str], folder: Path, replay: Replayer) -> list[Path | None]:
+    """`run_all` of a job's grid; `words` are the overrides of the job. A wrong grid is a failure of the whole job."""
+    try:
+        runs = expand(config, words)
+    except (UserError, OmegaConfBaseException) as error:
+        _record_failure(OneRun(config, tuple(words)), folder, error)
+        return [None]
+    return run_all(runs, folder, replay)
 
 
 def run_all(runs: Iterable[OneRun], folder: Path, replay: Replayer) -> list[Path | None]:
@@ -90,7 +102,6 @@ def run_all(runs: Iterable[OneRun], folder: Path, replay: Replayer) -> list[Path
 
 def run_one(one: OneRun, folder: Path, replay: Replayer, wait: bool) -> Path | None:
     """The folder of the finished run, None where it failed. Raises: Timeout where it is busy and `wait` is false."""
-    place: Place | None = None
     try:
         place = place_of(one.config, folder)
         if place.finished:
@@ -102,7 +113,7 @@ def run_one(one: OneRun, folder: Path, replay: Replayer, wait: bool) -> Path | N
     except Timeout:
         raise
     except Exception as error:
-        _record_failure(one, place or Place(folder, _name_without_trace(one.config), ""), error)
+        _record_failure(one, folder, error)
         return None
 
 
@@ -111,38 +122,44 @@ def _compute(one: OneRun, place: Place, replay: Replayer) -> None:
     beside = place.folder / f".{place.name}.part"
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
     beside.mkdir(parents=True)
-    line = replay(one.config, beside)
+    try:
+        line = replay(one.config, beside)
+    except Exception:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     provenance = beside / "provenance.json"
     known = json.loads(provenance.read_text(encoding="utf-8"))
     known |= {"overrides": list(one.words), "key": place.key, "code_version": code_version()}
     provenance.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(place.run, ignore_errors=True)  # only what is not finished gets here
     beside.rename(place.run)
-    place.failure.unlink(missing_ok=True)
+    failure_of(one, place.folder).unlink(missing_ok=True)
     print(f"{place.name}  {line}")
 
 
-def _name_without_trace(config: DictConfig) -> str:
-    """A name for a run whose trace cannot be read."""
-    values: Any = OmegaConf.to_container(config, resolve=False)
-    return run_name(values, run_key(values, ""))
+def failure_of(one: OneRun, folder: Path) -> Path:
+    """The record of a run's failure, named by its configuration alone: mended code or a mended trace takes it away."""
+    values: Any = OmegaConf.to_container(one.config, resolve=False)
+    values = {name: value for name, value in values.items() if name != "sweep"} | {"words": list(one.words)}
+    name = run_name(values, hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest())
+    return folder / FAILED / f"{name}.json"
 
 
-def _record_failure(one: OneRun, place: Place, error: Exception) -> None:
+def _record_failure(one: OneRun, folder: Path, error: Exception) -> None:
     """Say and write which run failed and why."""
     bad_input = isinstance(error, UserError | OmegaConfBaseException)
     sentence = one_line(error) if bad_input else f"{type(error).__name__}: {one_line(error)}"
-    shutil.rmtree(place.folder / f".{place.name}.part", ignore_errors=True)
     record = {
         "overrides": list(one.words),
         "error": sentence,
         "bad_input": bad_input,
         "traceback": None if bad_input else traceback.format_exc(),
     }
-    place.failure.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.failure.with_suffix(".part")
+    path = failure_of(one, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.stem}.{os.getpid()}.part")
     beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    beside.replace(place.failure)
+    beside.replace(path)
     print(f"error: {' '.join(one.words) or 'the run'}: {sentence}", file=sys.stderr)
 
 

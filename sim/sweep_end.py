@@ -22,28 +22,37 @@ class SweepEnd(Callback):
         self.started_ns = 0
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note the time as the file system of the results tells it: jobs may run on other machines."""
-        folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / f".started.{os.getpid()}"
-        mark.touch()
-        self.started_ns = mark.stat().st_mtime_ns
-        mark.unlink()
+        """Note the time."""
+        self.started_ns = now_ns(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Gather the results, and say what failed."""
-        from sim.gather import gather
+        finish(Path(config.hydra.sweep.dir), self.started_ns)
 
-        folder = Path(config.hydra.sweep.dir)
-        failures = failures_since(folder, self.started_ns)
-        _ended["failed"] = len(failures)
-        _ended["unexpected"] = sum(not failure["bad_input"] for failure in failures)
-        for failure in failures:
-            print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", file=sys.stderr)
-        if failures:
-            print(f"{len(failures)} runs failed, see {folder / FAILED}; the rest is kept", file=sys.stderr)
-        count = gather(folder)
-        print(f"{count} runs in {folder / 'results.parquet'}" if count else f"no results in {folder}")
+
+def now_ns(folder: Path) -> int:
+    """The time as the file system of the results tells it: jobs may run on other machines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f".started.{os.getpid()}"
+    mark.touch()
+    found = mark.stat().st_mtime_ns
+    mark.unlink()
+    return found
+
+
+def finish(folder: Path, started_ns: int) -> None:
+    """Gather what a folder holds, say what failed since a time of the file system, and remember it for the exit."""
+    from sim.gather import gather
+
+    failures = failures_since(folder, started_ns)
+    _ended["failed"] = len(failures)
+    _ended["unexpected"] = sum(not failure["bad_input"] for failure in failures)
+    for failure in failures:
+        print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} runs failed, see {folder / FAILED}; the rest is kept", file=sys.stderr)
+    count = gather(folder)
+    print(f"{count} runs in {folder / 'results.parquet'}" if count else f"no results in {folder}")
 
 
 def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:

@@ -52,6 +52,11 @@ def expand(config: DictConfig, words: list[str]) -> Iterator[OneRun]:
             raise UserError(f"sweep.grid.{key}: a group is chosen once per job: sweep it with -m {key}=A,B")
         if not _has(config, key):
             raise UserError(f"sweep.grid.{key}: {key} is not a key of the configuration")
+    return _combinations(config, words, listed)
+
+
+def _combinations(config: DictConfig, words: list[str], listed: list[tuple[str, list[Any]]]) -> Iterator[OneRun]:
+    """One by one: a configuration takes some milliseconds to copy."""
     for values in product(*(values for _, values in listed)):
         own = copy.deepcopy(config)
         OmegaConf.update(own, "sweep.grid", {}, merge=False)

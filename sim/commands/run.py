@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from sim.timeline import TimelineFile
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+DEAD_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError")
+"""What joblib, submitit and Ray raise when a worker was killed, for example for want of memory."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -67,15 +69,18 @@ def run(config: DictConfig) -> float | list[float] | None:
 
 def run_job(config: DictConfig) -> float | list[float] | None:
     """The runs of one job of a sweep, those that are not finished yet."""
-    from sim.sweep import objectives, run_all
-    from sim.sweep_grid import expand
+    from sim.sweep import objectives, run_grid
+    from sim.sweep_end import finish, now_ns
     from sim.sweep_key import words_of
 
     hydra_config = HydraConfig.get()
     alone = hydra_config.mode == RunMode.RUN
     folder = Path(hydra_config.run.dir if alone else hydra_config.sweep.dir)
-    runs = expand(config, words_of(hydra_config.overrides.task))
-    return objectives(config, run_all(runs, folder, replay_quietly))
+    started_ns = now_ns(folder)
+    folders = run_grid(config, words_of(hydra_config.overrides.task), folder, replay_quietly)
+    if alone:  # of a sweep Hydra tells us the end
+        finish(folder, started_ns)
+    return objectives(config, folders)
 
 
 def remove_unused(folder: Path) -> None:
@@ -194,7 +199,13 @@ def main(argv: list[str]) -> int:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")  # jobs are what runs side by side
     sys.argv = ["python -m sim run", *sweep[:1], *(word for word in argv if word not in sweep)]
-    run()
+    try:
+        run()
+    except Exception as error:
+        if type(error).__name__ not in DEAD_WORKER:
+            raise
+        print(f"error: the sweep stopped: {one_line(error)}; the same command continues it", file=sys.stderr)
+        return 1
     from sim.sweep_end import exit_status
 
     return exit_status()
