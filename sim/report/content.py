@@ -22,7 +22,7 @@ from sim.report.pictures import Picture, picture, pictures
 from sim.report.published import SystemRun, system_runs
 from sim.report.rows import Row, headings, rows
 from sim.report.words import interval, shown
-from sim.results import table_of
+from sim.results import collect, table_of
 from sim.run_files import finished_runs, overrides_of, read_json, unfinished_runs
 from traces.errors import UserError
 
@@ -88,7 +88,8 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     runs = [run for run in finished_runs(folder) if run not in own]
     if not runs and not systems:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    table = add_measures(add_settings(table_of(folder, runs))) if runs else pd.DataFrame()
+    collected = table_of(folder, runs) if runs and own else collect(folder) if runs else pd.DataFrame()
+    table = add_measures(add_settings(collected)) if runs else collected
     found = compare_all(table) if runs else []
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
