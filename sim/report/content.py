@@ -158,7 +158,7 @@ def listed(names: Sequence[str], of: int) -> str:
     """The first names, and how many more."""
     if len(names) == of:
         return "all runs"
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return "; ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _validation(path: Path) -> Validation:
