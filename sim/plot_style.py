@@ -44,6 +44,7 @@ STYLE: Any = {
     "lines.markersize": 4,
     "hatch.linewidth": 0.4,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3
     "figure.dpi": 100,
 }

@@ -26,7 +26,7 @@ def grid(rows: int, columns: int, page_columns: int, height_in: float) -> tuple[
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def side_by_side(count: int, columns: int, height_in: float = 2.1) -> tuple[Figure, NDArray[Any]]:
+def side_by_side(count: int, columns: int, height_in: float = 2.35) -> tuple[Figure, NDArray[Any]]:
     """Panels in a row on a wide page, one above the other in one column."""
     shape = (1, count) if columns == 2 else (count, 1)
     figure, panels = grid(*shape, columns, height_in)

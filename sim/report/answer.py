@@ -33,11 +33,11 @@ def best_sentence(found: Sequence[Comparison]) -> str:
     value = spoken_value(best, one.metric)
     where = conditions(best)
     if len(one.runs) == 1:
-        return f"{best['name']} was the only contender {where}: {value}{price(best)}."
+        return f"{best['contender']} was the only contender {where}: {value}{price(best)}."
     what = "lowest time per output token" if timed else "highest hit rate"
-    sentence = f"{best['name']} has the {what} {where}, {value}{price(best)}"
+    sentence = f"{best['contender']} has the {what} {where}, {value}{price(best)}"
     rival = one.rivals.iloc[0]
-    name = one.runs.set_index("series")["name"].get(rival["series"], rival["series"])
+    name = one.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
     of = f"the next best of {len(one.runs) - 1}" if len(one.runs) > 2 else "the only other contender"
     sentence += f"; that is {difference(rival, timed)} than {name}, {of}"
     if len(found) > 1:
@@ -84,7 +84,7 @@ def limit_sentence(run: Any) -> str:
     path = Path(str(run["folder"])) / FILE
     if path.is_file():
         first = answers(path)[0]
-        return f"For {run['name']}, {first['binding']}; {first['bound']}."
+        return f"For {run['contender']}, {first['binding']}; {first['bound']}."
     parts = {part: float(run.get(f"time_s_per_token.{part}", 0.0) or 0.0) for part in PARTS}
     parts = {part: value for part, value in parts.items() if value == value}
     whole = sum(parts.values())
@@ -105,7 +105,7 @@ def sure_sentence(one: Comparison) -> str:
         return "With one contender there is nothing to tell apart: add policies with python -m sim run -m policy=A,B."
     if rivals["p_holm"].isna().all():
         return "One batch of requests was replayed: its noise is not known, so nothing can be told apart for certain."
-    names = one.runs.set_index("series")["name"]
+    names = one.runs.set_index("series")["contender"]
     equal = [str(names.get(series, series)) for series in rivals[~rivals["distinguishable"].astype(bool)]["series"]]
     many = f"the {len(rivals)} other contenders" if len(rivals) > 1 else "the other contender"
     corrected = "95 %, paired over the same requests, corrected for all pairs by Holm"

@@ -52,7 +52,8 @@ def is_bound(table: pd.DataFrame) -> pd.Series[bool]:
 def compare_all(table: pd.DataFrame) -> list[Comparison]:
     """One comparison per set of conditions with a contender; p values are corrected for all pairs of all of them.
 
-    The first is the one with the most contenders, of several the one nearest to a quarter of the experts.
+    The first is the one with the most contenders, of several the one nearest to a quarter of the experts at
+    the smallest batch.
     """
     metric = metric_of(table)
     known = table.dropna(subset=[metric]).drop_duplicates(["conditions", "series"])
@@ -63,8 +64,13 @@ def compare_all(table: pd.DataFrame) -> list[Comparison]:
         if len(runs):
             pairs = comparisons(group, metric, str(runs.iloc[0]["series"]))
             found.append(Comparison(metric, runs, group[bound], pairs))
-    found.sort(key=lambda one: (-len(one.runs), abs(float(one.runs.iloc[0]["capacity"]) - USUAL_CAPACITY)))
+    found.sort(key=_rank)
     return _corrected(found)
+
+
+def _rank(one: Comparison) -> tuple[int, float, int]:
+    """Sorts the comparison that the answer speaks of to the front."""
+    return -len(one.runs), abs(float(one.best["capacity"]) - USUAL_CAPACITY), int(one.best["batch_size"])
 
 
 def _corrected(found: list[Comparison]) -> list[Comparison]:

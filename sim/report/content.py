@@ -22,12 +22,12 @@ from sim.report.pictures import Picture, picture, pictures
 from sim.report.published import SystemRun, system_runs
 from sim.report.rows import Row, headings, rows
 from sim.report.words import interval, shown
-from sim.results import table_of
+from sim.results import collect, table_of
 from sim.run_files import finished_runs, overrides_of, read_json, unfinished_runs
 from traces.errors import UserError
 
 OWN_SECTION = ("attribution", "what_if")
-SHOWN_COMMANDS = 60
+SHOWN_COMMANDS, NAMED = 60, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,8 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     runs = [run for run in finished_runs(folder) if run not in own]
     if not runs and not systems:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    table = add_measures(add_settings(table_of(folder, runs))) if runs else pd.DataFrame()
+    collected = table_of(folder, runs) if runs and own else collect(folder) if runs else pd.DataFrame()
+    table = add_measures(add_settings(collected)) if runs else collected
     found = compare_all(table) if runs else []
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
@@ -104,7 +105,7 @@ def content(folder: Path, validation: Path | None = None) -> Content:
         limits=tuple(limits(table)) if runs else (),
         validation=None if validation is None else _validation(validation),
         systems=tuple(systems),
-        warnings=_sentences(table, "warnings"),
+        warnings=tuple(_warnings(table)),
         estimated=_sentences(table, "estimated"),
         provenance=tuple(_versions(table, list(provenances.values()))),
         hardware=tuple(_hardware(list(provenances.values()))),
@@ -142,6 +143,22 @@ def _sentences(table: pd.DataFrame, column: str) -> tuple[str, ...]:
     if column not in table:
         return ()
     return tuple(dict.fromkeys(str(sentence) for one in table[column] for sentence in one))
+
+
+def _warnings(table: pd.DataFrame) -> list[str]:
+    """What makes runs fragile, each sentence once, with the runs it is said of."""
+    said: dict[str, list[str]] = {}
+    for _, run in table.iterrows():
+        for sentence in run["warnings"]:
+            said.setdefault(str(sentence), []).append(f"{run['name']} at {100 * run['capacity']:.3g} %")
+    return [f"{sentence} ({listed(names, len(table))})" for sentence, names in said.items()]
+
+
+def listed(names: Sequence[str], of: int) -> str:
+    """The first names, and how many more."""
+    if len(names) == of:
+        return "all runs"
+    return "; ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _validation(path: Path) -> Validation:

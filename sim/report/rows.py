@@ -58,7 +58,7 @@ def headings(table: pd.DataFrame) -> list[tuple[str, str]]:
     chance = "chance of such a difference between equals, two-sided, corrected for all pairs by Holm"
     mark = "best, not distinguishable from it (p of .05 or more), or bound: no live system is so"
     filled = [(column.heading, column.title) for column in _filled(table)]
-    return [*first, *filled, ("against best", against), ("p", chance), ("mark", mark)]
+    return [first[0], ("mark", mark), first[1], *filled, ("against best", against), ("p", chance)]
 
 
 def rows(table: pd.DataFrame, found: Sequence[Comparison]) -> list[Row]:
