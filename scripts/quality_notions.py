@@ -1,11 +1,12 @@
 """Which notion of similarity is worth most: python scripts/quality_notions.py
 
 On LRU offloading over the link alone, a quarter of the experts, inside the demo model of three training seeds:
-1. The same missing low-score experts (alpha 0.35), replaced by the expert of nearest gate score (SMoE), by the one of
-   most similar measured output, by a random one, or dropped; with the substitutes' own weights and inherited ones.
+1. Low-score misses at alpha 0.35, replaced by the expert of nearest gate score (SMoE) with its own or the inherited
+   weight; on the very ranks that this rule replaces, a random expert or none; and rules of other notions: most similar
+   measured output, chosen together. Those replace more, since no band limits their candidates: see their TPOT.
 2. At equal quality: the time per token at which one rule's curve reaches the quality of each setting of another, for
-   gate bands, cache-aware re-ranking (cache_prior, max_rank) and importance_plus. A rule dominates where the whole
-   interval lies on one side, at every setting and on every seed.
+   gate bands, measured similarity, random experts, cache-aware re-ranking (cache_prior, max_rank) and importance_plus.
+   A rule dominates where the whole interval lies on one side, at every setting and on every seed.
 Quality MEASURED in closed loop, times SIMULATED; intervals: paired bootstrap over documents. Ten to fifteen minutes on
 two cores; finished cases are kept and shared with quality_pareto.py.
 """
@@ -24,6 +25,7 @@ from quality_rules import RULES, lru_with
 from tqdm import tqdm
 
 from sim.plot_style import LINES, STYLE, WIDTH_IN, add_footnote
+from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.weights import INHERIT
 
@@ -32,16 +34,27 @@ INHERITED = Variant("policy", scheme=INHERIT)
 SAME_RANKS = {
     "nearest gate score": ("score_band", 0.35, OWN),
     "nearest gate score, inherited weight": ("score_band", 0.35, INHERITED),
+    "random on the same ranks": ("score_band", 0.35, Variant("random", RANDOM)),
+    "dropped on the same ranks": ("score_band", 0.35, Variant("drop", DROP)),
     "most similar output": ("similarity", 0.35, OWN),
     "most similar output, inherited weight": ("similarity", 0.35, INHERITED),
     "random": ("random_replacement", 0.35, OWN),
     "random, inherited weight": ("random_replacement", 0.35, INHERITED),
-    "dropped": ("skip", 0.35, OWN),
+    "dropped, a rule of its own": ("skip", 0.35, OWN),
     "chosen together (one per token)": ("buddy", 1, OWN),
     "chosen together, inherited weight": ("buddy", 1, INHERITED),
 }
-CURVES = ("score_band", "cache_prior", "max_rank", "importance_plus")
-PAIRS = (("importance_plus", "score_band"), ("importance_plus", "cache_prior"), ("cache_prior", "score_band"))
+CURVES = ("score_band", "similarity", "random_replacement", "cache_prior", "max_rank", "importance_plus")
+PAIRS = (
+    ("importance_plus", "score_band"),
+    ("importance_plus", "cache_prior"),
+    ("importance_plus", "similarity"),
+    ("cache_prior", "score_band"),
+    ("similarity", "score_band"),
+    ("similarity", "random_replacement"),
+    ("random_replacement", "score_band"),
+)
+TIMED = ("tpot_s", "cache_ratio", "substitution_rate", "drop_rate")
 QUALITIES = ("kl", "perplexity_change")
 
 
@@ -73,7 +86,7 @@ def same_ranks(bench: Bench, bar: Any) -> list[dict[str, Any]]:
     draws, rows = draws_of(len(first.sums)), []
     for notion, outcome in outcomes.items():
         row: dict[str, Any] = {"seed": bench.seed, "notion": notion}
-        for name in (*QUALITIES, "accuracy_change", "tpot_s", "cache_ratio", "substitution_rate", "drop_rate"):
+        for name in (*QUALITIES, "accuracy_change", *(TIMED if SAME_RANKS[notion][2].stand_in == AS_RULED else ())):
             low, high = interval(outcome.value(name, draws))
             row |= {name: float(outcome.value(name)), f"{name}.low": low, f"{name}.high": high}
         for name in QUALITIES:
@@ -131,9 +144,7 @@ def _time_at(points: NDArray[np.float64], quality: float) -> float:
 
 def print_same_ranks(rows: list[dict[str, Any]]) -> None:
     """Part 1."""
-    print(
-        "1. the same low-score misses (alpha 0.35), quality MEASURED, times SIMULATED; differences from the first row"
-    )
+    print("1. low-score misses (alpha 0.35), quality MEASURED, times SIMULATED; differences from the first row")
     print(
         f"{'seed':<5}{'in place of the missing expert':<40}{'perplexity':>12}{'KL':>9}{'KL over first':>28}  TPOT, ms"
     )
@@ -142,7 +153,7 @@ def print_same_ranks(rows: list[dict[str, Any]]) -> None:
         over = f"{row['over_gate_score.kl']:+.4f} [{low:+.4f}, {high:+.4f}]"
         print(
             f"{row['seed']:<5}{row['notion']:<40}{100 * row['perplexity_change']:>+10.2f} %{row['kl']:>9.4f}{over:>28}"
-            f"{1e3 * row['tpot_s']:>10.2f}"
+            + (f"{1e3 * row['tpot_s']:>10.2f}" if "tpot_s" in row else "")
         )
 
 
