@@ -34,7 +34,8 @@ def closure(name: str, extras: frozenset[str]) -> dict[str, str]:
             wanted = [need.marker is None or need.marker.evaluate({"extra": extra}) for extra in ("", *current[1])]
             if any(wanted):
                 waiting.append((need.name, frozenset(need.extras)))
-    del found[PROJECT]
+    for own in (PROJECT, "pip"):
+        found.pop(own, None)
     return found
 
 

@@ -40,12 +40,12 @@ MOST_RSS = 2 << 30
 
 
 def long_trace(path: Path, size: int) -> int:
-    """Write a trace of about `size` bytes, 24 layers, 4 of 128 experts with weights, piece by piece -> its tokens.
+    """Write a trace of about `size` bytes, 24 layers, 4 of 128 experts with all scores, piece by piece -> its tokens.
 
-    The rows repeat a million drawn ones; header and hash are made as `write_trace` makes them.
+    The rows repeat some that were drawn; the scores are a hole in the file, zeros that take no room on the disk.
     """
     layers, top_k, experts = 24, 4, 128
-    row_bytes = layers * top_k * 3 + 1
+    row_bytes = layers * top_k * 3 + 1 + layers * experts * 2
     tokens, length = size // row_bytes, 1000
     tokens -= tokens % length
     block = -(-tokens // length // 100) * length
@@ -61,6 +61,7 @@ def long_trace(path: Path, size: int) -> int:
         "topk_weights": ("F16", [tokens, layers, top_k], 2 * tokens * layers * top_k),
         "phase": ("U8", [tokens], tokens),
         "topk_ids": ("U8", [tokens, layers, top_k], tokens * layers * top_k),
+        "router_logits": ("F16", [tokens, layers, experts], 2 * tokens * layers * experts),
     }
     text, at = {"__metadata__": _metadata(geometry)}, 0
     claims: dict[str, Any] = dict(text)
@@ -76,6 +77,7 @@ def long_trace(path: Path, size: int) -> int:
         _repeat(file, np.ascontiguousarray(weights), tokens)
         _repeat(file, np.full(block, DECODE, np.uint8), tokens)
         _repeat(file, ids, tokens)
+        file.truncate(8 + len(header) + at)
     return tokens
 
 

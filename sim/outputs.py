@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,12 +26,21 @@ ROW_GROUP = 8192
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write beside, flush to disk, then rename: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    beside = beside_of(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def beside_of(path: Path) -> Path:
+    """Where a file is written before it gets its name: apart for each process, as two may write into one folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,7 +55,7 @@ class TableFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.beside = path, path.with_name(f".{path.name}.part")
+        self.path, self.beside = path, beside_of(path)
         self.waiting: list[Columns] = []
         self.writer: Any = None
 
@@ -53,9 +63,10 @@ class TableFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.abandon()
 
     def write(self, columns: Columns) -> None:
@@ -92,9 +103,10 @@ class TableFile:
         self.beside.replace(self.path)
 
     def abandon(self) -> None:
-        """Take away what was written."""
+        """Take away what was written and has not got its name."""
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):  # a full disk fails again
+                self.writer.close()
             self.beside.unlink(missing_ok=True)
 
 

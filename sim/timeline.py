@@ -10,9 +10,11 @@ import gzip
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from sim.outputs import beside_of
 from sim.replay import BlockResult, Replay
 from sim.slices import BACK, LINK, STAGING, TRACKS, Event, Mark, Slice, Slicer, step_slices, until_step
 
@@ -64,7 +66,7 @@ class TimelineFile:
     """
 
     def __init__(self, path: Path, replay: Replay) -> None:
-        self.path, self.beside, self.replay = path, path.with_name(f".{path.name}.part"), replay
+        self.path, self.beside, self.replay = path, beside_of(path), replay
         self.limit = replay.run.timeline_steps
         self.steps, self.events, self.now_ns = 0, 0, 0
         self.slicer = Slicer(replay.trace.num_experts, replay.hardware.staging_slots)
@@ -80,9 +82,10 @@ class TimelineFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.abandon()
 
     def add(self, result: BlockResult) -> None:
@@ -128,9 +131,11 @@ class TimelineFile:
         self.beside.replace(self.path)
 
     def abandon(self) -> None:
-        """Take away what was written."""
-        self.file.close()
-        self.raw.close()
+        """Take away what was written and has not got its name."""
+        with suppress(OSError):  # a full disk fails again
+            self.file.close()
+        with suppress(OSError):
+            self.raw.close()
         self.beside.unlink(missing_ok=True)
 
 
