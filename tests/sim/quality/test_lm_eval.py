@@ -35,6 +35,7 @@ def test_the_harness_scores_the_tapped_model(tmp_path: Path, monkeypatch: pytest
     import torch
     from lm_eval.models.huggingface import HFLM
 
+    torch.set_num_threads(1)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rows = [
