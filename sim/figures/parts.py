@@ -145,7 +145,16 @@ def first_rows(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return kept, f" {len(runs) - len(kept)} runs of higher TPOT are not shown."
 
 
-SHOWN_ROWS = 24
+SHOWN_ROWS, SHOWN_LINES = 24, 16
+
+
+def first_lines(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """The runs of at most as many lines as can be told apart, those of lowest TPOT; and what to say of the rest."""
+    means = table.groupby(column)["tpot_s.mean"].mean() if "tpot_s.mean" in table else table.groupby(column).size()
+    if len(means) <= SHOWN_LINES:
+        return table, ""
+    kept = means.sort_values(kind="stable").index[:SHOWN_LINES]
+    return table[table[column].isin(kept)], f" {len(means) - len(kept)} lines of higher TPOT are not shown."
 
 
 def unique(table: pd.DataFrame, column: str) -> list[Any]:
