@@ -149,12 +149,12 @@ SHOWN_ROWS, SHOWN_LINES = 24, 16
 
 
 def first_lines(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
-    """The runs of at most as many lines as can be told apart, those of lowest TPOT; and what to say of the rest."""
-    means = table.groupby(column)["tpot_s.mean"].mean() if "tpot_s.mean" in table else table.groupby(column).size()
-    if len(means) <= SHOWN_LINES:
+    """The runs of at most as many lines as can be told apart, the longest and fastest; what to say of the rest."""
+    lines = table.groupby(column).agg(points=("capacity", "nunique"), tpot_s=("tpot_s.mean", "mean"))
+    if len(lines) <= SHOWN_LINES:
         return table, ""
-    kept = means.sort_values(kind="stable").index[:SHOWN_LINES]
-    return table[table[column].isin(kept)], f" {len(means) - len(kept)} lines of higher TPOT are not shown."
+    kept = lines.sort_values(["points", "tpot_s"], ascending=[False, True], kind="stable").index[:SHOWN_LINES]
+    return table[table[column].isin(kept)], f" {len(lines) - len(kept)} shorter or slower lines are not shown."
 
 
 def unique(table: pd.DataFrame, column: str) -> list[Any]:
