@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import legend_above, lengths_of, numbers, side_by_side, unique
+from sim.figures.parts import first_lines, legend_above, lengths_of, numbers, side_by_side, unique
 from sim.plot_style import BLACK, LINES, add_footnote
 
 FUTURE = {
@@ -30,6 +30,7 @@ def capacity(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=capacity needs runs at two capacities at least: "
             "python -m sim run -m policy=lru,importance cache.fraction=0.125,0.25,0.5"
         )
+    table, note = first_lines(table, _key(table))
     figure, panels = side_by_side(2, columns)
     for panel in panels:
         panel.sharex(panels[0])
@@ -43,7 +44,7 @@ def capacity(table: pd.DataFrame, columns: int = 2) -> Figure:
     for panel in panels if columns == 2 else panels[1:]:
         panel.set_xlabel("Cache capacity (% of all experts)")
     legend_above(figure, panels[0].get_legend_handles_labels(), handlelength=3)
-    add_footnote(figure, footnote(table, interval=True))
+    add_footnote(figure, footnote(table, interval=True) + note)
     return figure
 
 
@@ -59,6 +60,7 @@ def hit_rates(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=hit_rates needs runs at two capacities at least: "
             "python -m sim run -m policy=lru,belady,belady_admit cache.fraction=0.125,0.25,0.5"
         )
+    curves, left_out = first_lines(curves, _key(curves))
     figure, (panel,) = side_by_side(1, columns, 2.6)
     draw_lines(panel, curves, "decode.hit_rate", 100.0)
     _shade_gap(panel, curves)
@@ -67,14 +69,14 @@ def hit_rates(table: pd.DataFrame, columns: int = 2) -> Figure:
     panel.set_ylim(0, 102)
     legend_above(figure, panel.get_legend_handles_labels(), handlelength=3)
     note = " Grey: rules that see the future." if set(unique(curves, "eviction")) & set(FUTURE) else ""
-    add_footnote(figure, footnote(curves, interval=True) + note)
+    add_footnote(figure, footnote(curves, interval=True) + note + left_out)
     return figure
 
 
 def draw_lines(panel: Axes, table: pd.DataFrame, metric: str, scale: float) -> None:
     """A line per series over capacity, level where the series does not depend on it."""
     taken = 0
-    for name, group in table.groupby("name" if "name" in table else "series", sort=True):
+    for name, group in table.groupby(_key(table), sort=True):
         seer = FUTURE.get(str(group["eviction"].iloc[0])) if "eviction" in group else None
         look = seer or LINES[taken % len(LINES)]
         taken += seer is None
@@ -86,6 +88,10 @@ def draw_lines(panel: Axes, table: pd.DataFrame, metric: str, scale: float) -> N
         at, lengths = numbers(runs, "capacity", 100.0), lengths_of(runs, metric, scale)
         panel.errorbar(at, points, yerr=lengths, **look, capsize=2, elinewidth=0.8, label=str(name))
     panel.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _key(table: pd.DataFrame) -> str:
+    return "name" if "name" in table else "series"
 
 
 def _shade_gap(panel: Axes, table: pd.DataFrame) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
@@ -42,6 +43,8 @@ def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
         panel.set_xlabel(name)
         if wide:
             panel.set_xscale("log")
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.xaxis.set_minor_formatter(NullFormatter())
     times.set_ylabel("Time per output token (ms)")
     times.set_ylim(bottom=0)
     hits.set_ylabel("Hit rate, decode steps (%)")

@@ -145,7 +145,16 @@ def first_rows(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return kept, f" {len(runs) - len(kept)} runs of higher TPOT are not shown."
 
 
-SHOWN_ROWS = 24
+SHOWN_ROWS, SHOWN_LINES = 24, 16
+
+
+def first_lines(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """The runs of at most as many lines as can be told apart, the longest and fastest; what to say of the rest."""
+    lines = table.groupby(column).agg(points=("capacity", "nunique"), tpot_s=("tpot_s.mean", "mean"))
+    if len(lines) <= SHOWN_LINES:
+        return table, ""
+    kept = lines.sort_values(["points", "tpot_s"], ascending=[False, True], kind="stable").index[:SHOWN_LINES]
+    return table[table[column].isin(kept)], f" {len(lines) - len(kept)} shorter or slower lines are not shown."
 
 
 def unique(table: pd.DataFrame, column: str) -> list[Any]:

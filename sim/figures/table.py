@@ -1,14 +1,34 @@
 """The table that figures of runs are drawn from."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from sim.figures.measures import add_measures
+from sim.figures.missing import MissingData
 from sim.figures.settings import add_settings
-from sim.results import collect
+from sim.results import collect, table_of
+from sim.run_files import finished_runs
 
 
 def study(folder: Path) -> pd.DataFrame:
-    """`sim.results.collect` with the settings of every run and measures of its decode steps with intervals."""
-    return add_measures(add_settings(collect(folder)))
+    """`sim.results.collect` with the settings of every run and measures of its decode steps with intervals.
+
+    Runs of systems of several devices have other metrics and are left out. Raises: MissingData where there are no
+    others, UserError as `collect`.
+    """
+    runs = finished_runs(folder) if folder.is_dir() else []
+    replays = [run for run in runs if not is_system(run)]
+    if runs and not replays:
+        raise MissingData(f"{folder} holds runs of system=... only: python -m sim report {folder} shows them")
+    return add_measures(add_settings(collect(folder) if len(replays) == len(runs) else table_of(folder, replays)))
+
+
+def is_system(run: Path) -> bool:
+    """Whether a run is one of a system of several devices."""
+    try:
+        found = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # `collect` says what is wrong with it
+    return isinstance(found, dict) and "system" in found and "policy" not in found

@@ -8,7 +8,7 @@ import pytest
 
 from sim.figures.knob import knob, swept
 from sim.figures.missing import MissingData
-from sim.figures.parts import SHOWN_ROWS, first_rows
+from sim.figures.parts import SHOWN_LINES, SHOWN_ROWS, first_lines, first_rows
 from sim.figures.settings import add_settings, contender, settings_of
 from tests.sim.figures.tables import legend, run, study_of
 
@@ -66,6 +66,7 @@ def test_the_number_with_the_most_values_is_the_axis():
     assert (times.get_ylabel(), hits.get_ylabel()) == ("Time per output token (ms)", "Hit rate, decode steps (%)")
     handles, _ = times.get_legend_handles_labels()
     np.testing.assert_allclose(handles[1].lines[0].get_xydata(), [[6e9, 40], [12e9, 40], [26e9, 40]])
+    assert not [label for label in times.get_xticklabels() if "$" in label.get_text()]
     with pytest.raises(MissingData, match="at three values at least: python -m sim run -m"):
         knob(table[~table["setup"].str.endswith("e+09")])
 
@@ -77,3 +78,6 @@ def test_of_many_runs_the_fastest_are_named():
     assert kept["contender"].iloc[0] == "p3"
     assert note == " 3 runs of higher TPOT are not shown."
     assert first_rows(kept)[1] == ""
+    kept, note = first_lines(table, "contender")
+    assert (kept["contender"].nunique(), note) == (SHOWN_LINES, " 11 shorter or slower lines are not shown.")
+    assert "p26" in set(kept["contender"])

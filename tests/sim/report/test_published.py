@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from sim.figures.missing import MissingData
 from sim.report.published import CLAIMS, lines, system_runs
 
 FOUR = {
@@ -52,3 +55,17 @@ def test_runs_of_a_system_are_found_by_their_provenance(tmp_path):
         (tmp_path / name / "metrics.json").write_text('{"tokens_per_s": 3.6, "model": "x"}')
     (run,) = system_runs(tmp_path)
     assert (run.system, run.label, run.metrics) == ("od_moe", "SIMULATED", (("tokens_per_s", "3.6"),))
+
+
+def test_figures_leave_such_runs_out(tmp_path, sweep):
+    import shutil
+
+    from sim.figures.table import study
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "provenance.json").write_text(json.dumps({"system": "od_moe", "label": "SIMULATED"}))
+    (tmp_path / "a" / "metrics.json").write_text("{}")
+    with pytest.raises(MissingData, match="python -m sim report"):
+        study(tmp_path)
+    shutil.copytree(sweep / "lru_2", tmp_path / "lru_2")
+    assert list(study(tmp_path)["policy"]) == ["lru"]
