@@ -146,6 +146,36 @@ def _shown(name: str, rows: Sequence[Row], draw: Callable[[Sequence[Row]], str])
     return draw(rows) if len(rows) < LONG else f"{len(rows)} rows: see {name}.csv"
 
 
+SECONDS: Mapping[str, Callable[[float], float]] = {
+    "ms": lambda value: value / 1e3,
+    "ms per token": lambda value: value / 1e3,
+    "tokens/s": lambda value: 1.0 / value,
+}
+"""From a point's unit to seconds."""
+
+
+def points_table(findings: Findings) -> list[Row]:
+    """The predicted points as ``sim.figures.validation`` reads them, in seconds; what was fitted on is left out."""
+    to_seconds = SECONDS[findings.unit]
+
+    def row(point: Point) -> Row:
+        ends = [None if end is None else to_seconds(end) for end in (point.low, point.high)]
+        if to_seconds(1.0) > to_seconds(2.0):  # of rates the lower one is the longer time
+            ends.reverse()
+        return {
+            "setting": point.name or point.series,
+            "policy": point.series,
+            "measured_s": to_seconds(point.measured),
+            "measured_low": None,
+            "measured_high": None,
+            "predicted_s": to_seconds(point.predicted),
+            "predicted_low": ends[0],
+            "predicted_high": ends[1],
+        }
+
+    return [row(point) for point in findings.points if point.use == PREDICTED]
+
+
 def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) -> None:
     """Write everything; validation.json comes last, so that its presence means that the rest is complete."""
     from sim.validation.figures import draw
@@ -154,6 +184,8 @@ def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) 
     for name, rows in findings.tables.items():
         if rows:
             write_whole(folder / f"{name}.csv", table_csv(rows).encode())
+    if points := points_table(findings):
+        write_whole(folder / "validation.csv", table_csv(points).encode())
     figures = draw(folder, findings)
     write_whole(folder / "report.md", markdown(findings, figures).encode())
     content = {
