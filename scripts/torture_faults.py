@@ -136,6 +136,8 @@ def start(argv: list[str], log: Path, before: Callable[[], None] | None = None) 
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        # Not those of the parent, which may lead to a file where these lead to a pipe.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         if before is not None:
             before()
         status = run_here(argv)

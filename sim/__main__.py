@@ -8,6 +8,7 @@ import os
 import pkgutil
 import signal
 import sys
+import threading
 from difflib import get_close_matches
 
 import sim.commands
@@ -54,16 +55,32 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
             stream.reconfigure(errors="backslashreplace")
+    interrupted = _note_interrupts()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
     try:
-        return _run(name, rest)
+        return _run(name, rest, interrupted)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the second Ctrl-C of somebody impatient
         print("interrupted", file=sys.stderr)
         return 130
 
 
-def _run(name: str, rest: list[str]) -> int:
+def _note_interrupts() -> list[int]:
+    """Fills up with each Ctrl-C: a library that swallows one goes on with half of what it was about to make."""
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):
+        signal.signal(signal.SIGINT, note)
+    return noted
+
+
+def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
     """Run a command -> exit status; what goes wrong for a known reason is one sentence on standard error."""
     module = load(name)
     if any(word in ("-h", "--help") for word in rest):
@@ -77,7 +94,12 @@ def _run(name: str, rest: list[str]) -> int:
     from yaml import YAMLError
 
     try:
-        return int(module.main(rest))  # type: ignore[attr-defined]
+        try:
+            return int(module.main(rest))  # type: ignore[attr-defined]
+        except Exception as error:
+            if interrupted:
+                raise KeyboardInterrupt from error
+            raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -86,3 +86,28 @@ def test_what_the_machine_refuses_is_one_sentence():
     assert system_error(full) == "out/metrics.json: No space left on device"
     assert system_error(MemoryError("Unable to allocate 3 TiB")).endswith("not enough memory: Unable to allocate 3 TiB")
     assert system_error(MemoryError()) == "there is not enough memory"
+
+
+def test_an_interrupt_that_a_library_swallowed_is_still_an_interrupt(monkeypatch, capsys):
+    import signal
+
+    import sim.__main__ as program
+
+    class Command:
+        """Goes on after Ctrl-C and fails for want of what it had not made yet."""
+
+        @staticmethod
+        def main(_: list[str]) -> int:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise UserError("half of a configuration") from None
+            return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(program, "load", lambda name: Command)
+    try:
+        assert program.main(["info", "x"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "interrupted\n"
