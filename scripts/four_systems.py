@@ -288,10 +288,10 @@ def measured_quality(path: Path | None) -> dict[str, float]:
     if path is None:
         return {}
     try:
-        ratio = float(json.loads(path.read_text(encoding="utf-8"))["perplexity_ratio"])
+        ratio = float(json.loads(path.read_text(encoding="utf-8"))["policy.perplexity_ratio"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--quality {path}: not a quality.json of `python -m sim quality` ({error!r})") from error
-    return {"SMoE": ratio, "SMoE, link only": ratio}
+    return {"SMoE": ratio}
 
 
 def draw(found: list[Row], folder: Path) -> None:
@@ -313,8 +313,8 @@ def draw(found: list[Row], folder: Path) -> None:
             axis.barh(places, values, color=BLUE, height=0.7)
             axis.set_xlabel(label)
             axis.grid(axis="y", visible=False)
-        below = [1e3 * (row.tpot_s - row.tpot_low_s) for row in found]
-        above = [1e3 * (row.tpot_high_s - row.tpot_s) for row in found]
+        below = [1e3 * max(0.0, row.tpot_s - row.tpot_low_s) for row in found]
+        above = [1e3 * max(0.0, row.tpot_high_s - row.tpot_s) for row in found]
         axes[0].errorbar(panels[0][1], places, xerr=[below, above], fmt="none", ecolor="black", elinewidth=0.8)
         axes[0].set_yticks(places, [row.system for row in found])
         note = "SIMULATED, batch 1, 6 MoE layers; bars of TPOT: 95 % over requests or draws; energy is ESTIMATED."

@@ -125,7 +125,7 @@ OTHERS: tuple[tuple[list[str], str], ...] = (
     (["train-predictor", "trace.path=/nonexistent"], "does not exist"),
     (["train-predictor", "-m", "train.max_epochs=0,-1"], "must be between 1"),
     (["info", "/nonexistent"], "does not exist"),
-    (["plot", "/nonexistent"], "is not a folder"),
+    (["plot", "/nonexistent"], "is no folder"),
     (["policies", "improtance"], "did you mean importance?"),
     (["rn"], "did you mean run?"),
 )
@@ -168,10 +168,10 @@ def refused(argv: list[str], sentence: str, runs: Path, tally: Tally) -> None:
     text = said.getvalue()
     tally.trials += 1
     tally.outcomes[f"exit {status}"] += 1
-    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    errors = [line for line in text.splitlines() if line.startswith(("error: ", "failed: "))]  # a job each
     if status != 2 or "Traceback" in text:
         tally.defects[f"{name}: exit {status}: {text.strip()[-160:]}"] += 1
-    elif len(errors) != 1 or sentence not in errors[0]:
+    elif not errors or (len(errors) > 1 and "-m" not in argv) or any(sentence not in line for line in errors):
         tally.defects[f"{name}: said {text.strip()[-300:]!r}, not {sentence!r}"] += 1
     elif any(runs.rglob("metrics.json")):
         tally.defects[f"{name}: did some work"] += 1

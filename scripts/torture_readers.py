@@ -115,7 +115,7 @@ def readers() -> dict[str, Reader]:
         Reader("hardware yaml", make_yaml("hardware", "s1_rtx3080ti"), {"a.yaml": TEXT}, read_hardware, 0.3),
         Reader("model yaml", make_yaml("model", "gpt_oss_20b"), {"a.yaml": TEXT}, read_model, 0.3),
         Reader("policy yaml", make_yaml("policy/eviction", "mrs", "eviction"), {RULE: TEXT}, read_rule, 0.3),
-        Reader("results", make_results, RESULTS, read_results, 0.0),
+        Reader("results", make_results, RESULTS, read_results, 0.2),
         Reader("predictor", make_predictor, {"p.safetensors": HEADER}, read_predictor),
         Reader("demo training", make_training, {"checkpoint.safetensors": HEADER}, read_training, 0.2),
         Reader("demo summary", make_summary, {"training.json": JSON}, read_summary, 0.3),

@@ -9,6 +9,8 @@ import pkgutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 import sim.commands
@@ -55,17 +57,18 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
             stream.reconfigure(errors="backslashreplace")
-    interrupted = _note_interrupts()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
     try:
-        return _run(name, rest, interrupted)
+        with _noted_interrupts() as interrupted:
+            return _run(name, rest, interrupted)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the second Ctrl-C of somebody impatient
         print("interrupted", file=sys.stderr)
         return 130
 
 
-def _note_interrupts() -> list[int]:
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
     """Fills up with each Ctrl-C: a library that swallows one goes on with half of what it was about to make."""
     noted: list[int] = []
 
@@ -73,11 +76,15 @@ def _note_interrupts() -> list[int]:
         noted.append(number)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread() and (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):
-        signal.signal(signal.SIGINT, note)
-    return noted
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield noted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(name: str, rest: list[str], interrupted: list[int]) -> int:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sim.metric_ratios import QUANTILES, metric_names
 from sim.resampling import request_interval
-from sim.run_files import finished_runs, load_run, overrides_of, read_json, unfinished_runs
+from sim.run_files import finished_runs, load_run, overrides_of, read_json, read_metrics, results_of, unfinished_runs
 from sim.run_sample import intervals
 from sim.statistics import compare, corrected_together
 from traces.errors import UserError
@@ -61,8 +61,11 @@ def table_of(folder: Path, runs: list[Path]) -> pd.DataFrame:
     """`collect` of some runs below `folder`; what its results.parquet knows of a run is not computed again."""
     known = _gathered(folder)
     provenances = [read_json(run / "provenance.json") for run in runs]
-    rows = [_row(run, one, known.get(one.get("key"))) for run, one in zip(runs, provenances, strict=True)]
-    overrides = [overrides_of(run, one) for run, one in zip(runs, provenances, strict=True)]
+    rows, overrides = [], []
+    for run, one in zip(runs, provenances, strict=True):
+        with results_of(run):
+            rows.append(_row(run, one, known.get(str(one.get("key")))))
+            overrides.append(overrides_of(run, one))
     for row, name, words in zip(rows, _series_names(rows, overrides), overrides, strict=True):
         row["series"] = name
         row["conditions"] = _conditions(row, words)
@@ -79,7 +82,7 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
     except Exception:  # broken: computed again
         return {}
     names = [name for name in map(str, table) if name == "requests" or name.endswith((".low", ".high"))]
-    return {row["key"]: {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
+    return {str(row["key"]): {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
 
 
 def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd.DataFrame:
@@ -109,7 +112,7 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
 
 
 def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
-    metrics = read_json(run / "metrics.json")
+    metrics = read_metrics(run / "metrics.json")
     for key in ("hit_rate", "tpot_s.mean"):
         if key not in metrics:
             raise UserError(f"{run / 'metrics.json'} lacks {key}: it was not written by `python -m sim run`")
@@ -125,7 +128,7 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
     asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
     row["asked_capacity"] = str(next((value for value in asked if value is not None), "default"))
     row |= {"folder": str(run), "capacity": float(capacity)}
-    row |= {name: tuple(provenance.get(name) or ()) for name in ("estimated", "warnings", "overrides")}
+    row |= {name: tuple(map(str, provenance.get(name) or ())) for name in ("estimated", "warnings", "overrides")}
     return row | (_intervals(run) if known is None else known)
 
 

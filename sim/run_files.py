@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sim.run_sample import Run
 from traces.errors import UserError
 
 JOBS, FAILED = "jobs", "failed"
+TEXTS = ("policy", "label", "model", "system")
+"""Metrics that are no numbers."""
+_BROKEN = (
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+    OmegaConfBaseException, YAMLError,
+)  # fmt: skip
+
+
+@contextmanager
+def results_of(run: Path) -> Iterator[None]:
+    """Whatever goes wrong while the files of a run are read is the files' fault, said in one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _BROKEN as error:
+        raise UserError(f"the results in {run} are broken: {type(error).__name__}: {error}") from error
 
 
 def finished_runs(folder: Path) -> list[Path]:
@@ -37,16 +59,17 @@ def load_run(run: Path, series: str = "") -> Run:
 
     Raises: UserError when a file of it is missing or broken.
     """
-    provenance = read_json(run / "provenance.json")
-    hardware = (provenance.get("config") or {}).get("hardware") or {}
-    return Run(
-        series or str(provenance.get("policy")),
-        _blocks(run),
-        read_table(run / "requests.parquet", ("group",)),
-        (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
-        str(provenance.get("hardware")),
-        {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
-    )
+    with results_of(run):
+        provenance = read_json(run / "provenance.json")
+        hardware = (provenance.get("config") or {}).get("hardware") or {}
+        return Run(
+            series or str(provenance.get("policy")),
+            _blocks(run),
+            read_table(run / "requests.parquet", ("group",)),
+            (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
+            str(provenance.get("hardware")),
+            {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
+        )
 
 
 def _blocks(run: Path) -> pd.DataFrame:
@@ -82,7 +105,19 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     for name in columns:
         if name not in table:
             raise UserError(f"{path} lacks the column {name}: it was not written by `python -m sim run`")
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise UserError(f"{path}: the column {name} must hold numbers")
     return table
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """metrics.json: numbers, null where one is not known, and a few texts."""
+    found = read_json(path)
+    for name, value in found.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (value is None or number or (name in TEXTS and isinstance(value, str))):
+            raise UserError(f"{path}: {name}={value!r} must be a finite number or null")
+    return found
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -90,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is broken: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is broken: it must hold names and values")

@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sim", "policies", "traces")
 READERS = ("plot", "report", "figure", "results", "statistics", "gather", "summary", "notebook")
-"""Files whose name begins so only read results: editing them repeats no run."""
+"""Files and folders whose name begins so only read results: editing them repeats no run."""
 LENGTH = 12
 
 
@@ -21,8 +21,9 @@ def code_version() -> str:
     """sha256 over the sources that decide a result, once per process."""
     digest = hashlib.sha256()
     for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
-        if not path.name.startswith(READERS):
-            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(ROOT)
+        if not any(part.startswith(READERS) for part in name.parts):
+            digest.update(str(name).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

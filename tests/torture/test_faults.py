@@ -105,6 +105,7 @@ def test_an_interrupt_that_a_library_swallowed_is_still_an_interrupt(monkeypatch
             return 0
 
     before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(program, "load", lambda name: Command)
     try:
         assert program.main(["info", "x"]) == 130

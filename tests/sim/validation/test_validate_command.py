@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from sim.__main__ import main
-from sim.validation.findings import Findings, Point, cell_text, error_summary, signed_error_percent, write_findings
+from sim.figures.validation import read_validation
+from sim.validation.findings import (
+    Findings,
+    Point,
+    cell_text,
+    error_summary,
+    points_table,
+    signed_error_percent,
+    write_findings,
+)
 
 SHARED = Path("../shared/measurements")
 
@@ -38,7 +47,26 @@ def test_the_files_of_findings(tmp_path: Path) -> None:
     write_findings(tmp_path, findings, {"published": "made"})
     names = {path.name for path in tmp_path.iterdir()}
     stem = "predicted_against_measured"
-    assert names == {"validation.json", "report.md", "runs.csv", f"{stem}.pdf", f"{stem}.png"}
+    assert names == {"validation.json", "validation.csv", "report.md", "runs.csv", f"{stem}.pdf", f"{stem}.png"}
+    times = read_validation(tmp_path)
+    assert times["setting"].tolist() == ["a", "b"]  # what was fitted on is left out
+    assert times["measured_s"].tolist() == [0.001, 0.003]
+    assert times["predicted_high"].tolist()[0] == 0.0012 and math.isnan(times["predicted_high"].tolist()[1])
+
+
+def test_of_rates_the_lower_end_is_the_longer_time(tmp_path: Path) -> None:
+    findings = Findings("made", "A title", "tokens/s", {}, {}, ["a note"], [Point("a", 4.0, 5.0, 4.0, 10.0)])
+    (row,) = points_table(findings)
+    assert (row["measured_s"], row["predicted_s"]) == (0.25, 0.2)
+    assert (row["predicted_low"], row["predicted_high"]) == (0.1, 0.25)
+
+
+def test_the_report_of_findings(tmp_path: Path) -> None:
+    rows = [{"name": "a", "measured": 2.0, "low": None}, {"name": "b|c", "measured": 1 / 3, "low": 0.25}]
+    points = [Point("a", 1.0, 1.1, 0.9, 1.2)]
+    findings = Findings("made", "A title", "ms", {"x": {"count": 2}}, {"runs": rows, "none": []}, ["a note"], points)
+    write_findings(tmp_path, findings, {"published": "made"})
+    stem = "predicted_against_measured"
     content = json.loads((tmp_path / "validation.json").read_text())
     assert content["tables"]["runs"] == rows
     assert content["summary"] == {"x": {"count": 2}}
