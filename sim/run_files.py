@@ -75,7 +75,10 @@ def load_run(run: Path, series: str = "") -> Run:
 def _blocks(run: Path) -> pd.DataFrame:
     """Sums of each block and phase: as the run left them, or added up from its steps."""
     if (run / "blocks.parquet").is_file():
-        return read_table(run / "blocks.parquet", ("group", "phase"))
+        table = read_table(run / "blocks.parquet", ("group", "phase"))
+        if not table["phase"].isin((0, 1)).all():
+            raise UserError(f"{run / 'blocks.parquet'}: phase must be 0 (prefill) or 1 (decode)")
+        return table
     steps = read_table(run / "steps.parquet", ("group", "hits", "demanded"))
     if "phase" not in steps:
         steps["phase"] = 1
@@ -123,6 +126,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # raises for halves of characters, which no table can hold
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
     except (ValueError, RecursionError, OSError) as error:
