@@ -143,7 +143,7 @@ def test_real_runs_from_end_to_end(
     decisions = content["summary"]["decisions"]
     assert decisions["demand_only_identical"] == decisions["demand_only_settings"] == 9
     assert decisions["prefetch_settings"] == 7
-    assert content["summary"]["noise gate"]["runs"] == 18
+    assert content["summary"]["noise gate"]["runs"] >= 18  # a run that waited for a core is tried again
     names = {path.name for path in (tmp_path / "found").iterdir()}
     assert {"plan.json", "runs.json", "tokens.parquet", "report.md", "decisions.csv", "errors.png"} <= names
     assert "raw" not in names
