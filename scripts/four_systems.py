@@ -7,7 +7,9 @@ All serve the same requests of the embedded trace, one at a time, with the sizes
 it). Like for like: a GPU, a host link, launches and host time are those of --hardware wherever a system has such a
 part; OD-MoE has one of each per worker, Expert Streaming has the same arithmetic rate and the link's bandwidth spread
 over its memory channels (a second row has four times as much: its paper's 25.6 GB/s per channel). Its attention and
-host are those of the device. A system that needs more parts shows it under memory and parts: no row is better in all.
+host are those of the device.
+Neither the time of MoE-Beyond's own network nor what SMoE's CPU experts read is counted. A system that needs more
+parts shows it under memory and parts: no row is better in all.
 Everything is SIMULATED; the energy is a proxy, ESTIMATED: bytes and FLOP of a decode step times the figures of ENERGY.
 """
 

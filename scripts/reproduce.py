@@ -1,4 +1,7 @@
-"""Regenerates every committed figure and prints every table of the README from scratch, and how long each took.
+"""Regenerates figures and tables of the README from scratch, and says how long each took.
+
+Not those of these commands, which train models or need a quiet machine: scripts/quality_pareto.py, quality_alpha.py,
+quality_open_loop.py, quality_notions.py, four_systems.py, benchmark_sweep.py and `python -m sim validate`.
 
 python scripts/reproduce.py [--runs FOLDER] [--only PART ...] [--traces FOLDER]
 

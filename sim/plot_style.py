@@ -22,6 +22,7 @@ LINES: tuple[dict[str, Any], ...] = (
     {"color": ORANGE, "linestyle": (0, (5, 1)), "marker": "v"},
     {"color": SKY, "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
     {"color": BLACK, "linestyle": (0, (1, 1)), "marker": "X"},
+    {"color": "#7F7F7F", "linestyle": (0, (6, 2, 1, 2)), "marker": "*"},
 )
 
 STYLE: Any = {

@@ -16,8 +16,8 @@ from sim.validation.findings import CALIBRATION, Findings, Point
 NAME = "predicted_against_measured"
 ERRORS = "errors"
 FOOTNOTE = (
-    "Abscissa: MEASURED. Ordinate: SIMULATED with FITTED constants. Hollow: a constant was fitted on it. "
-    "Bars: 90 % interval of the prediction. The line is equality."
+    "Abscissa: measured, labelled in the report. Ordinate: SIMULATED with FITTED constants. "
+    "Hollow: a constant was fitted on it. Bars: 90 % interval of the prediction. The line is equality."
 )
 
 FOOTNOTE_ERRORS = (
