@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,19 +12,49 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sim", "policies", "traces")
-READERS = ("plot", "report", "figure", "results", "statistics", "gather", "summary", "notebook")
-"""Files and folders whose name begins so only read results: editing them repeats no run."""
+DECIDES = ("sim.build", "sim.metrics", "sim.outputs", "sim.what_if", "sim.timeline", "sim.systems", "policies")
+"""Modules and packages that decide what a run writes, together with all that they import."""
+IMPORT = re.compile(r"^[ \t]*from ((?:sim|policies|traces)[\w.]*) import ([^#\n(]+|\([^)]*\))", re.MULTILINE)
 LENGTH = 12
+
+
+def deciding_sources() -> dict[str, Path]:
+    """The sources that decide a result, by module: those of ``DECIDES`` and, step by step, what they import.
+
+    Imports inside functions count too. Whatever only reads results, such as a figure, is not among them: editing it
+    repeats no run.
+    """
+    sources = {_module_of(path): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    found: dict[str, Path] = {}
+    queue = [name for name in sources for start in DECIDES if name == start or name.startswith(f"{start}.")]
+    while queue:
+        name = queue.pop()
+        if name in found:
+            continue
+        found[name] = sources[name]
+        for package, names in IMPORT.findall(sources[name].read_text(encoding="utf-8")):
+            members = [f"{package}.{member.split(' as ')[0].strip()}" for member in names.strip("()\n ").split(",")]
+            queue += [module for module in (package, *members, *_packages_of(package)) if module in sources]
+    return dict(sorted(found.items()))
+
+
+def _module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _packages_of(module: str) -> list[str]:
+    """The packages around a module, which Python runs first."""
+    parts = module.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
 
 
 @cache
 def code_version() -> str:
     """sha256 over the sources that decide a result, once per process."""
     digest = hashlib.sha256()
-    for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
-        name = path.relative_to(ROOT)
-        if not any(part.startswith(READERS) for part in name.parts):
-            digest.update(str(name).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in deciding_sources().items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -56,6 +58,35 @@ def test_the_key_is_that_of_the_content(trace_path, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_key, "code_version", lambda: "edited")
     different.add(key_of(tmp_path, f"trace.path={trace_path}"))
     assert len(different) == 6 and key not in different
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "engine=compiled policy=importance what_if=true timeline=true",
+        "engine=untimed policy=buddymoe policy/allocation=miss_curve",
+        "engine=simpy policy=edgemoe",
+        "system=od_moe",
+        "system=expert_streaming",
+    ],
+)
+def test_every_module_that_a_run_imports_counts(words, trace_path, tmp_path):
+    only_tell = ("sim.commands", "sim.errors", "sim.summary", "sim.sweep_end", "sim.__main__")
+    code = (
+        "import sys, sim.__main__\n"
+        "assert sim.__main__.main(sys.argv[1:]) == 0\n"
+        "print(*[name for name in sys.modules if name.split('.')[0] in ('sim', 'policies', 'traces')])"
+    )
+    command = [sys.executable, "-c", code, "run", "trace.requests=2", f"hydra.run.dir={tmp_path}", *words.split()]
+    done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, check=True)
+    imported = {name for name in done.stdout.splitlines()[-1].split() if not name.startswith(only_tell)}
+    assert {"sim.build", "policies.base"} < imported
+    assert imported <= set(sweep_key.deciding_sources())
+
+
+def test_editing_a_figure_repeats_no_run():
+    names = sweep_key.deciding_sources()
+    assert not [name for name in names if name.startswith(("sim.figures", "sim.report", "sim.plots", "sim.gather"))]
 
 
 def test_files_that_a_policy_names_count_by_content(tmp_path):
