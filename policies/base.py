@@ -19,7 +19,7 @@ from policies.allocation.base import Allocation
 from policies.allocation.uniform import Uniform
 from policies.state import State
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 Vector = NDArray[np.float64]
 

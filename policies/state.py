@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.trace import DECODE as DECODE
-from traces.trace import PREFILL as PREFILL
+from traces.format.trace import DECODE as DECODE
+from traces.format.trace import PREFILL as PREFILL
 
 ABSENT, IN_FLIGHT, RESIDENT, LOW = 0, 1, 2, 3
 """Values of ``State.status``: ``RESIDENT`` in full precision, ``LOW`` in low precision only."""

@@ -40,8 +40,8 @@ def test_a_run_imports_nothing_heavy():
     import sys
 
     code = (
-        "import sys, sim.__main__, sim.commands.run, sim.build, sim.metrics, sim.outputs, sim.summary, "
-        "sim.engine.simpy_engine; print(sorted(sys.modules))"
+        "import sys, sim.__main__, sim.commands.run, sim.assembly.build, sim.metrics.step_table, sim.results.outputs, "
+        "sim.results.summary, sim.engine.clocks.simpy_engine; print(sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {name for name in HEAVY if f"'{name}'" in done.stdout}
@@ -68,7 +68,9 @@ def test_no_machine_path_is_mentioned():
         assert not pattern.search(path.read_text()), path
 
 
-@pytest.mark.parametrize("first", ["policies.bands", "policies.state", "traces.miss_curve", "numba", "sim.engine.core"])
+@pytest.mark.parametrize(
+    "first", ["policies.bands", "policies.state", "traces.statistics.miss_curve", "numba", "sim.engine.decision.core"]
+)
 def test_compiled_code_is_kept_under_the_key_of_its_sources_whatever_is_imported_first(first):
     import subprocess
     import sys

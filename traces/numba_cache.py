@@ -15,7 +15,7 @@ from typing import Any
 from traces.user_cache import cache_root
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPILED_FOLDERS = ("traces", "sim/engine")
+COMPILED_FOLDERS = ("traces", "sim/machine", "sim/workload", "sim/engine")
 OURS = "MOE_SIM_NUMBA_CACHE_DIR"
 
 

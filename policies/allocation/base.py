@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from policies.allocation.base import Allocation, check_total
 from traces.errors import UserError
-from traces.miss_curve import lru_miss_curve
-from traces.trace import DECODE, Trace
+from traces.format.trace import DECODE, Trace
+from traces.statistics.miss_curve import lru_miss_curve
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.allocation.base import Allocation, check_total
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from policies.base import Eviction, Vector
 from policies.state import State
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 
 @dataclass(frozen=True)

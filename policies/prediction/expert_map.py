@@ -11,7 +11,7 @@ from policies.base import Prediction, Vector, require
 from policies.collected import Matrix, cosine_of, dot, matrix_at
 from policies.state import DECODE, State
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 
 @register_jitable

@@ -9,7 +9,7 @@ from policies.counted import count_token, write_shares
 from policies.state import State
 from policies.truth import layers_left
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 
 @dataclass(frozen=True)

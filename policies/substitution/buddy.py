@@ -8,7 +8,7 @@ import numpy as np
 from policies.base import Substitution, Vector, require
 from policies.state import State
 from policies.substitutes import left_alone, logit_of, mark_resident, mark_routed
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 _ROWS = 4096
 

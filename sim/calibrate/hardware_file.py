@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.calibrate.figures import Figure, Figures
 from sim.calibrate.measure import Measured
+from sim.calibrate.parameters import Figure, Figures
 from sim.calibrate.samples import Sample
-from sim.hardware import FIGURES, Hardware
-from sim.outputs import write_whole
+from sim.machine.hardware import FIGURES, Hardware
+from sim.results.outputs import write_whole
 
 COLUMNS = ("figure", "value", "spread", "error", "n", "dropped", "label")
 
@@ -79,7 +79,7 @@ def as_yaml(machine: Hardware, comment: str) -> str:
 
 def write_hardware(path: Path, figures: Figures) -> Hardware:
     """Write the file -> the machine as it is read back from it."""
-    from sim.hardware import read_hardware
+    from sim.machine.hardware import read_hardware
 
     settings, measured = figures.settings, figures.measured
     link = f"link paced to {settings.link_bytes_per_s:g} bytes/s: EMULATED" if settings.paced else "link not paced"

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
+from sim.assembly.replay import BlockResult, Replay, assemble
 from sim.calibrate.samples import Sample, sampled
-from sim.engine.counters import ATTENTION, EXPERT, N_DEMAND_COPIES, N_EXECUTED
-from sim.hardware import Hardware
-from sim.metrics import StepTable
-from sim.replay import BlockResult, Replay, assemble
-from sim.rows import BlockData
-from sim.runtime.forced import ForcedEngine, chosen
-from sim.runtime.run import fresh
-from sim.runtime.settings import RealSettings
-from sim.steps import StepBlock
+from sim.engine.decision.counters import ATTENTION, EXPERT, N_DEMAND_COPIES, N_EXECUTED
+from sim.execution.forced import ForcedEngine, chosen
+from sim.execution.run import fresh
+from sim.execution.settings import RealSettings
+from sim.machine.hardware import Hardware
+from sim.metrics.step_table import StepTable
+from sim.workload.rows import BlockData
+from sim.workload.steps import StepBlock
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,19 +14,19 @@ from policies.eviction.lru import Lru
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.none import NoSubstitution
+from sim.assembly.replay import Replay, assemble
 from sim.calibrate.in_situ import Portion, Probe
 from sim.calibrate.micro import Bench, decisions
 from sim.calibrate.samples import FEWEST, Sample, gate
-from sim.capacity import CacheConfig
 from sim.config import RunConfig
-from sim.hardware import Hardware
-from sim.replay import Replay, assemble
-from sim.runtime.load import Load, Snapshot
-from sim.runtime.run import check, fresh, undisturbed
-from sim.runtime.settings import RealSettings
-from sim.runtime.synthetic import synthetic_model
+from sim.execution.load import Load, Snapshot
+from sim.execution.run import check, fresh, undisturbed
+from sim.execution.settings import RealSettings
+from sim.execution.synthetic import synthetic_model
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import Hardware
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 ROUNDS = 3
 """Parts of a calibration whose means are compared: what drifts shows between them."""

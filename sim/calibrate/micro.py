@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.calibrate.samples import Sample
-from sim.engine.core import WAIT
-from sim.engine.device import Device, DeviceSpec
-from sim.runtime.backend import make_backend
-from sim.runtime.layout import ExpertLayout
-from sim.runtime.pacing import now_ns
-from sim.runtime.settings import RealSettings
-from sim.runtime.synthetic import SyntheticModel
+from sim.engine.decision.core import WAIT
+from sim.engine.decision.device import Device, DeviceSpec
+from sim.execution.backend import make_backend
+from sim.execution.layout import ExpertLayout
+from sim.execution.pacing import now_ns
+from sim.execution.settings import RealSettings
+from sim.execution.synthetic import SyntheticModel
 
 if TYPE_CHECKING:
     import torch

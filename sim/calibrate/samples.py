@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.runtime.load import Load, Snapshot
+from sim.execution.load import Load, Snapshot
 
 FEWEST = 3
 """Samples that a figure rests on at least, however noisy the machine is."""

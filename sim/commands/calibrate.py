@@ -55,7 +55,7 @@ from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.calibrate.measure import CalibrationConfig
-    from sim.runtime.settings import RealSettings
+    from sim.execution.settings import RealSettings
 
 
 def main(argv: list[str]) -> int:
@@ -90,7 +90,7 @@ def configured(values: dict[str, Any]) -> tuple[RealSettings, CalibrationConfig]
     Raises: UserError for a key that nobody reads, a wrong type or a value out of range.
     """
     from sim.calibrate.measure import CalibrationConfig
-    from sim.runtime.settings import RealSettings
+    from sim.execution.settings import RealSettings
 
     known = {field.name for field in fields(RealSettings)}
     settings = checked(RealSettings, {key: value for key, value in values.items() if key in known})
@@ -102,19 +102,19 @@ def calibrate_from(config: DictConfig) -> None:
     """Measure as configured, write the file, print the table."""
     from tqdm import tqdm
 
-    from sim.build import open_trace, plain
+    from sim.assembly.build import open_trace, plain
 
     values = plain(config)
     out, trace_values = values.pop("out"), values.pop("trace")
     settings, calibration = configured(values)
     if settings.device == "cuda":
-        from sim.runtime.cuda import require_cuda
+        from sim.execution.cuda import require_cuda
 
         require_cuda()
-    from sim.calibrate.figures import Figures
     from sim.calibrate.hardware_file import samples_json, table, write_hardware
     from sim.calibrate.measure import measure
-    from sim.outputs import write_json
+    from sim.calibrate.parameters import Figures
+    from sim.results.outputs import write_json
 
     trace_config = checked(TraceConfig, trace_values, "trace.")
     trace = open_trace(trace_config)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Compare and print -> 0. Raises: UserError for unknown words, and where there is nothing to compare."""
     folder, options = _arguments(argv)
-    from sim.results import collect, comparisons
+    from sim.results.table import collect, comparisons
 
     metric = options.get("metric", "tpot_s.mean")
     table = collect(folder)

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     """Gather -> 0. Raises: UserError for a folder without finished runs."""
     if len(argv) != 1:
         raise UserError(f"gather takes one folder of results, got {len(argv)}: see `python -m sim gather --help`")
-    from sim.gather import gather
+    from sim.results.gather import gather
 
     folder = Path(argv[0])
     if not folder.is_dir():

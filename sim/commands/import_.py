@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.files import write_trace
+from traces.format.files import write_trace
+from traces.format.trace import DECODE, Trace
 from traces.importers import importer_names, load_importer
-from traces.trace import DECODE, Trace
 
 EXAMPLES = """examples:
   python -m sim import gpt_oss gpt_oss_20b/ gpt_oss.safetensors

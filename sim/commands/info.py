@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from traces.embedded import embedded_names, embedded_trace_path
-from traces.files import read_trace
-from traces.summary import summarize, warnings
+from traces.format.files import read_trace
+from traces.statistics.summary import summarize, warnings
 
 EXAMPLES = """examples:
   python -m sim info demo

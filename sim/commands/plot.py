@@ -46,7 +46,7 @@ _COLUMNS = (
 
 def help_text() -> str:
     """What `python -m sim plot --help` prints: every figure with one line."""
-    from sim.plots import FIGURES
+    from sim.figures.registry import FIGURES
 
     lines = [USAGE]
     for source in dict.fromkeys(drawing.source for drawing in FIGURES.values()):
@@ -66,8 +66,8 @@ def main(argv: list[str]) -> int:
         print(help_text(), end="")
         return 0 if argv else 2
     what, names, columns, out, steps = _arguments(argv)
+    from sim.figures.registry import RUNS, figures_of, save, sources_of  # pandas and matplotlib take a second to import
     from sim.figures.table import study
-    from sim.plots import RUNS, figures_of, save, sources_of  # pandas and matplotlib take a second to import
 
     runs = None
     if RUNS in sources_of(what):
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
 
 def _print_runs(folder: Path, table: "pd.DataFrame") -> None:
     """The table of all runs, and a warning for every one that left no results."""
-    from sim.results import unfinished_runs
+    from sim.results.table import unfinished_runs
 
     for run in unfinished_runs(folder):
         print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
@@ -115,8 +115,8 @@ def format_table(table: "pd.DataFrame") -> str:
 
 def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
     """The folder, the figures, the page width in columns, where to write, and the steps of a timeline."""
+    from sim.figures.registry import check_name
     from sim.figures.traces import is_trace
-    from sim.plots import check_name
 
     options: dict[str, str] = {}
     names: list[str] = []

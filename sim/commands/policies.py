@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from traces.errors import UserError
 
 if TYPE_CHECKING:
-    from sim.rulebook import Rule, System
+    from sim.assembly.catalogue import Rule, System
 
 NEEDS = {
     "gate_scores": "scores of all experts, not only of those chosen (router_logits of the trace)",
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def chosen(name: str | None) -> tuple[list[System], list[Rule]]:
     """All systems and rules, or those of this name. Raises: UserError where nothing has it."""
-    from sim.rulebook import PARTS, load_rule, load_system, rule_names, system_names
+    from sim.assembly.catalogue import PARTS, load_rule, load_system, rule_names, system_names
 
     systems = [system for system in system_names() if name in (None, system)]
     keys = [(part, rule) for part in PARTS for rule in rule_names(part)]
@@ -81,7 +81,7 @@ def chosen(name: str | None) -> tuple[list[System], list[Rule]]:
 
 def overview(systems: list[System], rules: list[Rule]) -> str:
     """One line per system and rule, and what the needs mean."""
-    from sim.rulebook import PARTS
+    from sim.assembly.catalogue import PARTS
 
     blocks = [["systems: python -m sim run policy=NAME", *_lines((s.name, s.what, s.needs) for s in systems)]]
     for part in PARTS:
@@ -101,7 +101,7 @@ def _lines(entries: Iterable[tuple[str, str, Iterable[str]]]) -> list[str]:
 
 def explain_system(system: System) -> str:
     """What a system is, what it is made of, and how to run it."""
-    from sim.rulebook import run_with
+    from sim.assembly.catalogue import run_with
 
     lines = [f"system {system.name}", *(f"  {paragraph}" for paragraph in system.header), ""]
     lines += [f"  {part:<13} {rule}" for part, rule in system.parts.items()]

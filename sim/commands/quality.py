@@ -52,7 +52,7 @@ from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.quality.study import Study
-    from traces.loading import LoadedModel
+    from traces.recording.loading import LoadedModel
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "model")
@@ -93,7 +93,7 @@ def evaluate_from(config: DictConfig) -> None:
     """Evaluate what a composed configuration says, write the results and print the table."""
     from tqdm import tqdm
 
-    from sim.build import plain
+    from sim.assembly.build import plain
     from sim.quality.evaluate import run_study, total_tokens
     from sim.quality.metrics import quality_row
     from sim.quality.report import text, write_study
@@ -117,10 +117,10 @@ def evaluate_from(config: DictConfig) -> None:
 
 def study_from(config: DictConfig) -> Study:
     """The evaluation that a configuration describes; what can be refused without the model is refused first."""
-    from sim.build import make_policy, plain
-    from sim.capacity import CacheConfig
+    from sim.assembly.build import make_policy, plain
     from sim.config import RunConfig, TimeConfig, checked
-    from sim.hardware import hardware_from_config
+    from sim.machine.capacity import CacheConfig
+    from sim.machine.hardware import hardware_from_config
     from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
 

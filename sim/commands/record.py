@@ -52,8 +52,8 @@ from omegaconf import DictConfig, OmegaConf
 from traces.errors import UserError
 
 if TYPE_CHECKING:
-    from traces.loading import LoadedModel
-    from traces.recorder import RecordOptions
+    from traces.recording.loading import LoadedModel
+    from traces.recording.recorder import RecordOptions
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -101,9 +101,9 @@ def _model_override(argument: str) -> list[str]:
 
 def record_from(config: DictConfig) -> None:
     """Record what a composed configuration says, write the trace and print what it holds."""
-    from traces.files import write_trace
-    from traces.prompts import read_prompts
-    from traces.recorder import record
+    from traces.format.files import write_trace
+    from traces.recording.prompts import read_prompts
+    from traces.recording.recorder import record
 
     options = _options(config)
     options.check()
@@ -117,7 +117,7 @@ def record_from(config: DictConfig) -> None:
 
 
 def _options(config: DictConfig) -> RecordOptions:
-    from traces.recorder import RecordOptions
+    from traces.recording.recorder import RecordOptions
 
     return RecordOptions(
         mode=str(config.mode),
@@ -162,7 +162,7 @@ def _out_file(out: str | None) -> Path:
 def _check_model(model: DictConfig) -> None:
     """Refuse, before anything slow is done, a model that cannot be there."""
     from traces.demo.recipe import named_recipe
-    from traces.loading import check_dtype, check_source
+    from traces.recording.loading import check_dtype, check_source
 
     if "recipe" not in model:
         raise UserError(
@@ -180,7 +180,7 @@ def _check_model(model: DictConfig) -> None:
 
 def _load(model: DictConfig) -> tuple[LoadedModel, dict[str, Any]]:
     """The model to record, and what its provenance must say beyond what the recorder knows."""
-    from traces.loading import LoadedModel, load_model
+    from traces.recording.loading import LoadedModel, load_model
 
     if model.recipe is None:
         allowed, timeout_s = bool(model.allow_download), float(model.network_timeout_s)

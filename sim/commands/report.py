@@ -24,9 +24,9 @@ WORDS = ("out", "validation")
 def main(argv: list[str]) -> int:
     """Write the report -> 0. Raises: UserError for unknown words, and for folders without results."""
     folder, options = _arguments(argv)
-    from sim.outputs import write_whole
     from sim.report.content import content
     from sim.report.render import render
+    from sim.results.outputs import write_whole
 
     out = options.get("out", folder / "report.html")
     page = render(content(folder, options.get("validation")))

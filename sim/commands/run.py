@@ -38,15 +38,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from sim.errors import one_line
-from sim.hardware import path_overrides
+from sim.machine.hardware import path_overrides
 from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
 if TYPE_CHECKING:
-    from sim.block_sums import BlockSums
-    from sim.metrics import Metrics, StepTable
-    from sim.replay import Replay
-    from sim.timeline import TimelineFile
+    from sim.assembly.replay import Replay
+    from sim.metrics.block_sums import BlockSums
+    from sim.metrics.step_table import Metrics, StepTable
+    from sim.timeline.event_file import TimelineFile
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 DEAD_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError")
@@ -71,9 +71,9 @@ def run(config: DictConfig) -> float | list[float] | None:
 
 def run_job(config: DictConfig) -> float | list[float] | None:
     """The runs of one job of a sweep, those that are not finished yet."""
-    from sim.sweep import objectives, run_grid
-    from sim.sweep_end import finish, now_ns
-    from sim.sweep_key import words_of
+    from sim.sweep.end import finish, now_ns
+    from sim.sweep.jobs import objectives, run_grid
+    from sim.sweep.key import words_of
 
     hydra_config = HydraConfig.get()
     alone = hydra_config.mode == RunMode.RUN
@@ -93,8 +93,8 @@ def remove_unused(folder: Path) -> None:
 
 def replay_once(config: DictConfig) -> None:
     """Replay as configured, write the results into Hydra's output folder, print the summary."""
-    from sim.build import plain
-    from sim.summary import text
+    from sim.assembly.build import plain
+    from sim.results.summary import text
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     if plain(config.get("system"), "system").get("name") != "device":
@@ -110,7 +110,7 @@ def replay_once(config: DictConfig) -> None:
 
 def replay_quietly(config: DictConfig, folder: Path) -> str:
     """Replay one run of a sweep into a folder -> one line."""
-    from sim.build import plain
+    from sim.assembly.build import plain
 
     if plain(config.get("system"), "system").get("name") != "device":
         run_system(folder, config)
@@ -123,8 +123,8 @@ def replay_quietly(config: DictConfig, folder: Path) -> str:
 
 def replay_device(config: DictConfig, folder: Path) -> tuple[Replay, Metrics, dict[str, Any] | None, str]:
     """Replay on one GPU and write everything -> (replay, metrics, what-if answers, what to say of the timeline)."""
-    from sim.build import build, plain
-    from sim.outputs import write_run
+    from sim.assembly.build import build, plain
+    from sim.results.outputs import write_run
 
     replay = build(config)
     start = time.perf_counter()
@@ -140,7 +140,7 @@ def replay_device(config: DictConfig, folder: Path) -> tuple[Replay, Metrics, di
 
 def run_system(folder: Path, config: DictConfig) -> str:
     """Run a system of several devices on the configured trace -> what to print."""
-    from sim.build import open_trace, plain
+    from sim.assembly.build import open_trace, plain
     from sim.config import TraceConfig, checked
     from sim.systems import load_system
 
@@ -156,16 +156,16 @@ def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, B
     """Replay everything; steps (where wanted) and the timeline (where one is kept) go to files as they come."""
     from tqdm import tqdm
 
-    from sim.block_sums import BlockSums
-    from sim.metrics import StepTable
-    from sim.outputs import Sinks, TableFile
+    from sim.metrics.block_sums import BlockSums
+    from sim.metrics.step_table import StepTable
+    from sim.results.outputs import Sinks, TableFile
 
     timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots())
     with ExitStack() as stack:
         files = [stack.enter_context(TableFile(folder / "steps.parquet"))] if steps else []
         table = StepTable(replay, Sinks(blocks, *files))
         if replay.run.timeline:
-            from sim.timeline import NAME, TimelineFile
+            from sim.timeline.event_file import NAME, TimelineFile
 
             timeline = stack.enter_context(TimelineFile(folder / NAME, replay))
         total = replay.schedule.num_steps()
@@ -182,8 +182,8 @@ def ask_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
     """Replay the scenarios and write what they came to."""
     from tqdm import tqdm
 
-    from sim.outputs import write_json
-    from sim.what_if import NUM_REPLAYS, what_if
+    from sim.results.outputs import write_json
+    from sim.run.what_if import NUM_REPLAYS, what_if
 
     with tqdm(total=NUM_REPLAYS, unit=" what-ifs", delay=2, disable=None, leave=False) as bar:
         answers = what_if(replay, lambda name: bar.update())
@@ -209,6 +209,6 @@ def main(argv: list[str]) -> int:
             raise
         print(f"error: the sweep stopped: {one_line(error)}; the same command continues it", file=sys.stderr)
         return 1
-    from sim.sweep_end import exit_status
+    from sim.sweep.end import exit_status
 
     return exit_status()

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 def train_from(config: DictConfig) -> None:
     """Train what a composed configuration says, write the predictor and print how good it is."""
-    from sim.build import open_trace, plain
+    from sim.assembly.build import open_trace, plain
     from sim.config import TraceConfig, checked
     from sim.predictors.checkpoint import write_checkpoint
     from sim.predictors.inputs import RowSource, choose_inputs, vocabulary_of

@@ -89,11 +89,11 @@ def main(argv: list[str]) -> int:
 
 def validate_from(config: DictConfig) -> None:
     """Validate what a composed configuration says, write the files and print the tables."""
-    from sim.build import plain
+    from sim.assembly.build import plain
     from sim.config import checked
     from sim.validation.config import LiveConfig, PublishedConfig
     from sim.validation.findings import text, write_findings
-    from sim.validation.published import predict
+    from sim.validation.published.predict import predict
 
     published = checked(PublishedConfig, plain(config.get("published"), "published"), "published.")
     knobs = checked(LiveConfig, {name: value for name, value in plain(config).items() if name not in GROUPS})
@@ -109,8 +109,8 @@ def validate_from(config: DictConfig) -> None:
 def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
     """Run for real, then compare."""
     from sim.config import checked
-    from sim.hardware import load_hardware
-    from sim.runtime.settings import RealSettings
+    from sim.execution.settings import RealSettings
+    from sim.machine.hardware import load_hardware
     from sim.validation.live import analyse
     from sim.validation.measure import measure
     from sim.validation.plan import make_plan

@@ -1,1 +1,1 @@
-"""Figures: one module per figure or family, each a function of a table; `sim.plots` names them all."""
+"""Figures: one module per figure or family, each a function of a table; `sim.figures.registry` names them all."""

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
 from sim.figures.parts import legend_above, line, side_by_side
-from sim.plot_style import add_footnote
+from sim.figures.style import add_footnote
 
 
 def alpha(table: pd.DataFrame, columns: int = 2) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
 from sim.figures.parts import name_rows
-from sim.plot_style import BLUE, SKY, WIDTH_IN, add_footnote
+from sim.figures.style import BLUE, SKY, WIDTH_IN, add_footnote
 from traces.errors import UserError
 
 FILE = "what_if.json"

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
 from sim.figures.parts import first_lines, legend_above, lengths_of, numbers, side_by_side, unique
-from sim.plot_style import BLACK, LINES, add_footnote
+from sim.figures.style import BLACK, LINES, add_footnote
 
 FUTURE = {
     "belady": {"color": BLACK, "linestyle": "-", "marker": "*"},

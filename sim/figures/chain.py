@@ -13,7 +13,7 @@ from sim.figures.notes import footnote
 from sim.figures.parts import FILLS, legend_above, lengths_of, numbers, side_by_side
 from sim.figures.settings import GROUPS, group_words
 from sim.figures.setups import one_capacity, said_capacity
-from sim.plot_style import add_footnote
+from sim.figures.style import add_footnote
 
 ORDER = ("eviction", "substitution", "prefetch", "assignment")
 """The parts in the order in which the paper adds them to LRU offloading."""
@@ -67,7 +67,7 @@ def chain(table: pd.DataFrame, columns: int = 2) -> Figure:
         raise MissingData(
             "figure=chain needs LRU offloading and SMoE's parts added one by one: "
             "python -m sim run policy=lru, then with policy/eviction=score_window, with policy/substitution=score_band "
-            "and so on; scripts/smoe_ablation.py prints all combinations"
+            "and so on; scripts/studies/smoe_ablation.py prints all combinations"
         )
     figure, (times, ratios) = side_by_side(2, columns)
     for index, (name, runs) in enumerate(found.items()):

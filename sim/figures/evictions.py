@@ -8,7 +8,7 @@ from sim.figures.notes import footnote
 from sim.figures.parts import grouped_bars, legend_above, side_by_side, unique
 from sim.figures.settings import GROUPS, RULES, group_words
 from sim.figures.setups import one_capacity, said_capacity
-from sim.plot_style import add_footnote
+from sim.figures.style import add_footnote
 
 OTHERS = [rule for rule in RULES if rule != "eviction"]
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from sim.figures.missing import MissingData
 from sim.figures.parts import legend_above, lengths_of, numbers, side_by_side
+from sim.figures.style import BLUE, LINES, add_footnote
 from sim.figures.traces import describe, open_trace
-from sim.plot_style import BLUE, LINES, add_footnote
-from sim.results import request_interval
-from traces.statistics import counted_rows, row_chunks
-from traces.trace import Trace
+from sim.results.table import request_interval
+from traces.format.trace import Trace
+from traces.statistics.routing import counted_rows, row_chunks
 
 SHOWN_RANKS = 16
 WINDOWS = (1, 2, 3)

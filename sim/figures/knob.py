@@ -13,7 +13,7 @@ from sim.figures.notes import footnote
 from sim.figures.parts import legend_above, line, side_by_side
 from sim.figures.settings import GROUPS, group_words
 from sim.figures.setups import one_capacity, said_capacity
-from sim.plot_style import LINES, add_footnote
+from sim.figures.style import LINES, add_footnote
 
 LEAST_VALUES = 3
 OTHER_AXES = ("cache.fraction", "cache.slots_per_layer", "cache.bytes", "policy.alpha", "seed")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from policies.state import DECODE
-from sim.results import load_run, request_interval
+from sim.results.table import load_run, request_interval
 
 
 @dataclass(frozen=True, slots=True)

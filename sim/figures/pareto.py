@@ -14,7 +14,7 @@ from sim.figures.notes import footnote
 from sim.figures.parts import grid, legend_above, lengths_of, numbers, unique
 from sim.figures.settings import GROUPS, group_words
 from sim.figures.setups import one_capacity, said_capacity
-from sim.plot_style import BLACK, LINES, add_footnote
+from sim.figures.style import BLACK, LINES, add_footnote
 
 COSTS = (
     ("quality.perplexity_ratio", "Perplexity over that\nof exact routing", 1.0),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sim.plot_style import BLACK, BLUE, GREEN, LINES, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW
+from sim.figures.style import BLACK, BLUE, GREEN, LINES, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW
 
 FILLS: tuple[tuple[str, str], ...] = (
     (BLUE, ""), (ORANGE, "////"), (GREEN, ""), (VERMILLION, "\\\\\\\\"), (SKY, ""), (PURPLE, "xxxx"), (YELLOW, ""),

@@ -17,7 +17,7 @@ from sim.figures.parts import (
     side_by_side,
 )
 from sim.figures.setups import one_capacity, said_capacity
-from sim.plot_style import BLACK, GREEN, ORANGE, VERMILLION, add_footnote
+from sim.figures.style import BLACK, GREEN, ORANGE, VERMILLION, add_footnote
 
 ENDS = {
     "used": ("in time", GREEN, ""),

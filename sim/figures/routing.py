@@ -7,11 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sim.figures.parts import legend_above, side_by_side
+from sim.figures.style import BLUE, GREEN, VERMILLION, add_footnote
 from sim.figures.traces import describe, open_trace
-from sim.plot_style import BLUE, GREEN, VERMILLION, add_footnote
-from traces.miss_curve import lru_miss_curve
-from traces.statistics import expert_uses, popularity
-from traces.trace import DECODE
+from traces.format.trace import DECODE
+from traces.statistics.miss_curve import lru_miss_curve
+from traces.statistics.routing import expert_uses, popularity
 
 
 def expert_shares(path: Path) -> pd.DataFrame:

@@ -17,7 +17,7 @@ PANEL_KEYS = ("hardware", "model", "trace", "batch_size", "embedded", "path", "l
 
 
 def add_settings(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `sim.results.collect` with what figures group by.
+    """The table of `sim.results.table.collect` with what figures group by.
 
     Adds ``eviction``, ``prediction``, ``prefetch``, ``substitution``, ``assignment`` (names of rules, None where they
     are not known), ``alpha``, ``workload``, ``setup`` (hardware, its figures in which the runs differ, and the model

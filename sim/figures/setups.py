@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
 from sim.figures.parts import grid, grouped_bars, legend_above, unique, wrapped
-from sim.plot_style import add_footnote
+from sim.figures.style import add_footnote
 
 SHOWN_POLICIES, SHOWN_PANELS, PANELS_IN_A_ROW, USUAL_CAPACITY = 14, 12, 4, 0.25
 

@@ -10,7 +10,7 @@ from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
 from sim.figures.parts import first_rows, legend_above, lengths_of, name_rows, numbers, rows_in, side_by_side
 from sim.figures.setups import one_capacity, said_capacity
-from sim.plot_style import BLUE, ORANGE, VERMILLION, add_footnote
+from sim.figures.style import BLUE, ORANGE, VERMILLION, add_footnote
 
 LINK, CPU = (VERMILLION, "////"), (ORANGE, "\\\\\\\\")
 

@@ -8,12 +8,12 @@ import pandas as pd
 from sim.figures.measures import add_measures
 from sim.figures.missing import MissingData
 from sim.figures.settings import add_settings
-from sim.results import collect, table_of
-from sim.run_files import finished_runs
+from sim.results.run_files import finished_runs
+from sim.results.table import collect, table_of
 
 
 def study(folder: Path) -> pd.DataFrame:
-    """`sim.results.collect` with the settings of every run and measures of its decode steps with intervals.
+    """`sim.results.table.collect` with the settings of every run and measures of its decode steps with intervals.
 
     Runs of systems of several devices have other metrics and are left out. Raises: MissingData where there are no
     others, UserError as `collect`.

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
-from sim.plot_style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
+from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
 from traces.errors import UserError
 
 FILE = "timeline.json.gz"

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from traces.embedded import embedded_names, embedded_trace_path
-from traces.files import read_trace
-from traces.statistics import counted_rows
-from traces.trace import DECODE, Trace
+from traces.format.files import read_trace
+from traces.format.trace import DECODE, Trace
+from traces.statistics.routing import counted_rows
 
 
 def is_trace(path: Path) -> bool:

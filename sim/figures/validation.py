@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sim.figures.missing import MissingData
 from sim.figures.parts import error_lengths, legend_above, numbers, side_by_side, unique
-from sim.plot_style import LINES, add_footnote
+from sim.figures.style import LINES, add_footnote
 from traces.errors import UserError
 
 FILE = "validation.csv"

@@ -18,7 +18,7 @@ from sim.predictors.checkpoint import HOW, Checkpoint, read_checkpoint
 from sim.predictors.inputs import RowSource, Shape
 from sim.predictors.split import refuse_learned
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 if TYPE_CHECKING:
     from sim.predictors.networks import Network

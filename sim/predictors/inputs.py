@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sim.predictors.settings import MoeBeyondSettings, Settings
 from traces.errors import UserError
-from traces.trace import DECODE, Trace
+from traces.format.trace import DECODE, Trace
 
 UNKNOWN = -1
 """In ``Rows.previous``: no token before it has been through that layer."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.predictors.inputs import UNKNOWN, RowSource, many_hot
-from traces.trace import DECODE
+from traces.format.trace import DECODE
 
 Scores = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Rows [n] -> scores [n, L, E] of the experts of each layer."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.config import TraceConfig
 from traces.errors import UserError
-from traces.trace import ScoreTable, Trace
+from traces.format.trace import ScoreTable, Trace
 
 FINGERPRINT_CHARS = 16
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sim.quality.windows import Windows
-from traces.collected import Collector
-from traces.loading import LoadedModel
-from traces.measured_geometry import measure_geometry
-from traces.similarity import SimilaritySample
-from traces.trace import PREFILL, Trace
+from traces.format.trace import PREFILL, Trace
+from traces.recording.collected import Collector
+from traces.recording.loading import LoadedModel
+from traces.recording.measured_geometry import measure_geometry
+from traces.recording.similarity import SimilaritySample
 
 if TYPE_CHECKING:
-    from traces.moe_layers import MoELayer
+    from traces.recording.moe_layers import MoELayer
 
 SIMILARITY_TOKENS = 512
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from policies.base import Part, Policy, Prediction, Prefetch, Substitution
-from sim.capacity import CacheConfig
-from sim.engine.device import decides
+from sim.engine.decision.device import decides
+from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
 
 ONE_LAYER = frozenset(

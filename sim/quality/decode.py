@@ -16,7 +16,7 @@ from sim.quality.drive import begin_step, end_step, time_layer
 from sim.quality.live import Timing
 from sim.quality.loop import Loop, Routed, StepArrays, Variant, replacement
 from sim.quality.parallel import Pass
-from traces.tap import Routing, Tap
+from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
     import torch

@@ -8,11 +8,11 @@ from numba import i4, i8, njit, void
 
 from policies.hashing import uniform
 from policies.state import DECODE, DROPPED, RESIDENT
-from sim.engine import core
-from sim.engine.compiled import book, catch_up, layer_step
-from sim.engine.counters import ATTENTION
-from sim.engine.layout import AHEAD, IDS, SCORES, TIMES, as_clock, as_machine, as_rules, as_state
-from sim.engine.untimed import untimed_layer
+from sim.engine.clocks.recurrence import book, catch_up, layer_step
+from sim.engine.clocks.untimed_engine import untimed_layer
+from sim.engine.decision import core
+from sim.engine.decision.counters import ATTENTION
+from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_clock, as_machine, as_rules, as_state
 
 AS_RULED, DROP, RANDOM = range(3)
 """What is executed in place of a replaced expert: the rule's choice; nothing; a resident expert drawn at random."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.durations import Durations
-from sim.engine.compiled import run_steps
-from sim.engine.compiled_engine import CompiledEngine
-from sim.engine.counters import COUNTERS, PARTS
-from sim.engine.device import DeviceSpec
-from sim.engine.layout import machine_arrays
+from sim.engine.clocks.compiled_engine import CompiledEngine
+from sim.engine.clocks.recurrence import run_steps
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.device import DeviceSpec
+from sim.engine.decision.layout import machine_arrays
+from sim.machine.durations import Durations
 
 WITHIN_A_STEP = ("ids", "weights", "scores", "lookahead", "predicted", "routed", "executed_ids")
 """Arrays of the state that mean nothing between two layer steps."""

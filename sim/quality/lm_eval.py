@@ -15,7 +15,7 @@ from sim.quality.loop import Variant
 from sim.quality.parallel import parallel
 from sim.quality.study import Study
 from traces.errors import UserError
-from traces.loading import LoadedModel
+from traces.recording.loading import LoadedModel
 
 if TYPE_CHECKING:
     import torch

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DROPPED
-from sim.engine.device import DeviceSpec
+from sim.engine.decision.device import DeviceSpec
 from sim.quality.drive import AS_RULED
 from sim.quality.live import LiveDevice
 from sim.quality.weights import OWN, GateRule
-from traces.moe_layers import MoELayer
-from traces.softmax import softmax
-from traces.tap import Routing
+from traces.format.softmax import softmax
+from traces.recording.moe_layers import MoELayer
+from traces.recording.tap import Routing
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class StepArrays:
         self.lookahead = np.zeros(ahead, np.float32)
 
     def all(self) -> tuple[NDArray[Any], ...]:
-        """In the order of ``sim.rows.BlockData``."""
+        """In the order of ``sim.workload.rows.BlockData``."""
         return (self.ids, self.weights, self.scores, self.lookahead, NO_TIMES)
 
     def fill(self, routed: Routed, rows: slice) -> None:

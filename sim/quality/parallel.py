@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE, DROPPED
-from sim.engine.counters import N_DROPPED_RANKS, N_SUBSTITUTED_RANKS
+from sim.engine.decision.counters import N_DROPPED_RANKS, N_SUBSTITUTED_RANKS
 from sim.quality.drive import AS_RULED, layer_over_tokens
 from sim.quality.live import Timing
 from sim.quality.loop import NO_AHEAD, NO_TIMES, Loop, Routed, StepArrays, Variant, replacement
-from traces.tap import Routing, Tap
+from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class ParallelPass:
         self.executed = np.zeros((shape[0], shape[1], spec.num_layers, spec.top_k), np.int32)
 
     def __call__(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Decide a layer (see ``traces.tap.Tap``)."""
+        """Decide a layer (see ``traces.recording.tap.Tap``)."""
         if self.variant.layer not in (None, routing.layer):
             return None
         loop, layer, routed = self.loop, routing.layer, Routed.of(routing, self.loop.reads)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from sim.outputs import versions, write_json, write_table
 from sim.quality.conditions import substitutes
 from sim.quality.evaluate import Results
 from sim.quality.measures import COLUMNS
 from sim.quality.metrics import Row
 from sim.quality.study import POLICY, Study
+from sim.results.outputs import versions, write_json, write_table
 
 NAMES = {
     POLICY: "as the policy says",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.outputs import write_whole
+from sim.results.outputs import write_whole
 from traces.user_cache import cache_root
 
 REVISION = 1

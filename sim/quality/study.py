@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policies.base import Policy
-from sim.capacity import CacheConfig, Pools
+from sim.assembly.replay import assemble
 from sim.config import RunConfig, TimeConfig, TraceConfig
-from sim.geometry import resolve_geometry
-from sim.hardware import Hardware
+from sim.machine.capacity import CacheConfig, Pools
+from sim.machine.geometry import resolve_geometry
+from sim.machine.hardware import Hardware
 from sim.quality.calibration import record_windows
 from sim.quality.conditions import check_closed_loop, check_parallel, parallel_obstacle, substitutes
 from sim.quality.drive import DROP, RANDOM
@@ -18,10 +19,9 @@ from sim.quality.loop import Loop, Reads, Variant
 from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
 from sim.quality.weights import INHERIT, OWN, GateRule
 from sim.quality.windows import Windows, make_windows
-from sim.replay import assemble
-from traces.loading import LoadedModel
-from traces.moe_layers import family_name
-from traces.trace import Geometry, Trace
+from traces.format.trace import Geometry, Trace
+from traces.recording.loading import LoadedModel
+from traces.recording.moe_layers import family_name
 
 POLICY = "policy"
 """Name of the variant that does what the policy says."""

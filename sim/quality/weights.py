@@ -11,7 +11,7 @@ from traces.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from traces.tap import Routing
+    from traces.recording.tap import Routing
 
 OWN, INHERIT = "own", "inherit"
 SCHEMES = (OWN, INHERIT)
@@ -19,7 +19,7 @@ SCHEMES = (OWN, INHERIT)
 
 @dataclass(frozen=True, slots=True)
 class GateRule:
-    """How a router makes weights of its logits, as ``traces.score_function`` finds it in recorded weights.
+    """How a router makes weights of its logits, as ``traces.format.score_function`` finds it in recorded weights.
 
     With scores s = softmax or sigmoid of the logits: ``renormalises`` is w = C * s_e / (sum of s over the chosen),
     else w = C * s_e. The constant is read off each token's own weights. ``function`` None: not known.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.demo.corpus import DOMAINS, load_corpus
+from traces.corpus import DOMAINS, load_corpus
 from traces.errors import UserError
-from traces.prompts import BUILTIN, read_prompts
+from traces.recording.prompts import BUILTIN, read_prompts
 
 
 @dataclass(frozen=True, slots=True)

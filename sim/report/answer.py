@@ -12,7 +12,7 @@ from sim.figures.attribution import PART_LOOK
 from sim.figures.bounds import FILE, answers
 from sim.report.comparison import TIME, Comparison
 from sim.report.words import interval, milliseconds, percent
-from sim.results import PARTS
+from sim.results.table import PARTS
 
 NAMED = 6
 """Runs that the last sentence names; of more it gives the number."""

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from sim.figures.setups import USUAL_CAPACITY
-from sim.results import comparisons
-from sim.statistics import corrected_together
+from sim.results.table import comparisons
+from sim.statistics.pairs import corrected_together
 
 TIME, HITS = "tpot_s.mean", "hit_rate"
 
@@ -19,7 +19,7 @@ class Comparison:
     """Runs that differ in their policy only: the best of them, and every other run beside it.
 
     `runs`: contenders by the metric, the best first; `bounds`: runs that no live system of that capacity can equal;
-    `pairs`: rows of `sim.statistics.compare`, every other run against the best, empty where only one ran.
+    `pairs`: rows of `sim.statistics.pairs.compare`, every other run against the best, empty where only one ran.
     """
 
     metric: str

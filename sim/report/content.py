@@ -19,11 +19,11 @@ from sim.figures.validation import errors, note, read_validation
 from sim.report.answer import answer, limits
 from sim.report.comparison import compare_all
 from sim.report.pictures import Picture, picture, pictures
-from sim.report.published import SystemRun, system_runs
 from sim.report.rows import Row, headings, rows
+from sim.report.system_runs import SystemRun, system_runs
 from sim.report.words import interval, shown
-from sim.results import collect, table_of
-from sim.run_files import finished_runs, overrides_of, read_json, unfinished_runs
+from sim.results.run_files import finished_runs, overrides_of, read_json, unfinished_runs
+from sim.results.table import collect, table_of
 from traces.errors import UserError
 
 OWN_SECTION = ("attribution", "what_if")

@@ -13,8 +13,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sim.figures.missing import MissingData
-from sim.plot_style import STYLE
-from sim.plots import FIGURES, RUNS
+from sim.figures.registry import FIGURES, RUNS
+from sim.figures.style import STYLE
 
 SVG = {"svg.hashsalt": "moe-offload-sim", "svg.fonttype": "path"}
 HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")

@@ -20,4 +20,4 @@ def load_system(config: Mapping[str, Any]) -> Any:
     names = sorted(path.stem for path in CONF.glob("*.yaml"))
     if config.get("name") not in names or config["name"] == "device":
         raise UserError(f"system.name={config.get('name')}: must be one of {', '.join(names)}")
-    return importlib.import_module(f"sim.systems.{config['name']}")
+    return importlib.import_module(f"sim.systems.{config['name']}.run")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.hardware import Hardware
+from sim.machine.hardware import Hardware
 from sim.validation.in_situ import Constants, Spread, fit, machine, repeat_spread, slower
 from sim.validation.measure import passes
 from sim.validation.plan import MOSTLY_HITS, MOSTLY_MISSES, Plan

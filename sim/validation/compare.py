@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Prefetch
-from sim.engine.counters import COUNTERS
-from sim.engine.device import decides
+from sim.engine.decision.counters import COUNTERS
+from sim.engine.decision.device import decides
 from sim.validation.findings import Row, signed_error_percent
 from sim.validation.plan import Setting, policy_of
 from sim.validation.raw_runs import RawRun

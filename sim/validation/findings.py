@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim.outputs import versions, write_json, write_whole
+from sim.results.outputs import versions, write_json, write_whole
 
 LONG = 100
 """Rows from which on a table is only in its CSV file."""
@@ -178,7 +178,7 @@ def points_table(findings: Findings) -> list[Row]:
 
 def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) -> None:
     """Write everything; validation.json comes last, so that its presence means that the rest is complete."""
-    from sim.validation.figures import draw
+    from sim.validation.drawing import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in findings.tables.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.hardware import Hardware
+from sim.machine.hardware import Hardware
 from sim.validation.calibrated import Calibrated, calibrate, calibrated_elsewhere
 from sim.validation.compare import Compared
 from sim.validation.findings import Findings

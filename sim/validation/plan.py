@@ -15,15 +15,15 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from policies.base import Policy
-from sim.build import make_policy, open_trace
-from sim.capacity import CacheConfig
+from sim.assembly.build import make_policy, open_trace
+from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig, TraceConfig
-from sim.hardware import Hardware
-from sim.replay import Replay, assemble
-from sim.runtime.settings import RealSettings
-from sim.steps import Schedule
+from sim.execution.settings import RealSettings
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import Hardware
+from sim.workload.steps import Schedule
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 REQUESTS = 2

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.engine.counters import COUNTERS, PARTS
-from sim.outputs import write_json, write_whole
-from sim.runtime.run import RealRun
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.execution.run import RealRun
+from sim.results.outputs import write_json, write_whole
 from traces.errors import UserError
 
 COLUMNS = ("step", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS, "run_queue_ns", "copy_run_queue_ns")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.counters import COUNTERS, PARTS
-from sim.engine.timing import LOG_LAYER
-from sim.hardware import Hardware
-from sim.replay import BlockResult
+from sim.assembly.replay import BlockResult
+from sim.engine.clocks.timeline_log import LOG_LAYER
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.machine.hardware import Hardware
 from sim.validation.plan import Plan, Setting, replay_of, steps_of
 
 

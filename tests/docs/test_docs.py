@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.replays import replay_of, run
-from tests.traces_for_tests import random_trace
+from tests.support.random_traces import random_trace
+from tests.support.replays import replay_of, run
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts" / "maintenance"))
 command_pages = importlib.import_module("command_pages")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "traces" / "README.md"])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
@@ -38,8 +38,9 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("name", command_pages.pages())
 def test_the_pages_of_commands_are_what_help_prints(name):
     stored = ROOT / "docs" / name
-    assert stored.is_file(), f"python scripts/command_pages.py writes docs/{name}"
-    assert stored.read_text() == command_pages.pages()[name], "python scripts/command_pages.py writes it anew"
+    writer = "python scripts/maintenance/command_pages.py"
+    assert stored.is_file(), f"{writer} writes docs/{name}"
+    assert stored.read_text() == command_pages.pages()[name], f"{writer} writes it anew"
 
 
 def test_no_page_of_a_command_that_is_gone():
@@ -56,7 +57,7 @@ def test_every_metric_is_defined():
 
 
 def test_every_figure_is_on_the_page_of_plot():
-    from sim.plots import FIGURES
+    from sim.figures.registry import FIGURES
 
     text = (ROOT / "docs" / "commands" / "plot.md").read_text()
     assert all(f"figure={name} " in text for name in FIGURES)

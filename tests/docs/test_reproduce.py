@@ -1,4 +1,4 @@
-"""scripts/reproduce.py: a part that fails or is left out is said, and the rest goes on."""
+"""scripts/studies/reproduce.py: a part that fails or is left out is said, and the rest goes on."""
 
 import importlib
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "studies"))
 reproduce = importlib.import_module("reproduce")
 
 

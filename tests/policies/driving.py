@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.state import State, plain_state
-from sim.capacity import CacheConfig
+from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
-from sim.engine.core import IDLE, WAIT
-from sim.engine.counters import N_DEMANDED, N_HITS
-from sim.engine.device import Device
-from sim.replay import Replay, assemble
-from sim.steps import Schedule
-from tests.sim.replays import machine
-from traces.trace import ScoreTable, Trace
+from sim.engine.decision.core import IDLE, WAIT
+from sim.engine.decision.counters import N_DEMANDED, N_HITS
+from sim.engine.decision.device import Device
+from sim.machine.capacity import CacheConfig
+from sim.workload.steps import Schedule
+from tests.support.replays import machine
+from traces.format.trace import ScoreTable, Trace
 
 
 @dataclass(frozen=True)

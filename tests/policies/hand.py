@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from policies.base import Part
 from policies.state import DECODE, State, plain_state
-from sim.build import make_part
+from sim.assembly.build import make_part
 from sim.commands.run import CONF
 
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from policies.allocation.miss_curve import MissCurveSplit, split
 from policies.allocation.uniform import Uniform
-from tests.sim.replays import replay_of, run
-from tests.traces_for_tests import random_trace, routed
+from tests.support.random_traces import random_trace, routed
+from tests.support.replays import replay_of, run
 from traces.errors import UserError
 
 EQUAL = np.array([1000, 1000, 1000])

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from policies.splits import MOST_TRIED
 from policies.state import CPU, LINK
-from sim.build import make_part
+from sim.assembly.build import make_part
+from sim.assembly.replay import assemble
 from sim.commands.run import CONF
-from sim.replay import assemble
 from tests.policies.test_assignment_by_hand import missing_state
 from tests.policies.test_rules_by_hand import decide
-from tests.sim.replays import BARE, machine, run
-from tests.traces_for_tests import random_trace
+from tests.support.random_traces import random_trace
+from tests.support.replays import BARE, machine, run
 
 NAMES = sorted(path.stem for path in (CONF / "policy/assignment").glob("*.yaml"))
 

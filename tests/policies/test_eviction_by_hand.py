@@ -23,7 +23,7 @@ from policies.eviction.weighted_mix import WeightedMix
 from policies.nearness import nearness
 from policies.recency import with_recency
 from policies.state import ABSENT, NEVER, RESIDENT, plain_state
-from tests.traces_for_tests import routed
+from tests.support.random_traces import routed
 from traces.errors import UserError
 
 

@@ -12,13 +12,13 @@ from policies.eviction.belady import Belady
 from policies.eviction.latency_oracle import LatencyOracle
 from policies.prefetch.none import NoPrefetch
 from policies.state import ABSENT
-from sim.build import make_part
-from sim.capacity import CacheConfig
+from sim.assembly.build import make_part
+from sim.assembly.replay import assemble
 from sim.config import RunConfig
-from sim.engine.device import decides
-from sim.replay import assemble
-from tests.sim.replays import BARE, POLICIES, machine, replay_of, run
-from tests.traces_for_tests import random_trace
+from sim.engine.decision.device import decides
+from sim.machine.capacity import CacheConfig
+from tests.support.random_traces import random_trace
+from tests.support.replays import BARE, POLICIES, machine, replay_of, run
 from traces.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "policy" / "eviction"

@@ -20,8 +20,8 @@ from policies.state import State
 from tests.policies.driving import as_plain, drive, replay_with, scrambled_after, step_rows
 from tests.policies.hand import from_yaml, predict, yaml_names
 from tests.sim.predictors.small import KINDS, untrained
-from tests.sim.replays import BARE
-from tests.traces_for_tests import random_trace
+from tests.support.random_traces import random_trace
+from tests.support.replays import BARE
 
 LAYERS = 4
 NETWORKS = {"moe_beyond": KINDS["experts"], "promoe_mlp": KINDS["promoe"]}

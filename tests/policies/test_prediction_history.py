@@ -9,7 +9,7 @@ from policies.prediction.popularity import Popularity
 from policies.prediction.previous_token import PreviousToken
 from policies.state import PREFILL
 from tests.policies.hand import decode_state, empty_memory, predict
-from tests.traces_for_tests import random_trace, routed
+from tests.support.random_traces import random_trace, routed
 from traces.errors import UserError
 
 

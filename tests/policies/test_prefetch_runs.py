@@ -8,11 +8,11 @@ from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.top_n import TopN
 from policies.prefetch.top_score import TopScore
-from sim.engine.counters import N_PREFETCH_COPIES
+from sim.engine.decision.counters import N_PREFETCH_COPIES
 from tests.policies.driving import drive, replay_with, step_rows
 from tests.policies.hand import from_yaml, yaml_names
-from tests.sim.replays import BARE, machine, replay_of, run
-from tests.traces_for_tests import random_trace
+from tests.support.random_traces import random_trace
+from tests.support.replays import BARE, machine, replay_of, run
 
 ONE, OTHERS = (random_trace(seed, num_layers=4, prompts=(3, 2, 3), decodes=(4, 5, 3)) for seed in (1, 3))
 PREDICTIONS = ["lookahead", "oracle", "previous_token", "activation_matrix_code", "expert_map"]

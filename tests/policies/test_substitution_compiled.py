@@ -7,9 +7,9 @@ import pytest
 from numba import f8, i8, njit, void
 
 from policies.state import DECODE, PREFILL, State, array_fields, plain_state
-from sim.engine.compile import compile_decision
-from sim.engine.layout import RULE, STATE, as_state
-from sim.engine.views import Struct
+from sim.engine.decision.layout import RULE, STATE, as_state
+from sim.engine.decision.rule_compilation import compile_decision
+from sim.engine.decision.struct_views import Struct
 from tests.policies.test_assignment_properties import PARTS as ASSIGNMENTS
 from tests.policies.test_substitution_properties import LAYERS, RANKS, drawn_state, memory_of
 from tests.policies.test_substitution_properties import PARTS as SUBSTITUTIONS

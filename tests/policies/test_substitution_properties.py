@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.state import DECODE, DROPPED, PREFILL, RESIDENT, plain_state
-from sim.build import make_part
-from sim.capacity import CacheConfig
+from sim.assembly.build import make_part
+from sim.assembly.replay import assemble
 from sim.commands.run import CONF
 from sim.config import RunConfig
-from sim.replay import assemble
-from tests.sim.replays import BARE, machine, run
-from tests.traces_for_tests import random_trace
+from sim.machine.capacity import CacheConfig
+from tests.support.random_traces import random_trace
+from tests.support.replays import BARE, machine, run
 
 NAMES = sorted(path.stem for path in (CONF / "policy/substitution").glob("*.yaml"))
 DROPS = {"adaptive_top_k", "bonus_and_drop", "mixed_precision", "skip"}

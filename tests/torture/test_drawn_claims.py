@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.traces.example_traces import random_trace
+from tests.support.example_traces import random_trace
 from traces.errors import UserError
-from traces.files import read_trace, write_trace
-from traces.tensors import hash_content
-from traces.validate import validate
+from traces.format.files import read_trace, write_trace
+from traces.format.tensors import hash_content
+from traces.format.validation import validate
 
 NUMBERS = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.integers(-2, 9), st.booleans(), st.none())
 VALUES = st.recursive(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sim.errors import system_error
-from tests.traces.example_traces import random_trace
+from tests.support.example_traces import random_trace
 from traces.errors import UserError
-from traces.files import read_trace, write_trace
-from traces.mapped import gather, load
+from traces.format.files import read_trace, write_trace
+from traces.format.mapped import gather, load
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tests.sim.predictors.small import KINDS, request_trace, untrained
-from tests.traces.example_traces import random_trace
-from tests.traces.importing import imported, refused
+from tests.support.example_traces import random_trace
+from tests.support.importing import imported, refused
 from traces.demo.cache import training_summary
 from traces.errors import MOST_CHARACTERS, UserError
-from traces.files import read_trace, write_trace
-from traces.header import MAX_HEADER_BYTES
-from traces.prompts import read_prompts
-from traces.source_files import npz_array
+from traces.format.files import read_trace, write_trace
+from traces.format.header import MAX_HEADER_BYTES
+from traces.importers._sources import npz_array
+from traces.recording.prompts import read_prompts
 
 
 def edited(path, change):
@@ -185,26 +185,26 @@ def test_a_damaged_note_of_the_demo_model_says_what_to_do(tmp_path, content):
     "content", ["a: [", "a: !!python/object:os.system {}", "a: *nowhere", "\x00", "a: ${", "&a [*a]", "sources: abc"]
 )
 def test_yaml_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch, content):
-    import sim.hardware
-    import sim.model
-    import sim.rulebook
+    import sim.assembly.catalogue
+    import sim.machine.hardware
+    import sim.machine.model
 
     (tmp_path / "eviction").mkdir()
     for name in ("a.yaml", "eviction/a.yaml"):
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(sim.hardware, "HARDWARE_FOLDER", tmp_path)
-    monkeypatch.setattr(sim.model, "MODEL_FOLDER", tmp_path)
-    monkeypatch.setattr(sim.rulebook, "POLICY_FOLDER", tmp_path)
-    sim.model._dimension_files.cache_clear()
+    monkeypatch.setattr(sim.machine.hardware, "HARDWARE_FOLDER", tmp_path)
+    monkeypatch.setattr(sim.machine.model, "MODEL_FOLDER", tmp_path)
+    monkeypatch.setattr(sim.assembly.catalogue, "POLICY_FOLDER", tmp_path)
+    sim.machine.model._dimension_files.cache_clear()
     try:
         with pytest.raises(UserError):
-            sim.hardware.load_hardware("a")
+            sim.machine.hardware.load_hardware("a")
         with pytest.raises(UserError):
-            sim.model.load_dimensions("a")
+            sim.machine.model.load_dimensions("a")
         with pytest.raises(UserError):
-            sim.rulebook.load_rule("eviction", "a")
+            sim.assembly.catalogue.load_rule("eviction", "a")
     finally:
-        sim.model._dimension_files.cache_clear()
+        sim.machine.model._dimension_files.cache_clear()
 
 
 def test_a_predictor_whose_weights_changed_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sim.__main__ import main
-from sim.results import collect
+from sim.results.table import collect
 from traces.errors import UserError
 
 

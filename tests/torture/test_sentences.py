@@ -3,12 +3,12 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sim.build import make_part
-from sim.capacity import CacheConfig
+from sim.assembly.build import make_part
 from sim.commands.run import CONF
 from sim.config import RunConfig, checked
 from sim.errors import one_line
-from sim.hardware import load_hardware
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import load_hardware
 from traces.errors import UserError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.commands.info import main
-from traces.files import read_trace
+from traces.format.files import read_trace
 
 README = Path(__file__).resolve().parents[2] / "traces/README.md"
 

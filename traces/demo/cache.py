@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from traces.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.checkpoint import flush_to_disk
-from traces.demo.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.recipe import Recipe
 from traces.errors import UserError
 from traces.user_cache import cache_root

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.demo.corpus import DOMAINS, Corpus
-from traces.trace import DECODE, Geometry, Trace
+from traces.corpus import DOMAINS, Corpus
+from traces.format.trace import DECODE, Geometry, Trace
 
 if TYPE_CHECKING:
     import torch
 
-    from traces.tap import Routing
+    from traces.recording.tap import Routing
 
 KINDS = ("next_ranked", "random", "dropped")
 BATCH = 4
@@ -50,7 +50,7 @@ def held_out_windows(corpus: Corpus, tokenizer: Any, count: int, tokens: int, se
 
 def measure(model: torch.nn.Module, windows: NDArray[np.int64], alpha: float = 0.35, seed: int = 0) -> Evidence:
     """Run the unchanged model and the three replacements of every low-band active expert over the windows."""
-    from traces.moe_layers import find_moe_layers
+    from traces.recording.moe_layers import find_moe_layers
 
     layers = find_moe_layers(model)
     watched = _Watch(alpha)
@@ -101,7 +101,7 @@ def _window_losses(
 ) -> NDArray[np.float64]:
     import torch
 
-    from traces.tap import Tap
+    from traces.recording.tap import Tap
 
     losses = []
     with torch.no_grad(), Tap(model, on_route, layers=layers):

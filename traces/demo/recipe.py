@@ -4,7 +4,7 @@ The gate slope h = mean over active experts of ln(S_j / S_{k+1}), S the softmax 
 how many active experts lie in a low-score band. Published models have .42 to .49. `demo_plain` trains as the library
 does, with its auxiliary loss pooled over layers: h comes out at .63, and a random expert in place of a low-band one
 does hardly more harm than the next-ranked. `demo` balances every layer by itself (alone that gave .47) and holds h at
-.42 with a term of its own. Figures: scripts/demo_evidence.py, training seed 0.
+.42 with a term of its own. Figures: scripts/maintenance/demo_evidence.py, training seed 0.
 """
 
 from __future__ import annotations

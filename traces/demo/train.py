@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from traces.corpus import DOMAINS, Corpus
 from traces.demo.checkpoint import load_checkpoint, save_checkpoint
-from traces.demo.corpus import DOMAINS, Corpus
 from traces.demo.losses import balance_loss, gate_slope, pooled_balance_loss
 from traces.demo.recipe import Recipe, model_config
 from traces.demo.tokenizer import END_OF_TEXT_ID, train_tokenizer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from traces.errors import UserError
-from traces.trace import Trace
+from traces.format.trace import Trace
 
 
 class Importer(Protocol):

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.source_files import integer, numbered_lines, require, sha256_of
-from traces.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.importers._sources import integer, numbered_lines, require, sha256_of
 
 COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
 _MISSING = -1

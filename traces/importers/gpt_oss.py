@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from traces.errors import UserError
-from traces.source_files import expert_ids, npz_array, numbered_lines, require, sha256_of
-from traces.trace import DECODE, Geometry, Trace
+from traces.format.trace import DECODE, Geometry, Trace
+from traces.importers._sources import expert_ids, npz_array, numbered_lines, require, sha256_of
 
 NUM_EXPERTS = 32
 

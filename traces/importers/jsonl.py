@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.source_files import numbered_lines, require, sha256_of
-from traces.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.importers._sources import numbered_lines, require, sha256_of
 
 _PHASES = {"prefill": PREFILL, "decode": DECODE}
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.source_files import integer, numbered_lines, require, sha256_of
-from traces.trace import DECODE, PREFILL, Geometry, Trace
+from traces.format.trace import DECODE, PREFILL, Geometry, Trace
+from traces.importers._sources import integer, numbered_lines, require, sha256_of
 
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 32, 8, 2
 

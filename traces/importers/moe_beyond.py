@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.source_files import integer, numbered_lines, sha256_of
-from traces.trace import PREFILL, Geometry, Trace, id_dtype
+from traces.format.trace import PREFILL, Geometry, Trace, id_dtype
+from traces.importers._sources import integer, numbered_lines, sha256_of
 
 COLUMNS = ["Layer ID", "Batch Number", "Token", "Activated Expert IDs"]
 

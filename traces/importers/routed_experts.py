@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.source_files import expert_ids, npy_array, npz_array, npz_names, sha256_of
-from traces.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.importers._sources import expert_ids, npy_array, npz_array, npz_names, sha256_of
 
 _CHUNK_ROWS = 1 << 16
 

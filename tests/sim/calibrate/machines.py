@@ -10,10 +10,10 @@ from sim.calibrate.in_situ import Portion, simulated_ns
 from sim.calibrate.measure import CalibrationConfig, Measured, two_replays
 from sim.calibrate.micro import CPU_TOKENS, SHARES, TOKENS
 from sim.calibrate.samples import Sample
-from sim.hardware import Hardware
-from sim.runtime.load import Load
-from sim.runtime.settings import RealSettings
-from tests.traces_for_tests import random_trace
+from sim.execution.load import Load
+from sim.execution.settings import RealSettings
+from sim.machine.hardware import Hardware
+from tests.support.random_traces import random_trace
 
 SETTINGS = RealSettings(hidden_size=64, expert_ffn=128, attention_bytes=8192, link_bytes_per_s=2e9)
 TRUTH = Hardware(

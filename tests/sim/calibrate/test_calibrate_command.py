@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sim.commands.calibrate import configured
-from sim.hardware import load_hardware
+from sim.machine.hardware import load_hardware
 from traces.errors import UserError
 
 SMALL = ["seconds=1", "portion_s=0.02", "hidden_size=32", "expert_ffn=32", "attention_bytes=4096", "trace.requests=6"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from sim.calibrate.figures import Figures
 from sim.calibrate.hardware_file import as_yaml, hardware_of, table, write_hardware
-from sim.hardware import FIGURES, load_hardware
+from sim.calibrate.parameters import Figures
+from sim.machine.hardware import FIGURES, load_hardware
 from tests.sim.calibrate.machines import TRUTH, calibrated_truth
 
 MEASURED = (

@@ -5,7 +5,7 @@ import pytest
 
 from sim.calibrate.fits import fit_costs, line
 from sim.calibrate.samples import Sample, estimate, gate
-from sim.runtime.load import Load
+from sim.execution.load import Load
 
 
 def sample(share, value=1.0, kind="copy", load=None):

@@ -7,7 +7,7 @@ import pytest
 from sim.figures.attribution import attribution
 from sim.figures.capacity import capacity, hit_rates
 from sim.figures.missing import MissingData
-from sim.results import PARTS
+from sim.results.table import PARTS
 from tests.sim.figures.tables import footnote_of, legend, run, study_of, words
 
 

@@ -20,10 +20,10 @@ from sim.figures.timeline import (
     timeline,
     typical,
 )
-from sim.slices import OUTCOMES, PART_WORDS, REPLACEMENT, TRACKS
-from sim.timeline import NAME, TimelineFile
-from tests.sim.replays import machine, replay_of
-from tests.traces_for_tests import routed
+from sim.timeline.event_file import NAME, TimelineFile
+from sim.timeline.slices import OUTCOMES, PART_WORDS, REPLACEMENT, TRACKS
+from tests.support.random_traces import routed
+from tests.support.replays import machine, replay_of
 from traces.errors import UserError
 
 

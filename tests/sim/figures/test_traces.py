@@ -9,12 +9,12 @@ import pytest
 from sim.commands import plot
 from sim.figures.gate import reuse, reuse_by_rank, reuse_counts, score_by_rank, scores_by_rank
 from sim.figures.missing import MissingData
+from sim.figures.registry import FIGURES, TRACE
 from sim.figures.routing import expert_shares, locality, locality_by_layer, routing
-from sim.plots import FIGURES, TRACE
 from tests.sim.figures.tables import footnote_of, legend
-from tests.traces.example_traces import random_trace as example_trace
-from tests.traces_for_tests import random_trace, routed
-from traces.files import write_trace
+from tests.support.example_traces import random_trace as example_trace
+from tests.support.random_traces import random_trace, routed
+from traces.format.files import write_trace
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from sim.predictors.inputs import RowSource, Shape, choose_inputs, vocabulary_of
 from sim.predictors.networks import Network, make_network, tensors_of
 from sim.predictors.settings import MoeBeyondSettings, PromoeSettings, Settings, TrainSettings
 from sim.predictors.split import fingerprint, split_requests
-from tests.traces_for_tests import random_trace
-from traces.trace import Trace
+from tests.support.random_traces import random_trace
+from traces.format.trace import Trace
 
 SIZES: dict[str, Any] = {"width": 8, "token_width": 6, "layer_width": 4, "heads": 2, "feed_forward": 16}
 KINDS: dict[str, Settings] = {

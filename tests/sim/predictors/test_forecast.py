@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sim.predictors.forecast import Forecaster
 from tests.sim.predictors.small import KINDS, network_of, request_trace, source_of
-from traces.trace import PREFILL, ScoreTable
+from traces.format.trace import PREFILL, ScoreTable
 
 TOLERANCE = 1e-5
 

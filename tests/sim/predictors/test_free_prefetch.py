@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.predictors.free_prefetch import best_predicted, count_hits
-from tests.sim.replays import replay_of, run
-from tests.traces_for_tests import routed
+from tests.support.random_traces import routed
+from tests.support.replays import replay_of, run
 
 
 def one_layer(*tokens):

@@ -14,7 +14,7 @@ from sim.predictors.forecast import make_forecaster
 from sim.predictors.split import fingerprint, mixed, split_requests
 from tests.sim.predictors.small import KINDS, request_trace, untrained
 from traces.errors import UserError
-from traces.files import read_trace, write_trace
+from traces.format.files import read_trace, write_trace
 
 
 def config(requests=None, fit_requests=None):

@@ -16,10 +16,10 @@ from policies.state import plain_state
 from sim.commands import train_predictor
 from sim.predictors.checkpoint import read_checkpoint
 from tests.sim.predictors.small import KINDS, request_trace, untrained
-from tests.sim.replays import BARE, replay_of, run
-from tests.traces_for_tests import routed
+from tests.support.random_traces import routed
+from tests.support.replays import BARE, replay_of, run
 from traces.errors import UserError
-from traces.files import read_trace, write_trace
+from traces.format.files import read_trace, write_trace
 
 TINY = ["predictor.width=16", "predictor.heads=2", "predictor.token_width=16", "predictor.feed_forward=32"]
 QUICK = [*TINY, "train.learning_rate=0.02", "train.max_epochs=25", "predictor.dropout=0"]

@@ -10,14 +10,14 @@ import numpy as np
 
 from policies.base import Policy
 from policies.substitution.score_band import ScoreBand
-from sim.capacity import CacheConfig
 from sim.config import RunConfig
+from sim.machine.capacity import CacheConfig
 from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
 from sim.quality.study import Study, make_study
 from sim.quality.windows import Windows
-from tests.sim.replays import BARE, machine
-from tests.traces.tiny_models import VOCAB, build, byte_tokenizer
-from traces.loading import LoadedModel
+from tests.support.replays import BARE, machine
+from tests.support.tiny_models import VOCAB, build, byte_tokenizer
+from traces.recording.loading import LoadedModel
 
 BAND = replace(BARE, name="band", substitution=ScoreBand(alpha=0.9))
 NOTHING_ELSE: dict[str, Any] = {"cloze": ClozeConfig(items=0), "generation": GenerationConfig(windows=0)}

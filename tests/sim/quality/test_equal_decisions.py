@@ -13,17 +13,17 @@ from policies.base import Policy
 from policies.eviction.smoe_code import SmoeCode
 from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
-from sim.engine.device import BASES
+from sim.assembly.catalogue import load_rule, make_part
+from sim.assembly.replay import Replay
+from sim.engine.decision.device import BASES
 from sim.quality.conditions import ONE_LAYER, check_parallel, parallel_obstacle
 from sim.quality.decode import decode
 from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel
 from sim.quality.weights import INHERIT
-from sim.replay import Replay
-from sim.rulebook import load_rule, make_part
 from tests.sim.quality.small import BAND, study_of
-from tests.sim.replays import BARE, POLICIES
+from tests.support.replays import BARE, POLICIES
 from traces.errors import UserError
 
 VARIANTS = (Variant("policy"), Variant("d", DROP), Variant("r", RANDOM), Variant("i", AS_RULED, INHERIT))
@@ -87,11 +87,11 @@ def test_a_cache_that_is_carried_over_decides_alike_too() -> None:
 
 def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.ndarray]:
     """The recorded trace of one window, replayed by the SimPy engine -> latency of each step."""
-    from sim.capacity import CacheConfig
+    from sim.assembly.replay import assemble
     from sim.config import RunConfig
+    from sim.machine.capacity import CacheConfig
     from sim.quality.calibration import record_windows
     from sim.quality.windows import Windows
-    from sim.replay import assemble
     from tests.sim.quality.small import loaded
 
     trace, _ = record_windows(loaded("olmoe"), Windows(tokens[None], ("d",), ("a",)), False, 0)
@@ -129,7 +129,7 @@ def test_late_prefetches_change_what_is_substituted() -> None:
 
 
 def test_policies_that_work_across_layers_are_refused_by_name() -> None:
-    from sim.capacity import CacheConfig
+    from sim.machine.capacity import CacheConfig
 
     prefetching = replace(BARE, name="p", prediction=Lookahead(), prefetch=TopScore())
     with pytest.raises(UserError, match=r"mode=parallel is not exact here: Lookahead of policy p works across layers"):

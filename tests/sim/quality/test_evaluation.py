@@ -26,8 +26,8 @@ from sim.quality.report import text, token_table
 from sim.quality.settings import ClozeConfig, GenerationConfig
 from sim.quality.store import Store
 from tests.sim.quality.small import BAND, loaded, study_of
-from tests.sim.replays import BARE
-from tests.traces.tiny_models import save_model
+from tests.support.replays import BARE
+from tests.support.tiny_models import save_model
 
 SMALL_TASKS = {
     "cloze": ClozeConfig(items=2, choices=2, context_tokens=8, continuation_tokens=4),

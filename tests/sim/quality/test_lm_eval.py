@@ -11,7 +11,7 @@ import pytest
 from sim.quality.lm_eval import evaluate_offline, tapped_lm
 from sim.quality.parallel import plain_logits
 from tests.sim.quality.small import BAND, loaded, study_of
-from tests.sim.replays import BARE
+from tests.support.replays import BARE
 from traces.errors import UserError
 
 TASK = """task: letters

@@ -8,9 +8,9 @@ import torch
 
 from policies.state import DROPPED
 from sim.quality.weights import INHERIT, OWN, GateRule
-from tests.traces.tiny_models import build
+from tests.support.tiny_models import build
 from traces.errors import UserError
-from traces.tap import Routing, Tap
+from traces.recording.tap import Routing, Tap
 
 LOGITS = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).log()  # softmax .4 .3 .2 .1
 

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sim.metrics import StepTable
-from sim.outputs import write_run
-from sim.what_if import what_if
-from tests.sim.replays import machine, replay_of
-from tests.traces_for_tests import random_trace
+from sim.metrics.step_table import StepTable
+from sim.results.outputs import write_run
+from sim.run.what_if import what_if
+from tests.support.random_traces import random_trace
+from tests.support.replays import machine, replay_of
 
 TARGETS = {
     "lru": {"eviction": {"_target_": "policies.eviction.lru.Lru"}, "residency": "cache"},

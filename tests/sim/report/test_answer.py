@@ -11,7 +11,7 @@ from sim.figures.settings import add_settings
 from sim.report.answer import answer
 from sim.report.comparison import TIME, Comparison, compare_all, is_bound
 from sim.report.rows import BEST, BOUND, EQUAL, rows
-from sim.results import collect
+from sim.results.table import collect
 from tests.sim.figures.tables import run, study_of
 
 NOBODY = study_of(run()).head(0)

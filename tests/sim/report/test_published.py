@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sim.figures.missing import MissingData
-from sim.report.published import CLAIMS, lines, system_runs
+from sim.report.system_runs import CLAIMS, lines, system_runs
 
 FOUR = {
     "model": "mixtral_8x7b", "prediction": "shadow", "token_period": 1, "kv_period": 1, "workload": "published",
@@ -37,7 +37,7 @@ def test_the_script_and_the_report_have_the_same_published_figures():
     import sys
     from pathlib import Path
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts"))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts" / "studies"))
     import od_moe
 
     rates = {claim.value for claim in CLAIMS["od_moe"]}

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sim.systems.expert_streaming import run
-from sim.systems.expert_streaming_baseline import expert_parallel
-from sim.systems.expert_streaming_compare import compare, metrics
-from sim.systems.expert_streaming_config import Settings
-from sim.systems.expert_streaming_layer import Expert, Result, tokens_per_die
-from sim.systems.expert_streaming_package import Machine, Package, ring, route
-from sim.systems.expert_streaming_routing import PAPER_MODELS, buffered, deferred, drawn, load_shape, sampled, waiting
-from sim.systems.expert_streaming_scheme import Buffer, Slicing, expert_streaming, load_order, trajectory
-from tests.traces_for_tests import random_trace
+from sim.systems.expert_streaming.baseline import expert_parallel
+from sim.systems.expert_streaming.compare import compare, metrics
+from sim.systems.expert_streaming.config import Settings
+from sim.systems.expert_streaming.layer import Expert, Result, tokens_per_die
+from sim.systems.expert_streaming.package import Machine, Package, ring, route
+from sim.systems.expert_streaming.routing import PAPER_MODELS, buffered, deferred, drawn, load_shape, sampled, waiting
+from sim.systems.expert_streaming.run import run
+from sim.systems.expert_streaming.scheme import Buffer, Slicing, expert_streaming, load_order, trajectory
+from tests.support.random_traces import random_trace
 from traces.errors import UserError
 
 FAST = 1e18

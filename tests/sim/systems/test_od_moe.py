@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from sim.model import MODEL_FOLDER
-from sim.systems.od_moe import run
-from sim.systems.od_moe_config import system_from_config
-from sim.systems.od_moe_decode import Decode
-from sim.systems.od_moe_prefill import Prefill, even_demand, routed_demand, serial_ns
-from sim.systems.od_moe_recall import measured_recall, published_recall, recall_by_step, wrong_loads
-from sim.systems.od_moe_requests import requests, serve
-from sim.systems.od_moe_timeline import Timeline
-from sim.systems.od_moe_times import Times, all_gpu_bytes, all_gpu_s, memory_bytes, sizes, tabulate
-from tests.traces_for_tests import random_trace
+from sim.machine.model import MODEL_FOLDER
+from sim.systems.od_moe.config import system_from_config
+from sim.systems.od_moe.decode import Decode
+from sim.systems.od_moe.prefill import Prefill, even_demand, routed_demand, serial_ns
+from sim.systems.od_moe.recall import measured_recall, published_recall, recall_by_step, wrong_loads
+from sim.systems.od_moe.requests import requests, serve
+from sim.systems.od_moe.run import run
+from sim.systems.od_moe.timeline import Timeline
+from sim.systems.od_moe.times import Times, all_gpu_bytes, all_gpu_s, memory_bytes, sizes, tabulate
+from tests.support.random_traces import random_trace
 from traces.errors import UserError
 
 CONFIG: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(MODEL_FOLDER.parent / "system" / "od_moe.yaml"))

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from policies.eviction.lru import Lru
-from sim.capacity import CacheConfig
-from sim.validation.big_moe_on_edge import predict_phone, predict_published
+from sim.machine.capacity import CacheConfig
 from sim.validation.config import PublishedConfig
-from sim.validation.demand_replay import NO_COMPUTE, replay_demand
-from sim.validation.phone_model import fit_phone, phone_hardware
-from sim.validation.phone_tables import from_reads, reads_of
-from sim.validation.phone_telemetry import Telemetry, read_telemetry
-from sim.validation.stated_misses import trace_with_misses
-from tests.traces_for_tests import random_trace
+from sim.validation.published.big_moe_on_edge import predict_phone, predict_published
+from sim.validation.published.demand_replay import NO_COMPUTE, replay_demand
+from sim.validation.published.phone_model import fit_phone, phone_hardware
+from sim.validation.published.phone_tables import from_reads, reads_of
+from sim.validation.published.phone_telemetry import Telemetry, read_telemetry
+from sim.validation.published.stated_misses import trace_with_misses
+from tests.support.random_traces import random_trace
 from traces.errors import UserError
-from traces.trace import Geometry
+from traces.format.trace import Geometry
 
 SHARED = Path("../shared/traces/big_moe_on_edge")
 BYTES = 3_000_000

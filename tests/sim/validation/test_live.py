@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.hardware import Hardware
-from sim.runtime.settings import RealSettings
+from sim.execution.settings import RealSettings
+from sim.machine.hardware import Hardware
 from sim.validation import measure as measuring
 from sim.validation.calibrated import calibrate
 from sim.validation.compare import Compared, decision_row, gain_rows, ranking_rows
@@ -29,7 +29,7 @@ from sim.validation.plan import (
 )
 from sim.validation.raw_runs import RawRun, gather, gathered, store, stored
 from sim.validation.simulate import simulate
-from tests.sim.runtime.devices import DEVICES
+from tests.sim.execution.devices import DEVICES
 from tests.sim.validation import fake_runs as fake
 from tests.sim.validation.fake_runs import PLAN, TRUE, fake_run
 from traces.errors import UserError

@@ -1,0 +1,193 @@
+"""What the benchmark times: engines, the textbook model, libcachesim, the miss curve, memory and start-up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from textbook_simpy import Textbook, Times
+from textbook_smoe import TextbookSmoe
+from textbook_smoe import Times as SmoeTimes
+
+from policies.assignment.link_only import LinkOnly
+from policies.assignment.two_pointer import TwoPointer
+from policies.base import Policy
+from policies.eviction.belady import Belady
+from policies.eviction.lru import Lru
+from policies.eviction.score_window import ScoreWindow
+from policies.prediction.lookahead import Lookahead
+from policies.prediction.none import NoPrediction
+from policies.prefetch.none import NoPrefetch
+from policies.prefetch.top_score import TopScore
+from policies.substitution.none import NoSubstitution
+from policies.substitution.score_band import ScoreBand
+from sim.assembly.replay import Replay, assemble
+from sim.config import RunConfig
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import Hardware
+from sim.metrics.step_table import StepTable
+from sim.results.outputs import TableFile
+from traces.format.files import read_trace, write_trace
+from traces.format.trace import Trace
+
+ROOT = Path(__file__).resolve().parents[2]
+LRU = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
+POLICIES = {
+    "lru": LRU,
+    "belady": replace(LRU, name="belady", eviction=Belady()),
+    "importance": Policy("importance", ScoreWindow(), Lookahead(), TopScore(), ScoreBand(), TwoPointer()),
+}
+MACHINE = Hardware(
+    name="benchmark",
+    gpu_memory_bytes=10**12,
+    gpu_memory_bytes_per_s=1e12,
+    gpu_flops_per_s=1e24,
+    link_latency_s=1.3e-8,
+    link_bytes_per_s=2.5e10,
+    host_s_per_layer=1.0007e-4,
+    staging_slots=2,
+    cpu_load_ratio=0.497,
+)
+SLOTS = 8
+
+
+def replay_of(trace: Trace, policy: str, engine: str, semantics: str = "step") -> Replay:
+    """A replay with 8 slots per layer. Raises: UserError where there is no such engine."""
+    cache = CacheConfig(slots_per_layer=SLOTS, semantics=semantics)
+    return assemble(trace, POLICIES[policy], MACHINE, trace.geometry, cache, RunConfig(engine=engine))
+
+
+def engine_run(trace: Trace, policy: str, engine: str) -> tuple[float, int, int]:
+    """(seconds, hits, final time in ns) of a replay without its outputs; building it is not timed."""
+    replay = replay_of(trace, policy, engine)
+    start, hits, end_ns = time.process_time(), 0, 0
+    for result in replay.blocks():
+        hits += int(result.counts[:, 0].sum())
+        end_ns += int(result.latency_ns.sum())
+    return time.process_time() - start, hits, end_ns
+
+
+def textbook_run(trace: Trace, tokens: int) -> tuple[float, int, int]:
+    """(seconds, hits, final time in ns) of the textbook model on the first tokens."""
+    durations = replay_of(trace, "lru", "simpy").durations
+    times = Times(durations.host_ns, int(durations.expert_ns[0, 1]), int(durations.copy_ns[0]))
+    model = Textbook(trace.num_layers, SLOTS, times)
+    start = time.process_time()
+    hits, end_ns = model.run(trace.topk_ids[:tokens])
+    return time.process_time() - start, hits, end_ns
+
+
+def textbook_smoe_run(trace: Trace, tokens: int) -> tuple[float, int, int]:
+    """(seconds, hits, final time in ns) of the textbook model of the four-part policy; reading scores is not timed."""
+    durations = replay_of(trace, "importance", "simpy").durations
+    assert durations.cpu_expert_ns is not None and trace.lookahead_before is not None
+    copy_ns, expert_ns = int(durations.copy_ns[0]), int(durations.expert_ns[0, 1])
+    times = SmoeTimes(durations.host_ns, expert_ns, copy_ns, int(durations.cpu_expert_ns[0, 1]))
+    model = TextbookSmoe((trace.num_layers, trace.num_experts), SLOTS, times)
+    scores = trace.gate_scores(0, tokens)
+    early = trace.lookahead_before.probabilities(0, tokens, trace.num_experts)
+    start = time.process_time()
+    hits, end_ns = model.run(trace.topk_ids[:tokens], scores, early)
+    return time.process_time() - start, hits, end_ns
+
+
+def write_oracle_general(folder: Path, trace: Trace) -> list[Path]:
+    """One file per layer in libcachesim's binary format, 24 bytes per access."""
+    record = np.dtype([("time", "<u4"), ("object", "<u8"), ("size", "<u4"), ("next", "<i8")])
+    paths = []
+    for layer in range(trace.num_layers):
+        accesses = np.zeros(trace.num_tokens * trace.top_k, record)
+        accesses["object"] = trace.topk_ids[:, layer].reshape(-1).astype(np.uint64) + 1
+        accesses["size"], accesses["next"] = 1, -2
+        paths.append(folder / f"{layer}.oracleGeneral")
+        accesses.tofile(paths[-1])
+    return paths
+
+
+def libcachesim_run(paths: list[Path], **settings: int) -> tuple[float, float]:
+    """(seconds, hit rate) of bulk LRU, one cache per layer, one access at a time; making the caches is not timed."""
+    import libcachesim  # type: ignore[import-untyped]
+
+    seconds, rates = 0.0, []
+    for path in paths:
+        reader = libcachesim.TraceReader(str(path), libcachesim.TraceType.ORACLE_GENERAL_TRACE)
+        cache = libcachesim.LRU(SLOTS, **settings)
+        start = time.process_time()
+        misses, _ = cache.process_trace(reader)
+        seconds += time.process_time() - start
+        rates.append(1 - misses)
+    return seconds, float(np.mean(rates))
+
+
+def peak_bytes(trace: Trace, policy: str, engine: str) -> int:
+    """Highest memory of a process that reads a trace file, checks it, replays it and writes the steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.safetensors"
+        write_trace(path, trace)
+        command = [sys.executable, __file__, str(path), policy, engine]
+        return int(subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout)
+
+
+def tiled(trace: Trace, times: int) -> Trace:
+    """The requests of a trace several times over, without its scores."""
+    ends = np.concatenate([trace.request_offsets[1:] + i * trace.num_tokens for i in range(times)])
+    return replace(
+        trace,
+        topk_ids=np.tile(trace.topk_ids, (times, 1, 1)),
+        topk_weights=None if trace.topk_weights is None else np.tile(trace.topk_weights, (times, 1, 1)),
+        phase=np.tile(trace.phase, times),
+        prompt_len=np.tile(trace.prompt_len, times),
+        request_offsets=np.concatenate([[0], ends]),
+        router_logits=None,
+        lookahead_before=None,
+    )
+
+
+START = """
+import os, sys, time
+import sim.metrics.step_table
+from sim.__main__ import main
+def first_block(self, result):
+    print("first step after", time.time() - float(os.environ["STARTED"]), flush=True)
+    os._exit(0)
+sim.metrics.step_table.StepTable.add = first_block
+main(["run", "policy=lru", "trace.requests=1", *sys.argv[1:]])
+"""
+
+
+def start_s(engine: str, cache: Path | None = None) -> float:
+    """Seconds from starting ``python -m sim run`` until it has replayed the first request of the embedded trace."""
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [f"engine={engine}", f"hydra.run.dir={folder}"]
+        extra = {"MOE_SIM_CACHE": str(cache)} if cache else {}
+        command = [sys.executable, "-c", START, *overrides]
+        variables = environment() | extra | {"STARTED": repr(time.time())}
+        run = subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return float(run.stdout.split()[-1])
+
+
+def environment() -> dict[str, str]:
+    """Ours, with this checkout first."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
+
+
+def measured_replay(path: Path, policy: str, engine: str) -> int:
+    """Replay a file as ``run`` does -> highest resident memory of this process in bytes (Linux)."""
+    trace = read_trace(path)
+    with tempfile.TemporaryDirectory() as folder, TableFile(Path(folder) / "steps.parquet") as steps:
+        table = StepTable(replay_of(trace, policy, engine), steps)
+        table.run()
+        table.metrics()
+    # Not resource.getrusage: a child process inherits its parent's peak there.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    print(measured_replay(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

@@ -1,0 +1,51 @@
+"""Writes docs/commands.md and one page per command below docs/commands, from what each command's --help prints.
+
+python scripts/maintenance/command_pages.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sim.__main__ import command_names, load
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+SEE_ALSO = {
+    "run": "[What the metrics mean](../metrics.md), [limits](../limits.md), [adding a policy](../../CONTRIBUTING.md).",
+    "plot": "[What the metrics mean](../metrics.md).",
+    "report": "[How to read the report](../report.md).",
+    "record": "[The trace format](../../traces/README.md).",
+    "import": "[The trace format](../../traces/README.md).",
+    "info": "[The trace format](../../traces/README.md).",
+    "policies": "[Adding a policy](../../CONTRIBUTING.md).",
+}
+
+
+def help_of(name: str) -> str:
+    """What `python -m sim NAME --help` prints."""
+    module: Any = load(name)
+    return str(module.help_text() if hasattr(module, "help_text") else module.__doc__ or "").strip()
+
+
+def pages() -> dict[str, str]:
+    """Text of every page by its path below docs."""
+    summaries = {name: (load(name).__doc__ or "").strip().splitlines()[0] for name in command_names()}
+    index = ["# Commands", "", "`python -m sim COMMAND`; each page is what `--help` prints.", ""]
+    index += [f"- [{name}](commands/{name}.md): {summary}" for name, summary in summaries.items()]
+    found = {"commands.md": "\n".join(index) + "\n"}
+    for name in summaries:
+        text = f"# python -m sim {name}\n\n```text\n{help_of(name)}\n```\n"
+        found[f"commands/{name}.md"] = text + (f"\nSee also: {SEE_ALSO[name]}\n" if name in SEE_ALSO else "")
+    return found
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+        (DOCS / name).write_text(text, encoding="utf-8")
+        print(f"wrote docs/{name}")
+
+
+if __name__ == "__main__":
+    main()

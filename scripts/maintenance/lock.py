@@ -1,0 +1,52 @@
+"""Print the versions that are installed of everything the project and its extra `dev` need.
+
+Run: python scripts/maintenance/lock.py > requirements/ci.txt
+
+Run it in a fresh environment in which the tests have just passed, and write the output to requirements/ci.txt.
+CI takes it as pip's constraints, where its Python is the one that the first line names.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = "moe-offload-sim"
+
+
+def closure(name: str, extras: frozenset[str]) -> dict[str, str]:
+    """Version by name of what a distribution needs with some extras, and what that needs in turn."""
+    found: dict[str, str] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = [(name, extras)]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        try:
+            needs = requires(current[0]) or []
+            found[canonicalize_name(current[0])] = version(current[0])
+        except PackageNotFoundError:
+            raise SystemExit(f"error: {current[0]} is not installed here: pip install -e '.[dev]' first") from None
+        for need in map(Requirement, needs):
+            wanted = [need.marker is None or need.marker.evaluate({"extra": extra}) for extra in ("", *current[1])]
+            if any(wanted):
+                waiting.append((need.name, frozenset(need.extras)))
+    for own in (PROJECT, "pip"):
+        found.pop(own, None)
+    return found
+
+
+def main() -> None:
+    print(f"# python {sys.version_info.major}.{sys.version_info.minor}")
+    print("# Versions that the tests passed with; made by scripts/maintenance/lock.py, see CONTRIBUTING.md.")
+    for name, number in sorted(closure(PROJECT, frozenset({"dev"})).items()):
+        print(f"{name}=={number.split('+')[0]}")  # the plain version also admits torch's +cpu wheel
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Which notion of similarity is worth most: python scripts/studies/quality_notions.py
+
+On LRU offloading over the link alone, a quarter of the experts, inside the demo model of three training seeds:
+1. Low-score misses at alpha 0.35, replaced by the expert of nearest gate score (SMoE) with its own or the inherited
+   weight; on the very ranks that this rule replaces, a random expert or none; and rules of other notions: most similar
+   measured output, chosen together. Those replace more, since no band limits their candidates: see their TPOT.
+2. At equal quality: the time per token at which one rule's curve reaches the quality of each setting of another, for
+   gate bands, measured similarity, random experts, cache-aware re-ranking (cache_prior, max_rank) and importance_plus.
+   A rule dominates where the whole interval lies on one side, at every setting and on every seed.
+Quality MEASURED in closed loop, times SIMULATED; intervals: paired bootstrap over documents. Ten to fifteen minutes on
+two cores; finished cases are kept and shared with quality_pareto.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+from quality_bench import Bench, Case, Outcome, arguments, bench_of, draws_of, interval, save_figure, write_results
+from quality_rules import RULES, lru_with
+from tqdm import tqdm
+
+from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
+from sim.quality.drive import AS_RULED, DROP, RANDOM
+from sim.quality.loop import Variant
+from sim.quality.weights import INHERIT
+
+OWN = Variant("policy")
+INHERITED = Variant("policy", scheme=INHERIT)
+SAME_RANKS = {
+    "nearest gate score": ("score_band", 0.35, OWN),
+    "nearest gate score, inherited weight": ("score_band", 0.35, INHERITED),
+    "random on the same ranks": ("score_band", 0.35, Variant("random", RANDOM)),
+    "dropped on the same ranks": ("score_band", 0.35, Variant("drop", DROP)),
+    "most similar output": ("similarity", 0.35, OWN),
+    "most similar output, inherited weight": ("similarity", 0.35, INHERITED),
+    "random": ("random_replacement", 0.35, OWN),
+    "random, inherited weight": ("random_replacement", 0.35, INHERITED),
+    "dropped, a rule of its own": ("skip", 0.35, OWN),
+    "chosen together (one per token)": ("buddy", 1, OWN),
+    "chosen together, inherited weight": ("buddy", 1, INHERITED),
+}
+CURVES = ("score_band", "similarity", "random_replacement", "cache_prior", "max_rank", "importance_plus")
+PAIRS = (
+    ("importance_plus", "score_band"),
+    ("importance_plus", "cache_prior"),
+    ("importance_plus", "similarity"),
+    ("cache_prior", "score_band"),
+    ("similarity", "score_band"),
+    ("similarity", "random_replacement"),
+    ("random_replacement", "score_band"),
+)
+TIMED = ("tpot_s", "cache_ratio", "substitution_rate", "drop_rate")
+QUALITIES = ("kl", "perplexity_change")
+
+
+def main() -> None:
+    given = arguments(__doc__ or "", seeds=[0, 1, 2]).parse_args()
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    curves: dict[int, dict[str, list[Outcome]]] = {}
+    with tqdm(unit=" cases") as bar:
+        for seed in given.seeds:
+            bench = bench_of(given, seed)
+            rows += same_ranks(bench, bar)
+            curves[seed] = curves_of(bench, bar)
+            for one, other in PAIRS:
+                pairs += equal_quality(curves[seed], one, other, seed)
+    print_same_ranks(rows)
+    print_pairs(pairs)
+    write_results(given.results / "quality_notions.json", given, rows, equal_quality=pairs)
+    draw(curves, given.figures)
+
+
+def same_ranks(bench: Bench, bar: Any) -> list[dict[str, Any]]:
+    """Part 1 on one seed: a row per notion, with the difference from the nearest gate score."""
+    outcomes = {}
+    for notion, (rule, value, variant) in SAME_RANKS.items():
+        outcomes[notion] = bench.run(Case(rule, value, lru_with(RULES[rule][1](value)), bench.seed, 0.25, variant))
+        bar.update()
+    first = outcomes["nearest gate score"]
+    draws, rows = draws_of(len(first.sums)), []
+    for notion, outcome in outcomes.items():
+        row: dict[str, Any] = {"seed": bench.seed, "notion": notion}
+        for name in (*QUALITIES, "accuracy_change", *(TIMED if SAME_RANKS[notion][2].stand_in == AS_RULED else ())):
+            low, high = interval(outcome.value(name, draws))
+            row |= {name: float(outcome.value(name)), f"{name}.low": low, f"{name}.high": high}
+        for name in QUALITIES:
+            low, high = interval(outcome.value(name, draws) - first.value(name, draws))
+            row[f"over_gate_score.{name}"] = float(outcome.value(name) - first.value(name))
+            row |= {f"over_gate_score.{name}.low": low, f"over_gate_score.{name}.high": high}
+        rows.append(row)
+    return rows
+
+
+def curves_of(bench: Bench, bar: Any) -> dict[str, list[Outcome]]:
+    """Rule -> outcomes over its knob, the plain cache first."""
+    plain, found = bench.run(Case("lru", 0.0, lru_with(), bench.seed)), {}
+    for name in CURVES:
+        _, rule, values = RULES[name]
+        found[name] = [plain]
+        for value in values:
+            found[name].append(bench.run(Case(name, value, lru_with(rule(value)), bench.seed)))
+            bar.update()
+    return found
+
+
+def equal_quality(curves: dict[str, list[Outcome]], one: str, other: str, seed: int) -> list[dict[str, Any]]:
+    """Part 2: at the quality of each setting of ``other``, the time of ``one`` over that of ``other``, less 1.
+
+    Between its settings a rule's curve is taken as straight; settings that ``one`` does not reach are left out.
+    """
+    draws, rows = draws_of(len(curves[one][0].sums)), []
+    for quality in QUALITIES:
+        whole = _points(curves[one], quality, None)[0]
+        drawn = _points(curves[one], quality, draws)  # [D, settings, 2]
+        for outcome in curves[other][1:]:
+            at, time = float(outcome.value(quality)), float(outcome.value("tpot_s"))
+            if not whole[0, 0] <= at <= whole[-1, 0]:
+                continue
+            ats, times = outcome.value(quality, draws), outcome.value("tpot_s", draws)
+            gains = np.array([_time_at(p, a) / t - 1 for p, a, t in zip(drawn, ats, times, strict=True)])
+            low, high = interval(gains)
+            row = {"seed": seed, "rule": one, "beside": other, "knob": outcome.case.knob, "quality": quality, "at": at}
+            rows.append(row | {"tpot_s": time, "change": _time_at(whole, at) / time - 1, "low": low, "high": high})
+    return rows
+
+
+def _points(outcomes: Sequence[Outcome], quality: str, draws: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """[D, settings, 2] quality and time, in rising order of quality; one draw where none are given."""
+    columns = [np.stack([np.atleast_1d(o.value(name, draws)) for o in outcomes], -1) for name in (quality, "tpot_s")]
+    points = np.stack(columns, axis=-1)
+    order = np.argsort(points[..., 0], axis=-1, kind="stable")
+    return np.take_along_axis(points, order[..., None], axis=1)
+
+
+def _time_at(points: NDArray[np.float64], quality: float) -> float:
+    return float(np.interp(quality, points[:, 0], points[:, 1]))
+
+
+def print_same_ranks(rows: list[dict[str, Any]]) -> None:
+    """Part 1."""
+    print("1. low-score misses (alpha 0.35), quality MEASURED, times SIMULATED; differences from the first row")
+    print(
+        f"{'seed':<5}{'in place of the missing expert':<40}{'perplexity':>12}{'KL':>9}{'KL over first':>28}  TPOT, ms"
+    )
+    for row in rows:
+        low, high = (row[f"over_gate_score.kl.{end}"] for end in ("low", "high"))
+        over = f"{row['over_gate_score.kl']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        print(
+            f"{row['seed']:<5}{row['notion']:<40}{100 * row['perplexity_change']:>+10.2f} %{row['kl']:>9.4f}{over:>28}"
+            + (f"{1e3 * row['tpot_s']:>10.2f}" if "tpot_s" in row else "")
+        )
+
+
+def print_pairs(rows: list[dict[str, Any]]) -> None:
+    """Part 2."""
+    print("2. change of TPOT at equal quality")
+    print(f"{'seed':<5}{'rule':<18}{'beside':<13}{'at its knob':>12}{'equal':>20}{'TPOT':>28}")
+    for row in rows:
+        change = f"{100 * row['change']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}] %"
+        print(
+            f"{row['seed']:<5}{row['rule']:<18}{row['beside']:<13}{row['knob']:>12.3g}"
+            f"{row['quality'].replace('_change', ''):>20}{change:>28}"
+        )
+    for one, other in PAIRS:
+        for quality in QUALITIES:
+            here = [row for row in rows if (row["rule"], row["beside"], row["quality"]) == (one, other, quality)]
+            print(f"{one} beside {other} at equal {quality.replace('_change', '')}: {verdict(here)}")
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """Dominance: the whole interval below 0 at every setting of every seed; else how often."""
+    below, above = sum(row["high"] < 0 for row in rows), sum(row["low"] > 0 for row in rows)
+    changes = [100 * row["change"] for row in rows]
+    span = f"{min(changes):+.1f} to {max(changes):+.1f} % TPOT" if rows else "no common quality"
+    word = "dominates" if rows and below == len(rows) else "does not dominate everywhere"
+    return f"{word}: {span}; faster for sure at {below} of {len(rows)} settings, slower for sure at {above}"
+
+
+def draw(curves: dict[int, dict[str, list[Outcome]]], folder: Any) -> None:
+    """Quality against TPOT, a panel per seed."""
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(curves), figsize=(WIDTH_IN[2], 4.0), layout="constrained", sharey="row", squeeze=False
+        )
+        for axis, (seed, rules) in zip(axes.T, curves.items(), strict=True):
+            for line, (name, outcomes) in zip(LINES, rules.items(), strict=False):
+                times = [1e3 * float(outcome.value("tpot_s")) for outcome in outcomes]
+                axis[0].plot(times, [float(o.value("kl")) for o in outcomes], label=name, **line)
+                axis[1].plot(times, [100 * float(o.value("perplexity_change")) for o in outcomes], **line)
+            axis[0].set_title(f"training seed {seed}")
+            axis[1].set_xlabel("TPOT, ms (SIMULATED)")
+            axis[1].axhline(1.0, color="#888888", linewidth=0.6)
+        axes[0, 0].set_ylabel("KL, nats (MEASURED)")
+        axes[1, 0].set_ylabel("change of perplexity,\n% (MEASURED)")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        add_footnote(figure, "Demo model, closed loop, LRU over the link alone, a quarter of the experts. Grey: +1 %.")
+        save_figure(figure, folder, "quality_notions")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The one place where a configuration becomes objects: trace, policy, machine, capacity, engine."""
+
+from __future__ import annotations
+
+import importlib
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from policies.allocation.base import Allocation
+from policies.base import Policy
+from sim.assembly.fragility import fragile_trace
+from sim.assembly.notes import add_notes
+from sim.assembly.replay import Replay, assemble
+from sim.config import RunConfig, TimeConfig, TraceConfig, checked
+from sim.engine.decision.device import BASES
+from sim.machine.capacity import CacheConfig
+from sim.machine.geometry import resolve_geometry
+from sim.machine.hardware import hardware_from_config
+from traces.embedded import embedded_trace_path
+from traces.errors import UserError
+from traces.format.files import read_trace
+from traces.format.selection import with_labels
+from traces.format.trace import Trace
+
+PARTS: dict[str, type] = BASES | {"allocation": Allocation}
+GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time", "sweep")
+KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
+
+
+def plain(config: Any, name: str = "config") -> dict[str, Any]:
+    """A resolved configuration group as a plain dict. Raises UserError where it is no group."""
+    if config is None:
+        raise UserError(f"{name} is missing from the configuration")
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{name}={config}: must be a group of knobs, not a value")
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def check_keys(config: DictConfig) -> None:
+    """Raises UserError for a top-level key that is missing or that nobody reads."""
+    for name in config:
+        if name not in (*GROUPS, *KNOBS):
+            near = get_close_matches(str(name), (*GROUPS, *KNOBS), 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join((*GROUPS, *KNOBS))}"
+            raise UserError(f"{name!s} is not a key of the configuration: {hint}")
+    for name in (*GROUPS, *KNOBS):
+        if name not in config:
+            raise UserError(f"{name} is missing from the configuration")
+    for name in (*(f"policy.{part}" for part in BASES), "policy.name", "policy.residency", "engine.name"):
+        if OmegaConf.select(config, name) is None:
+            raise UserError(f"{name} is missing from the configuration")
+
+
+def open_trace(config: TraceConfig) -> Trace:
+    """The configured trace, whole or only the requests of some labels. A process opens and checks a file once.
+
+    Raises: UserError for a file that is no trace, and for labels that no request carries.
+    """
+    path = embedded_trace_path(config.embedded or "demo") if config.path is None else Path(config.path)
+    labels = None if config.labels is None else tuple(config.labels)
+    try:
+        status = path.stat()
+    except OSError:
+        return read_trace(path)  # says what is wrong
+    return _open(path, config.path is not None, labels, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _open(path: Path, check_rows: bool, labels: tuple[str, ...] | None, changed_ns: int, size: int) -> Trace:
+    trace = read_trace(path, check_rows=check_rows)
+    return trace if labels is None else with_labels(trace, labels)
+
+
+def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[Trace, Trace | None, list[str]]:
+    """(the requests to replay, those to learn from or None, notes); the two never overlap.
+
+    Raises: UserError where the trace has too few requests.
+    """
+    total, held = trace.num_requests, config.fit_requests
+    if config.requests is not None and config.requests > total - (held or 0):
+        less = f" of which trace.fit_requests={held} are held out" if held else ""
+        raise UserError(f"trace.requests={config.requests}: the trace has {total} requests{less}")
+    if held is not None and held >= total:
+        raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
+    learns, notes = "fit" in policy.needs(), []
+    if held is None:
+        held = total - config.requests if config.requests is not None else -(-total // 4) if learns else 0
+        if learns and config.requests is None and total > 1:
+            notes = [
+                f"{policy.needs()['fit']} learned from the last {held} requests, which are not replayed: compare with "
+                f"policies run with trace.fit_requests={held}"
+            ]
+    if learns and (held == 0 or total == held):
+        raise UserError(
+            f"policy {policy.name}: {policy.needs()['fit']} learns from requests that are not replayed, and there are "
+            "none: give trace.fit_requests=N, or a trace with more requests"
+        )
+    replayed = trace.select_requests(config.requests or total - held)
+    return replayed, trace.select_requests(held, total - held) if learns else None, notes
+
+
+def make_part(name: str, config: DictConfig) -> Any:
+    """One part of a policy from its ``_target_`` and knobs."""
+    values = plain(config, f"policy.{name}")
+    target = values.pop("_target_", None)
+    if not isinstance(target, str):
+        raise UserError(f"policy.{name}._target_={target}: must name a class, as policies.{name}.<rule>.<Class>")
+    try:
+        module, _, name_of_class = target.rpartition(".")
+        cls = getattr(importlib.import_module(module), name_of_class)
+    except Exception as error:
+        raise UserError(f"policy.{name}._target_={target}: cannot be imported: {error}") from error
+    base = PARTS[name]
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
+    return checked(cls, values, f"policy.{name}.")
+
+
+def make_policy(config: DictConfig) -> Policy:
+    """The policy of the ``policy`` group."""
+    built = {name: make_part(name, config[name]) for name in PARTS if name in BASES or config.get(name) is not None}
+    return Policy(
+        name=str(config.name),
+        residency=str(config.residency),
+        write_back=str(config.get("write_back", "none")),
+        **built,
+    )
+
+
+def build(config: DictConfig) -> Replay:
+    """Objects for one replay. Raises UserError before any work where the configuration cannot be run."""
+    for name in GROUPS:
+        plain(config.get(name), name)
+    check_keys(config)
+    knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
+    run = checked(RunConfig, knobs)
+    cache = checked(CacheConfig, plain(config.cache), "cache.")
+    trace_config = checked(TraceConfig, plain(config.trace), "trace.")
+    time = checked(TimeConfig, plain(config.time), "time.")
+    policy, hardware = make_policy(config.policy), hardware_from_config(plain(config.hardware))
+    trace, others, notes = split_requests(open_trace(trace_config), trace_config, policy)
+    geometry, estimated, warnings = resolve_geometry(trace, trace_config, plain(config.model))
+    replay = assemble(trace, policy, hardware, geometry, cache, run, time, trace_config.as_decode, others)
+    add_notes(replay)
+    replay.estimated[:0], replay.warnings[:0] = estimated, warnings + notes
+    replay.warnings += fragile_trace(trace)
+    return replay

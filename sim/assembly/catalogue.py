@@ -1,0 +1,168 @@
+"""Reads conf/policy without Hydra: which systems and rules there are, what they need, where they come from."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from policies.allocation.base import Allocation
+from policies.base import Part, Policy
+from sim.assembly.build import make_part, make_policy
+from sim.engine.decision.device import BASES
+from traces.errors import UserError
+
+POLICY_FOLDER = Path(__file__).resolve().parents[2] / "conf" / "policy"
+PARTS: dict[str, type] = {**BASES, "allocation": Allocation}
+ALPHA = 0.35
+"""Stands for the ``alpha`` of the policy that a rule is listed without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A field of a rule with its default as the yaml writes it and the yaml's comment."""
+
+    name: str
+    default: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One yaml of conf/policy/<part>."""
+
+    part: str
+    name: str
+    target: str
+    what: str
+    docstring: str
+    source: str | None
+    needs: tuple[str, ...]
+    knobs: tuple[Knob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One yaml of conf/policy: a named composition of rules."""
+
+    name: str
+    what: str
+    header: tuple[str, ...]
+    """Its comment, a paragraph each: what it is, source, with which overrides to run it, what is left out."""
+    needs: dict[str, str]
+    """What it needs -> the class of the rule that needs it."""
+    parts: dict[str, str]
+    """Part -> name of the rule's yaml."""
+    residency: str
+    write_back: str
+
+
+def system_names() -> list[str]:
+    """Names of the yamls of conf/policy."""
+    return sorted(path.stem for path in POLICY_FOLDER.glob("*.yaml"))
+
+
+def rule_names(part: str) -> list[str]:
+    """Names of the yamls of conf/policy/<part>."""
+    return sorted(path.stem for path in (POLICY_FOLDER / part).glob("*.yaml"))
+
+
+def policy_config(name: str) -> DictConfig:
+    """The `policy` group as Hydra composes it for policy=NAME, without overrides."""
+    own = _load(POLICY_FOLDER / f"{name}.yaml")
+    config = OmegaConf.create()
+    for entry in own.pop("defaults"):
+        if entry == "_self_":
+            config = cast(DictConfig, OmegaConf.merge(config, own))
+        else:
+            ((part, rule),) = entry.items()
+            config[part] = _load(POLICY_FOLDER / part / f"{rule}.yaml")
+    return cast(DictConfig, OmegaConf.create({"policy": config}).policy)
+
+
+def load_policy(name: str) -> Policy:
+    """The policy of conf/policy/<name>.yaml. Raises: UserError where there is none of that name."""
+    if name not in system_names():
+        raise UserError(f"policy={name} is not known: choose one of {', '.join(system_names())}")
+    return make_policy(policy_config(name))
+
+
+def load_system(name: str) -> System:
+    """What conf/policy/<name>.yaml says."""
+    header, policy = paragraphs(POLICY_FOLDER / f"{name}.yaml"), load_policy(name)
+    entries = [entry for entry in _load(POLICY_FOLDER / f"{name}.yaml").defaults if entry != "_self_"]
+    parts = {str(part): str(rule) for entry in entries for part, rule in entry.items()}
+    return System(name, header[0], header, policy.needs(), parts, policy.residency, policy.write_back)
+
+
+def load_rule(part: str, name: str) -> Rule:
+    """What conf/policy/<part>/<name>.yaml and the class that it names say."""
+    path = POLICY_FOLDER / part / f"{name}.yaml"
+    config = OmegaConf.create({"policy": {"alpha": ALPHA, part: _load(path)}}).policy[part]
+    rule = make_part(part, config)
+    docstring = inspect.getdoc(type(rule)) or ""
+    module = (inspect.getmodule(type(rule)).__doc__ or "").strip()  # type: ignore[union-attr]
+    header = paragraphs(path)
+    needs = rule.all_needs() if isinstance(rule, Part) else rule.needs
+    return Rule(
+        part,
+        name,
+        str(config._target_),
+        header[0] if header else module.splitlines()[0],
+        docstring,
+        source_of(docstring),
+        tuple(sorted(needs)),
+        tuple(_knobs(path)),
+    )
+
+
+def paragraphs(path: Path) -> tuple[str, ...]:
+    """The comment at the head of a yaml: lines joined to paragraphs, each begun by its first line or a `Word:`."""
+    found: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        text = line[2:].strip()
+        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Train first")
+        if starts or not found:
+            found.append(text)
+        else:
+            found[-1] += f" {text}"
+    return tuple(found)
+
+
+def source_of(docstring: str) -> str | None:
+    """What a docstring says after `Source:`, as one line."""
+    if "Source:" not in docstring:
+        return None
+    return " ".join(docstring.split("Source:", 1)[1].split("\n\n")[0].split())
+
+
+def run_with(header: tuple[str, ...]) -> list[str]:
+    """The overrides that a system's comment asks for."""
+    line = next((line for line in header if line.startswith("Run with: ")), "Run with: ")
+    return line.removeprefix("Run with: ").split(" (")[0].split()
+
+
+def _knobs(path: Path) -> list[Knob]:
+    """The lines `name: value # comment` of a rule's yaml."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(("#", "_target_")) or ":" not in line:
+            continue
+        name, rest = line.split(":", 1)
+        default, _, comment = rest.partition(" #")
+        found.append(Knob(name.strip(), default.strip(), comment.strip()))
+    return found
+
+
+def _load(path: Path) -> Any:
+    try:
+        return OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path.name} of the policies cannot be read: {error}") from error

@@ -1,0 +1,71 @@
+"""Combinations of policy and cache knobs that would run but mean nothing: refused in one sentence."""
+
+from __future__ import annotations
+
+from policies.allocation.uniform import Uniform
+from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
+from sim.config import RunConfig
+from sim.engine.decision.device import decides
+from sim.machine.capacity import CacheConfig
+from traces.errors import UserError
+
+
+def has_clock(cache: CacheConfig, run: RunConfig) -> bool:
+    """Whether a replay is timed: held overflow and single accesses are defined without a clock only."""
+    return run.engine != "untimed" and cache.overflow == "stream" and cache.semantics == "step"
+
+
+def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> None:
+    """Raises UserError naming the two knobs that contradict each other."""
+    predicts = decides(policy.prediction, Prediction, "predict")
+    prefetches = decides(policy.prefetch, Prefetch, "choose")
+    if prefetches and not predicts:
+        raise UserError(
+            f"policy {policy.name}: {type(policy.prefetch).__name__} has no prediction to choose from: "
+            "set policy/prediction, or policy/prefetch=none"
+        )
+    if prefetches and policy.eviction.static:
+        raise UserError(
+            f"policy {policy.name}: {type(policy.eviction).__name__} never changes what is resident, so nothing can be "
+            "prefetched: set policy/prefetch=none"
+        )
+    if not isinstance(policy.allocation, Uniform) and cache.scope == "global":
+        raise UserError(
+            f"cache.scope=global has one pool for all layers, and {type(policy.allocation).__name__} splits the "
+            "capacity over them: use cache.scope=layer, or policy/allocation=uniform"
+        )
+    for knob in ("timeline", "what_if"):
+        if getattr(run, knob) and not has_clock(cache, run):
+            raise UserError(
+                f"{knob}=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)"
+            )
+    if cache.semantics == "sequential":
+        _check_sequential(policy)
+    if cache.overflow == "hold":
+        _check_hold(policy)
+
+
+def _check_sequential(policy: Policy) -> None:
+    """One access at a time there is no token, so only rules that see experts alone make sense."""
+    whole = {
+        "prefetch": decides(policy.prefetch, Prefetch, "choose"),
+        "substitution": decides(policy.substitution, Substitution, "substitute"),
+        "assignment": decides(policy.assignment, Assignment, "assign"),
+        "eviction": "gate_scores" in policy.eviction.all_needs(),
+    }
+    for part, active in whole.items():
+        if active:
+            raise UserError(
+                f"cache.semantics=sequential replays single accesses, and policy/{part} of {policy.name} decides over "
+                "whole tokens: use cache.semantics=step, or a policy without it"
+            )
+
+
+def _check_hold(policy: Policy) -> None:
+    if policy.residency == "none":
+        raise UserError(f"cache.overflow=hold keeps every step, and policy {policy.name} keeps nothing: use stream")
+    if decides(policy.eviction, Eviction, "bypass"):
+        raise UserError(
+            f"cache.overflow=hold admits every miss, and {type(policy.eviction).__name__} of policy {policy.name} may "
+            "refuse: use belady_admit, or cache.overflow=stream"
+        )

@@ -1,0 +1,264 @@
+"""One replay: the objects it consists of, and the loop that drives an engine block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.base import Policy
+from sim.assembly.combinations import check_combination, has_clock
+from sim.assembly.needs import check_needs, wants_scores, wants_weights
+from sim.config import RunConfig, TimeConfig
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.device import BASES, Costs, Device, DeviceSpec
+from sim.machine.capacity import CacheConfig, Pools, make_pools
+from sim.machine.durations import Durations, tabulate
+from sim.machine.hardware import Hardware
+from sim.workload.future import FutureUse
+from sim.workload.rows import BlockData, RowReader
+from sim.workload.steps import Schedule, StepBlock
+from traces.errors import UserError
+from traces.format.mapped import gather, release
+from traces.format.trace import Geometry, Trace
+
+TIMELINE_ROWS = 64
+"""Rows of a block while a timeline is kept."""
+
+
+@dataclass(slots=True)
+class BlockResult:
+    """What replaying a block of S steps gave."""
+
+    block: StepBlock
+    latency_ns: NDArray[np.int64]
+    """[S]; zeros in a replay without a clock."""
+    parts_ns: NDArray[np.int64]
+    """[S, parts] see ``sim.engine.decision.counters.PARTS``."""
+    counts: NDArray[np.int64]
+    """[S, counters] of each step, see ``sim.engine.decision.counters.COUNTERS``."""
+    lost: NDArray[np.float64]
+    """[S, 2] share of weight not executed as routed, summed over token-layers; token-layers."""
+
+    @classmethod
+    def empty(cls, block: StepBlock) -> BlockResult:
+        steps = len(block)
+        return cls(
+            block,
+            np.zeros(steps, np.int64),
+            np.zeros((steps, len(PARTS)), np.int64),
+            np.zeros((steps, len(COUNTERS)), np.int64),
+            np.zeros((steps, 2)),
+        )
+
+
+class Engine(Protocol):
+    """Replays blocks of steps on one device. ``log`` [n, 5] holds the timeline's slices where one is kept."""
+
+    @property
+    def link_busy_ns(self) -> int:
+        """Time the link spent on copies that have arrived; what is still on it when the clock stops does not count."""
+
+    @property
+    def cpu_busy_ns(self) -> int:
+        """Time the CPU spent on experts."""
+
+    def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
+        """Replay the next steps."""
+
+    def take_log(self) -> NDArray[np.int64]:
+        """The timeline's slices since the last call."""
+
+    def stop_log(self) -> None:
+        """Keep no more slices."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """Everything one replay consists of. ``blocks`` runs it, once."""
+
+    trace: Trace
+    geometry: Geometry
+    policy: Policy
+    hardware: Hardware
+    pools: Pools
+    cache: CacheConfig
+    run: RunConfig
+    time: TimeConfig
+    schedule: Schedule
+    durations: Durations
+    spec: DeviceSpec
+    reader: RowReader
+    engine: Engine
+    others: Trace | None = None
+    """Requests that rules learned from."""
+    estimated: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def timed(self) -> bool:
+        return has_clock(self.cache, self.run)
+
+    @property
+    def device(self) -> Device:
+        device: Device = self.engine.device  # type: ignore[attr-defined]
+        return device
+
+    def blocks(self) -> Iterator[BlockResult]:
+        """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block."""
+        most = self.reader.block_rows()
+        for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
+            yield self.engine.replay(block, self.reader.read(block))
+
+
+def assemble(
+    trace: Trace,
+    policy: Policy,
+    hardware: Hardware,
+    geometry: Geometry,
+    cache: CacheConfig | None = None,
+    run: RunConfig | None = None,
+    time: TimeConfig | None = None,
+    as_decode: bool = False,
+    others: Trace | None = None,
+) -> Replay:
+    """A replay from objects, ready to run once: what ``build`` does after reading the configuration.
+
+    ``others``: requests to learn from, for rules that need 'fit'.
+    """
+    cache, run, time = cache or CacheConfig(), run or RunConfig(), time or TimeConfig()
+    check_combination(policy, cache, run)
+    check_needs(policy, trace, hardware)
+    if geometry.expert_bytes is None:
+        raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
+    schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk)
+    pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
+    low_bytes = low_precision_bytes(policy, geometry)
+    max_tokens = schedule.max_tokens()
+    durations = tabulate(geometry, hardware, max_tokens, time, policy.prefetch.chunks(), low_bytes)
+    future = _future(policy, schedule, cache.semantics == "sequential")
+    spec = DeviceSpec(
+        policy=policy,
+        pools=pools,
+        num_layers=trace.num_layers,
+        num_experts=trace.num_experts,
+        top_k=trace.top_k,
+        max_tokens=max_tokens,
+        costs=costs_of(durations, policy, has_clock(cache, run)),
+        low_size=np.asarray(low_bytes or (0,) * trace.num_layers, np.int64),
+        memories=memories(policy, trace, others),
+        launch_ns=durations.expert_launch_ns,
+        has_scores=wants_scores(policy, trace),
+        staging_slots=hardware.staging_slots,
+        hold=cache.overflow == "hold",
+        warm=cache.start == "warm" or policy.eviction.static,
+        seed=run.seed,
+        first_use=None if future is None else future.first,
+    )
+    forecasts = forecaster(policy, trace, as_decode)
+    reader = RowReader(trace, wants_weights(policy), spec.has_scores, lookahead_tables(policy), forecasts, future)
+    engine = make_engine(spec, durations, cache, run)
+    return Replay(
+        trace, geometry, policy, hardware, pools, cache, run, time, schedule, durations, spec, reader, engine, others
+    )
+
+
+def make_engine(spec: DeviceSpec, durations: Durations, cache: CacheConfig, run: RunConfig) -> Engine:
+    """The engine that ``run.engine`` names, without a clock where the cache's semantics have none."""
+    resets = cache.reset == "request"
+    if not has_clock(cache, run):
+        from sim.engine.clocks.untimed_engine import UntimedEngine
+
+        return UntimedEngine(spec, resets, cache.semantics == "sequential")
+    if run.engine == "compiled":
+        from sim.engine.clocks.compiled_engine import CompiledEngine
+
+        return CompiledEngine(spec, durations, resets, run.timeline)
+    from sim.engine.clocks.simpy_engine import SimpyEngine
+
+    return SimpyEngine(spec, durations, resets, run.timeline)
+
+
+def low_precision_bytes(policy: Policy, geometry: Geometry) -> tuple[int, ...] | None:
+    """[L] bytes of an expert in the low precision that the policy's substitution names; None where it wants none.
+
+    Raises: UserError where the stored bits per weight are not known.
+    """
+    if "low_precision" not in policy.needs():
+        return None
+    bits = getattr(policy.substitution, "low_bits")  # noqa: B009
+    if geometry.weight_bits is None or bits >= geometry.weight_bits:
+        raise UserError(
+            f"policy.substitution.low_bits={bits:g}: must be below the model's {geometry.weight_bits} bits per weight"
+        )
+    return tuple(max(1, round(size * bits / geometry.weight_bits)) for size in geometry.expert_bytes or ())
+
+
+def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
+    """What the rules may know of the machine."""
+    cpu_ns = durations.cpu_expert_ns
+    none = np.empty(0, np.int64)
+    return Costs(
+        load_ns=durations.copy_ns,
+        low_load_ns=durations.low_copy_ns,
+        expert_ns=durations.expert_ns + durations.expert_launch_ns,
+        cpu_ns=np.zeros((0, 1), np.int64) if cpu_ns is None else cpu_ns,
+        layer_ns=durations.layer_ns() if timed else none,
+        write_back_ns=none
+        if policy.write_back == "none"
+        else np.concatenate([durations.write_back_ns, durations.low_write_back_ns]),
+        dequantise_ns=durations.dequantise_ns,
+    )
+
+
+def lookahead_tables(policy: Policy) -> tuple[str, ...]:
+    """The trace's score tables that the policy's prediction reads, for 1, 2, ... layers ahead."""
+    return tuple(need for need in policy.needs() if need.startswith("lookahead_"))
+
+
+def forecaster(policy: Policy, trace: Trace, as_decode: bool) -> Any:
+    """The trained predictor of the policy's prediction, or None."""
+    if "forecast" not in policy.needs():
+        return None
+    from sim.predictors.forecast import make_forecaster
+
+    return make_forecaster(policy.prediction, trace, as_decode)
+
+
+def memories(policy: Policy, trace: Trace, others: Trace | None) -> dict[str, NDArray[np.float64]]:
+    """What each part knows at the start.
+
+    Raises: UserError where a part learns from other requests and there are none.
+    """
+    found = {}
+    for name, part in zip(BASES, policy.parts(), strict=True):
+        size = part.memory_size(trace.num_layers, trace.num_experts, trace.top_k)
+        memory = np.zeros(size)
+        if "expert_similarity" in part.all_needs():
+            memory = np.ascontiguousarray(part.similarity_memory(trace.expert_similarity), dtype=np.float64)  # type: ignore[attr-defined]
+        elif "fit" in part.all_needs():
+            if others is None:
+                raise UserError(f"policy {policy.name}: {type(part).__name__} learns from other requests; none given")
+            memory = np.ascontiguousarray(part.fit(others), dtype=np.float64)
+        if memory.shape != (size,):
+            raise ValueError(f"{type(part).__name__} remembers {memory.shape} at the start, memory_size says {size}")
+        found[name] = memory
+    return found
+
+
+def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse | None:
+    """When everything is demanded next, for rules that see the future."""
+    if "future" not in policy.needs():
+        return None
+    trace = schedule.trace
+    blocks = ((block.rows, block.bounds) for block in schedule.blocks())
+
+    def read_ids(rows: NDArray[np.int64]) -> NDArray[Any]:
+        ids = gather(trace.topk_ids, rows)
+        release(trace.topk_ids[int(rows.min()) : int(rows.max()) + 1])
+        return ids
+
+    return FutureUse(read_ids, blocks, trace.num_layers, trace.num_experts, sequential)

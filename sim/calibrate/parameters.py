@@ -1,0 +1,239 @@
+"""From samples to the figures of a hardware file, each with its spread and what was dropped."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.calibrate.fits import fit_costs, line
+from sim.calibrate.in_situ import simulated_ns
+from sim.calibrate.measure import STAGING_SLOTS, Measured, neutral_machine
+from sim.calibrate.samples import Estimate, Gated, estimate, gate
+from sim.machine.hardware import LABELS, Hardware
+
+MOST_TOKENS = 64.0
+STEP_S = 5e-6
+"""By which the fitted costs are varied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured figure: ``name`` in the hardware file, or a description where it is no figure of its own.
+
+    ``error``: relative standard error; NaN: unknown. ``std``: of single samples, relative.
+    """
+
+    name: str
+    value: float
+    label: str
+    how: str
+    std: float = np.nan
+    error: float = np.nan
+    count: int = 0
+    dropped: int = 0
+    quiet: bool = True
+    in_file: bool = True
+
+
+class Figures:
+    """All figures of a calibration, in the order in which each needs those before it."""
+
+    def __init__(self, measured: Measured) -> None:
+        self.measured, self.settings = measured, measured.settings
+        self.found: dict[str, Figure] = {}
+        self.expert_bytes = float(self.settings.expert_bytes)
+        self.weights = self.expert_bytes / self.settings.item_bytes
+        self._memory()
+        self._link()
+        self._experts()
+        self._cpu()
+        self._contention()
+        self._overheads()
+        self.residuals = self._costs_of_the_runtime()
+
+    def gated(self, kind: str) -> Gated:
+        return gate(self.measured.samples, kind, self.measured.config.max_disturbance)
+
+    def _add(self, figure: Figure) -> None:
+        self.found[figure.name] = figure
+
+    def _from(
+        self,
+        name: str,
+        found: Estimate,
+        gated: Gated,
+        value: float,
+        how: str,
+        label: str = "MEASURED",
+        shift: float = 0.0,
+    ) -> None:
+        """A figure that rests on the mean of some times, less a ``shift`` that is known."""
+        base = max(found.mean - shift, 1e-12)
+        self._add(
+            Figure(
+                name, value, label, how, found.std / base, found.error / base, found.count, gated.dropped, gated.quiet
+            )
+        )
+
+    def _known(self, name: str, value: float, how: str, label: str = "MEASURED") -> None:
+        self._add(Figure(name, value, label, how))
+
+    def _memory(self) -> None:
+        self._known("gpu_memory_bytes", float(memory_bytes(self.settings.device)), "as the system states it")
+
+    def _link(self) -> None:
+        """Latency from copies of several sizes, rate from the copies of the runtime's own run."""
+        label = self.settings.label
+        copies, misses = self.gated("copy"), self.gated("misses")
+        fitted = line(copies.values("bytes"), copies.values("seconds"))
+        self._add(
+            Figure(
+                "link_latency_s", fitted.intercept, label, "intercept of copies of several sizes", np.nan,
+                fitted.intercept_error / fitted.intercept if fitted.intercept else np.nan,
+                len(copies.kept), copies.dropped, copies.quiet,
+            )
+        )  # fmt: skip
+        found = estimate(misses.values("copy_s"), misses.rounds("copy_s"))
+        rate = self.expert_bytes / max(found.mean - fitted.intercept, 1e-9)
+        how = "copies of whole experts in a run that mostly misses, less the latency"
+        self._from("link_bytes_per_s", found, misses, rate, how, label, fitted.intercept)
+        other = self.gated("pageable")
+        slope = line(other.values("bytes"), other.values("seconds"))
+        cuda = self.settings.device == "cuda"
+        name = "pageable_bytes_per_s" if cuda else "staging_bytes_per_s"
+        how = "copies of several sizes from pageable memory" + ("" if cuda else ", not paced")
+        error = slope.slope_error / slope.slope
+        self._add(
+            Figure(name, 1.0 / slope.slope, "MEASURED", how, np.nan, error, len(other.kept), other.dropped, other.quiet)
+        )
+        if cuda:
+            self._known("pageable_latency_s", slope.intercept, "intercept of the same copies")
+
+    def _experts(self) -> None:
+        """Launch from experts of several sizes, memory rate from the runtime's own run, arithmetic from many tokens."""
+        alone, hits = self.gated("expert"), self.gated("hits")
+        tokens, seconds = alone.values("tokens"), alone.values("seconds")
+        fitted = line(alone.values("bytes")[tokens == 1], seconds[tokens == 1])
+        launch_s = fitted.intercept
+        error = fitted.intercept_error / launch_s if launch_s else np.nan
+        self._known("kernels_per_expert", 1.0, "all launches of an expert count as one")
+        self._add(
+            Figure("launch_s", launch_s, "MEASURED", "intercept of experts of several sizes", np.nan, error,
+                   int((tokens == 1).sum()), alone.dropped, alone.quiet)
+        )  # fmt: skip
+        found = estimate(hits.values("expert_s"), hits.rounds("expert_s"))
+        rate = self.expert_bytes / max(found.mean - launch_s, 1e-9)
+        how = "weights of an expert on one token in a run that mostly hits, less a launch"
+        self._from("gpu_memory_bytes_per_s", found, hits, rate, how, shift=launch_s)
+        many = tokens == MOST_TOKENS
+        found = estimate(seconds[many], alone.rounds("seconds")[many])
+        rate = 2.0 * self.weights * MOST_TOKENS / max(found.mean - launch_s, 1e-9)
+        self._from("gpu_flops_per_s", found, alone, rate, f"an expert on {MOST_TOKENS:.0f} tokens", shift=launch_s)
+        attention = estimate(hits.values("attention_s"), hits.rounds("attention_s"))
+        self._add(
+            Figure(
+                "attention of a layer, s", attention.mean, "MEASURED", "dense matrix in place of attention, in situ",
+                attention.std / attention.mean, attention.error / attention.mean, attention.count, hits.dropped,
+                hits.quiet, in_file=False,
+            )
+        )  # fmt: skip
+
+    def _cpu(self) -> None:
+        gated = self.gated("cpu")
+        tokens, seconds, rounds = gated.values("tokens"), gated.values("seconds"), gated.rounds("seconds")
+        for name, count, amount in (
+            ("cpu_expert_bytes_per_s", 1.0, self.expert_bytes),
+            ("cpu_flops_per_s", MOST_TOKENS, 2.0 * self.weights * MOST_TOKENS),
+        ):
+            found = estimate(seconds[tokens == count], rounds[tokens == count])
+            how = f"an expert on the CPU on {count:.0f} tokens while the device computes"
+            self._from(name, found, gated, amount / found.mean, how)
+
+    def _contention(self) -> None:
+        """Ratios of times beside each other and alone, at least 1."""
+        cpu = self.gated("cpu")
+        alone = cpu.values("seconds")[cpu.values("tokens") == 1]
+        copies = self.gated("copy")
+        whole = copies.values("seconds")[copies.values("bytes") == copies.values("bytes").max()]
+        for name, kind, base, label in (
+            ("cpu_contention", "cpu_beside_copy", alone, "MEASURED"),
+            ("link_contention", "copy_beside_cpu", whole, self.settings.label),
+        ):
+            gated = self.gated(kind)
+            found = estimate(gated.values("seconds"), gated.rounds("seconds"))
+            self._from(
+                name, found, gated, max(1.0, found.mean / float(base.mean())), "beside each other / alone", label
+            )
+
+    def _overheads(self) -> None:
+        decision = self.gated("decision")
+        found = estimate(decision.values("seconds"), decision.rounds("seconds"))
+        self._from("decision_s_per_layer", found, decision, found.mean, "decisions of lru, driven from Python")
+        readback = self.gated("readback")
+        found = estimate(readback.values("seconds"), readback.rounds("seconds"))
+        on_cpu = self.settings.device == "cpu"
+        self._from("readback_s", found, readback, 0.0 if on_cpu else found.mean, "the router's choice to the host")
+        for name in ("kernels_per_layer", "link_half_bytes", "sync_s"):
+            self._known(name, 0.0, "contained in host_s_per_layer, or in the latency of the link", "FITTED")
+        self._known("staging_slots", float(STAGING_SLOTS), "of the calibrating runs")
+        self._known("copies_per_expert", 1.0, "an expert lies in one piece")
+
+    def _costs_of_the_runtime(self) -> NDArray[np.float64]:
+        """Bookkeeping per layer and cost per demand copy, so that simulated steps last as long as executed ones."""
+        runs = {name: self.gated(name) for name in self.measured.replays}
+        kept = [id(sample) for gated in runs.values() for sample in gated.kept]
+        portions = [portion for portion in self.measured.portions if id(portion.sample) in kept]
+        took_s = np.array([portion.latency_ns.mean() for portion in portions]) * 1e-9
+        machine = self.hardware("calibrating", {})
+
+        def predict(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+            trial = replace(machine, host_s_per_layer=float(costs[0]), link_call_s=float(costs[1]))
+            steps = {name: simulated_ns(replay, trial) for name, replay in self.measured.replays.items()}
+            return np.array([steps[portion.probe][portion.steps].mean() for portion in portions]) * 1e-9
+
+        costs, errors, residuals = fit_costs(predict, took_s, np.zeros(2), np.full(2, STEP_S))
+        dropped, quiet = sum(g.dropped for g in runs.values()), all(g.quiet for g in runs.values())
+        for name, value, error, how in (
+            ("host_s_per_layer", costs[0], errors[0], "what a layer takes beside all other terms"),
+            (
+                "link_call_s",
+                costs[1],
+                errors[1],
+                "what a demand copy costs the computation beside it: issue, contention",
+            ),
+        ):
+            relative = error / value if value > 0 else np.nan
+            self._add(
+                Figure(name, float(value), "FITTED", f"{how}; least squares over steps of two runs", np.nan,
+                       float(relative), len(portions), dropped, quiet)
+            )  # fmt: skip
+        return residuals
+
+    def hardware(self, name: str, sources: dict[str, str]) -> Hardware:
+        """The machine that the figures found so far describe."""
+        counts = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots", "copies_per_expert")
+        values: dict[str, Any] = {
+            f.name: int(f.value) if f.name in counts else f.value for f in self.found.values() if f.in_file
+        }
+        errors = {
+            f.name: float(f"{f.error:.4g}")
+            for f in self.found.values()
+            if f.in_file and np.isfinite(f.error) and f.value
+        }
+        label = max((f.label for f in self.found.values() if f.in_file), key=LABELS.index)
+        return replace(
+            neutral_machine(self.settings), name=name, label=label, sources=sources, uncertainty=errors, **values
+        )
+
+
+def memory_bytes(device: str) -> int:
+    """Bytes of the device's memory."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

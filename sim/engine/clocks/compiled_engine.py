@@ -1,0 +1,108 @@
+"""Drives the compiled recurrence block by block."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.assembly.replay import BlockResult
+from sim.engine.clocks.recurrence import run_steps
+from sim.engine.clocks.timeline_log import WRITE_BACK, log_rows
+from sim.engine.decision.counters import PARTS
+from sim.engine.decision.device import Device, DeviceSpec
+from sim.engine.decision.layout import CLOCK
+from sim.engine.decision.struct_views import Struct
+from sim.machine.durations import Durations
+from sim.workload.rows import BlockData
+from sim.workload.steps import StepBlock
+
+LOG_ROWS = 1 << 18
+
+
+BUSY = ("bypass", "predict", "choose", "substitute", "assign", "hold", "static")
+
+
+def only_evicts(device: Device) -> bool:
+    """Whether steps of one token need nothing but ``decision.lean``: a plain policy, and room for every step."""
+    pools, spec = device.spec.pools, device.spec
+    room = (pools.capacity[pools.pool_of] >= spec.top_k * pools.size).all()
+    plain = all(device.machine.get(flag) == 0 for flag in BUSY) and spec.policy.write_back == "none"
+    return bool(room and plain and (pools.size == pools.size[0]).all())
+
+
+class CompiledEngine:
+    """Replays blocks of one device as a compiled recurrence."""
+
+    def __init__(self, spec: DeviceSpec, durations: Durations, resets: bool, timeline: bool) -> None:
+        self.device, self.resets, self.timeline = Device(spec), resets, timeline
+        most = log_rows(spec.num_layers, spec.num_experts, spec.policy.prefetch.chunks())
+        self.log = np.zeros((max(LOG_ROWS, most) if timeline else 0, 5), np.int64)
+        self.totals = np.zeros(3, np.int64)
+        self.clock = Struct(
+            CLOCK,
+            write_back=WRITE_BACK[spec.policy.write_back],
+            call_ns=durations.link_call_ns,
+            layer_launch_ns=durations.layer_launch_ns,
+            expert_launch_ns=durations.expert_launch_ns,
+            readback_ns=durations.readback_ns,
+            sync_ns=durations.sync_ns,
+            host_ns=durations.host_ns,
+            kv_ps_per_token=durations.kv_ps_per_token,
+            pair_ps=durations.pair_ps,
+            lean=int(not timeline and only_evicts(self.device)),
+            logs=int(timeline),
+            copy_ns=durations.copies(),
+            cpu_ns=durations.cpu_experts(),
+            expert_ns=durations.expert_ns,
+            shared_ns=durations.shared_ns,
+            attention_ns=durations.attention_weights_ns,
+            head_ns=durations.head_ns,
+            arrived_at=np.zeros(spec.num_experts, np.int64),
+            parts=np.zeros(len(PARTS), np.int64),
+            log=self.log,
+        )
+        self.logs: list[NDArray[np.int64]] = []
+
+    @property
+    def link_busy_ns(self) -> int:
+        return int(self.totals[0])
+
+    @property
+    def cpu_busy_ns(self) -> int:
+        return int(self.totals[1])
+
+    def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
+        """Replay the next steps."""
+        result = BlockResult.empty(block)
+        cuts = [len(block)]
+        if self.resets:
+            cuts = [*(np.flatnonzero(np.diff(block.group)) + 1).tolist(), len(block)]
+        start = 0
+        for stop in cuts:
+            fresh = self.resets and self.device.enter_group(int(block.group[start]))
+            while start < stop:
+                start = self._run(block, data, result, fresh, start, stop)
+                fresh = False
+        return result
+
+    def _run(self, block: StepBlock, data: BlockData, result: BlockResult, fresh: bool, start: int, stop: int) -> int:
+        device = self.device
+        done = run_steps(
+            *device.structs, self.clock.address, fresh, start, stop, self.totals,
+            block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, *data.arrays(),
+            result.latency_ns, result.parts_ns, result.counts, result.lost,
+        )  # fmt: skip
+        if self.timeline:
+            self.logs.append(self.log[: self.totals[2]].copy())
+        return int(done)
+
+    def take_log(self) -> NDArray[np.int64]:
+        """The timeline's slices since the last call."""
+        found = np.concatenate(self.logs) if self.logs else np.empty((0, 5), np.int64)
+        self.logs = []
+        return found
+
+    def stop_log(self) -> None:
+        """Keep no more slices."""
+        self.timeline = False
+        self.clock.set("logs", 0)

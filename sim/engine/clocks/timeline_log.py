@@ -1,0 +1,33 @@
+"""What both engines share of the clock: the ways to write victims back, and the kinds of a timeline's slices."""
+
+from __future__ import annotations
+
+BACK_NONE, BACK_SERIAL, BACK_OVERLAP = range(3)
+"""How victims go home: not at all, before their replacement's copy, or beside it on the other direction's engine."""
+WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
+
+(
+    LOG_LAYER,
+    LOG_EXPERT,
+    LOG_COPY,
+    LOG_PREFETCH,
+    LOG_BACK,
+    LOG_CPU,
+    LOG_PART,
+    LOG_OUTCOME,
+    LOG_QUEUE,
+    LOG_HELD,
+) = range(10)
+"""Kinds of slices in a timeline, rows (kind, what, begin_ns, end_ns, extra): a layer until its lookup (layer, tokens);
+an expert on the GPU (key layer * E + expert, tokens); a demand copy (key, kind of copy + STAGED_COPY if it goes to a
+staging slot) and a prefetch copy (key, kind of copy); victims on their way home (key of the expert that takes their
+place); an expert on the CPU (key); what else the GPU's time goes to (key of the expert it waits for, else of the
+layer's first; part, see ``decision.counters.PARTS``; ATTENTION is the head). What GPU, layers and experts take covers
+the clock without a gap. At the instant of a lookup: what becomes of a demanded expert (key, outcome); copies queued
+(demand, prefetch); experts that occupy slots, arriving ones included, and their bytes."""
+STAGED_COPY = 4
+
+
+def log_rows(num_layers: int, num_experts: int, chunks: int) -> int:
+    """Most rows that one step can add to the timeline: every expert copied and written back twice, and executed."""
+    return num_layers * (8 + num_experts * (6 + 2 * chunks))

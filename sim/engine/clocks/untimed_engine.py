@@ -1,0 +1,90 @@
+"""Replay without a clock: copies arrive at once. For hit counting, published curves and sequential semantics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import b1, i8, njit, void
+from numpy.typing import NDArray
+
+from sim.assembly.replay import BlockResult
+from sim.engine.decision import core
+from sim.engine.decision.device import Device, DeviceSpec
+from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_machine, as_rules, as_state
+from sim.workload.rows import BlockData
+from sim.workload.steps import StepBlock
+
+
+@njit(cache=True)
+def untimed_layer(s: Any, m: Any, r: Any, layer: int) -> None:
+    """One layer step: every copy arrives when it starts; experts run when a slot is wanted, else at the end."""
+    core.begin(s, m, r, layer)
+    done = 0
+    while True:
+        code = core.next_copy(s, m, r)
+        if code == core.WAIT:
+            core.executed(s, m, m.gpu_queue[done])
+            done += 1
+        elif code == core.IDLE:
+            break
+        else:
+            core.copy_done(s, m)
+    while done < m.plan[1]:
+        core.executed(s, m, m.gpu_queue[done])
+        done += 1
+    core.end(s, m, r)
+    while core.next_copy(s, m, r) != core.IDLE:
+        core.copy_done(s, m)
+
+
+@njit(void(i8, i8, i8, b1, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
+def untimed_step(
+    state: int, machine: int, rules: int, sequential: bool, ids: Any, weights: Any, scores: Any, lookahead: Any,
+    nexts: Any,
+) -> None:  # fmt: skip
+    """All layers of one step; with ``sequential`` every (token, rank) is a layer step of its own."""
+    s, m, r = as_state(state), as_machine(machine), as_rules(rules)
+    tokens, layers, ranks = ids.shape
+    for layer in range(layers):
+        if not sequential:
+            untimed_layer(s, m, r, layer)
+            continue
+        for token in range(tokens):
+            for rank in range(ranks):
+                t, k = slice(token, token + 1), slice(rank, rank + 1)
+                one = np.ascontiguousarray(ids[t, :, k])
+                weight = np.ascontiguousarray(weights[t, :, k]) if weights.shape[0] > 0 else weights
+                score = np.ascontiguousarray(scores[t]) if scores.shape[0] > 0 else scores
+                future = np.ascontiguousarray(nexts[t, :, k]) if nexts.shape[0] > 0 else nexts
+                core.load(s, m, one, weight, score, lookahead, future)
+                untimed_layer(s, m, r, layer)
+
+
+class UntimedEngine:
+    """Replays blocks on one device without a clock."""
+
+    def __init__(self, spec: DeviceSpec, resets: bool, sequential: bool) -> None:
+        self.device, self.resets, self.sequential = Device(spec), resets, sequential
+        self.link_busy_ns = self.cpu_busy_ns = 0
+
+    def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
+        """Replay the next steps."""
+        result, device = BlockResult.empty(block), self.device
+        for step in range(len(block)):
+            rows = data.rows(int(block.bounds[step]), int(block.bounds[step + 1]))
+            if self.resets:
+                device.enter_group(int(block.group[step]))
+            result.counts[step], result.lost[step] = -device.counts, -device.lost
+            device.load(rows, int(block.phase[step]), int(block.group[step]))
+            untimed_step(*device.structs, self.sequential, *rows)
+            result.counts[step] += device.counts
+            result.lost[step] += device.lost
+        return result
+
+    def take_log(self) -> NDArray[np.int64]:
+        """Nothing: there are no times."""
+        return np.empty((0, 5), np.int64)
+
+    def stop_log(self) -> None:
+        """Nothing is kept anyway."""

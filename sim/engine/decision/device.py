@@ -1,0 +1,264 @@
+"""One device: residency, queues and rules behind the push interface that every driver uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefetch, Substitution
+from policies.state import RESIDENT, array_fields
+from sim.engine.decision import calls_by_address as calls
+from sim.engine.decision.counters import PLAN
+from sim.engine.decision.layout import (
+    DECISIONS,
+    MACHINE,
+    STATE,
+    machine_arrays,
+)
+from sim.engine.decision.rule_compilation import compile_rules
+from sim.engine.decision.struct_views import Struct
+from sim.machine.capacity import Pools
+
+BASES: dict[str, type[Part]] = {
+    "eviction": Eviction,
+    "prediction": Prediction,
+    "prefetch": Prefetch,
+    "substitution": Substitution,
+    "assignment": Assignment,
+}
+Table = NDArray[np.int64]
+BACK_NS = PLAN.index("back_ns")
+FORGOTTEN = (
+    "used", "held", "member_count", "queued", "prefetched", "prefetched_count", "transient", "staged",
+)  # fmt: skip
+
+
+def decides(part: object, base: type, decision: str) -> bool:
+    """Whether a part has a decision of its own in place of the base class's nothing."""
+    return getattr(type(part), decision) is not getattr(base, decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What rules may know of the machine, in ns: load_ns, low_load_ns, dequantise_ns, layer_ns [L]; write_back_ns [2L]
+    of full and of low-precision victims; expert_ns with launches, cpu_ns [L, B+1]. Empty where it is not known."""
+
+    load_ns: Table
+    low_load_ns: Table
+    expert_ns: Table
+    cpu_ns: Table
+    layer_ns: Table
+    write_back_ns: Table
+    dequantise_ns: Table
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """What a device is built from."""
+
+    policy: Policy
+    pools: Pools
+    num_layers: int
+    num_experts: int
+    top_k: int
+    max_tokens: int
+    costs: Costs
+    low_size: Table
+    """[L] bytes of an expert in low precision."""
+    memories: dict[str, NDArray[np.float64]]
+    """What each part knows at the start."""
+    launch_ns: int = 0
+    """Launches of one expert, contained in ``costs.expert_ns``."""
+    has_scores: bool = False
+    staging_slots: int = 1
+    hold: bool = False
+    warm: bool = False
+    seed: int = 0
+    first_use: Table | None = None
+    """[L, E] first demand of every expert, for rules that see the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the policy decided for one layer step."""
+
+    ready: int
+    """How many of the GPU's queue are there already."""
+    gpu_queue: list[int]
+    """Experts in the order in which the GPU runs them: ready ones, then in order of arrival."""
+    run_ns: list[int]
+    """What each of them takes on the GPU, without launches."""
+    cpu_queue: list[int]
+    demand_copies: int
+    may_give_up: bool
+    """Whether an expert may hold something that it gives up once executed: see ``gives_up``."""
+
+
+@dataclass
+class Device:
+    """Push interface of one device: ``load`` a step; per layer ``begin`` -> Plan, ``next_copy``, ``copy_done``,
+    ``executed``, ``end``.
+
+    A trace, a live forward pass and a real runtime can all drive it; it holds no clock. Results accumulate in
+    ``counts`` (see ``sim.engine.decision.counters.COUNTERS``) and ``lost``.
+    """
+
+    spec: DeviceSpec
+    arrays: dict[str, NDArray[Any]] = field(init=False)
+    machine_arrays: dict[str, NDArray[Any]] = field(init=False)
+    memories: dict[str, NDArray[np.float64]] = field(init=False)
+    state: Struct = field(init=False)
+    machine: Struct = field(init=False)
+    rules: Struct = field(init=False)
+    structs: tuple[int, int, int] = field(init=False)
+    """Addresses of state, machine and rules, as compiled code takes them."""
+    group: int = -1
+    step: tuple[NDArray[Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        layers, experts = spec.num_layers, spec.num_experts
+        depth = max(1, spec.policy.prediction.depth(layers))
+        self.arrays = array_fields(layers, experts, spec.top_k, spec.max_tokens, depth)
+        self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
+        self.machine_arrays = machine_arrays(layers, experts, spec.pools.capacity.size) | {
+            "pool_of": spec.pools.pool_of,
+            "capacity": spec.pools.capacity,
+            "used": np.zeros_like(spec.pools.capacity),
+            "size": spec.pools.size,
+            "low_size": spec.low_size,
+            "low_load_ns": spec.costs.low_load_ns,
+            "write_back_ns": spec.costs.write_back_ns,
+            "expert_ns": spec.costs.expert_ns,
+            "cpu_ns": spec.costs.cpu_ns,
+            "layer_ns": spec.costs.layer_ns,
+            "dequant_ns": spec.costs.dequantise_ns,
+        }
+        for name in ("status", "shield", "priority"):
+            self.machine_arrays[name] = self.arrays[name].reshape(-1)
+        sizes = {"num_layers": layers, "num_experts": experts, "num_ranks": spec.top_k}
+        begin = {"seed": spec.seed, "has_scores": int(spec.has_scores), "step": -1}
+        self.state = Struct(STATE, **sizes, **begin, **self.arrays)
+        self.machine = Struct(MACHINE, **self._flags(), **self.machine_arrays)
+        self.rules = compile_rules(spec.policy, self.memories)
+        self.plan, self.run_ns = self.machine_arrays["plan"], self.machine_arrays["run_ns"]
+        self.gpu_queue, self.cpu_queue = self.machine_arrays["gpu_queue"], self.machine_arrays["cpu_queue"]
+        self.structs = (self.state.address, self.machine.address, self.rules.address)
+        self._fill_state()
+
+    def _flags(self) -> dict[str, int]:
+        policy = self.spec.policy
+        parts = dict(zip(BASES, policy.parts(), strict=True))
+        return {name: int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()} | {
+            "needs_importance": int("importance" in policy.assignment.all_needs()),
+            "hold": int(self.spec.hold),
+            "static": int(policy.eviction.static),
+            "predict_at_end": int(policy.prediction.available_at_end()),
+            "launch_ns": self.spec.launch_ns,
+            "chunks": policy.prefetch.chunks(),
+            "staging_free": self.spec.staging_slots,
+        }
+
+    def _fill_state(self) -> None:
+        """Contents at the start."""
+        spec = self.spec
+        self.arrays["weights"][:] = np.nan
+        self.arrays["load_ns"][:] = spec.costs.load_ns
+        if spec.first_use is not None:
+            self.arrays["next_use"][:] = spec.first_use
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        spec = self.spec
+        if spec.warm or spec.policy.residency == "all":
+            calls.fill(*self.structs, self._filling_order())
+
+    def _filling_order(self) -> NDArray[np.int32]:
+        """Keys of all experts, the worthiest first, ties in order of layer and expert."""
+        worth = self.spec.policy.eviction.initial(
+            self.spec.num_layers, self.spec.num_experts, self.memories["eviction"]
+        )
+        size = self.spec.num_layers * self.spec.num_experts
+        if worth is None:
+            return np.arange(size, dtype=np.int32)
+        return np.argsort(-worth.reshape(-1), kind="stable").astype(np.int32)
+
+    def enter_group(self, group: int) -> bool:
+        """Empty the cache, as at the start, if ``group`` is another lockstep batch -> whether it is.
+
+        What is on the link is void then. What predictions and substitutions have learned stays.
+        """
+        if group == self.group:
+            return False
+        if self.group >= 0:
+            for name in ("status", "shield", "priority"):
+                self.arrays[name][:] = 0
+            for name in FORGOTTEN:
+                self.machine_arrays[name][:] = 0
+            self.memories["eviction"][:] = self.spec.memories["eviction"]
+            calls.forget(*self.structs, self.spec.staging_slots)
+            self._warm_up()
+        self.group = group
+        return True
+
+    def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int) -> None:
+        """Begin a forward pass with the router output of its tokens (``sim.workload.rows.BlockData.rows``)."""
+        self.step = step  # compiled code only borrows them
+        calls.load(*self.structs, phase, group, *step)
+
+    def begin(self, layer: int) -> Plan:
+        """Decide one layer step."""
+        calls.begin(*self.structs, layer)
+        ready, gpu, cpu, copies, may_give_up, _ = self.plan.tolist()
+        run_ns = self.run_ns[:gpu].tolist()
+        cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
+        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_give_up))
+
+    def next_copy(self) -> int:
+        """Start the next copy -> core.IDLE, core.WAIT, or what ``decode_copy`` takes apart."""
+        return int(calls.next_copy(*self.structs))
+
+    def back_ns(self) -> int:
+        """What writing the victims of the copy that just started home takes."""
+        return int(self.machine_arrays["plan"][BACK_NS])
+
+    def gives_up(self, expert: int) -> bool:
+        """Whether an expert of the current layer holds something that it gives up once executed."""
+        arrays = self.machine_arrays
+        return bool(arrays["staged"][expert] or arrays["transient"][expert])
+
+    def copy_done(self) -> bool:
+        """What was on the link has arrived: True if its expert is whole now, False if pieces are left."""
+        return bool(calls.copy_done(*self.structs))
+
+    def executed(self, expert: int) -> None:
+        """The GPU has executed an expert of the current layer."""
+        calls.executed(*self.structs, expert)
+
+    def end(self) -> None:
+        """Close the layer step."""
+        calls.end(*self.structs)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        array: NDArray[np.int64] = self.machine_arrays["counts"]
+        return array
+
+    @property
+    def lost(self) -> NDArray[np.float64]:
+        array: NDArray[np.float64] = self.machine_arrays["lost"]
+        return array
+
+    @property
+    def tokens_of(self) -> NDArray[np.int32]:
+        """[E] tokens served by each executed expert in the current layer step."""
+        array: NDArray[np.int32] = self.machine_arrays["tokens_of"]
+        return array
+
+    def residents(self) -> NDArray[Any]:
+        """[L, E] bool: resident now."""
+        resident: NDArray[Any] = self.arrays["status"] == RESIDENT
+        return resident

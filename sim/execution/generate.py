@@ -1,0 +1,170 @@
+"""A real model generates text while a policy moves its experts between the host and a few slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.base import Policy
+from sim.assembly.replay import BlockResult, Replay, assemble
+from sim.config import RunConfig
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.execution.forced import StepRecord
+from sim.execution.live_model import OffloadedModel
+from sim.execution.live_routing import LiveStep
+from sim.execution.load import Load, Snapshot
+from sim.execution.run import RealRun, thread_columns, undisturbed
+from sim.execution.settings import RealSettings
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import Hardware
+from sim.metrics.step_table import StepTable
+from traces.format.trace import DECODE, PREFILL, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """What generating under a policy gave.
+
+    ``run``: as of a forced run. ``tokens``: generated ones of each prompt. ``trace``: the routing that the model
+    chose, in float32. ``replay``: the same policy on that trace, to be simulated. ``logits``: [n, V] of each request,
+    for the last token of its prompt and every generated one that was fed back.
+    """
+
+    run: RealRun
+    tokens: list[list[int]]
+    trace: Trace
+    replay: Replay
+    logits: list[NDArray[np.float32]]
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    policy: Policy,
+    hardware: Hardware,
+    settings: RealSettings | None = None,
+    cache: CacheConfig | None = None,
+    seed: int = 0,
+    others: Trace | None = None,
+) -> LiveRun:
+    """Let a model continue prompts (token ids) greedily, one after the other, its experts in slots.
+
+    Of ``settings`` device and link count, the sizes are the model's. ``hardware``: the costs that rules reckon with.
+    The last generated token of a prompt is not fed back.
+    """
+    settings = settings or RealSettings()
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    live = OffloadedModel(model, policy, hardware, settings, cache, max(1, longest), seed, others)
+    rows = _Rows()
+    with undisturbed(), live:
+        before = Snapshot.now()
+        for number, prompt in enumerate(prompts):
+            _continue(live, prompt, max_new_tokens, number, rows)
+        load = Load.between(before, Snapshot.now())
+    trace = live.routing.trace(rows.steps, rows.lengths, rows.prompts, rows.phases)
+    run = RunConfig(seed=seed)
+    replay = assemble(trace, policy, hardware, live.geometry, live.cache, run, others=others)
+    return LiveRun(_collected(live, rows, replay, load), rows.tokens, trace, replay, rows.logits)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Results of the steps so far; of each request its tokens, what was generated, and its logits."""
+
+    steps: list[LiveStep] = field(default_factory=list)
+    records: list[StepRecord] = field(default_factory=list)
+    parts_ns: list[list[int]] = field(default_factory=list)
+    counts: list[NDArray[np.int64]] = field(default_factory=list)
+    lost: list[NDArray[np.float64]] = field(default_factory=list)
+    phases: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    prompts: list[int] = field(default_factory=list)
+    tokens: list[list[int]] = field(default_factory=list)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+def _continue(live: OffloadedModel, prompt: Sequence[int], max_new_tokens: int, number: int, rows: _Rows) -> None:
+    """Generate from one prompt, greedily."""
+    given, cache, seen = list(prompt), None, []
+    rows.prompts.append(len(given))
+    rows.lengths.append(0)
+    rows.tokens.append([])
+    for step in range(max_new_tokens):
+        phase = DECODE if step else PREFILL
+        output = _forward(live, given, cache, phase, number, rows)
+        rows.phases += [phase] * len(given)
+        rows.lengths[-1] += len(given)
+        last = output.logits[0, -1].float()
+        cache, given = output.past_key_values, [int(last.argmax())]
+        rows.tokens[-1] += given
+        seen.append(last.cpu().numpy())
+    rows.logits.append(np.stack(seen))
+
+
+def _forward(live: OffloadedModel, given: list[int], cache: Any, phase: int, number: int, rows: _Rows) -> Any:
+    """One forward pass, with what it left noted."""
+    import torch
+
+    ids = torch.tensor([given], device=next(live.model.parameters()).device)
+    counts, lost, waited = live.device.counts.copy(), live.device.lost.copy(), live.queues.read()
+    rows.steps.append(live.begin_step(len(given), phase, number))
+    with torch.no_grad():
+        output = live.model(input_ids=ids, past_key_values=cache, use_cache=True)
+    parts, layer_ns = live.end_step()
+    after = live.queues.read()
+    with live.executor.guard:
+        rows.counts.append(live.device.counts - counts)
+        rows.lost.append(live.device.lost - lost)
+    run_queue = [None if a is None or b is None else b - a for a, b in zip(waited, after, strict=True)]
+    rows.parts_ns.append(parts)
+    checksum = float(output.logits[0, -1].double().sum())
+    rows.records.append(StepRecord(len(rows.records), layer_ns, run_queue, checksum))
+    return output
+
+
+def _collected(live: OffloadedModel, rows: _Rows, replay: Replay, load: Load) -> RealRun:
+    """Everything that a run left; its steps are those of ``replay``, in order."""
+    table = StepTable(replace(replay, engine=_Finished(live)))
+    done = 0
+    for block in replay.schedule.blocks():
+        result, steps = BlockResult.empty(block), slice(done, done + len(block))
+        result.parts_ns[:] = np.array(rows.parts_ns[steps], np.int64).reshape(-1, len(PARTS))
+        result.latency_ns[:] = result.parts_ns.sum(axis=1)
+        result.counts[:] = np.array(rows.counts[steps], np.int64).reshape(-1, len(COUNTERS))
+        result.lost[:] = np.array(rows.lost[steps]).reshape(-1, 2)
+        table.add(result)
+        done += len(block)
+    checksums = {"checksum": np.array([record.checksum for record in rows.records])}
+    return RealRun(
+        policy=live.spec.policy.name,
+        settings=live.settings,
+        label=live.settings.label,
+        columns=table.columns() | thread_columns(rows.records) | checksums,
+        layer_ns=np.array([record.layer_ns for record in rows.records], np.int64),
+        metrics=table.metrics(),
+        copies=np.array(live.executor.link.copies, np.int64).reshape(-1, 5),
+        load=load,
+    )
+
+
+class _Finished:
+    """The engine of a run that is over: it only answers what was busy how long."""
+
+    def __init__(self, live: OffloadedModel) -> None:
+        self.device = live.device
+        self.link_busy_ns = live.executor.link.busy_ns
+        self.cpu_busy_ns = live.executor.cpu.busy_ns
+
+    def replay(self, block: Any, data: Any) -> BlockResult:
+        raise RuntimeError("this run is over")
+
+    def take_log(self) -> NDArray[np.int64]:
+        return np.empty((0, 5), np.int64)
+
+    def stop_log(self) -> None:
+        """Nothing is kept."""

@@ -1,0 +1,121 @@
+"""What a real run is made of: sizes of the synthetic model, device, link, and which steps are executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from traces.errors import UserError
+from traces.format.trace import Geometry, Trace
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DEVICES = ("cpu", "cuda")
+_AT_LEAST = {
+    "hidden_size": 1,
+    "expert_ffn": 1,
+    "attention_bytes": 0,
+    "shared_ffn": 0,
+    "head_bytes": 0,
+    "skip_steps": 0,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RealSettings:
+    """Settings of real runs; sizes in numbers of weights or bytes, times in seconds.
+
+    ``device``: ``cpu`` (slots in RAM, a copy thread) or ``cuda`` (slots in GPU memory, a copy stream). An expert is
+    gate and up [2F, H] and down [H, F] with H = ``hidden_size``, F = ``expert_ffn``; attention is a dense matrix of
+    about ``attention_bytes`` per layer, shared experts one expert of width ``shared_ffn``, the head a matrix of about
+    ``head_bytes`` per step (both 0: none). ``link_bytes_per_s``, ``link_latency_s``: the link paced in software to
+    latency + bytes / rate per copy, which is called EMULATED; null: as fast as the machine copies. ``pinned``: host
+    memory of CUDA copies. ``cuda_graphs``: decode steps replay captured graphs. ``steps``: only the first n of the
+    trace; ``skip_steps``: of these, the first so many are decided but not executed (rules and slots are then as after
+    them); with ``decode_only`` the same goes for prefill steps. ``distinct_layers``: host weights are kept for so many
+    layers and shared by the rest; null: for all.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    hidden_size: int = 512
+    expert_ffn: int = 704
+    attention_bytes: int = 2_097_152
+    shared_ffn: int = 0
+    head_bytes: int = 0
+    link_bytes_per_s: float | None = 2e9
+    link_latency_s: float = 0.0
+    pinned: bool = True
+    cuda_graphs: bool = False
+    steps: int | None = None
+    skip_steps: int = 0
+    decode_only: bool = False
+    distinct_layers: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise UserError(f"device={self.device}: must be {' or '.join(DEVICES)}")
+        if self.dtype not in ITEM_BYTES:
+            raise UserError(f"dtype={self.dtype}: must be one of {', '.join(ITEM_BYTES)}")
+        for name, low in _AT_LEAST.items():
+            if getattr(self, name) < low:
+                raise UserError(f"{name}={getattr(self, name)}: must be at least {low}")
+        for name in ("steps", "distinct_layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}: must be at least 1, or null for all")
+        if self.link_bytes_per_s is not None and not self.link_bytes_per_s > 0:
+            raise UserError(f"link_bytes_per_s={self.link_bytes_per_s}: must be above 0, or null for an unpaced link")
+        if not self.link_latency_s >= 0:
+            raise UserError(f"link_latency_s={self.link_latency_s}: must not be negative")
+        if self.device == "cuda" and self.link_bytes_per_s is not None:
+            raise UserError(f"link_bytes_per_s={self.link_bytes_per_s:g}: only device=cpu paces its link; use null")
+        if self.cuda_graphs and self.device != "cuda":
+            raise UserError(f"cuda_graphs=true: device={self.device} has no CUDA graphs")
+
+    @property
+    def item_bytes(self) -> int:
+        return ITEM_BYTES[self.dtype]
+
+    @property
+    def expert_bytes(self) -> int:
+        """Bytes of one expert."""
+        return 3 * self.hidden_size * self.expert_ffn * self.item_bytes
+
+    @property
+    def attention_rows(self) -> int:
+        """Rows of the dense matrix that stands for attention."""
+        return self._rows(self.attention_bytes)
+
+    @property
+    def head_rows(self) -> int:
+        return self._rows(self.head_bytes)
+
+    def _rows(self, num_bytes: int) -> int:
+        return -(-num_bytes // (self.hidden_size * self.item_bytes))
+
+    @property
+    def paced(self) -> bool:
+        return self.link_bytes_per_s is not None
+
+    @property
+    def label(self) -> str:
+        """How the times of such a run are known."""
+        return "EMULATED" if self.paced else "MEASURED"
+
+    def geometry(self, trace: Trace) -> Geometry:
+        """The sizes that such a run has under the routing of ``trace``: give it to ``sim.assembly.replay.assemble``."""
+        own, row_bytes = trace.geometry, self.hidden_size * self.item_bytes
+        return Geometry(
+            model=f"synthetic experts of {self.expert_bytes} bytes under the routing of {own.model}",
+            num_layers=own.num_layers,
+            num_experts=own.num_experts,
+            top_k=own.top_k,
+            expert_bytes=(self.expert_bytes,) * own.num_layers,
+            attention_bytes=(self.attention_rows * row_bytes,) * own.num_layers,
+            shared_bytes=(3 * self.shared_ffn * row_bytes,) * own.num_layers,
+            other_bytes=self.head_rows * row_bytes,
+            kv_bytes_per_token=0,
+            hidden_size=0,  # no attention to earlier tokens
+            weight_bits=8.0 * self.item_bytes,
+        )

@@ -1,0 +1,137 @@
+"""How much expert memory the device has: from the `cache` knobs to bytes per pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.allocation.uniform import Uniform
+from policies.base import Policy
+from traces.errors import UserError
+from traces.format.trace import Trace
+
+DEFAULT_FRACTION = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The `cache` group of the configuration.
+
+    At most one of ``fraction`` (of all experts), ``slots_per_layer`` and ``bytes`` (of all layers together) is given;
+    none means ``fraction=0.25``. ``scope=layer`` gives each layer its own pool (bytes are cut in equal slices),
+    ``global`` one pool for all. ``semantics=sequential`` looks up one access at a time, for comparison with generic
+    cache simulators only. ``overflow``: what happens when one layer step demands more than the capacity: ``stream``
+    (strict: the rest passes through staging slots) or ``hold`` (the step stays whole until the next one evicts; no
+    clock). ``start``: ``cold`` (empty) or ``warm`` (filled with what the eviction rule holds worthiest, else in
+    order of layer and expert). ``reset``: ``never``, or ``request``: every lockstep batch finds the cache as at the
+    start.
+    """
+
+    fraction: float | None = None
+    slots_per_layer: int | None = None
+    bytes: int | None = None
+    scope: str = "layer"
+    semantics: str = "step"
+    overflow: str = "stream"
+    start: str = "cold"
+    reset: str = "never"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "scope": ("layer", "global"),
+            "semantics": ("step", "sequential"),
+            "overflow": ("stream", "hold"),
+            "start": ("cold", "warm"),
+            "reset": ("never", "request"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"cache.{name}={getattr(self, name)}: must be {' or '.join(allowed)}")
+        given = [name for name in ("fraction", "slots_per_layer", "bytes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(f"cache.{given[0]} and cache.{given[1]} are both set: give the capacity in one way only")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise UserError(f"cache.fraction={self.fraction:g}: must be above 0 and at most 1")
+        if self.slots_per_layer is not None and self.slots_per_layer < 1:
+            raise UserError(f"cache.slots_per_layer={self.slots_per_layer}: at least 1 slot is needed")
+        if self.bytes is not None and self.bytes < 1:
+            raise UserError(f"cache.bytes={self.bytes}: must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Byte pools of the device: ``pool_of`` [L] pool of a layer, ``capacity`` [P] bytes, ``size`` [L] of one expert."""
+
+    pool_of: NDArray[np.int64]
+    capacity: NDArray[np.int64]
+    size: NDArray[np.int64]
+    num_experts: int
+
+    @property
+    def total_bytes(self) -> int:
+        return int(self.capacity.sum())
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of all experts of all layers."""
+        return int(self.size.sum()) * self.num_experts
+
+    @property
+    def fraction(self) -> float:
+        """Share of all expert bytes that fits."""
+        return self.total_bytes / self.model_bytes
+
+    def slots(self) -> float:
+        """Mean number of experts per layer that fit."""
+        return self.fraction * self.num_experts
+
+
+def make_pools(
+    config: CacheConfig, policy: Policy, expert_bytes: tuple[int, ...], num_experts: int, others: Trace | None = None
+) -> Pools:
+    """The pools that a policy's residency and allocation and the configuration give.
+
+    ``others``: requests that an allocation may learn from.
+
+    Raises: UserError where less than one expert of some layer fits, or more slots are asked for than there are experts.
+    """
+    residency = policy.residency
+    size = np.array(expert_bytes, dtype=np.int64)
+    layers = size.size
+    pool_of = np.zeros(layers, np.int64) if config.scope == "global" else np.arange(layers, dtype=np.int64)
+    if residency == "none":
+        return Pools(pool_of, np.zeros(pool_of.max() + 1, np.int64), size, num_experts)
+    per_layer = _layer_bytes(config, residency, size, num_experts)
+    if residency == "cache" and config.scope == "layer" and not isinstance(policy.allocation, Uniform):
+        total = int((per_layer // size).sum())
+        per_layer = policy.allocation.slots(total, num_experts, others, size) * size
+    capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer
+    if config.bytes is not None and residency == "cache" and config.scope == "global":
+        capacity = np.array([config.bytes], np.int64)
+    smallest = capacity[pool_of] // np.maximum(size, 1)
+    if (smallest < 1).any():
+        layer = int(np.argmin(smallest))
+        raise UserError(
+            f"cache capacity {int(capacity[pool_of[layer]])} bytes: at least 1 slot is needed, and one expert of layer "
+            f"{layer} takes {int(size[layer])} bytes"
+        )
+    return Pools(pool_of, capacity.astype(np.int64), size, num_experts)
+
+
+def _layer_bytes(config: CacheConfig, residency: str, size: NDArray[np.int64], num_experts: int) -> NDArray[np.int64]:
+    if residency == "all":
+        return size * num_experts
+    if config.slots_per_layer is not None:
+        if config.slots_per_layer > num_experts:
+            raise UserError(f"cache.slots_per_layer={config.slots_per_layer}: a layer has {num_experts} experts")
+        return size * config.slots_per_layer
+    if config.bytes is not None:
+        return np.full(size.size, config.bytes // size.size, np.int64)
+    fraction = DEFAULT_FRACTION if config.fraction is None else config.fraction
+    slots = floor(fraction * num_experts + 1e-9)
+    if slots < 1:
+        raise UserError(f"cache.fraction={fraction:g}: of {num_experts} experts that is less than 1 slot per layer")
+    return size * slots

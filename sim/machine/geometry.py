@@ -1,0 +1,94 @@
+"""Whose sizes a replay uses: the trace's own, or another model's under its routing."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from sim.config import TraceConfig
+from sim.machine.capacity import DEFAULT_FRACTION
+from sim.machine.model import dimensions_from_config, geometry, load_geometry
+from traces.errors import UserError
+from traces.format.trace import Geometry, Trace
+
+FALLBACK = "deepseek_moe_16b"
+PER_LAYER = ("expert_bytes", "attention_bytes", "shared_bytes")
+
+
+def resolve_geometry(
+    trace: Trace, trace_config: TraceConfig, model: dict[str, Any]
+) -> tuple[Geometry, list[str], list[str]]:
+    """(geometry with the trace's layers and experts, sentences on what is ESTIMATED, warnings).
+
+    ``model=auto``: the embedded trace's assumed model, else the trace's own sizes completed by the model file of that
+    name; a trace that knows no sizes at all takes those of deepseek_moe_16b and says so. ``model=trace``: the trace's
+    own sizes only. ``model=NAME``: that model's sizes.
+    """
+    name = model.get("name")
+    if name == "trace":
+        return trace.geometry, [], []
+    if name != "auto":
+        if "expert_ffn" not in model:
+            raise UserError(
+                "the chosen model file says how to record a model, not its sizes: use model=trace or a model's name"
+            )
+        return _borrow(trace, geometry(dimensions_from_config(model)))
+    if trace_config.path is None and trace_config.geometry is not None:
+        return _borrow(trace, load_geometry(trace_config.geometry))
+    known = _known_sizes(trace.geometry.model)
+    if known is not None and _same_shape(known, trace.geometry):
+        return _complete(trace.geometry, known)
+    if trace.geometry.expert_bytes is not None:
+        return trace.geometry, [], []
+    borrowed, estimated, warnings = _borrow(trace, known or load_geometry(FALLBACK))
+    return (
+        borrowed,
+        estimated,
+        [f"the trace states no sizes: took those of {borrowed.model}; choose with model=NAME", *warnings],
+    )
+
+
+def _known_sizes(name: str) -> Geometry | None:
+    try:
+        return load_geometry(name)
+    except UserError:
+        return None
+
+
+def _same_shape(a: Geometry, b: Geometry) -> bool:
+    return (a.num_layers, a.num_experts) == (b.num_layers, b.num_experts)
+
+
+def _complete(own: Geometry, known: Geometry) -> tuple[Geometry, list[str], list[str]]:
+    """The trace's own sizes, with what it does not state taken from the model's file."""
+    absent = [f.name for f in fields(Geometry) if getattr(own, f.name) is None and getattr(known, f.name) is not None]
+    if not absent:
+        return own, [], []
+    note = f"{', '.join(absent)} of {own.model} come from the model file, not from the trace"
+    return replace(own, **{name: getattr(known, name) for name in absent}), [note], []
+
+
+def _borrow(trace: Trace, model: Geometry) -> tuple[Geometry, list[str], list[str]]:
+    """Another model's sizes per layer under the trace's layers and experts."""
+    own = trace.geometry
+    if own.model == model.model and _same_shape(own, model):
+        return model, [], []
+    sizes: dict[str, Any] = {name: _stretch(getattr(model, name), own.num_layers) for name in PER_LAYER}
+    sizes |= {"num_layers": own.num_layers, "num_experts": own.num_experts, "top_k": own.top_k}
+    estimated = [
+        f"sizes of {model.model} ({model.num_layers} MoE layers) under the routing of {own.model} "
+        f"({own.num_layers} MoE layers): times are for {own.num_layers} layers"
+    ]
+    own_units = DEFAULT_FRACTION * own.num_experts / own.top_k
+    units = DEFAULT_FRACTION * model.num_experts / model.top_k
+    warnings = []
+    if not 2 / 3 <= own_units / units <= 3 / 2:
+        warnings.append(
+            f"a quarter of the experts is {own_units:.3g} times top_k in the trace, {units:.3g} times in {model.model}"
+        )
+    return replace(model, **sizes), estimated, warnings
+
+
+def _stretch(values: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...] | None:
+    """One entry per layer of the trace; models of the library have equal layers."""
+    return None if values is None else tuple(values[i % len(values)] for i in range(num_layers))

@@ -1,0 +1,224 @@
+"""Sizes of a model in bytes, from the dimensions in `conf/model/*.yaml`: one function per quantity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from traces.errors import UserError
+from traces.format.trace import Geometry
+
+LARGEST = 2**40
+MODEL_FOLDER = Path(__file__).resolve().parents[2] / "conf" / "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """What a model's `config.json` says of its sizes; counts of numbers unless a field says otherwise.
+
+    `num_layers`: layers with routed experts; `dense_layers`: layers with one feed-forward block of `dense_ffn`.
+    `shared_ffn`: width of all shared experts of a layer together (0: none). `expert_bias` and `attention_extra` count
+    the small vectors beside the matrices: biases of one expert; norms, biases and sinks of one layer. `router_bias`:
+    biases of the router. `shared_gate`: numbers of the gate that weighs the shared experts. `weight_bits`: stored bits
+    per weight of an expert matrix, scales included; `other_bits`: of everything else, and of K and V.
+
+    Raises: UserError that names the field that is not a whole number or below its least value.
+    """
+
+    name: str
+    hidden_size: int
+    num_layers: int
+    num_experts: int
+    top_k: int
+    expert_ffn: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    names: tuple[str, ...] = ()
+    source: str = ""
+    dense_layers: int = 0
+    dense_ffn: int = 0
+    shared_ffn: int = 0
+    shared_gate: int = 0
+    expert_bias: int = 0
+    router_bias: int = 0
+    attention_extra: int = 0
+    weight_bits: float = 16.0
+    other_bits: float = 16.0
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.source, str) or not isinstance(self.tied, bool):
+            raise UserError(f"model {self.name}: name and source must be text, tied true or false")
+        if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
+            raise UserError(f"model {self.name}: names={self.names!r} must be a list of words")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+                allowed = f"a whole number of at least {least} and at most 2**40"
+                raise UserError(f"model {self.name}: {name}={value!r} must be {allowed}")
+        if self.top_k > self.num_experts:
+            raise UserError(f"model {self.name}: top_k={self.top_k} must not be above num_experts={self.num_experts}")
+        if bool(self.dense_layers) != bool(self.dense_ffn):
+            raise UserError(
+                f"model {self.name}: dense_layers={self.dense_layers} and dense_ffn={self.dense_ffn} "
+                "must both be above zero, or neither"
+            )
+        for name in ("weight_bits", "other_bits"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 64:
+                raise UserError(f"model {self.name}: {name}={value!r} must be a number of bits from 1 to 64")
+
+
+_ONE = ("hidden_size", "num_layers", "num_experts", "top_k", "expert_ffn", "num_heads", "num_kv_heads", "head_dim")
+_ZERO = ("dense_layers", "dense_ffn", "shared_ffn", "shared_gate", "expert_bias", "router_bias", "attention_extra")
+_LEAST = {**dict.fromkeys((*_ONE, "vocab_size"), 1), **dict.fromkeys(_ZERO, 0)}
+
+
+def expert_parameters(model: Dimensions) -> int:
+    """Numbers of one routed expert: gate, up and down matrix, 3 * hidden_size * expert_ffn, and its biases."""
+    return 3 * model.hidden_size * model.expert_ffn + model.expert_bias
+
+
+def expert_bytes(model: Dimensions) -> int:
+    """Bytes of one routed expert: its matrices at `weight_bits`, its biases at `other_bits`."""
+    matrices = 3 * model.hidden_size * model.expert_ffn
+    return round((matrices * model.weight_bits + model.expert_bias * model.other_bits) / 8)
+
+
+def _projection_parameters(model: Dimensions) -> int:
+    """Numbers of q, k, v and o: hidden_size * head_dim * (2 * num_heads + 2 * num_kv_heads), norms and biases."""
+    heads = 2 * model.num_heads + 2 * model.num_kv_heads
+    return model.hidden_size * model.head_dim * heads + model.attention_extra
+
+
+def attention_parameters(model: Dimensions) -> int:
+    """Numbers of attention, norms and router in one MoE layer; the router has hidden_size * num_experts."""
+    return _projection_parameters(model) + model.hidden_size * model.num_experts + model.router_bias
+
+
+def attention_bytes(model: Dimensions) -> int:
+    """Bytes of attention, norms and router in one MoE layer, read in every step."""
+    return round(attention_parameters(model) * model.other_bits / 8)
+
+
+def shared_parameters(model: Dimensions) -> int:
+    """Numbers of the shared experts of one layer: 3 * hidden_size * shared_ffn, and their gate; 0 without them."""
+    return 3 * model.hidden_size * model.shared_ffn + model.shared_gate
+
+
+def shared_bytes(model: Dimensions) -> int:
+    """Bytes of the shared experts of one MoE layer; 0 where the model has none."""
+    return round(shared_parameters(model) * model.other_bits / 8)
+
+
+def other_parameters(model: Dimensions) -> int:
+    """Numbers read once per step: LM head (vocab_size * hidden_size), last norm, and the dense layers."""
+    dense = _projection_parameters(model) + 3 * model.hidden_size * model.dense_ffn
+    return model.vocab_size * model.hidden_size + model.hidden_size + model.dense_layers * dense
+
+
+def other_bytes(model: Dimensions) -> int:
+    """Bytes read once per step: LM head, last norm and dense layers (of an embedding, one row is read: left out)."""
+    return round(other_parameters(model) * model.other_bits / 8)
+
+
+def kv_bytes_per_token(model: Dimensions) -> int:
+    """Bytes of K and V of one token in one layer: 2 * num_kv_heads * head_dim at `other_bits`."""
+    return round(2 * model.num_kv_heads * model.head_dim * model.other_bits / 8)
+
+
+def total_parameters(model: Dimensions) -> int:
+    """Numbers of the whole model, with the embedding where it is not the LM head (`tied`)."""
+    layer = model.num_experts * expert_parameters(model) + attention_parameters(model) + shared_parameters(model)
+    embedding = 0 if model.tied else model.vocab_size * model.hidden_size
+    return model.num_layers * layer + other_parameters(model) + embedding
+
+
+def total_bytes(model: Dimensions) -> int:
+    """Bytes of the whole model as stored."""
+    layer = model.num_experts * expert_bytes(model) + attention_bytes(model) + shared_bytes(model)
+    embedding = 0 if model.tied else model.vocab_size * model.hidden_size
+    return model.num_layers * layer + other_bytes(model) + round(embedding * model.other_bits / 8)
+
+
+def geometry(model: Dimensions) -> Geometry:
+    """The sizes that the time model needs, every MoE layer alike."""
+    layers = model.num_layers
+    return Geometry(
+        model=model.name,
+        num_layers=layers,
+        num_experts=model.num_experts,
+        top_k=model.top_k,
+        expert_bytes=(expert_bytes(model),) * layers,
+        attention_bytes=(attention_bytes(model),) * layers,
+        shared_bytes=(shared_bytes(model),) * layers,
+        other_bytes=other_bytes(model),
+        kv_bytes_per_token=kv_bytes_per_token(model),
+        hidden_size=model.hidden_size,
+        weight_bits=model.weight_bits,
+    )
+
+
+def model_names() -> list[str]:
+    """Names of the models whose dimensions `conf/model` holds (files that say how to record a model are left out)."""
+    return sorted(_dimension_files())
+
+
+def load_dimensions(name: str) -> Dimensions:
+    """The dimensions of a model, found by the stem of its file or by one of the `names` in it, in any case of letters.
+
+    Raises: UserError when no file has the name, or a field in the file is unknown, missing or out of range.
+    """
+    files = _dimension_files()
+    for stem, config in files.items():
+        known = (stem, config.get("name", ""), *config.get("names", ()))
+        if name.lower() in (str(alias).lower() for alias in known):
+            return dimensions_from_config(config)
+    raise UserError(f"model={name} is not known: choose one of {', '.join(sorted(files))}")
+
+
+def load_geometry(name: str) -> Geometry:
+    """The sizes of a model of `conf/model`, found as `load_dimensions` does.
+
+    Raises: UserError as `load_dimensions`.
+    """
+    return geometry(load_dimensions(name))
+
+
+def dimensions_from_config(config: Mapping[str, Any]) -> Dimensions:
+    """The dimensions given as plain `field: value` pairs, for example the `model` group of a composed configuration.
+
+    Raises: UserError that names the first unknown, missing or impossible field.
+    """
+    name = config.get("name", "without a name")
+    known = [f.name for f in fields(Dimensions)]
+    for key in config:
+        if key not in known:
+            raise UserError(f"model {name}: {key} is not a dimension: the fields are {', '.join(known)}")
+    for key in ("name", *_ONE, "vocab_size"):
+        if config.get(key) is None:
+            raise UserError(f"model {name}: {key} is missing: state it as the model's config.json does")
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    values["names"] = values.get("names") or ()
+    return Dimensions(**values)
+
+
+@cache
+def _dimension_files() -> dict[str, dict[str, Any]]:
+    """The content of every file of `conf/model` that states an expert's width, by the stem of its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(MODEL_FOLDER.glob("*.yaml")):
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+            raise UserError(f"the model file {path} cannot be read: {error}") from error
+        if isinstance(config, dict) and "expert_ffn" in config:
+            found[path.stem] = {str(key): value for key, value in config.items()}
+    return found

@@ -1,0 +1,65 @@
+"""What each lockstep batch contributes to every metric: the rows that statistics draw again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.decision.counters import COUNTERS, PARTS
+
+Columns = dict[str, NDArray[Any]]
+TIMES = ("latency_ns", *(f"{part}_ns" for part in PARTS))
+
+
+class BlockSums:
+    """Adds up steps by lockstep batch and phase as they come.
+
+    Requests that decode in lockstep share their steps: the batch is what can be drawn independently, a *block*.
+    """
+
+    def __init__(self, num_layers: int, slots: float) -> None:
+        self.num_layers, self.slots = num_layers, slots
+        self.timed = self.knows_gate_mass = False
+        self.kept: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
+
+    def write(self, steps: Columns) -> None:
+        """Take in a piece of the per-step table."""
+        self.timed, self.knows_gate_mass = "latency_ns" in steps, "lost_gate_mass" in steps
+        keys = np.asarray(steps["group"], np.int64) * 2 + np.asarray(steps["phase"], np.int64)
+        names, places = np.unique(keys, return_inverse=True)
+        columns = [np.bincount(places, column, len(names)) for column in self._amounts(steps)]
+        self.kept.append((names, np.stack(columns, axis=1)))
+
+    def _amounts(self, steps: Columns) -> list[NDArray[np.float64]]:
+        tokens = np.asarray(steps["num_tokens"], np.float64)
+        layer_steps = np.full(len(tokens), float(self.num_layers))
+        found = [np.ones(len(tokens)), tokens, layer_steps, layer_steps * self.slots]
+        found += [np.asarray(steps[name], np.float64) for name in COUNTERS]
+        if self.timed:
+            times = [np.asarray(steps[name], np.float64) for name in TIMES]
+            found += times + [time * tokens for time in times]
+        if self.knows_gate_mass:
+            found.append(np.nan_to_num(np.asarray(steps["lost_gate_mass"], np.float64)) * tokens)
+        return found
+
+    def names(self) -> list[str]:
+        """Names of the amounts, in order."""
+        found = ["steps", "num_tokens", "layer_steps", "slot_steps", *COUNTERS]
+        found += [*TIMES, *(f"token_{name}" for name in TIMES)] if self.timed else []
+        return found + (["lost_gate_mass_tokens"] if self.knows_gate_mass else [])
+
+    def columns(self) -> Columns:
+        """One row per (block, phase): `group`, `phase`, and sums over the block's steps.
+
+        `layer_steps`: steps times MoE layers; `slot_steps`: that times the slots of a layer; `token_*_ns`: times
+        multiplied by the tokens of their step; `lost_gate_mass_tokens`: share of gate mass times tokens. Every sum of
+        whole numbers is exact.
+        """
+        names = np.unique(np.concatenate([keys for keys, _ in self.kept])) if self.kept else np.empty(0, np.int64)
+        sums = np.zeros((len(names), len(self.names())))
+        for keys, amounts in self.kept:
+            sums[np.searchsorted(names, keys)] += amounts
+        found: Columns = {"group": names // 2, "phase": (names % 2).astype(np.int64)}
+        return found | {name: np.ascontiguousarray(sums[:, i]) for i, name in enumerate(self.names())}

@@ -1,0 +1,227 @@
+"""From steps to numbers: one flat row of metrics and a table with one row per step, in memory that does not grow.
+
+Times are SIMULATED. Rates and bytes without prefix count all steps; ``prefill.`` and ``decode.`` count theirs. Times
+per token are those of decode tokens: a batch step's time is each of its members'. None stands for what the replay
+cannot know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.state import DECODE, PREFILL
+from sim.assembly.replay import BlockResult, Replay
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.metrics.quantiles import percentiles, total
+from sim.metrics.request_times import RequestTimes
+from sim.spill import Spill
+
+Metrics = dict[str, float | int | str | None]
+Columns = dict[str, NDArray[Any]]
+COLUMNS = ("group", "request", "phase", "num_tokens", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS)
+STALLS = ("link", "cpu", "launch", "sync", "host")
+QUANTILES = {"p50": 50, "p90": 90, "p99": 99}
+LATENCY, FIRST_PART, FIRST_COUNTER = (COLUMNS.index(n) for n in ("latency_ns", f"{PARTS[0]}_ns", COUNTERS[0]))
+
+
+class Sink(Protocol):
+    """Takes the columns of the per-step table piece by piece."""
+
+    def write(self, columns: Columns) -> None: ...
+
+
+class StepTable:
+    """Adds up the steps of a replay as they come. With a ``sink`` they are passed on, without one kept in memory."""
+
+    def __init__(self, replay: Replay, sink: Sink | None = None) -> None:
+        self.replay, self.sink, self.length = replay, sink, 0
+        self.kept: list[Columns] = []
+        self.sums = np.zeros((2, len(COLUMNS)), np.int64)  # by phase
+        self.steps = np.zeros(2, np.int64)  # by phase
+        self.decode_parts_ns = np.zeros(len(PARTS), np.int64)  # times tokens
+        self.request_times = RequestTimes(replay.trace.num_requests)
+        self.token_latency_ns = Spill(np.int64)  # of decode tokens
+        self.knows_gate_mass = knows_gate_mass(replay)
+        self.lost: dict[tuple[int, ...], Spill] = {
+            phases: Spill(np.float64) for phases in ((PREFILL, DECODE), (PREFILL,), (DECODE,))
+        }
+
+    def run(self, progress: Callable[[int], Any] = lambda steps: None) -> None:
+        """Replay everything; ``progress`` is told how many steps are done more."""
+        for result in self.replay.blocks():
+            self.add(result)
+            progress(len(result.block))
+
+    def add(self, result: BlockResult) -> None:
+        """Take in one block of steps."""
+        rows = step_rows(result)
+        lost = lost_share(result)
+        for phase in (PREFILL, DECODE):
+            chosen = result.block.phase == phase
+            self.sums[phase] += rows[chosen].sum(axis=0)
+            self.steps[phase] += np.count_nonzero(chosen)
+        self._add_decode_times(rows[result.block.phase == DECODE])
+        if self.knows_gate_mass:
+            for phases, spill in self.lost.items():
+                chosen = np.isin(result.block.phase, phases)
+                spill.append(lost[chosen] * np.diff(result.block.bounds)[chosen])
+        self.request_times.add(result)
+        self._pass_on(rows, lost)
+        self.length += len(rows)
+
+    def _add_decode_times(self, rows: NDArray[np.int64]) -> None:
+        if self.replay.timed:
+            tokens = rows[:, COLUMNS.index("num_tokens")]
+            self.token_latency_ns.append(np.repeat(rows[:, LATENCY], tokens))
+            self.decode_parts_ns += tokens @ rows[:, FIRST_PART : FIRST_PART + len(PARTS)]
+
+    def _pass_on(self, rows: NDArray[np.int64], lost: NDArray[np.float64]) -> None:
+        columns: Columns = {"step": np.arange(self.length, self.length + len(rows))}
+        for i, name in enumerate(COLUMNS):
+            if self.replay.timed or not name.endswith("_ns"):
+                columns[name] = rows[:, i]
+        if self.knows_gate_mass:
+            columns["lost_gate_mass"] = lost
+        if self.sink is not None:
+            self.sink.write(columns)
+        else:
+            self.kept.append(columns)
+
+    def __len__(self) -> int:
+        """Number of steps taken in."""
+        return self.length
+
+    def columns(self) -> Columns:
+        """The per-step table where no sink took it; unknown times are left out."""
+        if self.sink is not None:
+            raise ValueError("the steps were passed on to a sink and are not kept")
+        names = self.kept[0] if self.kept else ()
+        return {name: np.concatenate([columns[name] for columns in self.kept]) for name in names}
+
+    def array(self) -> NDArray[np.int64]:
+        """[S, len(COLUMNS)] int64 where no sink took it, 0 for unknown times."""
+        columns, nothing = self.columns(), np.zeros(self.length, np.int64)
+        return np.stack([columns.get(name, nothing) for name in COLUMNS], axis=1)
+
+    def requests(self) -> Columns:
+        """One row per request: see ``RequestTimes.columns``."""
+        return self.request_times.columns(self.replay.timed)
+
+    def metrics(self) -> Metrics:
+        """The flat row of metrics."""
+        result = identity(self.replay)
+        for prefix, phases in (("", (PREFILL, DECODE)), ("prefill.", (PREFILL,)), ("decode.", (DECODE,))):
+            sums = dict(zip(COLUMNS, self.sums[list(phases)].sum(axis=0).tolist(), strict=True))
+            found = rates(sums, int(self.steps[list(phases)].sum()), self.replay)
+            found["lost_gate_mass"] = self._lost_mass(phases, sums["num_tokens"])
+            result |= {f"{prefix}{name}": value for name, value in found.items()}
+        return result | self._times()
+
+    def _lost_mass(self, phases: tuple[int, ...], tokens: int) -> float | None:
+        """Mean share of the router's weight, over tokens and layers, that was not executed as routed."""
+        return ratio(total(self.lost[phases], np.asarray), tokens) if self.knows_gate_mass else None
+
+    def _times(self) -> Metrics:
+        timed, requests = self.replay.timed, self.requests()
+        tokens = len(self.token_latency_ns)
+        result: Metrics = {}
+        for name in ("tpot_s", "ttft_s", "latency_s"):
+            values = requests.get(name, np.empty(0))
+            result |= summary(name, values[~np.isnan(values)])
+        result |= spilled_summary("itl_s", self.token_latency_ns)
+        for part, spent_ns in zip(PARTS, self.decode_parts_ns.tolist(), strict=True):
+            value = spent_ns / 1e9 / tokens if tokens else None
+            result[f"time_s_per_token.{part}"] = value
+            if part in STALLS:
+                result[f"stall_s_per_token.{part}"] = value
+        clock_ns = float(self.sums[:, LATENCY].sum())
+        result["link_utilisation"] = self.replay.engine.link_busy_ns / clock_ns if timed and clock_ns else None
+        result["cpu_utilisation"] = self.replay.engine.cpu_busy_ns / clock_ns if timed and clock_ns else None
+        result["simulated_s"] = clock_ns / 1e9 if timed else None
+        return result
+
+
+def step_rows(result: BlockResult) -> NDArray[np.int64]:
+    """[S, len(COLUMNS)] int64, 0 for unknown times."""
+    block = result.block
+    rows = np.zeros((len(block), len(COLUMNS)), np.int64)
+    rows[:, 0], rows[:, 1], rows[:, 2] = block.group, block.requests[block.bounds[:-1]], block.phase
+    rows[:, 3] = np.diff(block.bounds)
+    if result.latency_ns is not None and result.parts_ns is not None:
+        rows[:, LATENCY], rows[:, FIRST_PART:FIRST_COUNTER] = result.latency_ns, result.parts_ns
+    rows[:, FIRST_COUNTER:] = result.counts
+    return rows
+
+
+def lost_share(result: BlockResult) -> NDArray[np.float64]:
+    """Share of the router's weight that a step did not execute as routed, [S]."""
+    share, whole = result.lost.T
+    shares: NDArray[np.float64] = np.divide(share, whole, out=np.zeros(len(share)), where=whole != 0)
+    return shares
+
+
+def knows_gate_mass(replay: Replay) -> bool:
+    """Whether the weight that was not executed as routed can be told."""
+    return replay.trace.topk_weights is not None or replay.device.spec.has_scores
+
+
+def identity(replay: Replay) -> Metrics:
+    """What was replayed, so that a row of metrics can stand alone."""
+    return {
+        "policy": replay.policy.name,
+        "num_requests": replay.trace.num_requests,
+        "num_tokens": replay.trace.num_tokens,
+        "capacity_fraction": replay.pools.fraction,
+        "capacity_slots_per_layer": replay.pools.slots(),
+        "capacity_bytes": replay.pools.total_bytes,
+    }
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """part / whole, None where there is nothing to divide by."""
+    return float(part / whole) if whole else None
+
+
+def rates(sums: dict[str, int], num_steps: int, replay: Replay) -> Metrics:
+    """Shares and amounts per token from sums over steps."""
+    tokens, steps = sums["num_tokens"], num_steps * replay.trace.num_layers
+    slots = replay.pools.slots() * steps
+    return {
+        "hit_rate": ratio(sums["hits"], sums["demanded"]),
+        "late_rate": ratio(sums["late"], sums["demanded"]),
+        "cache_ratio": ratio(sums["resident_executed"], sums["executed"]),
+        "substitution_rate": ratio(sums["substituted_ranks"], sums["routed_ranks"]),
+        "drop_rate": ratio(sums["dropped_ranks"], sums["routed_ranks"]),
+        "cpu_rate": ratio(sums["cpu"], sums["demanded"]),
+        "bytes_per_token": ratio(sums["copied_bytes"], tokens),
+        "loads_per_token": ratio(sums["demand_copies"] + sums["prefetch_copies"], tokens),
+        "prefetches_per_token": ratio(sums["prefetch_copies"], tokens),
+        "prefetch_precision": ratio(sums["prefetch_used"] + sums["prefetch_late"], sums["prefetch_copies"]),
+        "demand_to_capacity": ratio(sums["demanded"], slots),
+        "overflow_rate": ratio(sums["overflow_steps"], steps),
+    }
+
+
+def summary(name: str, values: NDArray[np.float64]) -> Metrics:
+    """Mean and quantiles (linear interpolation) of ``values``; None where there are none."""
+    found: Metrics = {f"{name}.mean": float(values.mean()) if values.size else None}
+    for key, q in QUANTILES.items():
+        found[f"{name}.{key}"] = float(np.percentile(values, q)) if values.size else None
+    return found
+
+
+def spilled_summary(name: str, values_ns: Spill) -> Metrics:
+    """``summary`` of nanoseconds on disk, in seconds."""
+    keys = ("mean", *QUANTILES)
+    if not len(values_ns):
+        return {f"{name}.{key}": None for key in keys}
+    numbers = (total(values_ns, seconds) / len(values_ns), *percentiles(values_ns, [*QUANTILES.values()], seconds))
+    return {f"{name}.{key}": number for key, number in zip(keys, numbers, strict=True)}
+
+
+def seconds(nanoseconds: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(nanoseconds / 1e9, np.float64)

@@ -1,0 +1,136 @@
+"""Reads the folder of a run: its files, and which runs of a folder finished."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from sim.statistics.run_sample import Run
+from traces.errors import UserError
+
+JOBS, FAILED = "jobs", "failed"
+TEXTS = ("policy", "label", "model", "system")
+"""Metrics that are no numbers."""
+_BROKEN = (
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+    OmegaConfBaseException, YAMLError,
+)  # fmt: skip
+
+
+@contextmanager
+def results_of(run: Path) -> Iterator[None]:
+    """Whatever goes wrong while the files of a run are read is the files' fault, said in one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _BROKEN as error:
+        raise UserError(f"the results in {run} are broken: {type(error).__name__}: {error}") from error
+
+
+def finished_runs(folder: Path) -> list[Path]:
+    """Folders of finished runs, `folder` itself or below it; runs that are being written do not count."""
+    found = sorted(path.parent for path in folder.rglob("metrics.json"))
+    return [run for run in found if not any(part.startswith(".") for part in run.relative_to(folder).parts)]
+
+
+def unfinished_runs(folder: Path) -> list[Path]:
+    """What runs left that failed or were cut short, so that a failed part of a sweep does not go unseen.
+
+    Records of failures, folders of runs that were being written, and output folders without metrics.
+    """
+    begun = sorted(path.parent for path in folder.rglob(".hydra"))
+    cut = [run for run in begun if run.parent.name != JOBS and not any(run.rglob("metrics.json"))]
+    failed = [path for path in folder.rglob("*.json") if path.parent.name == FAILED]
+    return sorted([*cut, *failed, *(path for path in folder.rglob(".*.part") if path.is_dir())])
+
+
+def load_run(run: Path, series: str = "") -> Run:
+    """What statistics need of the run in folder `run`.
+
+    Raises: UserError when a file of it is missing or broken.
+    """
+    with results_of(run):
+        provenance = read_json(run / "provenance.json")
+        hardware = (provenance.get("config") or {}).get("hardware") or {}
+        return Run(
+            series or str(provenance.get("policy")),
+            _blocks(run),
+            read_table(run / "requests.parquet", ("group",)),
+            (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
+            str(provenance.get("hardware")),
+            {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
+        )
+
+
+def _blocks(run: Path) -> pd.DataFrame:
+    """Sums of each block and phase: as the run left them, or added up from its steps."""
+    if (run / "blocks.parquet").is_file():
+        table = read_table(run / "blocks.parquet", ("group", "phase"))
+        if not table["phase"].isin((0, 1)).all():
+            raise UserError(f"{run / 'blocks.parquet'}: phase must be 0 (prefill) or 1 (decode)")
+        return table
+    steps = read_table(run / "steps.parquet", ("group", "hits", "demanded"))
+    if "phase" not in steps:
+        steps["phase"] = 1
+    if "num_tokens" in steps:
+        for name in [str(name) for name in steps if str(name).endswith("_ns")]:
+            steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
+        if "lost_gate_mass" in steps:
+            steps["lost_gate_mass_tokens"] = steps["lost_gate_mass"] * steps["num_tokens"]
+    return steps.groupby(["group", "phase"], as_index=False).sum()
+
+
+def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
+    """What the command line of a run set, and the grid of its job; what says where results go does not count."""
+    words = provenance.get("overrides")
+    path = run / ".hydra" / "overrides.yaml"
+    if words is None:
+        words = OmegaConf.load(path) if path.is_file() else []
+    pairs = dict(str(word).lstrip("+~").split("=", 1) for word in words if "=" in str(word))
+    return {key: value for key, value in pairs.items() if not key.startswith(("hydra", "sweep.", "experiment"))}
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for name in columns:
+        if name not in table:
+            raise UserError(f"{path} lacks the column {name}: it was not written by `python -m sim run`")
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise UserError(f"{path}: the column {name} must hold numbers")
+    return table
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """metrics.json: numbers, null where one is not known, and a few texts."""
+    found = read_json(path)
+    for name, value in found.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (value is None or number or (name in TEXTS and isinstance(value, str))):
+            raise UserError(f"{path}: {name}={value!r} must be a finite number or null")
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # raises for halves of characters, which no table can hold
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise UserError(f"{path} is broken: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is broken: it must hold names and values")
+    return content

@@ -1,0 +1,227 @@
+"""What would be gained: the same replay with one thing idealised at a time, and which of them binds.
+
+Every scenario is replayed in full by the compiled engine, so it is exact within the model: no estimate from shares of
+time. Results are SIMULATED like the replay they belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.base import Policy
+from policies.eviction.belady import Belady
+from policies.prediction.oracle import Oracle
+from policies.prefetch.layers_ahead import LayersAhead
+from sim.assembly.replay import Replay, assemble
+from sim.config import TimeConfig
+from sim.engine.decision.counters import PARTS
+from sim.metrics.step_table import Columns, Metrics, StepTable
+from traces.errors import UserError
+
+SATURATED = 0.9
+"""Share of the time from which on a resource is said to bind."""
+LEAST_GAIN = 0.001
+"""Relative change of TPOT below which a scenario gains nothing worth naming."""
+LAYERS_AHEAD = 3
+EXACT = (
+    "each row is an exact replay of the model with that change and nothing else; Belady and perfect prefetch exchange "
+    "rules of the policy: they follow the router, so where the policy substitutes experts they bound nothing"
+)
+Change = Callable[[Policy, TimeConfig], tuple[Policy, TimeConfig]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A change to policy and time model; ``binds`` names what was in the way if it gains most."""
+
+    name: str
+    binds: str
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What a scenario came to."""
+
+    name: str
+    binds: str
+    tpot_s: float | None
+    change: float | None
+    """Relative change of TPOT: -0.4 is 40 % faster."""
+    hit_rate: float | None
+    refused: str | None = None
+    """Why it cannot be replayed."""
+
+
+def belady(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Eviction that sees the future and may bypass."""
+    return replace(policy, eviction=Belady()), time
+
+
+def perfect_prefetch(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """At every lookup all experts that the next layers will route to are queued, the next layer first."""
+    return replace(policy, prediction=Oracle(LAYERS_AHEAD), prefetch=LayersAhead()), time
+
+
+def infinite_link(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Copies take no time, on the link or on the host."""
+    return policy, replace(time, link=False, link_call=False)
+
+
+def no_overhead(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Launches, read-back, synchronisation and the host's bookkeeping take no time."""
+    return policy, replace(time, launch=False, readback=False, sync=False, host=False, decision=False)
+
+
+def all_resident(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Every expert has a slot and starts in it."""
+    return replace(policy, residency="all"), time
+
+
+SCENARIOS = (
+    Scenario("infinite link", "the link", infinite_link),
+    Scenario("zero launch, sync and host time", "launches, synchronisation and host time", no_overhead),
+    Scenario("perfect prefetch", "how early and how well experts are predicted", perfect_prefetch),
+    Scenario("Belady eviction", "what the eviction rule keeps", belady),
+    Scenario("all resident", "the capacity of the cache", all_resident),
+)
+TOGETHER = "together, without all resident"
+"""All resident leaves nothing for link, prefetch and eviction to do."""
+NUM_REPLAYS = len(SCENARIOS) + 2
+
+
+class Forget:
+    """A sink that keeps no steps."""
+
+    def write(self, columns: Columns) -> None: ...
+
+
+def what_if(replay: Replay, progress: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
+    """Every scenario of a replay that ran or is yet to run: baseline, rows, and the sentence that names what binds.
+
+    ``progress`` is told the name of each scenario before it is replayed.
+    """
+    progress("as configured")
+    metrics, requests = _measure(replay, replay.policy, replay.time)
+    base_s = _tpot(metrics)
+    rows, tpots = [], {}
+    for scenario in SCENARIOS:
+        progress(scenario.name)
+        row, found = _row(replay, scenario, base_s)
+        rows.append(row)
+        if found is not None:
+            tpots[scenario.name] = found["tpot_s"]
+    progress(TOGETHER)
+    joint = Scenario(TOGETHER, "", _all_of([s for s in SCENARIOS if s.name in tpots and s.change is not all_resident]))
+    return {
+        "label": "SIMULATED",
+        "note": EXACT,
+        "baseline": {"tpot_s": base_s, "hit_rate": metrics["hit_rate"]},
+        "scenarios": [asdict(row) for row in (*rows, _row(replay, joint, base_s)[0])],
+        "binding": binding(requests, rows, tpots),
+        "bound": bound(metrics),
+    }
+
+
+def _all_of(scenarios: Sequence[Scenario]) -> Change:
+    def change(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+        for scenario in scenarios:
+            policy, time = scenario.change(policy, time)
+        return policy, time
+
+    return change
+
+
+def _row(replay: Replay, scenario: Scenario, base_s: float | None) -> tuple[Row, Columns | None]:
+    try:
+        metrics, requests = _measure(replay, *scenario.change(replay.policy, replay.time))
+    except UserError as error:
+        return Row(scenario.name, scenario.binds, None, None, None, str(error)), None
+    tpot_s = _tpot(metrics)
+    change = tpot_s / base_s - 1.0 if tpot_s is not None and base_s else None
+    hit_rate = metrics["hit_rate"]
+    assert hit_rate is None or isinstance(hit_rate, float)
+    return Row(scenario.name, scenario.binds, tpot_s, change, hit_rate), requests
+
+
+def _measure(replay: Replay, policy: Policy, time: TimeConfig) -> tuple[Metrics, Columns]:
+    """Metrics and the table of requests of the same replay under another policy and time model."""
+    run = replace(replay.run, engine="compiled", timeline=False, what_if=False)
+    changed = assemble(
+        replay.trace, policy, replay.hardware, replay.geometry, replay.cache, run, time, replay.schedule.as_decode,
+        replay.others,
+    )  # fmt: skip
+    table = StepTable(changed, Forget())
+    table.run()
+    return table.metrics(), table.requests()
+
+
+def _tpot(metrics: Metrics) -> float | None:
+    value = metrics["tpot_s.mean"]
+    return value if isinstance(value, float) else None
+
+
+def binding(requests: Columns, rows: Sequence[Row], tpots: dict[str, NDArray[np.float64]]) -> str:
+    """One sentence: which change gains most, and which others gain as much within the noise over requests.
+
+    ``requests``: of the replay as it is; ``tpots``: TPOT of every request [R] by scenario.
+    """
+    ranked = sorted((row for row in rows if row.change is not None), key=lambda row: row.change or 0.0)
+    if not ranked:
+        return "no request has a time per output token, so nothing can be said to bind"
+    best = ranked[0]
+    if best.change is None or best.change > -LEAST_GAIN:
+        return f"none of these changes gains {LEAST_GAIN:.1%}: computing attention and experts binds"
+    sentence = f"what binds is {best.binds}: {best.name} changes TPOT most, by {best.change:+.1%}"
+    if len(np.unique(requests["group"])) < 2:
+        return f"{sentence} (one batch of requests: its noise is not known)"
+    equal = [row for row in ranked[1:] if _gains_as_much(requests, row, tpots[best.name], tpots[row.name])]
+    if equal:
+        others = ", ".join(f"{row.name} ({row.change:+.1%}: {row.binds})" for row in equal)
+        sentence += f"; within the noise over requests so does {others}"
+    return sentence
+
+
+def _gains_as_much(requests: Columns, row: Row, best_s: NDArray[np.float64], other_s: NDArray[np.float64]) -> bool:
+    """Whether a change gains something, and what it falls short of the best one could be chance."""
+    low, high = difference(requests["group"], best_s, other_s)
+    return row.change is not None and row.change < -LEAST_GAIN and low <= 0 <= high
+
+
+def difference(
+    group: NDArray[np.int64], one_s: NDArray[np.float64], other_s: NDArray[np.float64]
+) -> tuple[float, float]:
+    """95 % interval of the mean of ``one_s - other_s`` [R] over requests, drawn again by lockstep batch."""
+    from sim.results.table import request_interval
+
+    known = ~np.isnan(one_s - other_s)
+    _, blocks = np.unique(group[known], return_inverse=True)
+    sums = np.bincount(blocks, weights=(one_s - other_s)[known])
+    return request_interval(np.asarray(sums, np.float64), np.asarray(np.bincount(blocks), np.float64))
+
+
+def bound(metrics: Metrics) -> str:
+    """One sentence: the resource that is busy most of the time, or the largest part of a token's time."""
+    for name, key in (("link", "link_utilisation"), ("CPU", "cpu_utilisation")):
+        busy = metrics[key]
+        if isinstance(busy, float) and busy > SATURATED:
+            return f"{name}-bound: the {name} is busy {busy:.0%} of the time"
+    spent = {part: float(metrics[f"time_s_per_token.{part}"] or 0.0) for part in PARTS}
+    whole = sum(spent.values())
+    if whole == 0.0:
+        return "no time was spent in decode steps"
+    for name, parts in {
+        "compute-bound: the GPU computes": ("attention", "expert"),
+        "overhead-bound: launches, synchronisation and the host take": ("launch", "sync", "host"),
+    }.items():
+        share = sum(spent[part] for part in parts) / whole
+        if share > SATURATED:
+            return f"{name} {share:.0%} of a decode step"
+    largest = max(spent, key=lambda part: spent[part])
+    words = {"link": "waiting for the link", "cpu": "waiting for the CPU"}.get(largest, largest)
+    return f"nothing is busy {SATURATED:.0%} of the time; the largest part is {words}, {spent[largest] / whole:.0%}"

@@ -1,0 +1,61 @@
+"""How far a simulated time may be off because the figures of the hardware file are uncertain."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from sim.metrics.registry import Metric
+from sim.statistics.bootstrap import Vector
+
+PART_FIGURES = {
+    "attention": ("gpu_memory_bytes_per_s", "gpu_flops_per_s"),
+    "expert": ("gpu_memory_bytes_per_s", "gpu_flops_per_s"),
+    "link": ("link_bytes_per_s", "link_latency_s", "pageable_bytes_per_s", "staging_bytes_per_s"),
+    "cpu": ("cpu_expert_bytes_per_s", "cpu_load_ratio", "cpu_flops_per_s"),
+    "launch": ("launch_s", "graph_launch_s", "kernels_per_expert", "kernels_per_layer"),
+    "sync": ("sync_s", "readback_s"),
+    "host": ("host_s_per_layer", "decision_s_per_layer", "link_call_s"),
+}
+"""Which figures of a hardware file each part of a token's time rests on."""
+
+
+def time_shares(blocks: pd.DataFrame, metric: Metric) -> dict[str, float]:
+    """Share of each part in the time that a metric measures: of decode tokens, of prefill steps, or of all steps."""
+    part = metric.name.partition("_s_per_token.")[2]
+    if part:
+        return {part: 1.0}
+    phases, stem = {"ttft_s": ((0,), ""), "latency_s": ((0, 1), "")}.get(metric.request_time or "", ((1,), "token_"))
+    rows = blocks[blocks["phase"].isin(phases)]
+    parts = {part: float(rows[f"{stem}{part}_ns"].sum()) for part in PART_FIGURES if f"{stem}{part}_ns" in rows}
+    whole = sum(parts.values())
+    return {part: spent / whole for part, spent in parts.items()} if whole else {}
+
+
+def sensitivities(blocks: pd.DataFrame, metric: Metric, errors: Mapping[str, float]) -> dict[str, float]:
+    """Relative standard error of the metric that each uncertain figure of the hardware file causes.
+
+    First order: a part of a token's time that rests on a figure of relative standard error s has that error itself; of
+    several figures behind one part the least certain counts. Waits are taken to scale with what is waited for.
+    """
+    found: dict[str, float] = {}
+    for part, share in time_shares(blocks, metric).items():
+        figure = max(PART_FIGURES[part], key=lambda name: errors.get(name, 0.0))
+        if errors.get(figure, 0.0) > 0:
+            found[figure] = found.get(figure, 0.0) + share * errors[figure]
+    return found
+
+
+def calibration_draws(effects: Mapping[str, float], hardware: str, draws: int, seed: int) -> Vector:
+    """Relative error of a time in every draw: one normal number per figure and machine, common to all its runs.
+
+    `effects`: what `sensitivities` found.
+    """
+    total = np.zeros(draws)
+    for figure, error in effects.items():
+        name = zlib.crc32(f"{hardware} {figure}".encode())
+        total += error * np.random.default_rng([seed, 1, name]).standard_normal(draws)
+    return total

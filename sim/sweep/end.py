@@ -1,0 +1,69 @@
+"""What happens around a sweep, in the process that started it: results gathered, failures counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+FAILED = "failed"
+_ended: dict[str, int] = {"failed": 0, "unexpected": 0}
+
+
+class SweepEnd(Callback):
+    """Hydra calls it before the first and after the last job of a sweep."""
+
+    def __init__(self) -> None:
+        self.started_ns = 0
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note the time."""
+        self.started_ns = now_ns(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Gather the results, and say what failed."""
+        finish(Path(config.hydra.sweep.dir), self.started_ns)
+
+
+def now_ns(folder: Path) -> int:
+    """The time as the file system of the results tells it: jobs may run on other machines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / f".started.{os.getpid()}"
+    mark.touch()
+    found = mark.stat().st_mtime_ns
+    mark.unlink()
+    return found
+
+
+def finish(folder: Path, started_ns: int) -> None:
+    """Gather what a folder holds, say what failed since a time of the file system, and remember it for the exit."""
+    from sim.results.gather import gather
+
+    failures = failures_since(folder, started_ns)
+    _ended["failed"] = len(failures)
+    _ended["unexpected"] = sum(not failure["bad_input"] for failure in failures)
+    for failure in failures:
+        print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} runs failed, see {folder / FAILED}; the rest is kept", file=sys.stderr)
+    count = gather(folder)
+    print(f"{count} runs in {folder / 'results.parquet'}" if count else f"no results in {folder}")
+
+
+def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:
+    """Records of the runs that failed since a time of the file system."""
+    paths = sorted((folder / FAILED).glob("*.json"))
+    recent = [path for path in paths if path.stat().st_mtime_ns >= started_ns]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in recent]
+
+
+def exit_status() -> int:
+    """Of the sweep that ended: 0 when nothing failed, 2 when all that failed was bad input, else 1."""
+    if not _ended["failed"]:
+        return 0
+    return 1 if _ended["unexpected"] else 2

@@ -1,0 +1,183 @@
+"""The runs of a sweep, each in a folder named by its key: finished ones are kept, failed ones recorded.
+
+A run is written beside its folder and then renamed, under a lock that the system releases if the process dies. So a
+killed sweep continues with the same command, and two sweeps may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sim.assembly.build import open_trace, plain
+from sim.config import TraceConfig, checked
+from sim.errors import one_line
+from sim.sweep.grid import OneRun, expand
+from sim.sweep.key import code_version, run_key, run_name
+from traces.errors import UserError
+
+FAILED, LOCKS = "failed", ".locks"
+Replayer = Callable[[DictConfig, Path], str]
+"""Replays a configuration into a folder -> one line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run of a sweep belongs."""
+
+    folder: Path
+    name: str
+    key: str
+
+    @property
+    def run(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete; folders appear whole."""
+        return (self.run / "metrics.json").is_file()
+
+    def lock(self) -> FileLock:
+        """Held while the run is computed; the operating system gives it back when its holder dies.
+
+        Between machines this needs a shared file system with locks; without them a run may be computed twice, but
+        never half.
+        """
+        path = self.folder / LOCKS / f"{self.name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
+
+
+def place_of(config: DictConfig, folder: Path) -> Place:
+    """The folder of a run. Raises: UserError where the trace cannot be read."""
+    values = plain(config)
+    trace = values.get("trace")
+    trace_hash = ""
+    if isinstance(trace, dict) and (trace.get("path") or trace.get("embedded")):
+        trace_hash = open_trace(checked(TraceConfig, trace, "trace.")).content_hash
+    key = run_key(values, trace_hash)
+    return Place(folder, run_name(values, key), key)
+
+
+def run_grid(config: DictConfig, words: list[str], folder: Path, replay: Replayer) -> list[Path | None]:
+    """`run_all` of a job's grid; `words` are the overrides of the job. A wrong grid is a failure of the whole job."""
+    try:
+        runs = expand(config, words)
+    except (UserError, OmegaConfBaseException) as error:
+        _record_failure(OneRun(config, tuple(words)), folder, error)
+        return [None]
+    return run_all(runs, folder, replay)
+
+
+def run_all(runs: Iterable[OneRun], folder: Path, replay: Replayer) -> list[Path | None]:
+    """Run what is not finished -> the folder of every run, None for those that failed.
+
+    What another process is computing is left to it and looked at again at the end.
+    """
+    found: list[Path | None] = []
+    waiting: list[tuple[int, OneRun]] = []
+    for i, one in enumerate(runs):
+        found.append(None)
+        try:
+            found[i] = run_one(one, folder, replay, wait=False)
+        except Timeout:
+            waiting.append((i, one))
+    for i, one in waiting:
+        found[i] = run_one(one, folder, replay, wait=True)
+    return found
+
+
+def run_one(one: OneRun, folder: Path, replay: Replayer, wait: bool) -> Path | None:
+    """The folder of the finished run, None where it failed. Raises: Timeout where it is busy and `wait` is false."""
+    try:
+        place = place_of(one.config, folder)
+        if place.finished:
+            return place.run
+        with place.lock().acquire(timeout=-1 if wait else 0):
+            if not place.finished:
+                _compute(one, place, replay)
+        return place.run
+    except Timeout:
+        raise
+    except Exception as error:
+        _record_failure(one, folder, error)
+        return None
+
+
+def _compute(one: OneRun, place: Place, replay: Replayer) -> None:
+    """Replay beside the run's folder, then rename."""
+    beside = place.folder / f".{place.name}.part"
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
+    beside.mkdir(parents=True)
+    try:
+        line = replay(one.config, beside)
+    except Exception:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    provenance = beside / "provenance.json"
+    known = json.loads(provenance.read_text(encoding="utf-8"))
+    known |= {"overrides": list(one.words), "key": place.key, "code_version": code_version()}
+    provenance.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(place.run, ignore_errors=True)  # only what is not finished gets here
+    beside.rename(place.run)
+    failure_of(one, place.folder).unlink(missing_ok=True)
+    print(f"{place.name}  {line}")
+
+
+def failure_of(one: OneRun, folder: Path) -> Path:
+    """The record of a run's failure, named by its configuration alone: mended code or a mended trace takes it away."""
+    values: Any = OmegaConf.to_container(one.config, resolve=False)
+    values = {name: value for name, value in values.items() if name != "sweep"} | {"words": list(one.words)}
+    name = run_name(values, hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest())
+    return folder / FAILED / f"{name}.json"
+
+
+def _record_failure(one: OneRun, folder: Path, error: Exception) -> None:
+    """Say and write which run failed and why."""
+    bad_input = isinstance(error, UserError | OmegaConfBaseException)
+    sentence = one_line(error) if bad_input else f"{type(error).__name__}: {one_line(error)}"
+    record = {
+        "overrides": list(one.words),
+        "error": sentence,
+        "bad_input": bad_input,
+        "traceback": None if bad_input else traceback.format_exc(),
+    }
+    path = failure_of(one, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+    print(f"error: {' '.join(one.words) or 'the run'}: {sentence}", file=sys.stderr)
+
+
+def objectives(config: DictConfig, folders: list[Path | None]) -> float | list[float] | None:
+    """What `sweep.objectives` names, of the job's only run: a number, or a list of several; infinite where it failed.
+
+    Raises: UserError where a grid makes several runs, or the run has no such metric.
+    """
+    names = config.sweep.get("objectives")
+    if not names:
+        return None
+    if len(folders) != 1:
+        raise UserError(f"sweep.objectives={list(names)}: a job with a sweep.grid has several runs, not one result")
+    if folders[0] is None:
+        return [float("inf")] * len(names) if len(names) > 1 else float("inf")
+    metrics = json.loads((folders[0] / "metrics.json").read_text(encoding="utf-8"))
+    for name in names:
+        if not isinstance(metrics.get(name), int | float):
+            raise UserError(f"sweep.objectives: {name}={metrics.get(name)} of {folders[0].name} is no number")
+    values = [float(metrics[name]) for name in names]
+    return values if len(values) > 1 else values[0]

@@ -1,0 +1,115 @@
+"""Names a run by all that decides its result: configuration, content of the trace, code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("sim", "policies", "traces")
+DECIDES = (
+    "sim.assembly.build",
+    "sim.metrics.step_table",
+    "sim.results.outputs",
+    "sim.run.what_if",
+    "sim.timeline.event_file",
+    "sim.systems",
+    "policies",
+)
+"""Modules and packages that decide what a run writes, together with all that they import."""
+IMPORT = re.compile(r"^[ \t]*from ((?:sim|policies|traces)[\w.]*) import ([^#\n(]+|\([^)]*\))", re.MULTILINE)
+LENGTH = 12
+
+
+def deciding_sources() -> dict[str, Path]:
+    """The sources that decide a result, by module: those of ``DECIDES`` and, step by step, what they import.
+
+    Imports inside functions count too. Whatever only reads results, such as a figure, is not among them: editing it
+    repeats no run.
+    """
+    sources = {_module_of(path): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    found: dict[str, Path] = {}
+    queue = [name for name in sources for start in DECIDES if name == start or name.startswith(f"{start}.")]
+    while queue:
+        name = queue.pop()
+        if name in found:
+            continue
+        found[name] = sources[name]
+        for package, names in IMPORT.findall(sources[name].read_text(encoding="utf-8")):
+            members = [f"{package}.{member.split(' as ')[0].strip()}" for member in names.strip("()\n ").split(",")]
+            queue += [module for module in (package, *members, *_packages_of(package)) if module in sources]
+    return dict(sorted(found.items()))
+
+
+def _module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _packages_of(module: str) -> list[str]:
+    """The packages around a module, which Python runs first."""
+    parts = module.split(".")
+    return [".".join(parts[:n]) for n in range(1, len(parts))]
+
+
+@cache
+def code_version() -> str:
+    """sha256 over the sources that decide a result, once per process."""
+    digest = hashlib.sha256()
+    for name, path in deciding_sources().items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def run_key(config: dict[str, Any], trace_hash: str) -> str:
+    """sha256 of a resolved configuration, the trace's content and the code; where the files lie does not count.
+
+    The group `sweep` says where results go, not what they are, except for `sweep.steps`. Files that the policy names,
+    such as the weights of a predictor, count by their content.
+    """
+    rest = {name: value for name, value in config.items() if name != "sweep"}
+    rest["trace"] = {
+        name: value for name, value in (config.get("trace") or {}).items() if name not in ("path", "embedded")
+    }
+    rest["policy"] = _by_content(config.get("policy"))
+    parts = {
+        "config": rest,
+        "steps": (config.get("sweep") or {}).get("steps"),
+        "trace": trace_hash,
+        "code": code_version(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_name(config: dict[str, Any], key: str) -> str:
+    """A run's folder: its policy, and enough of its key."""
+    policy = (config.get("policy") or {}).get("name") if isinstance(config.get("policy"), dict) else None
+    system = (config.get("system") or {}).get("name") if isinstance(config.get("system"), dict) else None
+    title = str(policy if system in (None, "device") else system)
+    return f"{''.join(letter if letter.isalnum() or letter in '-_' else '-' for letter in title)}_{key[:LENGTH]}"
+
+
+def _by_content(value: Any) -> Any:
+    """The same with the content's hash for every text that names a file."""
+    if isinstance(value, dict):
+        return {name: _by_content(inner) for name, inner in value.items()}
+    if isinstance(value, str) and _is_file(value):
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return value
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return "/" in text and Path(text).is_file()
+    except OSError:  # too long for a path
+        return False
+
+
+def words_of(overrides: Iterator[str] | list[str]) -> list[str]:
+    """Overrides of a job without those that only choose where it runs and where results go."""
+    return [word for word in overrides if not word.lstrip("+~").startswith(("hydra", "sweep"))]

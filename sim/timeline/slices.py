@@ -1,0 +1,173 @@
+"""Gives an engine's log words: slices of named tracks, marks and counters, in order of time on each track."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.state import PREFILL
+from sim.assembly.replay import BlockResult
+from sim.engine.clocks import timeline_log
+from sim.engine.clocks.timeline_log import STAGED_COPY
+from sim.engine.decision.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LINK_WAIT, LOW_COPY, PIECE, SYNC
+
+STEPS, GPU, SKIPPED, LINK, BACK, CPU, STAGING = range(1, 8)
+"""Tracks; every staging slot has one of its own from STAGING on."""
+TRACKS = {STEPS: "steps", GPU: "GPU", SKIPPED: "not executed", LINK: "link", BACK: "link back", CPU: "CPU"}
+OUTCOMES = ("hit", "late", "fetch", "cpu", "substitute", "drop", "degrade")
+REPLACEMENT = "replacement"
+"""Word for an executed expert that the router did not choose."""
+PART_WORDS = {
+    ATTENTION: ("head", "head"),
+    EXPERT: ("shared", "shared experts"),
+    LINK_WAIT: ("wait_link", "wait for link"),
+    CPU_WAIT: ("wait_cpu", "wait for CPU"),
+    SYNC: ("sync", "synchronise"),
+    HOST: ("issue", "issue copies"),
+}
+"""Part of the GPU's time -> (category, words)."""
+
+
+class Slice(NamedTuple):
+    """Something that took place on a track."""
+
+    track: int
+    category: str
+    name: str
+    begin_ns: int
+    end_ns: int
+    args: str = ""
+    """Members of a JSON object."""
+
+
+class Mark(NamedTuple):
+    """A demanded expert that was not executed, at its lookup."""
+
+    track: int
+    category: str
+    name: str
+    at_ns: int
+    args: str
+
+
+class Count(NamedTuple):
+    """The value of counters at an instant."""
+
+    name: str
+    at_ns: int
+    args: str
+
+
+Event = Slice | Mark | Count
+
+
+def step_slices(result: BlockResult, count: int, first: int, begin_ns: int) -> Iterator[Slice]:
+    """The first ``count`` steps of a block that begins with step ``first`` at ``begin_ns``."""
+    block = result.block
+    for i in range(count):
+        a, b = int(block.bounds[i]), int(block.bounds[i + 1])
+        requests = np.unique(block.requests[a:b]).tolist()
+        phase = "prefill" if block.phase[i] == PREFILL else "decode"
+        end_ns = begin_ns + int(result.latency_ns[i])
+        name = f"step {first + i} {phase} request {' '.join(map(str, requests))}"
+        args = f'"step":{first + i},"requests":{requests},"tokens":{b - a}'
+        yield Slice(STEPS, phase, name, begin_ns, end_ns, args)
+        begin_ns = end_ns
+
+
+def until_step(log: NDArray[np.int64], num_steps: int, num_layers: int) -> NDArray[np.int64]:
+    """The rows of a block's log that belong to its first ``num_steps`` steps."""
+    layers = np.flatnonzero(log[:, 0] == timeline_log.LOG_LAYER)
+    return log[: layers[num_steps * num_layers]] if layers.size > num_steps * num_layers else log
+
+
+@dataclass(slots=True)
+class Slicer:
+    """Turns rows of a log (see ``sim.engine.clocks.timeline_log``) into events; keeps what spans several rows.
+
+    An executed expert carries its outcome; a demanded one that is not executed becomes a mark, so that every demanded
+    expert shows exactly once.
+    """
+
+    num_experts: int
+    staging_slots: int
+    demanded: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Key of a demanded expert not seen executed yet -> (when it was looked up, outcome)."""
+    staged: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Key of an expert in a staging slot -> (when its copy began, slot)."""
+    slot_free_ns: list[int] = field(default_factory=list)
+    """When each staging slot is free again, -1: not known yet."""
+
+    def __post_init__(self) -> None:
+        self.slot_free_ns = [0] * self.staging_slots
+
+    def events(self, log: NDArray[np.int64]) -> Iterator[Event]:
+        """The events of whole steps, in the order in which the engine logged them."""
+        for kind, what, begin_ns, end_ns, extra in log.tolist():
+            if kind == timeline_log.LOG_LAYER:
+                yield from self._not_executed()
+                yield Slice(GPU, "attention", f"L{what} attention", begin_ns, end_ns, f'"tokens":{extra}')
+            elif kind == timeline_log.LOG_EXPERT:
+                yield from self._executed(what, begin_ns, end_ns, extra)
+            elif kind in (timeline_log.LOG_COPY, timeline_log.LOG_PREFETCH):
+                yield self._copy(kind, what, begin_ns, end_ns, extra)
+            elif kind == timeline_log.LOG_BACK:
+                layer, expert = divmod(what, self.num_experts)
+                yield Slice(BACK, "back", f"L{layer} make room for E{expert}", begin_ns, end_ns)
+            elif kind == timeline_log.LOG_CPU:
+                word = self._outcome(what)
+                yield Slice(CPU, "cpu", f"{self._label(what)} {word}", begin_ns, end_ns, f'"outcome":"{word}"')
+            elif kind == timeline_log.LOG_PART:
+                yield self._part(what, begin_ns, end_ns, extra)
+            elif kind == timeline_log.LOG_OUTCOME:
+                self.demanded[what] = (begin_ns, extra)
+            elif kind == timeline_log.LOG_QUEUE:
+                yield Count("queued copies", begin_ns, f'"demand":{what},"prefetch":{extra}')
+            elif kind == timeline_log.LOG_HELD:
+                yield Count("experts in slots", begin_ns, f'"experts":{what}')
+                yield Count("bytes in slots", begin_ns, f'"bytes":{extra}')
+        yield from self._not_executed()
+
+    def _label(self, key: int) -> str:
+        layer, expert = divmod(key, self.num_experts)
+        return f"L{layer} E{expert}"
+
+    def _outcome(self, key: int) -> str:
+        """The outcome of an expert that is executed now."""
+        found = self.demanded.pop(key, None)
+        return REPLACEMENT if found is None else OUTCOMES[found[1]]
+
+    def _not_executed(self) -> Iterator[Mark]:
+        """What was demanded and is not executed, once the layer step is over."""
+        for key, (at_ns, outcome) in self.demanded.items():
+            word = OUTCOMES[outcome]
+            yield Mark(SKIPPED, word, f"{self._label(key)} {word}", at_ns, f'"outcome":"{word}"')
+        self.demanded.clear()
+
+    def _executed(self, key: int, begin_ns: int, end_ns: int, tokens: int) -> Iterator[Slice]:
+        word = self._outcome(key)
+        args = f'"tokens":{tokens},"outcome":"{word}"'
+        yield Slice(GPU, "expert", f"{self._label(key)} {word}", begin_ns, end_ns, args)
+        if key in self.staged:
+            since_ns, slot = self.staged.pop(key)
+            self.slot_free_ns[slot] = end_ns
+            yield Slice(STAGING + slot, "staged", f"{self._label(key)} staged", since_ns, end_ns)
+
+    def _copy(self, kind: int, key: int, begin_ns: int, end_ns: int, extra: int) -> Slice:
+        staged, copied = divmod(extra, STAGED_COPY)
+        if staged:
+            slot = next(i for i, free_ns in enumerate(self.slot_free_ns) if 0 <= free_ns <= begin_ns)
+            self.slot_free_ns[slot], self.staged[key] = -1, (begin_ns, slot)
+        category = "fetch" if kind == timeline_log.LOG_COPY else "prefetch"
+        words = category + {PIECE: " piece", LOW_COPY: " low precision"}.get(copied, "")
+        return Slice(LINK, category, f"{self._label(key)} {words}", begin_ns, end_ns, f'"staged":{staged}')
+
+    def _part(self, key: int, begin_ns: int, end_ns: int, part: int) -> Slice:
+        category, words = PART_WORDS[part]
+        layer = f"L{key // self.num_experts} "
+        where = {LINK_WAIT: f"{self._label(key)} ", ATTENTION: ""}.get(part, layer)
+        return Slice(GPU, category, where + words, begin_ns, end_ns)

@@ -1,0 +1,90 @@
+"""Fits a step's two constants, base and cost per miss, on calibrating runs, and carries their doubt to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.validation.published.mixtral_table import PublishedRun, generated_tokens
+
+CALIBRATE_ON = (("lru", 4), ("random", 6))
+"""(rule, experts offloaded per layer) of the runs that calibrate a GPU."""
+BLOCK_TOKENS = 32
+"""Consecutive tokens that the bootstrap draws together: routing of neighbours is alike."""
+QUANTILES = (0.05, 0.95)
+Case = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one run did: prefill steps, decode steps, and the seconds it took."""
+
+    case: Case
+    prefills: int
+    decodes: int
+    total_s: float
+
+    def copies(self, prefill: float, decode: float) -> float:
+        """Experts copied in all, from the mean copies of a prefill and of a decode step."""
+        return self.prefills * prefill + self.decodes * decode
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Seconds of a step without a miss, and of one miss."""
+
+    base_s: float
+    copy_s: float
+
+
+def workloads(runs: Sequence[PublishedRun]) -> list[Workload]:
+    """A prefill per prompt gives the first token of its answer, a decode step each of the others."""
+    found = []
+    for run, generated in zip(runs, generated_tokens(runs), strict=True):
+        prompts = run.num_prompts
+        found.append(Workload((run.strategy, run.offloaded), prompts, generated - prompts, run.total_s))
+    return found
+
+
+def fit(works: Sequence[Workload], copies: Sequence[float]) -> Constants | None:
+    """The two constants from two calibrations; runs of equal setting are pooled. None where they come out negative."""
+    steps_and_copies = np.zeros((2, 2))
+    seconds = np.zeros(2)
+    for work, count in zip(works, copies, strict=True):
+        row = CALIBRATE_ON.index(work.case)
+        steps_and_copies[row] += work.prefills + work.decodes, count
+        seconds[row] += work.total_s
+    if abs(np.linalg.det(steps_and_copies)) < 1e-9 * np.prod(steps_and_copies[:, 0]):
+        return None
+    base_s, copy_s = np.linalg.solve(steps_and_copies, seconds)
+    return Constants(float(base_s), float(copy_s)) if base_s > 0 and copy_s > 0 else None
+
+
+def intervals(
+    works: Sequence[Workload], copies: dict[Case, tuple[float, NDArray[np.float64]]], draws: int
+) -> list[tuple[float | None, float | None]]:
+    """90 % interval of each run's seconds when blocks of the trace's tokens are drawn again, calibration included.
+
+    One trace stands for prompts that were not published: this is the part of the error that its choice explains.
+    """
+    length = len(next(iter(copies.values()))[1])
+    blocks = max(1, length // BLOCK_TOKENS)
+    rng = np.random.default_rng(0)
+    seconds = np.full((draws, len(works)), np.nan)
+    offsets = np.arange(min(BLOCK_TOKENS, length))
+    for draw in range(draws):
+        chosen = ((rng.integers(0, length, blocks)[:, None] + offsets) % length).reshape(-1)
+        totals = [work.copies(copies[work.case][0], float(copies[work.case][1][chosen].mean())) for work in works]
+        pairs = [(work, total) for work, total in zip(works, totals, strict=True) if work.case in CALIBRATE_ON]
+        constants = fit(*zip(*pairs, strict=True))
+        if constants is not None:
+            steps = np.array([work.prefills + work.decodes for work in works])
+            seconds[draw] = constants.base_s * steps + constants.copy_s * np.array(totals)
+    seconds = seconds[~np.isnan(seconds).any(axis=1)]
+    if len(seconds) < draws / 2 or blocks < 2:
+        return [(None, None)] * len(works)
+    low, high = np.quantile(seconds, QUANTILES, axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

@@ -1,0 +1,160 @@
+"""Turns a trace into steps: which rows one forward pass serves, and how much context it attends to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from policies.state import DECODE, PREFILL
+from traces.format.trace import Trace
+
+BLOCK_ROWS = 4096
+Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBlock:
+    """S consecutive steps with N rows: step i owns ``rows[bounds[i]:bounds[i + 1]]``."""
+
+    rows: Times
+    """[N] rows of the trace, in order of request inside a step."""
+    requests: Times
+    """[N] request of each row."""
+    bounds: Times
+    """[S + 1]"""
+    group: Times
+    """[S] index of the lockstep batch."""
+    phase: NDArray[np.uint8]
+    """[S] PREFILL or DECODE."""
+    kv_tokens: Times
+    """[S] cached tokens whose keys and values are read."""
+    attended_pairs: Times
+    """[S] (query, key) pairs computed."""
+
+    def __len__(self) -> int:
+        return self.phase.size
+
+
+@njit(cache=True)
+def _fill(
+    at: Any, offsets: Any, decode_start: Any, context: Any, batch_size: int, chunk: int, rows: Any, requests: Any,
+    bounds: Any, group: Any, phase: Any, kv_tokens: Any, pairs: Any,
+) -> int:  # fmt: skip
+    """Emit steps from the cursor ``at`` on until the arrays are full -> their number.
+
+    at [4]: first request of the batch; prefilling request, offset in its prompt; decode iteration. context [R]:
+    position of a request's first decode row minus that row's index.
+    """
+    size, steps, total = 0, 0, offsets.shape[0] - 1
+    while at[0] < total and steps < phase.shape[0]:
+        last = min(at[0] + batch_size, total)
+        if at[1] < last:
+            request = at[1]
+            start = offsets[request] + at[2]
+            stop = min(start + chunk, decode_start[request])
+            if start >= decode_start[request]:
+                at[1], at[2] = request + 1, 0
+                continue
+            if size + stop - start > rows.shape[0]:
+                break
+            sum_pairs = 0
+            for row in range(start, stop):
+                rows[size], requests[size] = row, request
+                sum_pairs += row - offsets[request] + 1
+                size += 1
+            kv, kind = stop - offsets[request], PREFILL
+            at[2] += stop - start
+        else:
+            alive = 0
+            for request in range(at[0], last):
+                alive += decode_start[request] + at[3] < offsets[request + 1]
+            if alive == 0:
+                at[0] = at[1] = last
+                at[2] = at[3] = 0
+                continue
+            if size + alive > rows.shape[0]:
+                break
+            sum_pairs = 0
+            for request in range(at[0], last):
+                row = decode_start[request] + at[3]
+                if row < offsets[request + 1]:
+                    rows[size], requests[size] = row, request
+                    sum_pairs += row + context[request] + 1
+                    size += 1
+            kv, kind = sum_pairs, DECODE
+            at[3] += 1
+        group[steps], phase[steps] = at[0] // batch_size, kind
+        kv_tokens[steps], pairs[steps] = kv, sum_pairs
+        steps += 1
+        bounds[steps] = size
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """All steps of a replay: requests in order of the trace, ``batch_size`` at a time in lockstep.
+
+    The prompts of a batch are prefilled one after the other, each as one step, or in chunks of ``prefill_chunk``
+    tokens; then its requests decode together, one token each per step; a request that ends leaves, and nothing refills
+    the batch. With ``as_decode`` every recorded row counts as a decode step of its own (teacher-forced traces).
+    """
+
+    trace: Trace
+    batch_size: int = 1
+    as_decode: bool = False
+    prefill_chunk: int | None = None
+
+    def decode_starts(self) -> Times:
+        """[R] first decode row of every request."""
+        offsets = self.trace.request_offsets
+        if self.as_decode:
+            return np.array(offsets[:-1], np.int64)
+        prompts = [
+            int(np.count_nonzero(self.trace.phase[a:b] == PREFILL))
+            for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        ]
+        return np.asarray(offsets[:-1] + np.array(prompts, np.int64), np.int64)
+
+    def max_tokens(self) -> int:
+        """Tokens of the largest step."""
+        prompts = self.decode_starts() - self.trace.request_offsets[:-1]
+        longest = min(int(prompts.max(initial=0)), self.prefill_chunk or 2**62)
+        return max(min(self.batch_size, self.trace.num_requests), longest, 1)
+
+    def num_steps(self) -> int:
+        """Number of steps."""
+        starts, offsets = self.decode_starts(), self.trace.request_offsets
+        prompts = starts - offsets[:-1]
+        chunk = self.prefill_chunk or max(1, int(prompts.max(initial=1)))
+        decodes = offsets[1:] - starts
+        longest = np.maximum.reduceat(decodes, np.arange(0, decodes.size, self.batch_size))
+        return int((-(-prompts // chunk)).sum() + longest.sum())
+
+    def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[StepBlock]:
+        """All steps, some ``max_rows`` rows at a time (more where one step has more)."""
+        starts = self.decode_starts()
+        offsets = np.asarray(self.trace.request_offsets, np.int64)
+        context = np.zeros_like(starts) - offsets[:-1]
+        if not self.as_decode:
+            context = np.asarray(self.trace.prompt_len, np.int64) - starts
+        most = max(max_rows, self.max_tokens())
+        at = np.zeros(4, np.int64)
+        while at[0] < offsets.size - 1:
+            rows, requests, bounds = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most + 1, np.int64)
+            group, kv_tokens, pairs = (np.empty(most, np.int64) for _ in range(3))
+            phase = np.empty(most, np.uint8)
+            steps = _fill(
+                at, offsets, starts, context, self.batch_size, self.prefill_chunk or most, rows, requests,
+                bounds, group, phase, kv_tokens, pairs,
+            )  # fmt: skip
+            size = int(bounds[steps])
+            if steps:
+                yield StepBlock(
+                    rows[:size], requests[:size], bounds[: steps + 1], group[:steps], phase[:steps],
+                    kv_tokens[:steps], pairs[:steps],
+                )  # fmt: skip

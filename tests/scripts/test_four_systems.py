@@ -1,0 +1,48 @@
+"""The side-by-side table: what its rows must have in common, and the arithmetic that can be checked by hand."""
+
+import argparse
+
+import pytest
+
+from scripts.studies.four_systems import ENERGY, Bench, Row, main, table
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench(argparse.Namespace(hardware="s1_rtx3080ti", capacity=0.25, draws=3))
+
+
+def test_energy_by_hand():
+    row = Row("x", 1.0, 1.0, 1.0, None, 0.0, "", 1e9, 2e9, 3e9, 4e9, 0.0, "network")
+    expected = 1e9 * 2.4e-10 + 2e9 * 8e-9 + 3e9 * 6e-11 + 4e9 * 1e-12
+    assert row.energy_j == pytest.approx(expected)
+    assert set(ENERGY) >= {"network_j_per_byte", "package_j_per_byte"}
+
+
+def test_a_package_with_endless_memory_bandwidth_costs_what_the_device_costs_without_its_experts(bench):
+    """What is left is arithmetic, and under streaming the way of every expert over the links between dies."""
+    baseline, streaming = bench.package("endless", 1e18)
+    for row in (baseline, streaming):
+        assert bench.dense_s < row.tpot_s < 1.08 * bench.dense_s
+        assert row.link_bytes == pytest.approx(36 * bench.expert_bytes)
+
+
+def test_od_moe_loads_every_routed_expert_and_keeps_its_results(bench):
+    row = bench.od_moe(2, "1 Gb/s", 117.6e6)
+    assert row.link_bytes >= 36 * bench.expert_bytes * 0.999
+    assert row.lost == 0.0
+    assert row.tpot_s > bench.dense_s / 2
+
+
+def test_the_device_rows_are_those_of_run(bench):
+    resident, lru = bench.device("all resident", "policy=all_resident"), bench.device("LRU", "policy=lru")
+    assert resident.tpot_s < lru.tpot_s and resident.memory_bytes > lru.memory_bytes
+    assert resident.link_bytes == 0.0
+    text = table([resident, lru], {})
+    assert text.count("unchanged") == 2 and "SIMULATED" not in text
+
+
+def test_a_file_that_is_not_a_result_of_quality_is_refused(tmp_path, capsys):
+    (tmp_path / "q.json").write_text("[]")
+    assert main(["--draws", "1", "--quality", str(tmp_path / "q.json")]) == 2
+    assert "not a quality.json" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""`import`: writes a valid trace, says what it holds, and leaves nothing behind when it fails."""
+
+import numpy as np
+import pytest
+
+from sim.commands.import_ import main
+from traces.errors import UserError
+from traces.format.files import read_trace
+from traces.importers import importer_names
+
+
+@pytest.fixture
+def source(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "a.npy", np.argsort(rng.random((6, 3, 8)), -1)[..., :2])
+    return tmp_path / "a.npy"
+
+
+def test_an_import_writes_a_trace_and_says_what_it_holds(source, tmp_path, capsys):
+    out = tmp_path / "new/out.safetensors"
+    arguments = ["routed_experts", str(source), str(out), "--num-experts", "8", "--prompt-len", "4", "--model", "m"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "m, 3 MoE layers, top-2 of 8 experts" in text and "4 prefill and 2 decode rows" in text
+    assert "not known to be best first" in text
+    first = out.read_bytes()
+    assert read_trace(out).num_tokens == 6
+    main(arguments)
+    assert out.read_bytes() == first  # same source, same bytes
+
+
+def test_a_failed_import_leaves_no_file(source, tmp_path):
+    for number, sentence in (("7", "holds expert 7"), ("1", "--num-experts 1")):
+        with pytest.raises(UserError, match=sentence):
+            main(["routed_experts", str(source), str(tmp_path / "out"), "--num-experts", number])
+    duplicate = np.ones((2, 1, 2), int)
+    np.save(source, duplicate)
+    with pytest.raises(UserError, match="listed twice"):
+        main(["routed_experts", str(source), str(tmp_path / "out"), "--num-experts", "8"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_out_may_not_be_the_source_or_a_folder(source, tmp_path):
+    for out in (source, tmp_path):
+        with pytest.raises(UserError, match="other than SOURCE"):
+            main(["routed_experts", str(source), str(out), "--num-experts", "8"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["nothing", "a", "b"], ["routed_experts", "a", "b"]])
+def test_wrong_arguments_exit_with_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("name", [None, *importer_names()])
+def test_help_teaches(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*([name] if name else []), "--help"])
+    assert stopped.value.code == 0
+    assert ("python -m sim import" in capsys.readouterr().out) is True

@@ -1,0 +1,190 @@
+"""The SimPy engine and the compiled one: every decision, every timestamp, on everything both support."""
+
+from dataclasses import replace
+
+import numpy as np
+from hydra.utils import instantiate
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from policies.base import Policy
+from policies.eviction.belady import Belady
+from sim.assembly.replay import assemble
+from sim.commands.run import CONF
+from sim.config import RunConfig, TimeConfig
+from sim.engine.decision.device import BASES
+from sim.machine.capacity import CacheConfig
+from sim.metrics.step_table import COLUMNS, StepTable
+from tests.support.odd_rules import CoinSide, Eager, Guess, InPieces, Shake
+from tests.support.random_traces import random_trace
+from tests.support.replays import BARE, POLICIES, machine
+
+ODD = {
+    "pieces": replace(POLICIES["prefetch"], name="pieces", prefetch=InPieces()),
+    "pieces_end": replace(POLICIES["prefetch_end"], name="pieces_end", prefetch=InPieces()),
+    "eager": replace(BARE, name="eager", prediction=Guess(), prefetch=Eager()),
+    "shake": replace(BARE, name="shake", substitution=Shake()),
+    "coin": replace(BARE, name="coin", assignment=CoinSide()),
+    "all_odd": replace(
+        BARE, name="all_odd", eviction=Belady(), prediction=Guess(), prefetch=Eager(), substitution=Shake(),
+        assignment=CoinSide(),
+    ),
+}  # fmt: skip
+RULES = POLICIES | ODD
+"""Every policy that the tests know."""
+
+
+def every_rule(part: str) -> dict:
+    """The rules of a part by the name of their yaml; those that need a trained network have tests of their own."""
+    found = {}
+    for path in sorted((CONF / "policy" / part).glob("*.yaml")):
+        config = OmegaConf.create({"policy": {"alpha": 0.35, part: OmegaConf.load(path)}})
+        if "checkpoint" not in config.policy[part]:
+            found[path.stem] = instantiate(config.policy[part])
+    return found
+
+
+PARTS = {part: every_rule(part) for part in BASES}
+PARTS["prediction"] |= {"guess": Guess()}
+PARTS["prefetch"] |= {"in_pieces": InPieces(), "eager": Eager()}
+PARTS["substitution"] |= {"shake": Shake()}
+PARTS["assignment"] |= {"coin": CoinSide()}
+# low precision needs its bits
+PARTS["substitution"] = {
+    name: part for name, part in PARTS["substitution"].items()
+    if "low_precision" not in part.all_needs() or hasattr(part, "low_bits")
+}  # fmt: skip
+
+machines = {
+    "seed": st.integers(0, 10_000),
+    "write_back": st.sampled_from(["none", "none", "serial", "overlap"]),
+    "slots": st.integers(1, 8),
+    "scope": st.sampled_from(["layer", "global"]),
+    "start": st.sampled_from(["cold", "warm"]),
+    "reset": st.sampled_from(["never", "request"]),
+    "batch_size": st.integers(1, 3),
+    "prefill_chunk": st.sampled_from([None, None, 1, 3]),
+    "sizes": st.sampled_from([1000, [1000, 600, 1400]]),
+    "dense": st.booleans(),
+    "bandwidth": st.sampled_from([1e8, 1e9, 7.3e9, 1e18]),
+    "compute": st.sampled_from([3e8, 1.3e9, 1e10, 1e18]),
+    "host_ns": st.sampled_from([0, 1, 300, 2000]),
+    "call_ns": st.sampled_from([0, 20, 1000]),
+    "staging_slots": st.integers(1, 3),
+    "cpu": st.sampled_from([0.2, 0.5, 1.0, 3.0]),
+    "contention": st.sampled_from([1.0, 1.7]),
+    "memory": st.sampled_from(["pinned", "pageable", "staged"]),
+}
+cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
+mixtures = st.fixed_dictionaries(
+    machines
+    | {part: st.sampled_from(sorted(rules)) for part, rules in PARTS.items()}
+    | {
+        "residency": st.sampled_from(["cache"] * 6 + ["all", "none"]),
+        "experts": st.sampled_from([1, 2, 5, 8]),
+        "top_k": st.sampled_from([1, 2, 3, 8]),
+        "layers": st.integers(1, 3),
+        "lengths": st.sampled_from([((4, 0, 2), (5, 6, 0)), ((0, 0, 0), (1, 1, 1)), ((2, 0, 1) * 30, (2, 3, 1) * 30)]),
+    }
+)
+
+
+def policy_of(case):
+    """The named policy, or the mixture of parts."""
+    if "policy" in case:
+        return replace(RULES[case["policy"]], write_back=case["write_back"])
+    rules = [PARTS[part][case[part]] for part in BASES]
+    return Policy("mixture", *rules, residency=case["residency"], write_back=case["write_back"])
+
+
+def trace_of(case, seed):
+    """A trace of the case's shape; with ``dense`` everything else in the model has a size too."""
+    layers, experts = case.get("layers", 3), case.get("experts", 8)
+    prompts, decodes = case.get("lengths", ((4, 0, 2), (5, 6, 0)))
+    sizes = case["sizes"][:layers] if isinstance(case["sizes"], list) else case["sizes"]
+    trace = random_trace(
+        seed, layers, experts, min(case.get("top_k", 2), experts), prompts=prompts, decodes=decodes, expert_bytes=sizes
+    )
+    if not case["dense"]:
+        return trace
+    rest = {"attention_bytes": (300,) * layers, "shared_bytes": (70,) * layers}
+    return replace(trace, geometry=replace(trace.geometry, other_bytes=4000, kv_bytes_per_token=9, **rest))
+
+
+def drawn(case, engine, timeline=True):
+    trace, others = trace_of(case, case["seed"]), trace_of(case, case["seed"] + 1)
+    host_s = case["host_ns"] * 1e-9
+    hardware = machine(
+        link_bytes_per_s=case["bandwidth"], gpu_memory_bytes_per_s=case["compute"], host_s_per_layer=host_s,
+        link_call_s=case["call_ns"] * 1e-9, staging_slots=case["staging_slots"], cpu_load_ratio=case["cpu"],
+        launch_s=host_s / 10, kernels_per_expert=2, kernels_per_layer=3, readback_s=host_s / 7, sync_s=host_s / 5,
+        link_contention=case["contention"], cpu_contention=case["contention"], dequantise_bytes_per_s=5e9,
+        pageable_bytes_per_s=4e8, pageable_call_s=1e-8, staging_bytes_per_s=2e9, copies_per_expert=2,
+    )  # fmt: skip
+    cache = CacheConfig(
+        slots_per_layer=min(case["slots"], trace.num_experts), scope=case["scope"], start=case["start"],
+        reset=case["reset"],
+    )  # fmt: skip
+    batch_size = 64 if trace.num_requests > 3 else case["batch_size"]
+    run = RunConfig(
+        batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
+    )
+    time = TimeConfig(memory=case["memory"])
+    return assemble(trace, policy_of(case), hardware, trace.geometry, cache, run, time, others=others)
+
+
+def outcome(replay):
+    """(per-step table, sorted slices of the timeline, metrics, what is resident at the end, what rules remember)."""
+    table = StepTable(replay)
+    table.run()
+    log = replay.engine.take_log()
+    memories = np.concatenate([*replay.device.memories.values()])
+    return table.array(), log[np.lexsort(log.T[::-1])], table.metrics(), replay.device.residents(), memories
+
+
+def assert_engines_agree(case):
+    simpy_engine, compiled = outcome(drawn(case, "simpy")), outcome(drawn(case, "compiled"))
+    np.testing.assert_array_equal(simpy_engine[0], compiled[0])
+    np.testing.assert_array_equal(simpy_engine[1], compiled[1])
+    assert simpy_engine[2] == compiled[2]
+    np.testing.assert_array_equal(simpy_engine[3], compiled[3])
+    np.testing.assert_array_equal(simpy_engine[4], compiled[4])
+    silent = outcome(drawn(case, "compiled", timeline=False))
+    np.testing.assert_array_equal(silent[0], compiled[0])
+    np.testing.assert_array_equal(silent[3], compiled[3])
+    return simpy_engine
+
+
+def assert_sound(found, replay):
+    """What holds for every policy: parts and outcomes add up, every prefetch ends once, nothing is left over."""
+    table = dict(zip(COLUMNS, found[0].T, strict=True))
+    parts = sum(table[name] for name in COLUMNS if name.endswith("_ns") and name != "latency_ns")
+    np.testing.assert_array_equal(parts, table["latency_ns"])
+    outcomes = sum(table[name] for name in ("hits", "late", "fetches", "cpu", "substitutes", "drops", "degrades"))
+    np.testing.assert_array_equal(outcomes, table["demanded"])
+    ended = sum(table[f"prefetch_{name}"].sum() for name in ("used", "late", "wasted", "abandoned"))
+    assert ended == table["prefetch_copies"].sum()
+    for rate in ("link_utilisation", "cpu_utilisation"):
+        assert found[2][rate] is None or 0 <= found[2][rate] <= 1
+    for name in ("staged", "transient", "prefetched", "shield"):
+        assert not replay.device.machine_arrays[name].any(), name
+    assert (replay.device.machine_arrays["used"] <= replay.pools.capacity).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases)
+def test_engines_agree_to_the_nanosecond(case):
+    assert_engines_agree(case)
+
+
+@settings(max_examples=400, deadline=None)
+@given(mixtures)
+def test_engines_agree_on_every_mixture_of_rules(case):
+    predicts = case["prediction"] != "none" and not PARTS["eviction"][case["eviction"]].static
+    assume(predicts or case["prefetch"] == "none")
+    found = assert_engines_agree(case)
+    replay = drawn(case, "compiled")
+    for _ in replay.blocks():
+        pass
+    assert_sound(found, replay)

@@ -1,0 +1,93 @@
+"""Sizes of the shipped models against the totals that their authors publish."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from sim.machine import model
+from sim.machine.model import Dimensions, dimensions_from_config, load_dimensions, load_geometry, model_names
+from traces.errors import UserError
+
+MIB, GIB = 2**20, 2**30
+
+# name: (parameters in billions, bytes of one expert in MiB, bytes of the model in GiB), as published:
+# model cards and papers named in each file; expert sizes and totals of the first three also in arXiv 2508.18983.
+PUBLISHED = {
+    "deepseek_moe_16b": (16.4, 16.5, 31.0),
+    "xverse_moe_a4_2b": (25.8, 25.3, 49.0),
+    "qwen2_57b_a14b": (57.4, 52.5, 107.0),
+    "qwen3_30b_a3b": (30.5, 9.0, 56.9),
+    "gpt_oss_20b": (20.9, 12.6, 12.8),
+    "mixtral_8x7b": (46.7, 336.0, 87.0),
+    "olmoe_1b_7b": (6.92, 12.0, 12.9),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_totals_are_the_published_ones(name: str) -> None:
+    parameters, expert_mib, total_gib = PUBLISHED[name]
+    dimensions = load_dimensions(name)
+    assert model.total_parameters(dimensions) / 1e9 == pytest.approx(parameters, rel=0.005)
+    assert model.expert_bytes(dimensions) / MIB == pytest.approx(expert_mib, rel=0.005)
+    assert model.total_bytes(dimensions) / GIB == pytest.approx(total_gib, rel=0.021)
+
+
+def test_every_file_is_covered_and_says_its_source() -> None:
+    assert set(model_names()) == set(PUBLISHED)
+    for name in model_names():
+        dimensions = load_dimensions(name)
+        assert dimensions.name == name
+        assert dimensions.source
+
+
+def test_one_model_by_hand() -> None:
+    tiny = Dimensions(
+        name="tiny", hidden_size=8, num_layers=2, num_experts=4, top_k=2, expert_ffn=16, num_heads=2, num_kv_heads=1,
+        head_dim=4, vocab_size=100, dense_layers=1, dense_ffn=32, shared_ffn=6, attention_extra=16, weight_bits=4.5,
+    )  # fmt: skip
+    assert model.expert_parameters(tiny) == 3 * 8 * 16
+    assert model.expert_bytes(tiny) == 216  # 384 weights of 4.5 bits
+    assert model.attention_bytes(tiny) == 2 * (8 * 4 * 6 + 16 + 8 * 4)
+    assert model.shared_bytes(tiny) == 2 * 3 * 8 * 6
+    assert model.kv_bytes_per_token(tiny) == 2 * 2 * 4
+    assert model.other_bytes(tiny) == 2 * (100 * 8 + 8 + (8 * 4 * 6 + 16 + 3 * 8 * 32))
+    untied, tied = model.total_parameters(tiny), model.total_parameters(replace(tiny, tied=True))
+    assert untied - tied == 100 * 8
+
+
+def test_geometry_repeats_each_layer() -> None:
+    geometry = load_geometry("deepseek_moe_16b")
+    assert geometry.num_layers == 27
+    assert geometry.expert_bytes == (17_301_504,) * 27
+    assert geometry.shared_bytes == (2 * 17_301_504,) * 27
+    assert geometry.attention_bytes is not None
+    assert len(geometry.attention_bytes) == 27
+    assert geometry.weight_bits == 16
+    assert load_geometry("mixtral_8x7b").shared_bytes == (0,) * 32
+
+
+def test_names_and_aliases_find_one_model() -> None:
+    assert load_geometry("Qwen/Qwen3-30B-A3B") == load_geometry("qwen3_30b_a3b")
+    aliases = [alias.lower() for name in model_names() for alias in load_dimensions(name).names]
+    assert len(aliases) == len(set(aliases))
+    with pytest.raises(UserError, match=r"model=gpt-9 is not known: choose one of .*mixtral_8x7b"):
+        load_geometry("gpt-9")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_experts": 0}, "num_experts=0 must be a whole number of at least 1"),
+        ({"expert_ffn": 1.5}, "expert_ffn=1.5 must be a whole number of at least 1"),
+        ({"top_k": 99}, "top_k=99 must not be above num_experts=64"),
+        ({"dense_ffn": 0}, "dense_layers=1 and dense_ffn=0 must both be above zero, or neither"),
+        ({"weight_bits": 0}, "weight_bits=0 must be a number of bits from 1 to 64"),
+        ({"width": 3}, "width is not a dimension"),
+        ({"head_dim": None}, "head_dim is missing"),
+    ],
+)
+def test_bad_dimensions_are_refused(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        dimensions_from_config({**asdict(load_dimensions("deepseek_moe_16b")), **change})
+    assert sentence in str(error.value)

@@ -1,0 +1,89 @@
+"""Statistics of run folders: what is compared with what, and that the sums kept are those of the steps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sim.metrics.block_sums import BlockSums
+from sim.metrics.registry import metric_names
+from sim.metrics.step_table import StepTable
+from sim.results.table import collect, comparisons
+from sim.statistics.run_sample import Run, value_of
+from tests.sim.figures.test_plots import write_run
+from tests.support.random_traces import random_trace
+from tests.support.replays import replay_of
+from traces.errors import UserError
+
+
+@pytest.mark.parametrize("policy", ["lru", "importance"])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_every_metric_of_the_blocks_is_the_one_of_the_run(policy, batch_size):
+    trace = random_trace(0, prompts=(4, 3, 5, 2), decodes=(7, 2, 9, 1))
+    replay = replay_of(trace, policy, slots_per_layer=3, batch_size=batch_size)
+    table = StepTable(replay)
+    table.run()
+    sums = BlockSums(trace.num_layers, replay.pools.slots())
+    columns = table.columns()
+    half = len(table) // 2
+    for piece in (slice(0, half), slice(half, None)):
+        sums.write({name: column[piece] for name, column in columns.items()})
+    run = Run(policy, pd.DataFrame(sums.columns()), pd.DataFrame(table.requests()))
+    assert len(run.groups()) == 4 // batch_size
+    for name in metric_names():
+        expected = table.metrics()[name]
+        found = value_of(run, name)
+        assert np.isnan(found) if expected is None else found == pytest.approx(expected, rel=1e-12), name
+
+
+def sweep(folder: Path) -> Path:
+    for i, (policy, share) in enumerate((p, s) for s in (0.25, 0.5) for p in ("lru", "belady", "importance")):
+        write_run(folder / str(i), policy, share)
+    return folder
+
+
+def test_policies_are_compared_at_equal_capacity_and_corrected_together(tmp_path):
+    pairs = comparisons(collect(sweep(tmp_path)), "hit_rate")
+    assert len(pairs) == 6 and pairs["conditions"].nunique() == 2
+    expected = {("belady", "importance"), ("belady", "lru"), ("importance", "lru")}
+    for _, group in pairs.groupby("capacity"):
+        assert set(zip(group["series"], group["against"], strict=True)) == expected
+    smallest = pairs["p"].idxmin()
+    assert pairs["p_holm"][smallest] == pytest.approx(min(1, 6 * pairs["p"][smallest]))
+    assert len(comparisons(collect(tmp_path), "tpot_s.mean", baseline="lru")) == 4
+    with pytest.raises(UserError, match="baseline=fifo is neither a policy nor a series"):
+        comparisons(collect(tmp_path), "hit_rate", baseline="fifo")
+
+
+def test_machines_and_settings_are_not_mixed(tmp_path):
+    write_run(tmp_path / "0", "lru", 0.25, hardware="s1")
+    write_run(tmp_path / "1", "belady", 0.25, hardware="s3")
+    write_run(tmp_path / "2", "lru", 0.25, hardware="s1", overrides=("time.link=false",))
+    assert comparisons(collect(tmp_path), "hit_rate").empty
+    write_run(tmp_path / "3", "lru", 0.25, hardware="s1", overrides=("policy/eviction=lfu",))
+    pairs = comparisons(collect(tmp_path), "hit_rate")
+    assert len(pairs) == 1 and "eviction=lfu" in pairs["series"][0] + pairs["against"][0]
+
+
+def test_a_bound_is_compared_at_the_capacity_asked_for(tmp_path):
+    write_run(tmp_path / "0", "lru", 0.25)
+    run = write_run(tmp_path / "1", "all_resident", 0.25)
+    provenance = json.loads((run / "provenance.json").read_text())
+    provenance["cache"]["effective_fraction"] = 1.0
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    assert len(comparisons(collect(tmp_path), "hit_rate")) == 1
+
+
+def test_uncertain_figures_of_the_machine_are_read(tmp_path):
+    run = write_run(tmp_path / "run", "lru", 0.25)
+    steps = pd.read_parquet(run / "steps.parquet")
+    steps.assign(link_ns=steps["latency_ns"]).to_parquet(run / "steps.parquet")
+    plain = collect(run).iloc[0]
+    provenance = json.loads((run / "provenance.json").read_text())
+    provenance["config"] = {"hardware": {"uncertainty": {"link_bytes_per_s": 0.2}}}
+    (run / "provenance.json").write_text(json.dumps(provenance))
+    unsure = collect(run).iloc[0]
+    assert unsure["tpot_s.high"] - unsure["tpot_s.low"] > 3 * (plain["tpot_s.high"] - plain["tpot_s.low"])
+    assert unsure["hit_rate.low"] == plain["hit_rate.low"]

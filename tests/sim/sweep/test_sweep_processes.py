@@ -1,0 +1,147 @@
+"""Sweeps as processes: killed and continued, two in one folder, a failure in the middle, every launcher."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sim.commands.run import CONF
+from sim.results.run_files import finished_runs
+from tests.support.random_traces import random_trace
+from traces.format.files import write_trace
+
+ROOT = CONF.parent
+CAPACITIES = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
+
+
+@pytest.fixture(scope="module")
+def trace_path(tmp_path_factory) -> Path:
+    """Long enough that a run on the SimPy engine takes some tenths of a second."""
+    path = tmp_path_factory.mktemp("trace") / "small.safetensors"
+    write_trace(path, random_trace(0, num_layers=4, num_experts=8, top_k=2, prompts=(8,) * 4, decodes=(300,) * 4))
+    return path
+
+
+def command(trace_path: Path, folder: Path, *words: str) -> list[str]:
+    return [
+        sys.executable, "-m", "sim", "run", "-m", f"trace.path={trace_path}", f"hydra.sweep.dir={folder}", *words,
+    ]  # fmt: skip
+
+
+def sweep(trace_path: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(trace_path, folder, *words), cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def computed(printed: str) -> list[str]:
+    """Names of the runs that a sweep says it computed."""
+    return [line.split()[0] for line in printed.splitlines() if "  hit rate " in line]
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for run in finished_runs(folder) for path in run.iterdir()}
+
+
+def test_a_killed_sweep_continues_and_repeats_nothing(trace_path, tmp_path):
+    words = ("policy=lru,belady", f"+sweep.grid.cache.fraction={CAPACITIES}".replace(" ", ""))
+    first = subprocess.Popen(
+        command(trace_path, tmp_path, *words), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 300
+    while len(finished_runs(tmp_path)) < 3 and time.monotonic() < end and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = stamps(tmp_path)
+    done = {path.parent.name for path in before}
+    assert 3 <= len(done) < 16, "it was to be killed in the middle"
+    second = sweep(trace_path, tmp_path, *words)
+    assert second.returncode == 0, second.stderr
+    assert len(computed(second.stdout)) == 16 - len(done) and not done & set(computed(second.stdout))
+    assert before.items() <= stamps(tmp_path).items()
+    assert not list(tmp_path.glob(".*.part"))
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == 16
+    third = sweep(trace_path, tmp_path, *words)
+    assert third.returncode == 0 and computed(third.stdout) == []
+
+
+def test_two_sweeps_share_a_folder(trace_path, tmp_path):
+    words = ("policy=lru,belady", f"+sweep.grid.cache.fraction={CAPACITIES}".replace(" ", ""))
+    both = [
+        subprocess.Popen(
+            command(trace_path, tmp_path, *words), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    printed = [one.communicate(timeout=600) for one in both]
+    assert [one.returncode for one in both] == [0, 0], printed
+    names = [name for out, _ in printed for name in computed(out)]
+    assert len(names) == len(set(names)) == 16  # each was computed once, by one of them
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert len(table) == 16 and table["hit_rate"].notna().all()
+
+
+def test_a_bad_configuration_in_the_middle_stops_nothing(trace_path, tmp_path):
+    done = sweep(trace_path, tmp_path, "policy=lru", "cache.fraction=0.25,7,0.5", "engine=compiled")
+    assert done.returncode == 2
+    assert "cache.fraction=7: must be above 0 and at most 1" in done.stderr and "Traceback" not in done.stderr
+    assert sorted(pd.read_parquet(tmp_path / "results.parquet")["capacity"]) == [0.25, 0.5]
+
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec("hydra_plugins") is not None and (
+        importlib.util.find_spec(f"hydra_plugins.{name}") is not None
+    )
+
+
+LAUNCHERS = {
+    "joblib": ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
+    "submitit_local": ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
+    "ray": ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_workers_of_each_launcher(launcher, trace_path, tmp_path):
+    plugin, words = LAUNCHERS[launcher]
+    if not installed(plugin):
+        pytest.skip(f"{plugin} is not installed: extra `{'ray' if launcher == 'ray' else 'sweep'}`")
+    grid = "+sweep.grid.cache.fraction=[0.25,0.5]"
+    done = sweep(trace_path, tmp_path, "policy=lru,importance", "engine=compiled", grid, *words)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert sorted(zip(table["policy"], table["capacity"], strict=True)) == [
+        (policy, share) for policy in ("importance", "lru") for share in (0.25, 0.5)
+    ]
+    failing = sweep(trace_path, tmp_path, "policy=lru", "engine=compiled", "cache.fraction=0.75,7", *words)
+    assert failing.returncode == 2, failing.stderr
+    assert "cache.fraction=7: must be above 0" in failing.stderr
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == 5
+
+
+def test_optuna_finds_a_front(trace_path, tmp_path):
+    if not installed("hydra_optuna_sweeper"):
+        pytest.skip("hydra_optuna_sweeper is not installed: extra `sweep`")
+    path = tmp_path / "t.safetensors"
+    write_trace(path, random_trace(1, num_layers=3, num_experts=8, top_k=2, prompts=(4, 4), decodes=(20, 20)))
+    done = sweep(path, tmp_path / "out", "+experiment=pareto", "hydra.sweeper.n_trials=6")
+    assert done.returncode == 0, done.stderr
+    assert "Pareto solutions" in done.stdout
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert 1 <= len(table) <= 6 and table["lost_gate_mass"].notna().all()
+
+
+def test_two_jobs_of_a_sweep_use_one_thread_each(monkeypatch):
+    from sim.commands import run
+
+    monkeypatch.setattr(run, "run", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["sim"])
+    monkeypatch.setattr(os, "environ", {"MKL_NUM_THREADS": "3"})
+    assert run.main(["policy=lru"]) == 0 and os.environ == {"MKL_NUM_THREADS": "3"}
+    assert run.main(["-m", "policy=lru"]) == 0
+    assert os.environ == {"MKL_NUM_THREADS": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

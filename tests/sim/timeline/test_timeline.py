@@ -1,0 +1,202 @@
+"""The timeline file: events worked out by hand, then that nothing of the clock is missing or shown twice."""
+
+import gzip
+import json
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.metrics.step_table import COLUMNS, StepTable
+from sim.timeline.event_file import NAME, TimelineFile
+from sim.timeline.slices import OUTCOMES, REPLACEMENT, STAGING, TRACKS
+from tests.sim.engine.test_engines_agree import cases, drawn
+from tests.support.random_traces import random_trace, routed
+from tests.support.replays import machine, replay_of
+
+PART_OF = {
+    "wait_link": "link", "wait_cpu": "cpu", "sync": "sync", "issue": "host", "shared": "expert", "head": "attention",
+}  # fmt: skip
+
+
+def written(replay, folder, steps=None):
+    """(events of the timeline of the first ``steps`` steps, table of all steps)."""
+    replay.run = replace(replay.run, timeline=True, timeline_steps=steps)
+    table = StepTable(replay)
+    with TimelineFile(folder / NAME, replay) as timeline:
+        for result in replay.blocks():
+            table.add(result)
+            timeline.add(result)
+    assert [path.name for path in folder.iterdir()] == [NAME]
+    document = json.loads(gzip.decompress((folder / NAME).read_bytes()))
+    assert document["otherData"]["label"] == "SIMULATED"
+    return document["traceEvents"], table
+
+
+def begin_ns(event):
+    return round(event["ts"] * 1000)
+
+
+def end_ns(event):
+    return begin_ns(event) + round(event["dur"] * 1000)
+
+
+def slices(events, track):
+    """(name, begin, end) in nanoseconds."""
+    found = [event for event in events if event["ph"] == "X" and event["tid"] == track]
+    return [(event["name"], begin_ns(event), end_ns(event)) for event in found]
+
+
+def track(name):
+    return next(number for number, title in TRACKS.items() if title == name)
+
+
+def test_two_steps_by_hand(tmp_path):
+    """A, A again, one layer: host time 5 us, the copy 1 us, the expert 250 ns; it hits the second time."""
+    trace = routed(np.zeros((2, 1, 1), np.int64), 4, [0], [2])
+    hardware = machine(gpu_memory_bytes_per_s=4e9, host_s_per_layer=5e-6)
+    events, _ = written(replay_of(trace, "lru", hardware, slots_per_layer=2, timeline=True), tmp_path)
+    assert slices(events, track("GPU")) == [
+        ("L0 attention", 0, 5000),
+        ("L0 E0 wait for link", 5000, 6000),
+        ("L0 E0 fetch", 6000, 6250),
+        ("L0 attention", 6250, 11250),
+        ("L0 E0 hit", 11250, 11500),
+    ]
+    assert slices(events, track("link")) == [("L0 E0 fetch", 5000, 6000)]
+    assert slices(events, track("steps")) == [
+        ("step 0 decode request 0", 0, 6250),
+        ("step 1 decode request 0", 6250, 11500),
+    ]
+    counts = [(event["name"], begin_ns(event), event["args"]) for event in events if event["ph"] == "C"]
+    assert counts == [
+        ("queued copies", 5000, {"demand": 1, "prefetch": 0}),
+        ("experts in slots", 5000, {"experts": 0}),
+        ("bytes in slots", 5000, {"bytes": 0}),
+        ("queued copies", 11250, {"demand": 0, "prefetch": 0}),
+        ("experts in slots", 11250, {"experts": 1}),
+        ("bytes in slots", 11250, {"bytes": 1000}),
+    ]
+
+
+def test_experts_that_pass_by_the_cache_sit_in_staging_slots(tmp_path):
+    """Nothing is kept: A B arrive at 1000 and 2000 ns and leave once executed, 500 ns later each."""
+    trace = routed(np.array([[[0, 1]]]), 4, [0], [1])
+    hardware = machine(gpu_memory_bytes_per_s=2e9)
+    events, _ = written(replay_of(trace, "on_demand", hardware, timeline=True), tmp_path)
+    assert slices(events, STAGING) == [("L0 E0 staged", 0, 1500)]
+    assert slices(events, STAGING + 1) == [("L0 E1 staged", 1000, 2500)]
+
+
+def test_a_copy_that_a_reset_voids_is_cut_short(tmp_path):
+    """Two requests of one step, B everywhere and resident, C wrongly foreseen: its copy begins at each first lookup."""
+    logits, ahead = np.zeros((2, 2, 4), np.float32), np.zeros((2, 1, 4), np.float32)
+    logits[..., 1], ahead[..., 2] = 9.0, 9.0
+    trace = routed(np.ones((2, 2, 1), np.int64), 4, [0, 0], [1, 1], logits, lookahead=ahead)
+    replay = replay_of(
+        trace, "prefetch", machine(host_s_per_layer=300e-9), slots_per_layer=2, start="warm", reset="request",
+        timeline=True,
+    )  # fmt: skip
+    events, _ = written(replay, tmp_path)
+    assert slices(events, track("link")) == [("L1 E2 prefetch", 300, 900), ("L1 E2 prefetch", 900, 1900)]
+    assert [event["args"] for event in events if event.get("cat") == "prefetch"] == [
+        {"staged": 0, "void": 1}, {"staged": 0},
+    ]  # fmt: skip
+
+
+def assert_no_overlap(events):
+    for number in {event["tid"] for event in events if event["ph"] == "X"}:
+        last = 0
+        for _, begin, end in slices(events, number):
+            assert last <= begin <= end
+            last = end
+
+
+def assert_trace_event_format(events):
+    """The members that the format requires of each phase, with their types."""
+    kinds = {
+        "X": {"pid": int, "tid": int, "ts": float, "dur": float, "name": str, "cat": str, "args": dict},
+        "i": {"pid": int, "tid": int, "ts": float, "s": str, "name": str, "cat": str, "args": dict},
+        "C": {"pid": int, "ts": float, "name": str, "args": dict},
+        "M": {"pid": int, "tid": int, "name": str, "args": dict},
+    }
+    named = {event["tid"] for event in events if event["name"] == "thread_name"}
+    for event in events:
+        members = kinds[event["ph"]]
+        assert event.keys() == {"ph", *members}
+        assert all(isinstance(event[name], kind) for name, kind in members.items()), event
+        if event["ph"] in "Xi":
+            assert event["tid"] in named
+        if event["ph"] == "C":
+            assert all(isinstance(value, int) for value in event["args"].values())
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_everything_is_shown_once(tmp_path_factory, case):
+    replay = drawn(case, "compiled")
+    events, table = written(replay, tmp_path_factory.mktemp("t"))
+    assert_trace_event_format(events)
+    assert_no_overlap(events)
+    sums = dict(zip(COLUMNS, table.array().sum(axis=0).tolist(), strict=True))
+    assert_gpu_covers_the_clock(events, sums)
+    shown = Counter(event["args"]["outcome"] for event in events if "outcome" in event.get("args", {}))
+    shown.pop(REPLACEMENT, None)
+    assert sum(shown.values()) == sums["demanded"]
+    assert [shown[word] for word in OUTCOMES] == [sums[name] for name in COUNTERS[: len(OUTCOMES)]]
+    busy = {
+        name: sum(end - begin for _, begin, end in slices(events, track(name)) if end <= sums["latency_ns"])
+        for name in ("link", "CPU")
+    }  # a prefetch that is still under way at the end has not arrived
+    assert busy["CPU"] == replay.engine.cpu_busy_ns
+    assert busy["link"] == replay.engine.link_busy_ns or case["reset"] == "request"
+
+
+def assert_gpu_covers_the_clock(events, sums):
+    """The GPU's slices follow each other without a gap, and their parts are those that the metrics report."""
+    gpu = slices(events, track("GPU"))
+    assert gpu[0][1] == 0 and gpu[-1][2] == sums["latency_ns"]
+    assert all(one[2] == two[1] for one, two in pairwise(gpu))
+    spent = Counter()
+    for event in events:
+        if event["ph"] == "X" and event["tid"] == track("GPU"):
+            spent[event["cat"]] += end_ns(event) - begin_ns(event)
+    for category, part in PART_OF.items():
+        if part in ("link", "cpu"):
+            assert spent[category] == sums[f"{part}_ns"]
+    assert sum(spent.values()) == sum(sums[f"{part}_ns"] for part in PARTS)
+
+
+@pytest.mark.parametrize("engine", ["simpy", "compiled"])
+def test_only_the_first_steps_are_written(tmp_path, engine):
+    whole, part = (tmp_path / name for name in ("whole", "part"))
+    whole.mkdir(), part.mkdir()
+    trace = random_trace(3, prompts=(70, 3), decodes=(80, 5))
+    everything, table = written(replay_of(trace, "prefetch", slots_per_layer=3, engine=engine, timeline=True), whole)
+    replay = replay_of(trace, "prefetch", slots_per_layer=3, engine=engine, timeline=True)
+    events, _ = written(replay, part, steps=70)
+    assert slices(events, track("steps")) == slices(everything, track("steps"))[:70]
+    gpu = slices(events, track("GPU"))
+    assert gpu == slices(everything, track("GPU"))[: len(gpu)]
+    assert gpu[-1][2] == table.array()[:70, COLUMNS.index("latency_ns")].sum()
+    assert sum("outcome" in event.get("args", {}) for event in events) == (
+        table.array()[:70, COLUMNS.index("demanded")].sum()
+    )
+    assert len(replay.engine.take_log()) == 0
+
+
+def test_the_same_bytes_again_and_nothing_after_a_failure(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        written(replay_of(random_trace(0), "importance", slots_per_layer=3, timeline=True), tmp_path / name)
+        contents.append((tmp_path / name / NAME).read_bytes())
+    assert contents[0] == contents[1]
+    replay = replay_of(random_trace(0), "lru", timeline=True)
+    with pytest.raises(RuntimeError), TimelineFile(tmp_path / "c" / NAME, replay):
+        raise RuntimeError
+    assert not list((tmp_path / "c").iterdir())

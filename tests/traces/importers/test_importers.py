@@ -1,0 +1,22 @@
+"""What all importers share: names, descriptions, a missing source."""
+
+import pytest
+
+from tests.support.importing import imported
+from traces.errors import UserError
+from traces.importers import importer_names, load_importer
+
+
+def test_every_format_says_what_it_reads():
+    assert {"gpt_oss", "big_moe_on_edge", "mixtral_offloading", "routed_experts"} <= set(importer_names())
+    for name in importer_names():
+        assert load_importer(name).__doc__.partition("\n")[0].endswith(".")
+    with pytest.raises(UserError, match="Format 'none' is unknown; known formats are big_moe_on_edge"):
+        load_importer("none")
+
+
+@pytest.mark.parametrize("name", importer_names())
+def test_a_missing_source_is_named(name, tmp_path):
+    options = ["--num-experts", "8"] if name in ("routed_experts", "jsonl") else []
+    with pytest.raises(UserError, match="nowhere"):
+        imported(name, tmp_path / "nowhere", *options)

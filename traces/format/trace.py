@@ -1,0 +1,215 @@
+"""What a routing trace holds: which experts each token used in each layer, with the scores they were chosen by.
+
+Legend of shapes: T rows (tokens), L MoE layers, E routed experts per layer, K experts per token, R requests,
+W listed experts of a truncated score table. All requests lie one after the other in the rows.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import UserError
+from traces.format.mapped import load
+
+PREFILL, DECODE = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Sizes of the model that routed; None means unknown, which is never the same as zero.
+
+    Tuples have one entry per MoE layer. `attention_bytes`: attention, router and norms, read in every step;
+    `shared_bytes`: shared experts (0 where the model has none); `other_bytes`: once per step, LM head and dense layers;
+    `kv_bytes_per_token`: K and V of one token in ONE layer; `weight_bits`: stored bits per expert weight.
+    """
+
+    model: str
+    num_layers: int
+    num_experts: int
+    top_k: int
+    expert_bytes: tuple[int, ...] | None = None
+    attention_bytes: tuple[int, ...] | None = None
+    shared_bytes: tuple[int, ...] | None = None
+    other_bytes: int | None = None
+    kv_bytes_per_token: int | None = None
+    hidden_size: int | None = None
+    weight_bits: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Scores of all experts before normalisation, or of the W best of them with the mass of the rest.
+
+    Dense: `values` [T, L, E] float16|float32, the other two None. Truncated: `values` [T, L, W] falling, `ids`
+    [T, L, W] uint8|uint16, `log_normalizer` [T, L] float32 = logsumexp over all E logits, so that the
+    probability of a listed expert is exact; the last listed value is the floor below which nothing is known.
+    """
+
+    values: NDArray[Any]
+    ids: NDArray[Any] | None = None
+    log_normalizer: NDArray[np.float32] | None = None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether only the W best experts are listed."""
+        return self.ids is not None
+
+    def rows(self, start: int, stop: int) -> "ScoreTable":
+        """The table of rows start..stop, as views."""
+        cut = slice(start, stop)
+        return ScoreTable(
+            self.values[cut],
+            None if self.ids is None else self.ids[cut],
+            None if self.log_normalizer is None else self.log_normalizer[cut],
+        )
+
+    def probabilities(self, start: int, stop: int, num_experts: int) -> NDArray[np.float32]:
+        """Softmax of the logits, [stop-start, L, E] float32.
+
+        Truncated tables: unlisted experts share the remaining mass equally, which is an ESTIMATE.
+        """
+        if self.ids is None or self.log_normalizer is None:
+            from traces.format.softmax import softmax  # compiled: only a replay needs it
+
+            return softmax(load(self.values[start:stop]))
+        logits = load(self.values[start:stop]).astype(np.float32)
+        listed = np.exp(logits - load(self.log_normalizer[start:stop])[:, :, None])  # [n, L, W]
+        rest = np.clip(1.0 - listed.sum(axis=-1), 0.0, None) / max(1, num_experts - listed.shape[-1])  # [n, L]
+        dense = np.repeat(rest[..., None], num_experts, axis=-1).astype(np.float32)
+        np.put_along_axis(dense, load(self.ids[start:stop]).astype(np.int64), listed, axis=-1)
+        return dense
+
+    def floors(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Probability of the last listed expert, [stop-start, L]; 0 where all experts are listed."""
+        if self.log_normalizer is None:
+            return np.zeros((stop - start, self.values.shape[1]), np.float32)
+        last = self.values[start:stop, :, -1].astype(np.float32)
+        floor: NDArray[np.float32] = np.exp(last - self.log_normalizer[start:stop])
+        return floor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """One recorded or imported routing trace; arrays may be read-only views of a mapped file.
+
+    `topk_ids` [T, L, K] uint8|uint16, best first if `ranked`; `topk_weights` [T, L, K] float16|float32, as the model
+    multiplies expert outputs. `router_logits`: unbiased logits of all experts; `selection_scores`: only where the
+    choice used other scores (a bias, groups). `lookahead_before` / `lookahead_after`, [T, L-1, ...]: row l is the gate
+    of layer l+1 applied at layer l, 'before' on the input of layer l's own gate (available at that gate),
+    'after' on the residual after layer l's MoE (available at the end of layer l).
+    `request_offsets` [R+1] int64; `prompt_len` [R] int32, tokens of the prompt whether recorded or not;
+    `phase` [T] uint8, PREFILL rows before DECODE rows within a request. `score_function`: how weights come from logits
+    ("softmax", "softmax_topk", "sigmoid", ...). `expert_similarity` [L, E, E] float16: cosine of two experts' outputs
+    on the same inputs, averaged over measured tokens. `content_hash`: sha256 of tensors and geometry, set by reading
+    and writing, empty for a trace that has not been written yet.
+    """
+
+    geometry: Geometry
+    topk_ids: NDArray[Any]
+    request_offsets: NDArray[np.int64]
+    prompt_len: NDArray[np.int32]
+    phase: NDArray[np.uint8]
+    topk_weights: NDArray[Any] | None = None
+    router_logits: ScoreTable | None = None
+    selection_scores: ScoreTable | None = None
+    lookahead_before: ScoreTable | None = None
+    lookahead_after: ScoreTable | None = None
+    token_ids: NDArray[np.int32] | None = None
+    expert_similarity: NDArray[Any] | None = None
+    ranked: bool = True
+    score_function: str | None = None
+    request_labels: tuple[str, ...] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    content_hash: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the trace, prefill and decode."""
+        return int(self.topk_ids.shape[0])
+
+    @property
+    def num_layers(self) -> int:
+        """MoE layers."""
+        return self.geometry.num_layers
+
+    @property
+    def num_experts(self) -> int:
+        """Routed experts per layer."""
+        return self.geometry.num_experts
+
+    @property
+    def top_k(self) -> int:
+        """Experts per token."""
+        return self.geometry.top_k
+
+    @property
+    def num_requests(self) -> int:
+        """Requests in the trace."""
+        return int(self.prompt_len.shape[0])
+
+    def select_requests(self, count: int, first: int = 0) -> "Trace":
+        """The `count` requests from number `first` on, as views; the content hash names the part.
+
+        Raises: UserError if `count` is below 1 or there are not that many requests.
+        """
+        end = first + count
+        if count < 1 or not 0 <= first <= end <= self.num_requests:
+            raise UserError(
+                f"trace.requests={count}: this trace has {self.num_requests} requests, at least 1 is needed."
+            )
+        if count == self.num_requests:
+            return self
+        start, stop = (int(row) for row in self.request_offsets[[first, end]])
+        rows: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[start:stop]
+            for name in ("topk_ids", "phase", "topk_weights", "token_ids")
+        }
+        tables: dict[str, Any] = {
+            name: _rows(getattr(self, name), start, stop)
+            for name in ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
+        }
+        return replace(
+            self,
+            **rows,
+            **tables,
+            request_offsets=self.request_offsets[first : end + 1] - start,
+            prompt_len=self.prompt_len[first:end],
+            request_labels=None if self.request_labels is None else self.request_labels[first:end],
+            content_hash=f"{self.content_hash}/requests[{first}:{end}]",
+        )
+
+    def gate_scores(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Unbiased normalised probabilities, softmax(router_logits) of rows start..stop, [n, L, E] float32.
+
+        Raises: UserError if the trace has no router_logits.
+        """
+        if self.router_logits is None:
+            raise UserError(
+                f"This trace of {self.geometry.model} has no router_logits, so the gate scores of the experts "
+                "that were not chosen are unknown; record it with `python -m sim record` or choose a rule "
+                "that needs only ids."
+            )
+        return self.router_logits.probabilities(start, stop, self.num_experts)
+
+    def positions(self) -> NDArray[np.int32]:
+        """Position of each row in the context of its request, [T] int32.
+
+        Prefill row i is at i, decode row j at prompt_len + j.
+        """
+        lengths = np.diff(self.request_offsets)
+        index = np.arange(self.num_tokens, dtype=np.int64) - np.repeat(self.request_offsets[:-1], lengths)
+        decode_rows = np.add.reduceat(self.phase == DECODE, self.request_offsets[:-1], dtype=np.int64)
+        # A decode row's index counts the recorded prefill rows; replace them by the whole prompt.
+        shift = np.repeat(self.prompt_len - (lengths - decode_rows), lengths)
+        return (index + np.where(self.phase == DECODE, shift, 0)).astype(np.int32)
+
+
+def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
+    """The smallest dtype of the trace format that holds every expert id."""
+    return np.uint8 if num_experts <= 256 else np.uint16
+
+
+def _rows(table: ScoreTable | None, start: int, stop: int) -> ScoreTable | None:
+    return None if table is None else table.rows(start, stop)

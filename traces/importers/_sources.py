@@ -1,0 +1,154 @@
+"""Reading files that others made: bounded lines of text and numpy arrays, nothing ever unpickled."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.errors import UserError
+from traces.format.trace import id_dtype
+
+MAX_LINE_CHARACTERS = 1 << 20
+MAX_ARRAY_BYTES = 1 << 33
+MAX_UNPACKED = 1 << 26
+MAX_UNPACKED_RATIO = 100
+"""An array of more than ``MAX_UNPACKED`` bytes may not be so many times larger than what it is packed in."""
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def require(source: Path, kind: str) -> Path:
+    """`source` if it is there and of this kind ("file" or "folder").
+
+    Raises: UserError otherwise.
+    """
+    if not (source.is_file() if kind == "file" else source.is_dir()):
+        found = "does not exist" if not source.exists() else f"is not a {kind}"
+        raise UserError(f"{source} {found}; this format reads a {kind}.")
+    return source
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a source file, for the provenance."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number from 1 and line without its end, one at a time.
+
+    Raises: UserError for a line that is no UTF-8 text or longer than a mebibyte.
+    """
+    number = 0
+    try:
+        with path.open(encoding="utf-8", newline=None) as file:
+            while line := file.readline(MAX_LINE_CHARACTERS + 1):
+                number += 1
+                if len(line) > MAX_LINE_CHARACTERS:
+                    raise UserError(f"{path.name} line {number} is longer than {MAX_LINE_CHARACTERS} characters.")
+                yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8 text near line {number + 1}.") from error
+
+
+def integer(text: str, path: Path, number: int, field: str) -> int:
+    """`text` as an integer of zero or more.
+
+    Raises: UserError naming file, line and field.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise UserError(f"{path.name} line {number}: {field}={text!r}; an integer of zero or more is needed.")
+    return int(text)
+
+
+def npz_names(path: Path) -> list[str]:
+    """Names of the arrays in an .npz file.
+
+    Raises: UserError if it is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except Exception as error:  # a spoiled archive fails in a dozen ways
+        raise UserError(f"{path.name} is not a whole .npz file ({error}).") from error
+
+
+def npz_array(path: Path, name: str) -> NDArray[Any]:
+    """Array `name` of an .npz file, its claimed size checked before memory is taken.
+
+    Raises: UserError for a missing, pickled, oversized or damaged array.
+    """
+    label = f"{name!r} of {path.name}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = f"{name}.npy"
+            if member not in archive.namelist():
+                raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}.")
+            with archive.open(member) as stream:
+                nbytes = _checked_nbytes(stream, label)
+                packed = archive.getinfo(member).compress_size
+                if nbytes > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed):
+                    raise UserError(
+                        f"Array {label} unpacks {packed} bytes into {nbytes}; a ratio of up to {MAX_UNPACKED_RATIO} is "
+                        "read, since a trace that repeats itself more than that is no recording."
+                    )
+                if archive.getinfo(member).file_size != stream.tell() + nbytes:
+                    raise UserError(f"Array {label} does not have the size its header claims.")
+            with archive.open(member) as stream:
+                array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+                return array
+    except UserError:
+        raise
+    except Exception as error:  # a spoiled archive fails in a dozen ways
+        raise UserError(f"Array {label} cannot be read: {error}.") from error
+
+
+def npy_array(path: Path) -> NDArray[Any]:
+    """The array of an .npy file, memory mapped.
+
+    Raises: UserError for a pickled or damaged file.
+    """
+    try:
+        with path.open("rb") as stream:
+            nbytes = _checked_nbytes(stream, path.name)
+            if path.stat().st_size != stream.tell() + nbytes:
+                raise UserError(f"Array {path.name} does not have the size its header claims.")
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except UserError:
+        raise
+    except Exception as error:  # a spoiled header fails in a dozen ways
+        raise UserError(f"Array {path.name} cannot be read: {error}.") from error
+
+
+def _checked_nbytes(stream: IO[bytes], label: str) -> int:
+    """Bytes of data that the .npy header at `stream` claims; the stream is left at the data."""
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise UserError(f"Array {label} is of .npy version {version}; 1.0 and 2.0 are read.")
+    shape, _, dtype = _NPY_HEADERS[version](stream)
+    if dtype.hasobject or dtype.kind not in "iuf":
+        raise UserError(f"Array {label} is of type {dtype}; integers or floats are needed (nothing is unpickled).")
+    nbytes = dtype.itemsize
+    for extent in shape:
+        nbytes *= int(extent)
+    if nbytes > MAX_ARRAY_BYTES:
+        raise UserError(f"Array {label} claims {nbytes} bytes; at most {MAX_ARRAY_BYTES} are read.")
+    return nbytes
+
+
+def expert_ids(array: NDArray[Any], num_experts: int, label: str) -> NDArray[Any]:
+    """`array` in the smallest id type that holds `num_experts`, its values checked first.
+
+    Raises: UserError for a value that is no integer from 0 to num_experts - 1.
+    """
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{label} is of type {array.dtype}; integers are needed for expert ids.")
+    if array.size and not (array.min() >= 0 and array.max() < num_experts):
+        where = np.argwhere((array < 0) | (array >= num_experts))[0].tolist()
+        raise UserError(
+            f"{label} holds expert {array[tuple(where)]} at index {where}; 0 to {num_experts - 1} is allowed."
+        )
+    return array.astype(id_dtype(num_experts))

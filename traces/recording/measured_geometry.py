@@ -1,0 +1,97 @@
+"""Sizes of a loaded model, counted from its own parameters and cache rather than computed from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from traces.format.trace import Geometry
+from traces.recording.moe_layers import MoELayer
+from traces.recording.moe_probe import probe_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+
+def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name: str) -> Geometry:
+    """Geometry of `model`, whose MoE layers are `layers`, in the dtype in which it is loaded."""
+    expert_bytes = tuple(_expert_bytes(layer) for layer in layers)
+    shared_bytes = tuple(_bytes(_shared_parameters(layer)) for layer in layers)
+    block_bytes = tuple(_bytes(layer.block.parameters()) for layer in layers)
+    routed_bytes = tuple(_bytes(layer.experts.parameters()) for layer in layers)
+    config: Any = getattr(model, "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return Geometry(
+        model=name,
+        num_layers=len(layers),
+        num_experts=layers[0].num_experts,
+        top_k=layers[0].top_k,
+        expert_bytes=expert_bytes,
+        attention_bytes=tuple(
+            block - routed - shared
+            for block, routed, shared in zip(block_bytes, routed_bytes, shared_bytes, strict=True)
+        ),
+        shared_bytes=shared_bytes,
+        other_bytes=_bytes(model.parameters()) - sum(block_bytes) - _table_only_bytes(model),
+        kv_bytes_per_token=_kv_bytes_per_token(model, layers),
+        hidden_size=getattr(text_config, "hidden_size", None),
+        weight_bits=_weight_bits(layers),
+    )
+
+
+def _bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _expert_bytes(layer: MoELayer) -> int:
+    """Bytes of one expert: every parameter with one row per expert gives one row, else an equal share of all."""
+    own = list(layer.experts.parameters(recurse=False))
+    if own and all(parameter.shape[:1] == (layer.num_experts,) for parameter in own):
+        return sum(parameter[0].numel() * parameter.element_size() for parameter in own)
+    return _bytes(layer.experts.parameters()) // layer.num_experts
+
+
+def _shared_parameters(layer: MoELayer) -> list[torch.nn.Parameter]:
+    """Parameters of the decoder layer below a module named shared: shared_expert, shared_experts, shared_mlp."""
+    return [
+        parameter
+        for name, parameter in layer.block.named_parameters()
+        if any("shared" in part for part in name.split("."))
+    ]
+
+
+def _table_only_bytes(model: Any) -> int:
+    """Bytes of an input embedding that is not also the LM head: only single rows of it are read in a step."""
+    table = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    if table is None or (head is not None and head.weight is table.weight):
+        return 0
+    return _bytes(table.parameters())
+
+
+def _weight_bits(layers: tuple[MoELayer, ...]) -> float:
+    parameters = [parameter for layer in layers for parameter in layer.experts.parameters()]
+    return 8 * _bytes(parameters) / sum(parameter.numel() for parameter in parameters)
+
+
+def _kv_bytes_per_token(model: Any, layers: tuple[MoELayer, ...]) -> int | None:
+    """K and V of one token in one MoE layer, from the cache that a short pass fills; None if it cannot be read.
+
+    A mean over the MoE layers, since hybrid models keep K and V in some of them only.
+    """
+    import torch
+
+    tokens = probe_tokens(model)
+    with torch.no_grad():
+        cache = model(input_ids=tokens, use_cache=True).past_key_values
+    sizes = []
+    for layer in layers:
+        position = layer.block_name.rpartition(".")[2]
+        entries = getattr(cache, "layers", None)
+        if entries is None or not position.isdigit() or int(position) >= len(entries):
+            return None
+        entry = entries[int(position)]
+        tensors = [getattr(entry, part, None) for part in ("keys", "values")]
+        held = [t for t in tensors if isinstance(t, torch.Tensor) and t.ndim >= 2 and t.shape[-2] == tokens.shape[1]]
+        sizes.append(sum(t.numel() * t.element_size() for t in held) // tokens.shape[1])
+    return sum(sizes) // len(sizes)

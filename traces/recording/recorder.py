@@ -1,0 +1,194 @@
+"""Runs a real MoE model over prompts and records its routing: prefill and decode through the KV cache, or one pass.
+
+The model is run unchanged, one request at a time; everything is read through the `Tap`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from traces.errors import UserError
+from traces.format.trace import DECODE, PREFILL, Trace
+from traces.recording.collected import Collector
+from traces.recording.loading import LoadedModel
+from traces.recording.measured_geometry import measure_geometry
+from traces.recording.prompts import Prompt
+from traces.recording.similarity import SimilaritySample
+
+if TYPE_CHECKING:
+    import torch
+
+MODES = ("generate", "teacher_forced")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """What to record.
+
+    `mode`: "generate" (prefill, then decode with the KV cache) or "teacher_forced" (one pass over the prompt, all rows
+    prefill). `max_new_tokens`: tokens generated per request; the last is never fed back, so decode has one row fewer.
+    `prompt_tokens`: longer prompts are cut (None: whole). `temperature`: 0 takes the likeliest token (greedy), above it
+    tokens are sampled from (seed, request). `lookahead_extra`: experts beyond top-k in lookahead tables, None: all.
+    `similarity`: also measure how alike experts are, on `similarity_tokens` of the recorded tokens.
+    """
+
+    mode: str = "generate"
+    max_new_tokens: int = 128
+    prompt_tokens: int | None = 128
+    temperature: float = 0.0
+    ignore_eos: bool = False
+    lookahead: bool = True
+    lookahead_extra: int | None = 16
+    half_precision: bool = True
+    similarity: bool = False
+    similarity_tokens: int = 512
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises: UserError for a value outside its range."""
+        if self.mode not in MODES:
+            raise UserError(f"mode={self.mode}: {' and '.join(MODES)} are allowed.")
+        if self.mode == "generate" and self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={self.max_new_tokens}: at least 1 token is generated.")
+        if self.prompt_tokens is not None and self.prompt_tokens < 1:
+            raise UserError(
+                f"prompt_tokens={self.prompt_tokens}: at least 1 token is needed, or null for the whole prompt."
+            )
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"sampling.temperature={self.temperature}: zero (greedy) or more is needed.")
+        if self.lookahead_extra is not None and self.lookahead_extra < 1:
+            raise UserError(
+                f"lookahead.extra={self.lookahead_extra}: at least 1 is needed, or null to keep every expert."
+            )
+        if self.similarity_tokens < 1:
+            raise UserError(f"similarity_tokens={self.similarity_tokens}: at least 1 token is needed.")
+
+
+def record(
+    loaded: LoadedModel,
+    prompts: tuple[Prompt, ...],
+    options: RecordOptions,
+    provenance: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Trace:
+    """Run `loaded` over `prompts` and return the trace; nothing is written to disk.
+
+    Raises:
+        UserError: a model that cannot be hooked, options out of range, a prompt without tokens or beyond the context.
+    """
+    import torch
+
+    options.check()
+    sample = SimilaritySample(options.similarity_tokens, options.seed) if options.similarity else None
+    collector = Collector(loaded.model, options.lookahead, sample)
+    requests = [_tokens(loaded, prompt, number, options) for number, prompt in enumerate(prompts)]
+    with torch.no_grad(), collector, _bar(requests, options, progress) as bar:
+        for number, tokens in enumerate(requests):
+            collector.start_request(len(tokens), prompts[number].label)
+            for step_tokens, phase in _steps(loaded.model, tokens, options, number):
+                collector.end_step(step_tokens, phase)
+                bar.update(len(step_tokens))
+    layers = collector.layers
+    return collector.trace(
+        measure_geometry(loaded.model, layers, loaded.source),
+        {**_provenance(loaded, prompts, options), **collector.findings(), **(provenance or {})},
+        top_k_extra=options.lookahead_extra,
+        half=options.half_precision,
+    )
+
+
+def _tokens(loaded: LoadedModel, prompt: Prompt, number: int, options: RecordOptions) -> list[int]:
+    tokens: list[int] = loaded.tokenizer(prompt.text)["input_ids"][: options.prompt_tokens]
+    if not tokens:
+        raise UserError(f"Prompt {number} has no tokens; a text is needed.")
+    new = options.max_new_tokens if options.mode == "generate" else 0
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    if isinstance(limit, int) and len(tokens) + new > limit:
+        raise UserError(
+            f"Prompt {number} has {len(tokens)} tokens and max_new_tokens={new}, but this model's context is {limit} "
+            f"tokens; lower prompt_tokens or max_new_tokens."
+        )
+    return tokens
+
+
+def _steps(model: Any, prompt: list[int], options: RecordOptions, request: int) -> Iterator[tuple[list[int], int]]:
+    """Run one request; yields the tokens and the phase of every forward pass after it ran."""
+    import torch
+
+    inputs = torch.tensor([prompt], device=next(model.parameters()).device)
+    generating = options.mode == "generate" and options.max_new_tokens > 1
+    output = model(input_ids=inputs, use_cache=generating)
+    yield prompt, PREFILL
+    if not generating:
+        return
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + request)
+    stop: set[int | None] = set() if options.ignore_eos else _end_ids(model)
+    for _ in range(options.max_new_tokens - 1):
+        token = _next_token(output.logits[0, -1], options.temperature, generator)
+        if token in stop:
+            return
+        step = torch.tensor([[token]], device=inputs.device)
+        output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
+        yield [token], DECODE
+
+
+def _next_token(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
+    import torch
+
+    if temperature == 0:
+        return int(logits.argmax())
+    probabilities = (logits.float().cpu() / temperature).softmax(-1)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def _end_ids(model: Any) -> set[int | None]:
+    end = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if end is None:
+        end = getattr(model.config, "eos_token_id", None)
+    return set(end) if isinstance(end, list | tuple) else {end}
+
+
+def _bar(requests: list[list[int]], options: RecordOptions, progress: bool) -> Any:
+    from tqdm import tqdm
+
+    new = options.max_new_tokens - 1 if options.mode == "generate" else 0
+    total = sum(len(tokens) + new for tokens in requests)
+    return tqdm(total=total, desc=f"recording {len(requests)} requests", unit="token", disable=not progress)
+
+
+def _provenance(loaded: LoadedModel, prompts: tuple[Prompt, ...], options: RecordOptions) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    config = loaded.model.config.to_dict()  # type: ignore[operator, union-attr]
+    config.pop("_name_or_path", None)  # where it lay on this machine
+    text = "\0".join(prompt.text for prompt in prompts)
+    greedy = options.temperature == 0
+    return {
+        "source": "recorded by running the model",
+        "model": loaded.source,
+        "model_type": str(config.get("model_type")),
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
+        "dtype": str(next(loaded.model.parameters()).dtype).removeprefix("torch."),
+        "experts_implementation": str(getattr(loaded.model.config, "_experts_implementation", "unknown")),
+        "mode": options.mode,
+        **({"forcing": "teacher"} if options.mode == "teacher_forced" else {}),
+        **(
+            {"decoding": "greedy" if greedy else f"sampled at temperature {options.temperature:g}"}
+            if options.mode == "generate"
+            else {}
+        ),
+        "max_new_tokens": options.max_new_tokens if options.mode == "generate" else 0,
+        "ignore_eos": options.ignore_eos,
+        "prompt_tokens_limit": options.prompt_tokens,
+        "prompts_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "seed": options.seed,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }

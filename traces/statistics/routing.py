@@ -1,0 +1,112 @@
+"""Where a trace's experts repeat: popularity, reuse by the next token, LRU hits; needs nothing but ids.
+
+Every number is over the decode rows, or over all rows of a trace without any (`counted_rows` says which).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.format.trace import DECODE, Trace
+
+CAPACITY_FRACTIONS = (0.125, 0.25, 0.5, 0.75)
+_CHUNK_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Popularity:
+    """How unevenly experts are used, per layer.
+
+    `top_quarter_share` [L]: share of all uses that go to the quarter (rounded up) of experts used most; .25 if uniform.
+    `entropy` [L]: entropy of the shares of use over its maximum log(E); 1 if uniform.
+    """
+
+    top_quarter_share: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LruHits:
+    """Step-LRU hit rate at a few capacities; cold start, cache carried over requests, a prompt's prefill one step.
+
+    `slots` per layer; `decode` over the demands of decode steps (NaN without any), `overall` with prefill steps.
+    """
+
+    slots: tuple[int, ...]
+    decode: tuple[float, ...]
+    overall: tuple[float, ...]
+
+
+def counted_rows(trace: Trace) -> NDArray[np.bool_]:
+    """Rows that statistics are over, [T] bool: decode rows, or all rows where none is decode."""
+    decode = trace.phase == DECODE
+    return decode if decode.any() else np.ones(trace.num_tokens, bool)
+
+
+def row_chunks(start: int, stop: int, bytes_per_row: int) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive chunks of rows start..stop that take bounded memory."""
+    size = max(1, _CHUNK_BYTES // max(1, bytes_per_row))
+    for first in range(start, stop, size):
+        yield first, min(first + size, stop)
+
+
+def expert_uses(trace: Trace) -> NDArray[np.int64]:
+    """Uses of every expert over the counted rows, [L, E]; one per (token, rank)."""
+    uses = np.zeros(trace.num_layers * trace.num_experts, np.int64)
+    base = np.arange(trace.num_layers)[:, None] * trace.num_experts
+    counted = counted_rows(trace)
+    for start, stop in row_chunks(0, trace.num_tokens, trace.num_layers * trace.top_k * 16):
+        ids = trace.topk_ids[start:stop][counted[start:stop]]
+        uses += np.bincount((ids + base).reshape(-1), minlength=len(uses))
+    return uses.reshape(trace.num_layers, trace.num_experts)
+
+
+def popularity(trace: Trace) -> Popularity:
+    """Share of the most used quarter and normalised entropy of use, per layer."""
+    uses = expert_uses(trace)
+    shares = uses / uses.sum(axis=1, keepdims=True)  # [L, E]
+    quarter = -(-trace.num_experts // 4)
+    top = np.sort(shares, axis=1)[:, -quarter:].sum(axis=1)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return Popularity(top, -(shares * logs).sum(axis=1) / np.log(trace.num_experts))
+
+
+def next_token_reuse(trace: Trace) -> float:
+    """Share of a token's experts that the token before it used in the same layer.
+
+    Over pairs of neighbouring rows of one request that are both counted rows; NaN where there is no such pair.
+    """
+    counted = counted_rows(trace)
+    paired = counted[1:] & counted[:-1]  # [T-1]
+    paired[trace.request_offsets[1:-1] - 1] = False
+    reused = 0
+    for start, stop in row_chunks(0, len(paired), trace.num_layers * trace.top_k**2 * 2):
+        here = np.flatnonzero(paired[start:stop]) + start
+        earlier, later = trace.topk_ids[here], trace.topk_ids[here + 1]  # [n, L, K]
+        reused += int((later[..., :, None] == earlier[..., None, :]).any(axis=-1).sum())
+    pairs = int(paired.sum()) * trace.num_layers * trace.top_k
+    return reused / pairs if pairs else float("nan")
+
+
+def lru_hits(trace: Trace, fractions: tuple[float, ...] = CAPACITY_FRACTIONS) -> LruHits:
+    """Step-LRU hit rates at these fractions of the experts of a layer, rounded down, at least one slot."""
+    from traces.statistics.miss_curve import lru_miss_curve  # compiled code
+
+    curve = lru_miss_curve(trace)
+    slots = tuple(max(1, int(trace.num_experts * fraction)) for fraction in fractions)
+    return LruHits(
+        slots,
+        tuple(curve.hit_rate(count, DECODE) for count in slots),
+        tuple(curve.hit_rate(count) for count in slots),
+    )
+
+
+def label_counts(trace: Trace) -> dict[str, tuple[int, int]]:
+    """Requests and rows per request label, in order of first appearance; empty without labels."""
+    counts: dict[str, tuple[int, int]] = {}
+    for label, rows in zip(trace.request_labels or (), np.diff(trace.request_offsets), strict=False):
+        requests, tokens = counts.get(label, (0, 0))
+        counts[label] = (requests + 1, tokens + int(rows))
+    return counts
