@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,67 +13,20 @@ from policies.base import Policy
 from sim.assembly.combinations import check_combination, has_clock
 from sim.assembly.needs import check_needs, wants_scores, wants_weights
 from sim.config import RunConfig, TimeConfig
-from sim.engine.decision.counters import COUNTERS, PARTS
 from sim.engine.decision.device import BASES, Costs, Device, DeviceSpec
+from sim.engine.interface import BlockResult, Engine
 from sim.machine.capacity import CacheConfig, Pools, make_pools
 from sim.machine.durations import Durations, tabulate
 from sim.machine.hardware import Hardware
 from sim.workload.future import FutureUse
-from sim.workload.rows import BlockData, RowReader
-from sim.workload.steps import Schedule, StepBlock
+from sim.workload.rows import RowReader
+from sim.workload.steps import Schedule
 from traces.errors import UserError
 from traces.format.mapped import gather, release
 from traces.format.trace import Geometry, Trace
 
 TIMELINE_ROWS = 64
 """Rows of a block while a timeline is kept."""
-
-
-@dataclass(slots=True)
-class BlockResult:
-    """What replaying a block of S steps gave."""
-
-    block: StepBlock
-    latency_ns: NDArray[np.int64]
-    """[S]; zeros in a replay without a clock."""
-    parts_ns: NDArray[np.int64]
-    """[S, parts] see ``sim.engine.decision.counters.PARTS``."""
-    counts: NDArray[np.int64]
-    """[S, counters] of each step, see ``sim.engine.decision.counters.COUNTERS``."""
-    lost: NDArray[np.float64]
-    """[S, 2] share of weight not executed as routed, summed over token-layers; token-layers."""
-
-    @classmethod
-    def empty(cls, block: StepBlock) -> BlockResult:
-        steps = len(block)
-        return cls(
-            block,
-            np.zeros(steps, np.int64),
-            np.zeros((steps, len(PARTS)), np.int64),
-            np.zeros((steps, len(COUNTERS)), np.int64),
-            np.zeros((steps, 2)),
-        )
-
-
-class Engine(Protocol):
-    """Replays blocks of steps on one device. ``log`` [n, 5] holds the timeline's slices where one is kept."""
-
-    @property
-    def link_busy_ns(self) -> int:
-        """Time the link spent on copies that have arrived; what is still on it when the clock stops does not count."""
-
-    @property
-    def cpu_busy_ns(self) -> int:
-        """Time the CPU spent on experts."""
-
-    def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
-        """Replay the next steps."""
-
-    def take_log(self) -> NDArray[np.int64]:
-        """The timeline's slices since the last call."""
-
-    def stop_log(self) -> None:
-        """Keep no more slices."""
 
 
 @dataclass(slots=True)
@@ -104,8 +57,7 @@ class Replay:
 
     @property
     def device(self) -> Device:
-        device: Device = self.engine.device  # type: ignore[attr-defined]
-        return device
+        return self.engine.device
 
     def blocks(self) -> Iterator[BlockResult]:
         """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block."""

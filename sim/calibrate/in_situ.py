@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
-from sim.assembly.replay import BlockResult, Replay, assemble
+from sim.assembly.replay import Replay, assemble
 from sim.calibrate.samples import Sample, sampled
 from sim.engine.decision.counters import ATTENTION, EXPERT, N_DEMAND_COPIES, N_EXECUTED
+from sim.engine.interface import BlockResult
 from sim.execution.forced import ForcedEngine, chosen
 from sim.execution.run import fresh
 from sim.execution.settings import RealSettings

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
-from sim.assembly.replay import BlockResult
 from sim.engine.clocks.untimed_engine import untimed_step
 from sim.engine.decision.counters import ATTENTION, EXPERT, SYNC
 from sim.engine.decision.device import Device, DeviceSpec
+from sim.engine.interface import BlockResult
 from sim.execution.backend import make_backend
 from sim.execution.executor import Executor, single_thread
 from sim.execution.load import RunQueue

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
-from sim.assembly.replay import BlockResult, Replay, assemble
+from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
 from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.interface import BlockResult
 from sim.execution.forced import StepRecord
 from sim.execution.live_model import OffloadedModel
 from sim.execution.live_routing import LiveStep

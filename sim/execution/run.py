@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.assembly.replay import BlockResult, Replay
+from sim.assembly.replay import Replay
+from sim.engine.interface import BlockResult
 from sim.execution.cuda import require_cuda
 from sim.execution.forced import ForcedEngine, StepRecord, first_steps
 from sim.execution.load import Load, Snapshot

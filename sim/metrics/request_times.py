@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
-from sim.assembly.replay import BlockResult
+from sim.engine.interface import BlockResult
 
 
 class RequestTimes:

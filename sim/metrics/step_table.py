@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE, PREFILL
-from sim.assembly.replay import BlockResult, Replay
+from sim.assembly.replay import Replay
 from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.interface import BlockResult
 from sim.metrics.quantiles import percentiles, total
 from sim.metrics.request_times import RequestTimes
 from sim.spill import Spill

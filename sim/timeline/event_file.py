@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from sim.assembly.replay import BlockResult, Replay
+from sim.assembly.replay import Replay
+from sim.engine.interface import BlockResult
 from sim.results.outputs import beside_of
 from sim.timeline.slices import BACK, LINK, STAGING, TRACKS, Event, Mark, Slice, Slicer, step_slices, until_step
 

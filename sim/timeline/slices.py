@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import PREFILL
-from sim.assembly.replay import BlockResult
 from sim.engine.clocks import timeline_log
 from sim.engine.clocks.timeline_log import STAGED_COPY
 from sim.engine.decision.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LINK_WAIT, LOW_COPY, PIECE, SYNC
+from sim.engine.interface import BlockResult
 
 STEPS, GPU, SKIPPED, LINK, BACK, CPU, STAGING = range(1, 8)
 """Tracks; every staging slot has one of its own from STAGING on."""

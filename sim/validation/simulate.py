@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.assembly.replay import BlockResult
 from sim.engine.clocks.timeline_log import LOG_LAYER
 from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.interface import BlockResult
 from sim.machine.hardware import Hardware
 from sim.validation.plan import Plan, Setting, replay_of, steps_of
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.assembly.replay import BlockResult
 from sim.engine.clocks.recurrence import run_steps
 from sim.engine.clocks.timeline_log import WRITE_BACK, log_rows
 from sim.engine.decision.counters import PARTS
 from sim.engine.decision.device import Device, DeviceSpec
 from sim.engine.decision.layout import CLOCK
 from sim.engine.decision.struct_views import Struct
+from sim.engine.interface import BlockResult
 from sim.machine.durations import Durations
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock

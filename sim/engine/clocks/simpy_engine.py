@@ -17,7 +17,6 @@ import simpy
 from numpy.typing import NDArray
 
 from policies.base import Prefetch
-from sim.assembly.replay import BlockResult
 from sim.engine.clocks.timeline_log import (
     BACK_NONE,
     BACK_OVERLAP,
@@ -38,6 +37,7 @@ from sim.engine.clocks.timeline_log import (
 from sim.engine.decision.core import DEMAND_COPY, WAIT, decode_copy
 from sim.engine.decision.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS, SYNC
 from sim.engine.decision.device import Device, DeviceSpec, decides
+from sim.engine.interface import BlockResult
 from sim.machine.attention import attention_time
 from sim.machine.durations import Durations
 from sim.workload.rows import BlockData

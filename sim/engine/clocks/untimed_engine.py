@@ -8,10 +8,10 @@ import numpy as np
 from numba import b1, i8, njit, void
 from numpy.typing import NDArray
 
-from sim.assembly.replay import BlockResult
 from sim.engine.decision import core
 from sim.engine.decision.device import Device, DeviceSpec
 from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_machine, as_rules, as_state
+from sim.engine.interface import BlockResult
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sim.assembly.replay import BlockResult
 from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.interface import BlockResult
 from sim.metrics.step_table import COLUMNS, StepTable
 from sim.results.outputs import TableFile
 from sim.workload.steps import StepBlock

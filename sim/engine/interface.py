@@ -1,0 +1,65 @@
+"""What an engine takes and returns: it replays blocks of steps and says what each step took and counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.device import Device
+from sim.workload.rows import BlockData
+from sim.workload.steps import StepBlock
+
+
+@dataclass(slots=True)
+class BlockResult:
+    """What replaying a block of S steps gave."""
+
+    block: StepBlock
+    latency_ns: NDArray[np.int64]
+    """[S]; zeros in a replay without a clock."""
+    parts_ns: NDArray[np.int64]
+    """[S, parts] see ``sim.engine.decision.counters.PARTS``."""
+    counts: NDArray[np.int64]
+    """[S, counters] of each step, see ``sim.engine.decision.counters.COUNTERS``."""
+    lost: NDArray[np.float64]
+    """[S, 2] share of weight not executed as routed, summed over token-layers; token-layers."""
+
+    @classmethod
+    def empty(cls, block: StepBlock) -> BlockResult:
+        steps = len(block)
+        return cls(
+            block,
+            np.zeros(steps, np.int64),
+            np.zeros((steps, len(PARTS)), np.int64),
+            np.zeros((steps, len(COUNTERS)), np.int64),
+            np.zeros((steps, 2)),
+        )
+
+
+class Engine(Protocol):
+    """Replays blocks of steps on one device."""
+
+    @property
+    def device(self) -> Device:
+        """The device whose residency and queues the engine drives."""
+
+    @property
+    def link_busy_ns(self) -> int:
+        """Time the link spent on copies that have arrived; what is still on it when the clock stops does not count."""
+
+    @property
+    def cpu_busy_ns(self) -> int:
+        """Time the CPU spent on experts."""
+
+    def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
+        """Replay the next steps."""
+
+    def take_log(self) -> NDArray[np.int64]:
+        """[n, 5] the timeline's slices since the last call; see ``sim.engine.clocks.timeline_log``."""
+
+    def stop_log(self) -> None:
+        """Keep no more slices."""
