@@ -10,8 +10,7 @@ same out=FOLDER goes on after Ctrl-C, or measures anew where FOLDER is finished.
 examples:
   python -m sim validate out=docs/validation/cpu                            real runs on this machine, about 15 minutes
   python -m sim validate real=cuda                                          on its GPU
-  python -m sim validate published=mixtral_offloading                       published tokens/s of several GPUs
-  python -m sim validate published=mixtral_offloading published.path=FOLDER the same files from elsewhere
+  python -m sim validate published=mixtral_offloading published.path=FOLDER published tokens/s of several GPUs
 
 overrides (default):
   real=cpu                   or cuda; real.* sizes of the synthetic model; real.link_bytes_per_s=2e9 paces the link
@@ -27,7 +26,7 @@ overrides (default):
   published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
                              big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
                              measurements: the time model's terms one by one, copies, experts, tokens, kernels
-  published.path=null        folder with the published files; null: shared/ here or one folder up
+  published.path=null        folder with the published files; without it the error names them and their origin
   published.seeds=12         over which random eviction is averaged
   published.draws=1000       of the bootstrap that gives the 90 % intervals
 
@@ -92,8 +91,8 @@ def validate_from(config: DictConfig) -> None:
     from sim.assembly.build import plain
     from sim.config import checked
     from sim.validation.config import LiveConfig, PublishedConfig
-    from sim.validation.findings import text, write_findings
-    from sim.validation.published.predict import predict
+    from sim.validation.published import predict
+    from sim.validation.report import text, write_findings
 
     published = checked(PublishedConfig, plain(config.get("published"), "published"), "published.")
     knobs = checked(LiveConfig, {name: value for name, value in plain(config).items() if name not in GROUPS})

@@ -1,4 +1,4 @@
-"""The schema of the `published` group, and where its files are looked for."""
+"""The schemas of `conf/validate.yaml` and of its `published` group."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PublishedConfig:
 
     name: str | None = None
     path: str | None = None
-    """Folder with the files; null: the first of ``search`` that exists."""
+    """Folder with the published files."""
     seeds: int = 12
     """Seeds over which random eviction is averaged."""
     draws: int = 1000
@@ -55,19 +55,13 @@ class LiveConfig:
             raise UserError(f"budget_s={self.budget_s:g}: must be above 0")
 
 
-def find_folder(config: PublishedConfig, search: tuple[str, ...], files: tuple[str, ...], origin: str) -> Path:
-    """The folder that holds all ``files``.
+def require_files(config: PublishedConfig, files: tuple[str, ...], origin: str) -> Path:
+    """The folder ``published.path``, which holds all ``files``.
 
     Raises: UserError that says where the files can be had.
     """
     if config.path is None:
-        for name in search:
-            if all((Path(name) / file).is_file() for file in files):
-                return Path(name)
-        raise UserError(
-            f"published.path is not set and {' and '.join(search)} do not hold {', '.join(files)}: "
-            f"give the folder that does, from {origin}"
-        )
+        raise UserError(f"published.path is not set: give the folder that holds {', '.join(files)}, from {origin}")
     folder = Path(config.path).expanduser()
     for file in files:
         if not (folder / file).is_file():

@@ -9,12 +9,12 @@ import pytest
 from policies.eviction.lru import Lru
 from sim.machine.capacity import CacheConfig
 from sim.validation.config import PublishedConfig
-from sim.validation.published.big_moe_on_edge import predict_phone, predict_published
+from sim.validation.published.big_moe_on_edge.phone import fit_phone, phone_hardware
+from sim.validation.published.big_moe_on_edge.predict import predict_phone, predict_published
+from sim.validation.published.big_moe_on_edge.stated_misses import trace_with_misses
+from sim.validation.published.big_moe_on_edge.tables import from_reads, reads_of
+from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, read_telemetry
 from sim.validation.published.demand_replay import NO_COMPUTE, replay_demand
-from sim.validation.published.phone_model import fit_phone, phone_hardware
-from sim.validation.published.phone_tables import from_reads, reads_of
-from sim.validation.published.phone_telemetry import Telemetry, read_telemetry
-from sim.validation.published.stated_misses import trace_with_misses
 from tests.support.random_traces import random_trace
 from traces.errors import UserError
 from traces.format.trace import Geometry

@@ -7,9 +7,22 @@ import pytest
 
 from sim.validation.config import PublishedConfig
 from sim.validation.findings import CALIBRATION, PREDICTED
-from sim.validation.published.kernel_term import Kernel, KernelRows, fit_kernel, held_in, kernel_s, read_kernel_rows
-from sim.validation.published.measurements import predict_published
-from sim.validation.published.terms import Published, copies_of, term_rows, token_time_by_bytes, token_time_by_hits
+from sim.validation.published.measurements.kernel_term import (
+    Kernel,
+    KernelRows,
+    fit_kernel,
+    held_in,
+    kernel_s,
+    read_kernel_rows,
+)
+from sim.validation.published.measurements.predict import predict_published
+from sim.validation.published.measurements.terms import (
+    Published,
+    copies_of,
+    term_rows,
+    token_time_by_bytes,
+    token_time_by_hits,
+)
 from traces.errors import UserError
 
 SHARED = Path("../shared/measurements")

@@ -12,9 +12,9 @@ from sim.machine.capacity import CacheConfig
 from sim.validation.config import PublishedConfig
 from sim.validation.findings import CALIBRATION, PREDICTED, Findings
 from sim.validation.published.demand_replay import NO_COMPUTE, replay_demand, two_constant_machine
-from sim.validation.published.mixtral_offloading import RULES, Replays, predict_published, predict_runs
-from sim.validation.published.mixtral_table import PublishedRun, generated_tokens, read_runs
-from sim.validation.published.two_constants import workloads
+from sim.validation.published.mixtral_offloading.predict import RULES, Replays, predict_published, predict_runs
+from sim.validation.published.mixtral_offloading.table import PublishedRun, generated_tokens, read_runs
+from sim.validation.published.mixtral_offloading.two_constants import workloads
 from tests.support.random_traces import random_trace
 from traces.errors import UserError
 from traces.importers import load_importer

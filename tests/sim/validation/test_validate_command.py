@@ -10,15 +10,9 @@ import pytest
 
 from sim.__main__ import main
 from sim.figures.validation import read_validation
-from sim.validation.findings import (
-    Findings,
-    Point,
-    cell_text,
-    error_summary,
-    points_table,
-    signed_error_percent,
-    write_findings,
-)
+from sim.validation.findings import Findings, Point, error_summary, signed_error_percent
+from sim.validation.published import published_names
+from sim.validation.report import cell_text, points_table, write_findings
 
 SHARED = Path("../shared/measurements")
 
@@ -52,21 +46,6 @@ def test_the_files_of_findings(tmp_path: Path) -> None:
     assert times["setting"].tolist() == ["a", "b"]  # what was fitted on is left out
     assert times["measured_s"].tolist() == [0.001, 0.003]
     assert times["predicted_high"].tolist()[0] == 0.0012 and math.isnan(times["predicted_high"].tolist()[1])
-
-
-def test_of_rates_the_lower_end_is_the_longer_time(tmp_path: Path) -> None:
-    findings = Findings("made", "A title", "tokens/s", {}, {}, ["a note"], [Point("a", 4.0, 5.0, 4.0, 10.0)])
-    (row,) = points_table(findings)
-    assert (row["measured_s"], row["predicted_s"]) == (0.25, 0.2)
-    assert (row["predicted_low"], row["predicted_high"]) == (0.1, 0.25)
-
-
-def test_the_report_of_findings(tmp_path: Path) -> None:
-    rows = [{"name": "a", "measured": 2.0, "low": None}, {"name": "b|c", "measured": 1 / 3, "low": 0.25}]
-    points = [Point("a", 1.0, 1.1, 0.9, 1.2)]
-    findings = Findings("made", "A title", "ms", {"x": {"count": 2}}, {"runs": rows, "none": []}, ["a note"], points)
-    write_findings(tmp_path, findings, {"published": "made"})
-    stem = "predicted_against_measured"
     content = json.loads((tmp_path / "validation.json").read_text())
     assert content["tables"]["runs"] == rows
     assert content["summary"] == {"x": {"count": 2}}
@@ -81,7 +60,19 @@ def test_the_report_of_findings(tmp_path: Path) -> None:
     assert "- x: count = 2" in report
 
 
-@pytest.mark.parametrize("name", ["mixtral_offloading", "big_moe_on_edge", "measurements"])
+def test_of_rates_the_lower_end_is_the_longer_time(tmp_path: Path) -> None:
+    findings = Findings("made", "A title", "tokens/s", {}, {}, ["a note"], [Point("a", 4.0, 5.0, 4.0, 10.0)])
+    (row,) = points_table(findings)
+    assert (row["measured_s"], row["predicted_s"]) == (0.25, 0.2)
+    assert (row["predicted_low"], row["predicted_high"]) == (0.1, 0.25)
+
+
+def test_published_sources_are_the_packages_of_their_folder() -> None:
+    assert set(published_names()) == {"mixtral_offloading", "big_moe_on_edge", "measurements"}
+    assert set(published_names()) < {path.stem for path in Path("conf/published").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", published_names())
 def test_missing_files_end_in_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from policies.eviction.lfu_lifetime import LfuLifetime
 from policies.eviction.lru import Lru
 from policies.eviction.random import Random
 from sim.machine.capacity import CacheConfig
-from sim.validation.config import PublishedConfig, find_folder
+from sim.validation.config import PublishedConfig, require_files
 from sim.validation.findings import (
     CALIBRATION,
     PREDICTED,
@@ -31,13 +31,20 @@ from sim.validation.findings import (
     signed_error_percent,
 )
 from sim.validation.published.demand_replay import NO_COMPUTE, DemandSteps, replay_demand, two_constant_machine
-from sim.validation.published.mixtral_table import NUM_EXPERTS, PublishedRun, read_runs
-from sim.validation.published.two_constants import CALIBRATE_ON, Case, Constants, Workload, fit, intervals, workloads
+from sim.validation.published.mixtral_offloading.table import NUM_EXPERTS, PublishedRun, read_runs
+from sim.validation.published.mixtral_offloading.two_constants import (
+    CALIBRATE_ON,
+    Case,
+    Constants,
+    Workload,
+    fit,
+    intervals,
+    workloads,
+)
 from traces.format.trace import Trace
 from traces.importers import load_importer
 
 RULES: dict[str, Eviction] = {"lru": Lru(), "lfu": LfuLifetime(), "random": Random()}
-SEARCH = ("shared/traces/mixtral_offloading", "../shared/traces/mixtral_offloading")
 FILES = ("active_experts.txt", "measured.csv")
 ORIGIN = "https://github.com/h39s/mlsys (active_experts.txt; measured.csv gathered from its logs)"
 NOMINAL_BYTES = 2**20
@@ -97,7 +104,7 @@ def predict_published(config: PublishedConfig) -> Findings:
 
     Raises: UserError when the files are missing or broken.
     """
-    folder = find_folder(config, SEARCH, FILES, ORIGIN)
+    folder = require_files(config, FILES, ORIGIN)
     trace = load_importer("mixtral_offloading").read(folder / FILES[0], Namespace())
     return predict_runs(read_runs(folder / FILES[1]), Replays(trace, config.seeds), config.draws)
 

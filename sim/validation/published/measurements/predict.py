@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.validation.config import PublishedConfig, find_folder
+from sim.validation.config import PublishedConfig, require_files
 from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary
-from sim.validation.published.kernel_term import Kernel, KernelRows, fit_kernel, held_in, kernel_s, read_kernel_rows
-from sim.validation.published.terms import read_published, row_of, term_rows
+from sim.validation.published.measurements.kernel_term import (
+    Kernel,
+    KernelRows,
+    fit_kernel,
+    held_in,
+    kernel_s,
+    read_kernel_rows,
+)
+from sim.validation.published.measurements.terms import read_published, row_of, term_rows
 
-SEARCH = ("shared/measurements", "../shared/measurements")
 TABLE, KERNELS = "offload_latency_table.csv", "RTXPRO6000_Qwen3-30B-A3B_bf16_tp1_moe.csv"
 ORIGIN = (
     "offload_latency_table.csv: figures with their sources, gathered from public issues and papers; "
@@ -23,7 +29,7 @@ def predict_published(config: PublishedConfig) -> Findings:
 
     Raises: UserError when the files are missing or broken.
     """
-    folder = find_folder(config, SEARCH, (TABLE, KERNELS), ORIGIN)
+    folder = require_files(config, (TABLE, KERNELS), ORIGIN)
     rows, lacking = term_rows(read_published(folder / TABLE))
     kernels = read_kernel_rows(folder / KERNELS, "qwen3_30b_a3b")
     kernel = fit_kernel(kernels.chosen(held_in(kernels)))

@@ -9,10 +9,10 @@ from policies.eviction.lru import Lru
 from sim.config import TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.validation.findings import Row, signed_error_percent
+from sim.validation.published.big_moe_on_edge.phone import Phone, phone_hardware
+from sim.validation.published.big_moe_on_edge.stated_misses import trace_with_misses
+from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector
 from sim.validation.published.demand_replay import NO_COMPUTE, replay_demand
-from sim.validation.published.phone_model import Phone, phone_hardware
-from sim.validation.published.phone_telemetry import Telemetry, Vector
-from sim.validation.published.stated_misses import trace_with_misses
 from traces.errors import UserError
 from traces.format.trace import Geometry, Trace
 

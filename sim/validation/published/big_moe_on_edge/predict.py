@@ -13,10 +13,10 @@ from argparse import Namespace
 
 import numpy as np
 
-from sim.validation.config import PublishedConfig, find_folder
+from sim.validation.config import PublishedConfig, require_files
 from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary, signed_error_percent
-from sim.validation.published.phone_model import fit_phone
-from sim.validation.published.phone_tables import (
+from sim.validation.published.big_moe_on_edge.phone import fit_phone
+from sim.validation.published.big_moe_on_edge.tables import (
     constant_rows,
     from_reads,
     overlap_rows,
@@ -25,11 +25,10 @@ from sim.validation.published.phone_tables import (
     routed_rows,
     wall_rows,
 )
-from sim.validation.published.phone_telemetry import Telemetry, Vector, read_telemetry
+from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector, read_telemetry
 from traces.format.trace import Geometry, Trace
 from traces.importers import load_importer
 
-SEARCH = ("shared/traces/big_moe_on_edge", "../shared/traces/big_moe_on_edge")
 FILES = ("qwen.route.csv", "qwen-lru_a.csv", "qwen-lru_b.csv")
 ORIGIN = "https://github.com/Helldez/BigMoeOnEdge"
 QUANTILES = (0.05, 0.95)
@@ -41,7 +40,7 @@ def predict_published(config: PublishedConfig) -> Findings:
 
     Raises: UserError when the files are missing or broken.
     """
-    folder = find_folder(config, SEARCH, FILES, ORIGIN)
+    folder = require_files(config, FILES, ORIGIN)
     trace = load_importer("big_moe_on_edge").read(folder / FILES[0], Namespace(model="qwen3_30b_a3b"))
     runs = {name: read_telemetry(folder / file) for name, file in zip("ab", FILES[1:], strict=True)}
     return predict_phone(trace, runs, config.draws)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.machine.hardware import Hardware
-from sim.validation.published.phone_telemetry import Telemetry, Vector
+from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector
 from traces.format.trace import Geometry
 
 

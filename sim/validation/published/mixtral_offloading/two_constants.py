@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.validation.published.mixtral_table import PublishedRun, generated_tokens
+from sim.validation.published.mixtral_offloading.table import PublishedRun, generated_tokens
 
 CALIBRATE_ON = (("lru", 4), ("random", 6))
 """(rule, experts offloaded per layer) of the runs that calibrate a GPU."""
