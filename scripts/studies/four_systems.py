@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sim.assembly.build import build, plain
+from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
-from sim.commands.run import CONF
 from sim.config import checked
 from sim.metrics.step_table import StepTable
+from sim.paths import CONF
 from sim.results.outputs import write_whole
 from sim.results.table import request_interval
 from sim.systems.expert_streaming import compare as expert_streaming_compare
@@ -106,8 +106,7 @@ class Bench:
     def replay(self, *overrides: str) -> Replay:
         """A replay on the device."""
         chosen = [f"trace.fit_requests={FIT_REQUESTS}", f"hardware={self.given.hardware}", "engine=compiled"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return build(compose("config", [*chosen, f"cache.fraction={self.given.capacity}", *overrides]))
+        return build(compose_run(*chosen, f"cache.fraction={self.given.capacity}", *overrides))
 
     @property
     def kv_bytes(self) -> int:

@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from policies.base import Policy
 from sim.assembly.build import make_policy, open_trace, plain
+from sim.assembly.compose import compose_run
 from sim.assembly.replay import assemble
-from sim.commands.run import CONF
 from sim.config import TraceConfig, checked
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, hardware_from_config
 from sim.metrics.step_table import Metrics, StepTable
+from sim.paths import CONF
 from sim.predictors.checkpoint import Checkpoint, read_checkpoint
 from sim.predictors.forecast import make_forecaster
 from sim.predictors.free_prefetch import FreePrefetch, best_predicted, count_hits
@@ -105,8 +105,7 @@ class Study:
     def _config(self, overrides: list[str]) -> DictConfig:
         path = [] if self.given.trace is None else [f"trace.path='{self.given.trace}'"]
         chosen = [f"hardware={self.given.hardware}", f"model={self.given.model}", *path, *overrides]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", chosen)
+        return compose_run(*chosen)
 
     def _policy(self, *overrides: str) -> Policy:
         return make_policy(self._config(list(overrides)).policy)

@@ -15,9 +15,10 @@ from policies.allocation.base import Allocation
 from policies.base import Part, Policy
 from sim.assembly.build import make_part, make_policy
 from sim.engine.decision.device import BASES
+from sim.paths import CONF
 from traces.errors import UserError
 
-POLICY_FOLDER = Path(__file__).resolve().parents[2] / "conf" / "policy"
+POLICY_FOLDER = CONF / "policy"
 PARTS: dict[str, type] = {**BASES, "allocation": Allocation}
 ALPHA = 0.35
 """Stands for the ``alpha`` of the policy that a rule is listed without."""

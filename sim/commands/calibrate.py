@@ -49,8 +49,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sim.commands.run import CONF, remove_unused
+from sim.commands.run import remove_unused
 from sim.config import TraceConfig, checked
+from sim.paths import CONF
 from traces.errors import UserError
 
 if TYPE_CHECKING:

@@ -48,13 +48,13 @@ from omegaconf import DictConfig
 
 from sim.commands.record import _check_model, _load, _model_override
 from sim.commands.run import remove_unused
+from sim.paths import CONF
 from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.quality.study import Study
     from traces.recording.loading import LoadedModel
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "model")
 
 

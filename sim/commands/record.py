@@ -49,13 +49,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from sim.paths import CONF
 from traces.errors import UserError
 
 if TYPE_CHECKING:
     from traces.recording.loading import LoadedModel
     from traces.recording.recorder import RecordOptions
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def main(argv: list[str]) -> int:

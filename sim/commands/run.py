@@ -39,6 +39,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sim.errors import one_line
 from sim.machine.hardware import path_overrides
+from sim.paths import CONF
 from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from sim.metrics.step_table import Metrics, StepTable
     from sim.timeline.event_file import TimelineFile
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 DEAD_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError")
 """What joblib, submitit and Ray raise when a worker was killed, for example for want of memory."""
 

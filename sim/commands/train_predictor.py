@@ -41,6 +41,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sim.commands.run import remove_unused
+from sim.paths import CONF
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from sim.predictors.split import Split
     from sim.predictors.training import History
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 COLUMNS = {
     "recall_at_k": "recall@k",
     "macro_f1_positive": "macro-F1",

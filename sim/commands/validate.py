@@ -48,6 +48,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sim.commands.run import remove_unused
+from sim.paths import CONF
 from traces.errors import UserError
 from traces.numba_cache import nothing_compiled
 
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from sim.validation.findings import Findings
 
 GROUPS = ("published", "real")
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def main(argv: list[str]) -> int:

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sim.paths import CONF
 from traces.errors import UserError
 
 LARGEST = 1e300
-HARDWARE_FOLDER = Path(__file__).resolve().parents[2] / "conf" / "hardware"
+HARDWARE_FOLDER = CONF / "hardware"
 
 # From most to least trusted; EMULATED is what was measured of something that software only imitates, as a paced link.
 # A file as a whole is worth no more than its weakest figure.

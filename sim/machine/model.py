@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sim.paths import CONF
 from traces.errors import UserError
 from traces.format.trace import Geometry
 
 LARGEST = 2**40
-MODEL_FOLDER = Path(__file__).resolve().parents[2] / "conf" / "model"
+MODEL_FOLDER = CONF / "model"
 
 
 @dataclass(frozen=True, slots=True)

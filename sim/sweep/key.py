@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from sim.paths import ROOT
+
 FOLDERS = ("sim", "policies", "traces")
 DECIDES = (
     "sim.assembly.build",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from sim.paths import CONF
 from traces.errors import UserError
-
-CONF = Path(__file__).resolve().parents[2] / "conf" / "system"
 
 
 def load_system(config: Mapping[str, Any]) -> Any:
@@ -17,7 +15,7 @@ def load_system(config: Mapping[str, Any]) -> Any:
 
     Raises: UserError for an unknown name.
     """
-    names = sorted(path.stem for path in CONF.glob("*.yaml"))
+    names = sorted(path.stem for path in (CONF / "system").glob("*.yaml"))
     if config.get("name") not in names or config["name"] == "device":
         raise UserError(f"system.name={config.get('name')}: must be one of {', '.join(names)}")
     return importlib.import_module(f"sim.systems.{config['name']}.run")

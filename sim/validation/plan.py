@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
-
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from policies.base import Policy
 from sim.assembly.build import make_policy, open_trace
+from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig, TraceConfig
 from sim.execution.settings import RealSettings
@@ -25,7 +21,6 @@ from sim.workload.steps import Schedule
 from traces.errors import UserError
 from traces.format.trace import Trace
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 REQUESTS = 2
 """Of each run: the first fills the slots and is only decided, tokens of the second are measured."""
 WARM_TOKENS = 8
@@ -148,13 +143,7 @@ def whole_trace(path: str | None) -> Trace:
 @cache
 def policy_of(overrides: Sequence[str]) -> Policy:
     """The policy that overrides of `sim run` compose."""
-    known = (
-        nullcontext()
-        if GlobalHydra.instance().is_initialized()
-        else initialize_config_dir(str(CONF), "validate", "1.3")
-    )
-    with known:
-        return make_policy(compose("config", list(overrides)).policy)
+    return make_policy(compose_run(*overrides).policy)
 
 
 def trace_of(setting: Setting) -> Trace:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from policies.base import Part
 from policies.state import DECODE, State, plain_state
 from sim.assembly.build import make_part
-from sim.commands.run import CONF
+from sim.paths import CONF
 
 
 def yaml_names(kind: str) -> list[str]:

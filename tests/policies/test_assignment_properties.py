@@ -5,15 +5,15 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.splits import MOST_TRIED
 from policies.state import CPU, LINK
 from sim.assembly.build import make_part
+from sim.assembly.compose import compose_run
 from sim.assembly.replay import assemble
-from sim.commands.run import CONF
+from sim.paths import CONF
 from tests.policies.test_assignment_by_hand import missing_state
 from tests.policies.test_rules_by_hand import decide
 from tests.support.random_traces import random_trace
@@ -23,8 +23,7 @@ NAMES = sorted(path.stem for path in (CONF / "policy/assignment").glob("*.yaml")
 
 
 def part_named(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", ["policy=lru", f"policy/assignment={name}"])
+    config = compose_run("policy=lru", f"policy/assignment={name}")
     return make_part("assignment", config.policy.assignment)
 
 

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.state import DECODE, DROPPED, PREFILL, RESIDENT, plain_state
 from sim.assembly.build import make_part
+from sim.assembly.compose import compose_run
 from sim.assembly.replay import assemble
-from sim.commands.run import CONF
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
+from sim.paths import CONF
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, machine, run
 
@@ -25,8 +25,7 @@ EXPERTS, RANKS, LAYERS = 9, 3, 2
 
 
 def part_named(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", ["policy=lru", f"policy/substitution={name}"])
+    config = compose_run("policy=lru", f"policy/substitution={name}")
     return make_part("substitution", config.policy.substitution)
 
 

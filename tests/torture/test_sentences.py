@@ -1,10 +1,9 @@
 """What the configuration system refuses is one sentence that names the nearest known word."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sim.assembly.build import make_part
-from sim.commands.run import CONF
+from sim.assembly.compose import compose_run
 from sim.config import RunConfig, checked
 from sim.errors import one_line
 from sim.machine.capacity import CacheConfig
@@ -24,15 +23,15 @@ from traces.errors import UserError
     ],
 )
 def test_the_nearest_known_word_is_named(override, sentence):
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:
-        compose("config", [override])
+    with pytest.raises(Exception) as caught:
+        compose_run(override)
     assert one_line(caught.value) == sentence
 
 
 @pytest.mark.parametrize("override", ["cache.fraction", "cache.fraction=[0.5", "a b=3"])
 def test_an_override_that_cannot_be_read_is_quoted(override):
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:
-        compose("config", [override])
+    with pytest.raises(Exception) as caught:
+        compose_run(override)
     said = one_line(caught.value)
     assert said.startswith(f"{override} cannot be read as an override: ") and "https" not in said
 

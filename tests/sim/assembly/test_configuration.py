@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from sim.assembly.build import build
-from sim.commands.run import CONF
+from sim.assembly.compose import compose_run
 from sim.metrics.step_table import StepTable
+from sim.paths import CONF
 from tests.sim.predictors.small import KINDS, untrained
 from tests.support.random_traces import random_trace
 from traces.errors import UserError
@@ -49,8 +49,7 @@ def checkpoints(tmp_path_factory) -> dict[str, list[str]]:
 
 
 def metrics_of(overrides: list[str]) -> dict:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        table = StepTable(build(compose("config", overrides)))
+    table = StepTable(build(compose_run(*overrides)))
     table.run()
     return table.metrics()
 
@@ -75,9 +74,8 @@ def test_every_policy_says_what_it_is_and_where_it_comes_from(policy):
 def test_parts_of_every_system_can_be_exchanged_by_one_override():
     """Knobs of a part live in the part's own yaml: in the system's they would be left behind by an exchange."""
     for policy in names("policy"):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            own = compose("config", [f"policy={policy}"]).policy
-            bare = compose("config", [f"policy={policy}", *(f"policy/{part}=none" for part in SWITCHES)]).policy
+        own = compose_run(f"policy={policy}").policy
+        bare = compose_run(f"policy={policy}", *(f"policy/{part}=none" for part in SWITCHES)).policy
         assert set(own) == set(bare), policy
         assert all(set(bare[part]) == {"_target_"} for part in SWITCHES), policy
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from policies.eviction.mrs import Mrs
@@ -18,8 +17,8 @@ from sim.assembly.catalogue import (
     source_of,
     system_names,
 )
+from sim.assembly.compose import compose_run
 from sim.commands.policies import NEEDS, main
-from sim.commands.run import CONF
 from traces.errors import UserError
 
 
@@ -78,8 +77,7 @@ def test_every_need_has_words():
 
 @pytest.mark.parametrize("name", system_names())
 def test_systems_are_read_as_hydra_composes_them(name):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", [f"policy={name}"]).policy
+    composed = compose_run(f"policy={name}").policy
     assert OmegaConf.is_config(composed) and load_policy(name) == make_policy(composed)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.commands.run import CONF
+from sim.paths import CONF
 from tests.support.random_traces import random_trace
 from traces.format.files import write_trace
 from traces.numba_cache import OURS, nothing_compiled

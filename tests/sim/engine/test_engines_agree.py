@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from policies.base import Policy
 from policies.eviction.belady import Belady
 from sim.assembly.replay import assemble
-from sim.commands.run import CONF
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import COLUMNS, StepTable
+from sim.paths import CONF
 from tests.support.odd_rules import CoinSide, Eager, Guess, InPieces, Shake
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine

@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from sim.commands.train_predictor import CONF
+from sim.paths import CONF
 from sim.predictors.inputs import Inputs, Shape
 from sim.predictors.networks import make_network
 from sim.predictors.settings import MoeBeyondSettings, TrainSettings, as_values, network_settings

@@ -3,12 +3,13 @@
 from itertools import product
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from sim.commands.run import CONF, replay_quietly
+from sim.assembly.compose import compose_run
+from sim.commands.run import replay_quietly
+from sim.paths import CONF
 from sim.sweep.grid import expand
 from sim.sweep.key import run_key
 
@@ -20,8 +21,7 @@ needs_optuna = pytest.mark.skipif(
 
 
 def composed(name: str, *overrides: str, whole: bool = True):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", [f"+experiment={name}", *overrides], return_hydra_config=whole)
+    return compose_run(f"+experiment={name}", *overrides, with_hydra=whole)
 
 
 def first_values(params) -> list[str]:

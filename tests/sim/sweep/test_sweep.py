@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from sim.commands.run import CONF, replay_quietly
+from sim.assembly.compose import compose_run
+from sim.commands.run import replay_quietly
+from sim.paths import CONF
 from sim.results.gather import gather
 from sim.results.run_files import finished_runs, unfinished_runs
 from sim.results.table import collect
@@ -36,8 +37,7 @@ def trace_path(tmp_path_factory) -> Path:
 
 
 def config_of(*words: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", ["policy=lru", "engine=compiled", *words])
+    return compose_run("policy=lru", "engine=compiled", *words)
 
 
 def key_of(tmp_path: Path, *words: str) -> str:

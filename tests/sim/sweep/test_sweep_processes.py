@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sim.commands.run import CONF
+from sim.paths import CONF
 from sim.results.run_files import finished_runs
 from tests.support.random_traces import random_trace
 from traces.format.files import write_trace

@@ -1,0 +1,8 @@
+"""Where this project's files lie: its folder, and the configuration in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
