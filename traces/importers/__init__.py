@@ -28,7 +28,7 @@ class Importer(Protocol):
 
 def importer_names() -> tuple[str, ...]:
     """All formats, by name of their module."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")))
 
 
 def load_importer(name: str) -> Importer:
