@@ -6,8 +6,8 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from policies.bands import ABOVE_ALL, BELOW_ALL, best_key_below, expert_of, is_top, key_of, top_experts
 from policies.state import IN_FLIGHT, RESIDENT, State
+from traces.score_bands import ABOVE_ALL, BELOW_ALL, best_key_below, expert_of, is_top, key_of, top_experts
 
 Scores = NDArray[np.float64]
 

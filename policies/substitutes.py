@@ -6,8 +6,8 @@ import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from policies.bands import Flags, best_within, is_top, next_score, next_score_beside
 from policies.state import DECODE, DROPPED, RESIDENT, State
+from traces.score_bands import Flags, best_within, is_top, next_score, next_score_beside
 
 SMALLEST_SCORE = 1e-30
 """Scores below it count as this much, so that their logarithm is finite (float32 scores may be 0)."""

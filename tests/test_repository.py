@@ -69,7 +69,7 @@ def test_no_machine_path_is_mentioned():
 
 
 @pytest.mark.parametrize(
-    "first", ["policies.bands", "policies.state", "traces.statistics.miss_curve", "numba", "sim.engine.decision.core"]
+    "first", ["policies.state", "traces.statistics.miss_curve", "numba", "sim.engine.decision.core"]
 )
 def test_compiled_code_is_kept_under_the_key_of_its_sources_whatever_is_imported_first(first):
     import subprocess

@@ -1,4 +1,4 @@
-"""The score bands of SMoE: which experts matter, written once for substitution, prefetch and statistics.
+"""The best experts of a token and the score bands of SMoE: one definition for rules and for statistics.
 
 Loops over all experts have no branches, so that the compiler works on many experts at once; a key carries an expert
 along with its score, so that a plain maximum finds the best expert.
@@ -19,20 +19,20 @@ BELOW_ALL, ABOVE_ALL = -(2**62), 2**62
 MOST_EXPERTS = 2**16
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def key_of(score: float, expert: int) -> int:
     """A whole number that orders experts by their scores (float32, not negative), ties to the lower id."""
     bits = np.int64(np.float32(score).view(np.int32))  # of two such numbers the greater has the greater bit pattern
     return int(bits * MOST_EXPERTS + (MOST_EXPERTS - 1 - expert))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def expert_of(key: int) -> int:
     """The expert of a key."""
     return int(MOST_EXPERTS - 1 - key % MOST_EXPERTS)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def best_key_below(scores: NDArray[np.float32], limit: int) -> int:
     """The highest key below ``limit`` among ``scores`` [E]; BELOW_ALL if there is none."""
     best = BELOW_ALL
@@ -42,7 +42,7 @@ def best_key_below(scores: NDArray[np.float32], limit: int) -> int:
     return best
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def best_within(scores: NDArray[np.float32], free: Flags, lowest: float, highest: float, include_highest: bool) -> int:
     """The best expert among those ``free`` whose score lies from ``lowest`` up to ``highest``; -1 if there is none."""
     best = BELOW_ALL
@@ -53,7 +53,7 @@ def best_within(scores: NDArray[np.float32], free: Flags, lowest: float, highest
     return -1 if best == BELOW_ALL else expert_of(best)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def next_score(scores: NDArray[np.float32], ids: NDArray[np.int32], num_ranks: int) -> float:
     """S_{k+1}: the highest of ``scores`` [E] outside the first ``num_ranks`` of ``ids``; 0 if there is none.
 
@@ -71,7 +71,7 @@ def next_score(scores: NDArray[np.float32], ids: NDArray[np.int32], num_ranks: i
             return float(max(scores[expert_of(key)], np.float32(0.0)))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def next_score_beside(scores: NDArray[np.float32], routed: Flags) -> float:
     """S_{k+1} in one pass: the highest of ``scores`` [E] of experts that are not ``routed`` [E]; 0 if there is none."""
     best = BELOW_ALL
@@ -80,13 +80,13 @@ def next_score_beside(scores: NDArray[np.float32], routed: Flags) -> float:
     return 0.0 if best == BELOW_ALL else float(scores[expert_of(best)])
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def is_top(score: float, edge: float, alpha: float) -> bool:
     """Whether a chosen expert is top-score: not below (1 + alpha) * S_{k+1}, with ``edge`` = S_{k+1}."""
     return bool(score >= (1.0 + alpha) * edge)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def top_experts(scores: NDArray[np.float32], count: int, found: NDArray[np.int32]) -> None:
     """Write the ``count`` experts with the highest of ``scores`` [E] to ``found``, best first, ties to the lower id."""
     key = ABOVE_ALL

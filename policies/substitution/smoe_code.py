@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from policies.bands import next_score_beside
 from policies.base import Substitution, Vector, require
 from policies.state import State
 from policies.substitutes import left_alone, mark_available, mark_routed
+from traces.score_bands import next_score_beside
 
 
 @dataclass(frozen=True)

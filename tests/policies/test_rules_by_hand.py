@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from policies.assignment.two_pointer import TwoPointer
-from policies.bands import next_score, top_experts
 from policies.eviction.belady import Belady
 from policies.eviction.lru import Lru
 from policies.eviction.score_window import ScoreWindow
@@ -12,6 +11,7 @@ from policies.prefetch.top_score import TopScore
 from policies.state import CPU, DECODE, LINK, NEVER, PREFILL, RESIDENT, plain_state
 from policies.substitution.score_band import ScoreBand
 from traces.errors import UserError
+from traces.score_bands import next_score
 
 
 def decide(part, decision, state, memory=None, *more):
@@ -33,12 +33,6 @@ def routed_state(scores, ids, resident, phase=DECODE):
 
 def test_next_score_is_the_best_outside_the_top_k():
     assert next_score(np.array([0.4, 0.1, 0.3, 0.2], np.float32), np.array([0, 2]), 2) == pytest.approx(0.2)
-
-
-def test_top_experts_break_ties_to_the_lower_id():
-    found = np.zeros(3, np.int32)
-    top_experts(np.array([0.2, 0.3, 0.2, 0.3], np.float32), 3, found)
-    assert found.tolist() == [1, 3, 0]
 
 
 def test_lru_orders_the_step_by_last_touch_and_steps_by_time():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.trace import Trace
+from traces.score_bands import is_top, top_experts
 from traces.statistics.miss_curve import stack_distances
 from traces.statistics.routing import counted_rows, row_chunks
 
@@ -80,21 +81,6 @@ def gate_statistics(trace: Trace, alphas: tuple[float, ...] = ALPHAS) -> GateSta
 
 
 @njit(cache=True)
-def best_experts(scores: NDArray[np.float32], best: NDArray[np.int64]) -> None:
-    """Indices of the len(best) highest scores, falling; among equals the lower index first."""
-    count = 0
-    for expert in range(len(scores)):
-        if count == len(best) and scores[expert] <= scores[best[count - 1]]:
-            continue
-        place = min(count, len(best) - 1)
-        while place > 0 and scores[best[place - 1]] < scores[expert]:
-            best[place] = best[place - 1]
-            place -= 1
-        best[place] = expert
-        count = min(count + 1, len(best))
-
-
-@njit(cache=True)
 def _add_bands(
     scores: NDArray[np.float32],
     floors: NDArray[np.float32],
@@ -115,7 +101,7 @@ def _add_bands(
             continue
         for layer in range(num_layers):
             score = scores[row, layer]
-            best_experts(score, best)
+            top_experts(score, top_k + 1, best)
             edge = max(float(score[best[top_k]]), 1e-38)
             floor = floors[row, layer] * (1 - 1e-6)  # the last listed expert itself is known
             active[:] = False
@@ -128,7 +114,7 @@ def _add_bands(
                 sums[1] += 1
                 sums[2] += missed[row, layer, rank]
                 for a in range(len(alphas)):
-                    if edge < own < (1 + alphas[a]) * edge:
+                    if own > edge and not is_top(own, edge, alphas[a]):
                         bands[0, a] += 1
                         bands[1, a] += missed[row, layer, rank]
             for a in range(len(alphas)):

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.trace import ScoreTable, Trace
-from traces.statistics.gate import ALPHAS, best_experts
+from traces.score_bands import is_top, top_experts
+from traces.statistics.gate import ALPHAS
 from traces.statistics.routing import counted_rows, row_chunks
 
 
@@ -79,7 +80,7 @@ def _add_recall(
             continue
         for layer in range(num_layers):
             foreseen = predicted[row, layer]
-            best_experts(foreseen, guess)
+            top_experts(foreseen, top_k + 1, guess)
             active[:] = False
             for rank in range(top_k):
                 active[ids[row, layer, rank]] = True
@@ -89,15 +90,14 @@ def _add_recall(
             if actual.shape[2] == 0:
                 continue
             score = actual[row, layer]
-            best_experts(score, truth)
+            top_experts(score, top_k + 1, truth)
             for a in range(len(alphas)):
-                seen_edge = (1 + alphas[a]) * foreseen[guess[top_k]]
-                true_edge = (1 + alphas[a]) * score[truth[top_k]]
+                seen_edge, true_edge = foreseen[guess[top_k]], score[truth[top_k]]
                 for rank in range(top_k):
                     expert = ids[row, layer, rank]
-                    if score[expert] >= true_edge:
+                    if is_top(score[expert], true_edge, alphas[a]):
                         bands[1, a] += 1
-                        bands[0, a] += foreseen[expert] >= seen_edge
-                    if foreseen[guess[rank]] >= seen_edge:
+                        bands[0, a] += is_top(foreseen[expert], seen_edge, alphas[a])
+                    if is_top(foreseen[guess[rank]], seen_edge, alphas[a]):
                         bands[3, a] += 1
                         bands[2, a] += active[guess[rank]]

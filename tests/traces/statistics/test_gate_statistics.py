@@ -8,7 +8,7 @@ import pytest
 from tests.support.example_traces import ids_trace, random_trace, truncated
 from traces.errors import UserError
 from traces.format.trace import ScoreTable
-from traces.statistics.gate import best_experts, gate_statistics
+from traces.statistics.gate import gate_statistics
 from traces.statistics.lookahead import lookahead_statistics
 
 
@@ -68,12 +68,6 @@ def test_chunks_do_not_change_statistics(monkeypatch):
     monkeypatch.setattr("traces.statistics.routing._CHUNK_BYTES", 1000)
     chunked = gate_statistics(trace), lookahead_statistics(trace, trace.lookahead_after)
     assert chunked[0].low_share == whole[0].low_share and chunked[1] == whole[1]
-
-
-def test_best_experts_are_falling_and_ties_go_to_the_lower_index():
-    best = np.empty(4, np.int64)
-    best_experts(np.array([1, 3, 3, 0, 2, 3], np.float32), best)
-    assert best.tolist() == [1, 2, 5, 4]
 
 
 def test_a_perfect_lookahead_recalls_everything():
