@@ -21,7 +21,7 @@ class ImportancePlus(Substitution):
     experts are always executed.
     Badly: gates of nearly equal scores, where the difference says little about which expert is useful.
 
-    Source: rule of this project; compared with others by scripts/studies/quality_notions.py.
+    Source: rule of this project; compared with others by scripts/studies/quality/notions.py.
     """
 
     loss: float = 0.05

@@ -1,6 +1,6 @@
 """Writes docs/commands.md and one page per command below docs/commands, from what each command's --help prints.
 
-python scripts/maintenance/command_pages.py
+python -m scripts.maintenance.command_pages
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Print what the demo model shows on held-out text, beside the untuned contrast.
 
-Run: python scripts/maintenance/demo_evidence.py
+Run: python -m scripts.maintenance.demo_evidence
 
 Trains each model on first use (about ten minutes on one thread, kept in the user's cache), then measures gate slope,
 locality and the harm of replacing every low-band active expert, closed loop (about a minute per model and 96 windows).

@@ -1,6 +1,6 @@
 """Replays routing that others published and prints their hit rates beside ours.
 
-Run: python scripts/studies/published_hit_rates.py FOLDER
+Run: python -m scripts.studies.published_hit_rates FOLDER
 
 FOLDER holds big_moe_on_edge/ (qwen.route.csv, qwen-curve.csv of https://github.com/Helldez/BigMoeOnEdge) and
 mixtral_offloading/ (active_experts.txt of https://github.com/h39s/mlsys, measured.csv gathered from its logs).

@@ -1,10 +1,10 @@
 """Regenerates figures and tables of the README from scratch, and says how long each took.
 
-Not those of these commands, which train models or need a quiet machine: scripts/studies/quality_pareto.py,
+Not those of these commands, which train models or need a quiet machine: scripts/studies/quality/pareto.py,
 quality_alpha.py, quality_open_loop.py, quality_notions.py, four_systems.py, benchmark_sweep.py and
 `python -m sim validate`.
 
-python scripts/studies/reproduce.py [--runs FOLDER] [--only PART ...] [--traces FOLDER]
+python -m scripts.studies.reproduce [--runs FOLDER] [--only PART ...] [--traces FOLDER]
 
 Parts, in this order; all results SIMULATED on the embedded trace unless said otherwise, times on two cores:
 
@@ -54,7 +54,7 @@ def sim(*arguments: str) -> None:
 
 def script(name: str, *arguments: str) -> None:
     """Run one script; its failure is ours."""
-    subprocess.run([sys.executable, str(ROOT / "scripts" / name), *arguments], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", f"scripts.{name}", *arguments], cwd=ROOT, check=True)
 
 
 def figures(places: Places) -> None:
@@ -82,22 +82,22 @@ def results(places: Places) -> None:
 
 def speed(places: Places) -> None:
     """Nanoseconds per layer step of every engine; on a drawn trace of the same shape without --traces."""
-    script("benchmark.py", *(["--data", str(places.traces / "gpt_oss_20b")] if places.traces else []))
+    script("benchmarks.engines", *(["--data", str(places.traces / "gpt_oss_20b")] if places.traces else []))
 
 
 def published(places: Places) -> None:
     """Hit rates that others published."""
     if places.traces is None:
         raise LookupError("left out: it needs --traces FOLDER")
-    script("published_hit_rates.py", str(places.traces))
+    script("studies.published_hit_rates", str(places.traces))
 
 
 PARTS: dict[str, Callable[[Places], None]] = {
     "figures": figures,
     "results": results,
-    "ablation": lambda places: script("smoe_ablation.py", "--out", str(places.runs / "ablation")),
-    "od_moe": lambda places: script("od_moe.py"),
-    "streaming": lambda places: script("expert_streaming.py", str(places.runs / "expert_streaming")),
+    "ablation": lambda places: script("studies.smoe.ablation", "--out", str(places.runs / "ablation")),
+    "od_moe": lambda places: script("studies.systems.od_moe"),
+    "streaming": lambda places: script("studies.systems.expert_streaming", str(places.runs / "expert_streaming")),
     "speed": speed,
     "published": published,
 }

@@ -1,6 +1,6 @@
 """Measures how often a quantised shadow of the demo model names the experts of the model itself, by token age.
 
-  python scripts/studies/shadow_recall.py [--requests 24] [--prompt-tokens 32] [--steps 192] [--out FILE]
+  python -m scripts.studies.shadow_recall [--requests 24] [--prompt-tokens 32] [--steps 192] [--out FILE]
 
 The model decodes greedily. Beside it run copies of it whose weight matrices are rounded to 8 or 4 bits per row and
 multiplied in FP32 (their routers too; norms and embeddings stay), in four ways: fed with the model's tokens and given

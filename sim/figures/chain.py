@@ -67,7 +67,7 @@ def chain(table: pd.DataFrame, columns: int = 2) -> Figure:
         raise MissingData(
             "figure=chain needs LRU offloading and SMoE's parts added one by one: "
             "python -m sim run policy=lru, then with policy/eviction=score_window, with policy/substitution=score_band "
-            "and so on; scripts/studies/smoe_ablation.py prints all combinations"
+            "and so on; scripts/studies/smoe/ablation.py prints all combinations"
         )
     figure, (times, ratios) = side_by_side(2, columns)
     for index, (name, runs) in enumerate(found.items()):

@@ -1,18 +1,15 @@
 """The documentation: links lead somewhere, every command has its page, every metric its definition."""
 
-import importlib
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
+from scripts.maintenance import command_pages
 from tests.support.random_traces import random_trace
 from tests.support.replays import replay_of, run
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts" / "maintenance"))
-command_pages = importlib.import_module("command_pages")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "traces" / "README.md"])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -38,7 +35,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("name", command_pages.pages())
 def test_the_pages_of_commands_are_what_help_prints(name):
     stored = ROOT / "docs" / name
-    writer = "python scripts/maintenance/command_pages.py"
+    writer = "python -m scripts.maintenance.command_pages"
     assert stored.is_file(), f"{writer} writes docs/{name}"
     assert stored.read_text() == command_pages.pages()[name], f"{writer} writes it anew"
 

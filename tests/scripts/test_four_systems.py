@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from scripts.studies.four_systems import ENERGY, Bench, Row, main, table
+from scripts.studies.systems.four_systems import ENERGY, Bench, Row, main, table
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`scripts/studies/moe_beyond.py` prints both tables on a small trace."""
+"""`scripts/studies/systems/moe_beyond.py` prints both tables on a small trace."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def script(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "scripts" / "studies" / "moe_beyond.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", "scripts.studies.systems.moe_beyond", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 

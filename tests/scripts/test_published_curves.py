@@ -11,18 +11,8 @@ from policies.eviction.lfu_lifetime import LfuLifetime
 from policies.eviction.lru import Lru
 from policies.eviction.random import Random
 from scripts.studies.published_hit_rates import PHONE_RULES, mixtral_rows, phone_rows
+from tests.support.importing import imported
 from tests.support.replays import BARE, replay_of, run
-from traces.importers import load_importer
-
-
-def imported(name, source):
-    import argparse
-
-    importer = load_importer(name)
-    parser = argparse.ArgumentParser()
-    importer.add_options(parser)
-    return importer.read(source, parser.parse_args([]))
-
 
 EXACT = [name for name in PHONE_RULES if name != "random"]
 

@@ -10,29 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts.studies.smoe import claims, replays
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def scripts(monkeypatch):
-    """The script's modules, imported as the script imports them."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "studies"))
-    import smoe_claims
-    import smoe_replays
-
-    return smoe_replays, smoe_claims
-
-
-def sums(scripts, time, tokens, resident, executed, link=0.0):
+def sums(time, tokens, resident, executed, link=0.0):
     arrays = [np.array(values, float) for values in (time, tokens, resident, executed)]
-    return scripts[0].Sums(*arrays, parts_ns={"link": np.array(time) * link, "cpu": np.zeros(len(time))})
+    return replays.Sums(*arrays, parts_ns={"link": np.array(time) * link, "cpu": np.zeros(len(time))})
 
 
-def test_changes_by_hand(scripts):
+def test_changes_by_hand():
     """Two requests of 10 and 30 tokens; 100 + 500 ns become 50 + 500: 15 ns per token become 13.75."""
-    replays = scripts[0]
-    old = sums(scripts, [100, 500], [10, 30], [2, 1], [4, 4], link=0.25)
-    new = sums(scripts, [50, 500], [10, 30], [3, 3], [4, 4])
+    old = sums([100, 500], [10, 30], [2, 1], [4, 4], link=0.25)
+    new = sums([50, 500], [10, 30], [3, 3], [4, 4])
     assert replays.value(old, "TPOT") == [15.0] and replays.value(new, "TPOT") == [13.75]
     assert replays.change([(old, new)], "TPOT") == pytest.approx([13.75 / 15 - 1])
     assert replays.change([(old, new)], "cache ratio") == pytest.approx([(6 / 8) / (3 / 8) - 1])
@@ -42,18 +33,17 @@ def test_changes_by_hand(scripts):
     assert old.share("link", "cpu") == pytest.approx(0.25)
 
 
-def test_a_change_is_the_mean_of_the_changes_of_the_set_ups(scripts):
+def test_a_change_is_the_mean_of_the_changes_of_the_set_ups():
     """-50 % where a token takes 1 ns and +100 % where it takes 1000: +25 %, not what their sum says."""
-    fast = sums(scripts, [1, 1], [1, 1], [1, 1], [1, 1]), sums(scripts, [0.5, 0.5], [1, 1], [1, 1], [1, 1])
-    slow = sums(scripts, [1000, 1000], [1, 1], [1, 1], [1, 1]), sums(scripts, [2000, 2000], [1, 1], [1, 1], [1, 1])
-    assert scripts[0].change([fast, slow], "TPOT") == pytest.approx([0.25])
+    fast = sums([1, 1], [1, 1], [1, 1], [1, 1]), sums([0.5, 0.5], [1, 1], [1, 1], [1, 1])
+    slow = sums([1000, 1000], [1, 1], [1, 1], [1, 1]), sums([2000, 2000], [1, 1], [1, 1], [1, 1])
+    assert replays.change([fast, slow], "TPOT") == pytest.approx([0.25])
 
 
-def test_the_bootstrap_is_paired(scripts):
+def test_the_bootstrap_is_paired():
     """A rule that saves a fifth of every request saves a fifth in every draw, however requests differ."""
-    replays = scripts[0]
     time = np.array([1.0, 10.0, 100.0, 1000.0])
-    old, new = (sums(scripts, time * factor, [1] * 4, [1] * 4, [1] * 4) for factor in (1.0, 0.8))
+    old, new = (sums(time * factor, [1] * 4, [1] * 4, [1] * 4) for factor in (1.0, 0.8))
     weights = replays.draw_blocks(4, 50)
     assert (weights.sum(axis=1) == 4).all() and len(np.unique(weights, axis=0)) > 5
     assert replays.interval(replays.change([(old, new)], "TPOT", weights)) == pytest.approx((-0.2, -0.2))
@@ -72,12 +62,11 @@ def test_the_bootstrap_is_paired(scripts):
         (-0.2, (0.10, 0.15), (0.12, 0.20), [0.1], "contradicts"),
     ],
 )
-def test_verdicts(scripts, published, bounds, older, machines, verdict):
-    assert scripts[1].judge(published, bounds, older, machines) == verdict
+def test_verdicts(published, bounds, older, machines, verdict):
+    assert claims.judge(published, bounds, older, machines) == verdict
 
 
-def test_parts_and_supplies(scripts):
-    replays = scripts[0]
+def test_parts_and_supplies():
     bare, whole = (replays.Contender(parts).policy(0.3) for parts in ((), replays.CHAIN))
     names = [type(part).__name__ for part in whole.parts()]
     assert names == ["ScoreWindow", "Lookahead", "TopScore", "ScoreBand", "TwoPointer"]
@@ -88,24 +77,23 @@ def test_parts_and_supplies(scripts):
     assert replays.Contender(system="llama_cpp").cache(0.3).start == "warm"
 
 
-def test_the_paper_has_no_llama_cpp_for_xverse(scripts):
-    replays, claims = scripts
+def test_the_paper_has_no_llama_cpp_for_xverse():
     counts = [len(claims.baselines(setup, replays.CODE_BASELINES)) for setup in replays.SETUPS]
     assert counts == [4, 3, 4]
     assert len(claims.baselines(replays.SETUPS[0], replays.CODE_BASELINES, "link only")) == 3
 
 
-def test_the_chain_of_published_figures(scripts):
-    claims = scripts[1].published_claims((1, 3))
-    chain = [claim for claim in claims if claim.text.startswith("+")]
+def test_the_chain_of_published_figures():
+    published = claims.published_claims((1, 3))
+    chain = [claim for claim in published if claim.text.startswith("+")]
     assert [claim.published for claim in chain[:4]] == [-0.08, -0.20, -0.14, -0.34]
     assert [claim.text for claim in chain[:4]] == ["+eviction", "+router", "+prefetch", "+cpu"]
     assert chain[5].implied == (0.41, 0.65)
-    assert len(claims) == 15 and len(scripts[1].published_claims((1,))) == 12
+    assert len(published) == 15 and len(claims.published_claims((1,))) == 12
 
 
 def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "studies" / "smoe_ablation.py"), "--quick", "--requests", "2"]
+    command = [sys.executable, "-m", "scripts.studies.smoe.ablation", "--quick", "--requests", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "--out", str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
@@ -130,7 +118,7 @@ def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
 
 @pytest.mark.parametrize(("words", "sentence"), [(["19"], "between 6 and 18"), (["1", "--quick"], "between 2 and 18")])
 def test_too_few_or_many_requests_end_in_one_sentence(words, sentence):
-    command = [sys.executable, str(ROOT / "scripts" / "studies" / "smoe_ablation.py"), "--requests", *words]
+    command = [sys.executable, "-m", "scripts.studies.smoe.ablation", "--requests", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and f"--requests={words[0]}: must be {sentence}" in done.stderr

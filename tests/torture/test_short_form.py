@@ -1,4 +1,4 @@
-"""The short form of scripts/torture/torture.py: a little of everything, without a defect."""
+"""The short form of scripts.torture: a little of everything, without a defect."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def torture(*words: str) -> str:
-    argv = [sys.executable, str(ROOT / "scripts" / "torture" / "torture.py"), *words]
+    argv = [sys.executable, "-m", "scripts.torture", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

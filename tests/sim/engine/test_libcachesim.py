@@ -14,7 +14,7 @@ from policies.eviction.fifo import Fifo
 from policies.eviction.lfu import Lfu
 from policies.eviction.lru import Lru
 from sim.engine.decision.counters import HIT
-from tests.scripts.test_published_curves import imported
+from tests.support.importing import imported
 from tests.support.replays import BARE, replay_of
 
 libcachesim = pytest.importorskip("libcachesim")

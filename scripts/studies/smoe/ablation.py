@@ -1,6 +1,6 @@
 """Takes SMoE apart on a trace and sets the paper's figures beside ours.
 
-Run: python scripts/studies/smoe_ablation.py [--quick]
+Run: python -m scripts.studies.smoe.ablation [--quick]
 
 All 16 combinations of its four parts on LRU offloading (score-aware eviction, router substitution, prefetch, CPU
 balance), the chain in the paper's order, each part left out, and the whole against the baselines the paper used, on its
@@ -8,9 +8,9 @@ three set-ups, at batch 1 and 3. Brackets are 95 % intervals of a bootstrap over
 same ones drawn for both sides; host cost (0, 1, 3 ms per layer) and CPU speed (an expert in 1/3, 1, 1.2 copies) are
 varied beside it. Nothing is fitted to the paper. All results are SIMULATED, all sizes and machines ESTIMATED.
 
-  python scripts/studies/smoe_ablation.py                    the embedded trace, one to three minutes on one core
-  python scripts/studies/smoe_ablation.py --quick            fewer requests and machines, batch 1 only: half a minute
-  python scripts/studies/smoe_ablation.py --trace my.safetensors --requests 40 --out results
+  python -m scripts.studies.smoe.ablation                    the embedded trace, one to three minutes on one core
+  python -m scripts.studies.smoe.ablation --quick            fewer requests and machines, batch 1 only: half a minute
+  python -m scripts.studies.smoe.ablation --trace my.safetensors --requests 40 --out results
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smoe_claims import LRU, SMOE, Finding, baselines, best_of, examine, published_claims, write
-from smoe_replays import (
+from scripts.studies.smoe.claims import LRU, SMOE, Finding, baselines, best_of, examine, published_claims, write
+from scripts.studies.smoe.replays import (
     BASELINES,
     CHAIN,
     CODE_BASELINES,
@@ -42,7 +42,6 @@ from smoe_replays import (
     interval,
     value,
 )
-
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace

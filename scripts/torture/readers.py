@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torture_mutations import (
+
+from scripts.torture.mutations import (
     BINARY,
     TEXT,
     Mutation,
@@ -22,7 +23,6 @@ from torture_mutations import (
     spoil_npy,
     spoil_unproved,
 )
-
 from traces.format.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace
 
 HEADER = (*BINARY, *(spoil_header,) * 6)

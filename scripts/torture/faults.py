@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torture_readers import small_trace
+
+from scripts.torture.readers import small_trace
 
 PROMPTS = "one\nanother prompt\nthe third of them\n"
 

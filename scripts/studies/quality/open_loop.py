@@ -1,4 +1,4 @@
-"""How wrong open loop is: python scripts/studies/quality_open_loop.py
+"""How wrong open loop is: python -m scripts.studies.quality.open_loop
 
 A policy replayed over the routing that the untouched model would have had (open loop), and the same policy inside the
 model, where every replaced expert changes what is routed later (closed loop): hit rate, substitutions and TPOT by
@@ -15,14 +15,23 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
-from quality_bench import Bench, Case, arguments, bench_of, draws_of, interval, save_figure, write_results
-from quality_rules import RULES, lru_with
 from tqdm import tqdm
 
 from policies.base import Policy
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.state import DECODE
+from scripts.studies.quality.bench import (
+    Bench,
+    Case,
+    arguments,
+    bench_of,
+    draws_of,
+    interval,
+    save_figure,
+    write_results,
+)
+from scripts.studies.quality.rules import RULES, lru_with
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
 from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote

@@ -1,4 +1,4 @@
-"""Replays and paired bootstrap of scripts/studies/smoe_ablation.py: the paper's set-ups, its parts, its baselines."""
+"""Replays and paired bootstrap of scripts/studies/smoe/ablation.py: the paper's set-ups, its parts, its baselines."""
 
 from __future__ import annotations
 

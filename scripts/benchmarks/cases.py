@@ -11,9 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from textbook_simpy import Textbook, Times
-from textbook_smoe import TextbookSmoe
-from textbook_smoe import Times as SmoeTimes
 
 from policies.assignment.link_only import LinkOnly
 from policies.assignment.two_pointer import TwoPointer
@@ -27,6 +24,9 @@ from policies.prefetch.none import NoPrefetch
 from policies.prefetch.top_score import TopScore
 from policies.substitution.none import NoSubstitution
 from policies.substitution.score_band import ScoreBand
+from scripts.benchmarks.textbook_simpy import Textbook, Times
+from scripts.benchmarks.textbook_smoe import TextbookSmoe
+from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
 from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
@@ -130,7 +130,7 @@ def peak_bytes(trace: Trace, policy: str, engine: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.safetensors"
         write_trace(path, trace)
-        command = [sys.executable, __file__, str(path), policy, engine]
+        command = [sys.executable, "-m", "scripts.benchmarks.cases", str(path), policy, engine]
         return int(subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -174,7 +174,7 @@ def start_s(engine: str, cache: Path | None = None) -> float:
 
 def environment() -> dict[str, str]:
     """Ours, with this checkout first."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])}
+    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def measured_replay(path: Path, policy: str, engine: str) -> int:

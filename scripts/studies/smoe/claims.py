@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from smoe_replays import (
+
+from scripts.studies.smoe.replays import (
     CHAIN,
     CODE_BASELINES,
     NOMINAL,

@@ -1,7 +1,7 @@
 """Reproduces the tables of OD-MoE (arXiv 2512.03927) and prints published / simulated / error.
 
-  python scripts/studies/od_moe.py           the tables (some two minutes)
-  python scripts/studies/od_moe.py --fit     the FITTED constants of conf/system/od_moe.yaml, found anew
+  python -m scripts.studies.systems.od_moe           the tables (some two minutes)
+  python -m scripts.studies.systems.od_moe --fit     the FITTED constants of conf/system/od_moe.yaml, found anew
 
 A row marked `fitted` gave its number to one constant and proves nothing; all others are predictions. Everything is
 SIMULATED. The paper's text, as far as it is known here, does not state the length of the ablation's answers (512 is
@@ -25,7 +25,7 @@ from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import metrics
 from sim.systems.od_moe.times import sizes, tabulate
 
-YAML = Path(__file__).resolve().parents[2] / "conf" / "system" / "od_moe.yaml"
+YAML = Path(__file__).resolve().parents[3] / "conf" / "system" / "od_moe.yaml"
 ABLATION_LENGTHS: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 513}
 GB = 1e9
 

@@ -1,4 +1,4 @@
-"""Break the tool on purpose: python scripts/torture/torture.py [--short] [--only PART ...] [--seed N] [--cases N]
+"""Break the tool on purpose: python -m scripts.torture [--short] [--only PART ...] [--seed N] [--cases N]
 
 Parts: files (spoiled copies of every kind of file that is read), knobs (bad configurations), faults (killed, out of
 room, interrupted, traces changed under way), limits (odd shapes and machines), surroundings (threads, hash seeds,
@@ -6,10 +6,10 @@ locale, no home, no cache), concurrency, load (a long trace in 2 GiB). Everythin
 names the case that shows it. Prints a table of what was tried, how often, and what came of it; exit code 1 if there
 was a defect.
 
-  python scripts/torture/torture.py --short                       under a minute on two cores, as CI runs it
-  python scripts/torture/torture.py                               100,000 files, 300 kills, a trace of 20 GB: an hour
-  python scripts/torture/torture.py --only files --reader trace --cases 20000
-  python scripts/torture/torture.py --only files --reader trace --case 4711  one case again, its input kept in ./torture
+  python -m scripts.torture --short                       under a minute on two cores, as CI runs it
+  python -m scripts.torture                               100,000 files, 300 kills, a trace of 20 GB: an hour
+  python -m scripts.torture --only files --reader trace --cases 20000
+  python -m scripts.torture --only files --reader trace --case 4711  one case again, its input kept in ./torture
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from torture_files import ROOT, one_case, spoil, torture
+from scripts.torture.files import ROOT, one_case, spoil, torture
 
 PARTS = ("files", "knobs", "faults", "limits", "surroundings", "concurrency", "load")
 QUICK = ("trace", "trace, truncated scores", "import gpt_oss", "import jsonl", "import routed npy", "prompts jsonl")
@@ -57,7 +57,7 @@ def row(what: str, times: int, outcomes: dict[str, int], defects: dict[str, int]
 
 def files(words: argparse.Namespace) -> int:
     """Spoiled files; the cases are shared among the readers."""
-    from torture_readers import readers
+    from scripts.torture.readers import readers
 
     few = QUICK if words.short else [name for name, reader in readers().items() if reader.share]
     names = [words.reader] if words.reader else few
@@ -77,7 +77,7 @@ def files(words: argparse.Namespace) -> int:
 
 def again(name: str, case: int, seed: int) -> int:
     """One case once more, its input kept."""
-    from torture_readers import readers
+    from scripts.torture.readers import readers
 
     folder = Path("torture") / f"{name.replace(' ', '_')}_{case}"
     with tempfile.TemporaryDirectory() as good:
@@ -89,7 +89,7 @@ def again(name: str, case: int, seed: int) -> int:
 
 
 def knobs(words: argparse.Namespace) -> int:
-    from torture_knobs import command_cases, knob_cases
+    from scripts.torture.knobs import command_cases, knob_cases
 
     return sum(row(t.what, t.trials, t.outcomes, t.defects) for t in (knob_cases(), command_cases()))
 
@@ -97,7 +97,7 @@ def knobs(words: argparse.Namespace) -> int:
 def faults(words: argparse.Namespace) -> int:
     """In a process of its own, which forks a child for each trial."""
     counts, jobs = ((3, 2, 2, 3), ["run", "import"]) if words.short else ((60, 12, 12, 20), [])
-    argv = [sys.executable, str(ROOT / "scripts" / "torture_faults.py"), *map(str, counts), str(words.seed), *jobs]
+    argv = [sys.executable, "-m", "scripts.torture.faults", *map(str, counts), str(words.seed), *jobs]
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     if done.returncode:
         return row("faults", 0, {}, {f"do not start: {done.stderr.strip()[-300:]}": 1})
@@ -105,28 +105,28 @@ def faults(words: argparse.Namespace) -> int:
 
 
 def limits(words: argparse.Namespace) -> int:
-    from torture_limits import limits as shapes
+    from scripts.torture.limits import limits as shapes
 
     tally = shapes()
     return row(tally.what, tally.trials, tally.outcomes, tally.defects)
 
 
 def surroundings(words: argparse.Namespace) -> int:
-    from torture_limits import same_bytes
+    from scripts.torture.limits import same_bytes
 
     tally = same_bytes()
     return row(tally.what, tally.trials, tally.outcomes, tally.defects)
 
 
 def concurrency(words: argparse.Namespace) -> int:
-    from torture_limits import at_once, demo_training_at_once
+    from scripts.torture.limits import at_once, demo_training_at_once
 
     return sum(row(t.what, t.trials, t.outcomes, t.defects) for t in (at_once(), demo_training_at_once()))
 
 
 def load(words: argparse.Namespace) -> int:
-    from torture_limits import free_bytes
-    from torture_limits import load as replay_long
+    from scripts.torture.limits import free_bytes
+    from scripts.torture.limits import load as replay_long
 
     size = int(words.gigabytes * 1e9)
     if free_bytes() < 0.1 * size:

@@ -17,9 +17,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from torture_faults import Tally, run_here
-from torture_readers import small_trace
-
+from scripts.torture.faults import Tally, run_here
+from scripts.torture.readers import small_trace
 from traces.errors import UserError
 
 ODD: tuple[Any, ...] = (

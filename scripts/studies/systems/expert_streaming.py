@@ -1,4 +1,6 @@
-"""Prints Expert Streaming as published and as simulated: scripts/studies/expert_streaming.py [FOLDER for the figure].
+"""Prints Expert Streaming as published and as simulated.
+
+  python -m scripts.studies.systems.expert_streaming [FOLDER for the figure]
 
 Four models of the paper on a package of chiplets, expert parallelism (EP) against streaming (ES) on the same routing:
 speed-up and on-chip memory over tokens per iteration, over the rates of memory channels and links, over slices and
@@ -24,7 +26,7 @@ from sim.systems.expert_streaming.routing import PAPER_MODELS
 from traces.embedded import embedded_trace_path
 from traces.format.files import read_trace
 
-CONFIG = Path(__file__).resolve().parents[2] / "conf" / "system" / "expert_streaming.yaml"
+CONFIG = Path(__file__).resolve().parents[3] / "conf" / "system" / "expert_streaming.yaml"
 TOKENS = (16, 64, 256, 1024)
 CHANNEL_GB_PER_S = (8, 16, 25.6, 48, 64, 96, 128)
 LINK_GB_PER_S = (64, 128, 288, 512, 1024)

@@ -1,4 +1,4 @@
-"""Which notion of similarity is worth most: python scripts/studies/quality_notions.py
+"""Which notion of similarity is worth most: python -m scripts.studies.quality.notions
 
 On LRU offloading over the link alone, a quarter of the experts, inside the demo model of three training seeds:
 1. Low-score misses at alpha 0.35, replaced by the expert of nearest gate score (SMoE) with its own or the inherited
@@ -20,10 +20,20 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
-from quality_bench import Bench, Case, Outcome, arguments, bench_of, draws_of, interval, save_figure, write_results
-from quality_rules import RULES, lru_with
 from tqdm import tqdm
 
+from scripts.studies.quality.bench import (
+    Bench,
+    Case,
+    Outcome,
+    arguments,
+    bench_of,
+    draws_of,
+    interval,
+    save_figure,
+    write_results,
+)
+from scripts.studies.quality.rules import RULES, lru_with
 from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
 from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant

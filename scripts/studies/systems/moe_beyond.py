@@ -1,9 +1,9 @@
 """What MoE-Beyond's predictions are worth: its own arithmetic, then with the bytes and the clock it leaves out.
 
-python -m sim train-predictor out=beyond.safetensors
-python scripts/studies/moe_beyond.py --checkpoint beyond.safetensors                      the embedded trace
-python scripts/studies/moe_beyond.py --checkpoint c.safetensors --trace t.safetensors --requests 8
-python scripts/studies/moe_beyond.py --mix t.safetensors --out mixed.safetensors    shuffle the requests of a trace
+  python -m sim train-predictor out=beyond.safetensors
+  python -m scripts.studies.systems.moe_beyond --checkpoint beyond.safetensors               the embedded trace
+  python -m scripts.studies.systems.moe_beyond --checkpoint c.safetensors --trace t.safetensors --requests 8
+  python -m scripts.studies.systems.moe_beyond --mix t.safetensors --out mixed.safetensors   requests shuffled
 
 Table 1 counts as MoE-Beyond's code does: one LRU over all layers, single accesses, predictions in the cache at once and
 free of charge. Beside it stand the experts of the token before, prefetched as freely, and Belady with bypass; every

@@ -37,7 +37,7 @@ from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
 from traces.recording.loading import LoadedModel, load_model
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS, FIGURES = ROOT / "docs" / "results", ROOT / "docs" / "figures"
 FIT_WINDOWS = 16
 BATCH = 4

@@ -69,7 +69,16 @@ def _batch(outcome: Outcome, start: int, cases: int, seed: int, keep: Path | Non
 def _watch(
     outcome: Outcome, start: int, cases: int, drawn: tuple[int, int], keep: Path | None, errors: IO[bytes]
 ) -> int:
-    command = [sys.executable, __file__, outcome.reader, str(start), str(cases), *map(str, drawn), str(keep or "")]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.torture.files",
+        outcome.reader,
+        str(start),
+        str(cases),
+        *map(str, drawn),
+        str(keep or ""),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONFAULTHANDLER": "1"}
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT)
     assert child.stdout is not None
@@ -122,7 +131,7 @@ def spoil(name: str, case: int, seed: int, good: Path, folder: Path, cuts: int =
 
     The first `cuts` cases cut the files at every length; each later case is drawn from (seed, reader, case) alone.
     """
-    from torture_readers import readers
+    from scripts.torture.readers import readers
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
@@ -144,8 +153,7 @@ def spoil(name: str, case: int, seed: int, good: Path, folder: Path, cuts: int =
 
 def one_case(name: str, folder: Path) -> str:
     """Read what lies in `folder` -> "refused", "read", or the defect in one line."""
-    from torture_readers import readers
-
+    from scripts.torture.readers import readers
     from traces.errors import UserError
 
     try:
@@ -181,7 +189,7 @@ def _too_slow(*_: object) -> None:
 
 def child(name: str, start: int, cases: int, drawn: tuple[int, int], keep: str) -> None:
     """Work through cases, a JSON line each; memory is bounded at 1 GiB above what the good input took."""
-    from torture_readers import readers
+    from scripts.torture.readers import readers
 
     out = sys.stdout
     sys.stdout = sys.stderr

@@ -1,4 +1,4 @@
-"""Print speed, memory and start-up, every ratio from one run: python scripts/benchmarks/benchmark.py [--data FOLDER]
+"""Print speed, memory and start-up, every ratio from one run: python -m scripts.benchmarks.engines [--data FOLDER]
 
 Replays the first 28,000 tokens of gpt-oss-20b (--data: the folder of the importer gpt_oss), or a drawn trace of the
 same shape and locality: 24 layers, top 4 of 32 experts, 8 slots per layer. Times are the best and the median of
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmark_cases import (
+from scripts.benchmarks.cases import (
     engine_run,
     libcachesim_run,
     peak_bytes,
@@ -30,8 +30,7 @@ from benchmark_cases import (
     tiled,
     write_oracle_general,
 )
-from benchmark_traces import drawn_trace, recorded_trace, with_scores
-
+from scripts.benchmarks.traces import drawn_trace, recorded_trace, with_scores
 from traces.errors import UserError
 from traces.format.trace import Trace
 from traces.statistics.miss_curve import lru_miss_curve

@@ -1,4 +1,4 @@
-"""SMoE's claim in its own form: quality against alpha, over training seeds: python scripts/studies/quality_alpha.py
+"""SMoE's claim in its own form: quality against alpha, over training seeds: python -m scripts.studies.quality.alpha
 
 SMoE (its Table IV) reports benchmark scores for alpha 0 ... 0.6 without intervals. Here: its rules (score bands, score
 window, two-pointer CPU; no prefetch, so that one pass decides as decoding does) inside the demo model of three training
@@ -16,7 +16,13 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from quality_bench import (
+from tqdm import tqdm
+
+from policies.base import Policy
+from policies.prediction.none import NoPrediction
+from policies.prefetch.none import NoPrefetch
+from policies.substitution.score_band import ScoreBand
+from scripts.studies.quality.bench import (
     STATISTICS,
     Bench,
     Case,
@@ -28,12 +34,6 @@ from quality_bench import (
     save_figure,
     write_results,
 )
-from tqdm import tqdm
-
-from policies.base import Policy
-from policies.prediction.none import NoPrediction
-from policies.prefetch.none import NoPrefetch
-from policies.substitution.score_band import ScoreBand
 from sim.assembly.catalogue import load_policy
 from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
 from sim.quality.cloze import cloze_item, log_likelihood

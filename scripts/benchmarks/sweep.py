@@ -1,6 +1,6 @@
 """Print how long a sweep of 1,000 short runs takes.
 
-Run: python scripts/benchmarks/benchmark_sweep.py [--data FOLDER] [--workers 2]
+Run: python -m scripts.benchmarks.sweep [--data FOLDER] [--workers 2]
 
 Replays the first 28,000 tokens of gpt-oss-20b (--data: the folder of the importer gpt_oss), or a drawn trace of the
 same shape, under 10 eviction rules x 10 capacities x 10 link rates with the compiled engine: ten jobs of the joblib
@@ -21,8 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
-from benchmark_traces import drawn_trace, recorded_trace
 
+from scripts.benchmarks.traces import drawn_trace, recorded_trace
 from traces.errors import UserError
 from traces.format.files import write_trace
 

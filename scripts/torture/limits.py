@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torture_faults import Tally
-from torture_readers import small_trace
 
 from policies.assignment.link_only import LinkOnly
 from policies.base import Policy
@@ -26,6 +24,8 @@ from policies.eviction.lru import Lru
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.none import NoSubstitution
+from scripts.torture.faults import Tally
+from scripts.torture.readers import small_trace
 from sim.assembly.replay import assemble
 from sim.config import RunConfig
 from sim.engine.decision.counters import PARTS
@@ -192,13 +192,13 @@ def demo_training_at_once() -> Tally:
     """Two processes that want the same demo model: it is trained once, and both get it."""
     tally = Tally("2 processes that train one demo model")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from torture_readers import tiny_recipe; "
+        "from scripts.torture.readers import tiny_recipe; "
         "from traces.demo.cache import demo_model; from traces.corpus import Corpus, Document; "
         "documents = tuple(Document(str(i), d, (f'{d} {i} some words of a text ' * 40)) for i in range(9) "
         "for d in ('prose', 'code')); print(demo_model(tiny_recipe(), Corpus(documents, documents)))"
     )
     with tempfile.TemporaryDirectory() as work:
-        argv = [sys.executable, "-c", code, str(ROOT / "scripts")]
+        argv = [sys.executable, "-c", code]
         environment = surroundings(MOE_SIM_CACHE=work, HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started = [subprocess.Popen(argv, env=environment, **pipes) for _ in range(2)]

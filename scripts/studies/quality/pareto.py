@@ -1,4 +1,4 @@
-"""What a millisecond costs in quality, rule by rule: python scripts/studies/quality_pareto.py
+"""What a millisecond costs in quality, rule by rule: python -m scripts.studies.quality.pareto
 
 Every substitution rule over its knob, on LRU offloading over the link alone, inside the demo model at three capacities:
 TPOT and cache ratio against perplexity, and which settings no other beats in both. Quality is MEASURED in closed loop,
@@ -11,10 +11,20 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-from quality_bench import STATISTICS, Case, Outcome, arguments, bench_of, draws_of, interval, save_figure, write_results
-from quality_rules import RULES, lru_with
 from tqdm import tqdm
 
+from scripts.studies.quality.bench import (
+    STATISTICS,
+    Case,
+    Outcome,
+    arguments,
+    bench_of,
+    draws_of,
+    interval,
+    save_figure,
+    write_results,
+)
+from scripts.studies.quality.rules import RULES, lru_with
 from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
 
 FRACTIONS = (0.125, 0.25, 0.375)

@@ -1,6 +1,6 @@
 """What the policy adds to a forward pass of the demo model.
 
-Run: python scripts/benchmarks/benchmark_quality.py [--windows 4]
+Run: python -m scripts.benchmarks.quality [--windows 4]
 
 Each row: the best of several rounds in which the untouched pass and the pass with the policy take turns, on one thread,
 in processor time, so that neither other programs nor a change of the machine's mood decides. MEASURED on this machine;

@@ -1,7 +1,7 @@
 """SMoE, MoE-Beyond, OD-MoE and Expert Streaming side by side: one trace, the same sizes, the same parts.
 
   python -m sim train-predictor out=beyond.safetensors trace.fit_requests=6
-  python scripts/studies/four_systems.py --checkpoint beyond.safetensors [--out FOLDER]
+  python -m scripts.studies.systems.four_systems --checkpoint beyond.safetensors [--out FOLDER]
 
 All serve the same requests of the embedded trace, one at a time, with the sizes of DeepSeek-MoE-16B (6 MoE layers of
 it). Like for like: a GPU, a host link, launches and host time are those of --hardware wherever a system has such a

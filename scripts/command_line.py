@@ -1,0 +1,34 @@
+"""What all scripts share: the repository's root, their command line, and children that find this checkout."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from traces.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parser_of(docstring: str | None) -> argparse.ArgumentParser:
+    """A parser whose --help is the docstring as it is written."""
+    return argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def run(main: Callable[[list[str]], object]) -> None:
+    """End the process with what `main` returns; a UserError is one sentence and status 2."""
+    try:
+        status = main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """This process's variables with this checkout on the path; `changes` are set, or taken away by None."""
+    variables: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
+    return {name: value for name, value in variables.items() if value is not None}

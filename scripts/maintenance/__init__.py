@@ -1,0 +1,1 @@
+"""Programs that write pages, lists and versions which the repository holds, or check them."""
