@@ -17,7 +17,7 @@ DECIDES = (
     "sim.assembly.build",
     "sim.metrics.step_table",
     "sim.results.outputs",
-    "sim.run.what_if",
+    "sim.run",
     "sim.timeline.event_file",
     "sim.systems",
     "policies",
