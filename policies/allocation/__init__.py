@@ -1,0 +1,1 @@
+"""How a capacity is split over the layers: one rule per file."""

@@ -1,0 +1,1 @@
+"""Who supplies a missing expert, link or CPU, in which order: one rule per file."""

@@ -1,0 +1,1 @@
+"""Which experts later layers will want: one rule per file."""

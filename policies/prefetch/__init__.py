@@ -1,0 +1,1 @@
+"""What to fetch early, in which order: one rule per file."""

@@ -1,0 +1,1 @@
+"""Which experts to execute for those routed: one rule per file."""

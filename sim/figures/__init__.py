@@ -1,1 +1,5 @@
-"""Figures: one module per figure or family, each a function of a table; `sim.figures.registry` names them all."""
+"""Figures: one module per figure or family, each a function of a table.
+
+May import `sim.results` and below; matplotlib.
+Start with `registry.py`.
+"""

@@ -1,1 +1,5 @@
-"""Simulated beside measured: what others published, and real runs of our own."""
+"""Simulated beside measured: real runs of our own (`live.py`), and what others published (`published`).
+
+May import `sim.calibrate` and below.
+Start with `live.py`.
+"""
