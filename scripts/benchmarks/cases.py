@@ -32,7 +32,7 @@ from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.metrics.step_table import StepTable
-from sim.results.outputs import TableFile
+from sim.results.table_file import TableFile
 from traces.format.files import read_trace, write_trace
 from traces.format.trace import Trace
 

@@ -15,7 +15,7 @@ from sim.calibrate.measure import Measured
 from sim.calibrate.parameters import Figure, Figures
 from sim.calibrate.samples import Sample
 from sim.machine.hardware import FIGURES, Hardware
-from sim.results.outputs import write_whole
+from traces.whole_file import write_whole
 
 COLUMNS = ("figure", "value", "spread", "error", "n", "dropped", "label")
 

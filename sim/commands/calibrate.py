@@ -115,7 +115,7 @@ def calibrate_from(config: DictConfig) -> None:
     from sim.calibrate.hardware_file import samples_json, table, write_hardware
     from sim.calibrate.measure import measure
     from sim.calibrate.parameters import Figures
-    from sim.results.outputs import write_json
+    from sim.results.json_files import write_json
 
     trace_config = checked(TraceConfig, trace_values, "trace.")
     trace = open_trace(trace_config)

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     folder, options = _arguments(argv)
     from sim.report.content import content
     from sim.report.render import render
-    from sim.results.outputs import write_whole
+    from traces.whole_file import write_whole
 
     out = options.get("out", folder / "report.html")
     page = render(content(folder, options.get("validation")))

@@ -158,7 +158,7 @@ def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, B
 
     from sim.metrics.block_sums import BlockSums
     from sim.metrics.step_table import StepTable
-    from sim.results.outputs import Sinks, TableFile
+    from sim.results.table_file import Sinks, TableFile
 
     timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots())
     with ExitStack() as stack:
@@ -182,7 +182,7 @@ def ask_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
     """Replay the scenarios and write what they came to."""
     from tqdm import tqdm
 
-    from sim.results.outputs import write_json
+    from sim.results.json_files import write_json
     from sim.run.what_if import NUM_REPLAYS, what_if
 
     with tqdm(total=NUM_REPLAYS, unit=" what-ifs", delay=2, disable=None, leave=False) as bar:

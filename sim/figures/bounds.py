@@ -1,6 +1,5 @@
 """What a run would gain if one thing were ideal: the answers of `what_if=true`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from sim.figures.missing import MissingData
 from sim.figures.notes import footnote
 from sim.figures.parts import name_rows
 from sim.figures.style import BLUE, SKY, WIDTH_IN, add_footnote
+from sim.results.json_files import read_json
 from traces.errors import UserError
 
 FILE = "what_if.json"
@@ -39,14 +39,14 @@ def scenarios(runs: pd.DataFrame) -> pd.DataFrame:
 def answers(path: Path) -> list[dict[str, Any]]:
     """The rows of one what_if.json, the run as it is first. Raises: UserError where the file is broken."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         first = {"scenario": "as it is", "tpot_s": found["baseline"]["tpot_s"], "change": 0.0, "refused": None}
         rows = [first] + [
             {"scenario": row["name"], **{key: row[key] for key in ("tpot_s", "change", "refused")}}
             for row in found["scenarios"]
         ]
         return [row | {"binding": found["binding"], "bound": found["bound"]} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
 
 

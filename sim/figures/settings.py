@@ -1,12 +1,13 @@
 """What each run was set to, as columns beside its results: rules of the policy, set-up, workload, alpha."""
 
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from sim.results.json_files import read_json
 
 RULES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
 FUTURE = frozenset({"future", "oracle"})
@@ -115,10 +116,7 @@ def _setups(table: pd.DataFrame) -> list[str]:
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads((folder / "provenance.json").read_text(encoding="utf-8")).get("config")
-    except (OSError, ValueError):
-        return {}
+    config = read_json(folder / "provenance.json").get("config")
     return config if isinstance(config, dict) else {}
 
 

@@ -1,6 +1,5 @@
 """The table that figures of runs are drawn from."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from sim.figures.measures import add_measures
 from sim.figures.missing import MissingData
 from sim.figures.settings import add_settings
-from sim.results.run_files import finished_runs
+from sim.results.run_files import finished_runs, is_system
 from sim.results.table import collect, table_of
 
 
@@ -23,12 +22,3 @@ def study(folder: Path) -> pd.DataFrame:
     if runs and not replays:
         raise MissingData(f"{folder} holds runs of system=... only: python -m sim report {folder} shows them")
     return add_measures(add_settings(collect(folder) if len(replays) == len(runs) else table_of(folder, replays)))
-
-
-def is_system(run: Path) -> bool:
-    """Whether a run is one of a system of several devices."""
-    try:
-        found = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # `collect` says what is wrong with it
-    return isinstance(found, dict) and "system" in found and "policy" not in found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from sim.predictors.inputs import Inputs, Shape
 from sim.predictors.settings import Settings, as_values, network_settings
 from traces.errors import UserError
+from traces.whole_file import write_whole
 
 VERSION = 1
 ENTRY = "predictor"
@@ -59,18 +59,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"weights.{name}": value for name, value in checkpoint.weights.items()}
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     content = save({**tensors, VOCABULARY: checkpoint.vocabulary}, metadata={ENTRY: text})
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise UserError(f"out={path}: cannot be written: {error.strerror or error}") from error
 

@@ -12,7 +12,9 @@ from sim.quality.evaluate import Results
 from sim.quality.measures import COLUMNS
 from sim.quality.metrics import Row
 from sim.quality.study import POLICY, Study
-from sim.results.outputs import versions, write_json, write_table
+from sim.results.json_files import write_json
+from sim.results.outputs import versions
+from sim.results.table_file import write_table
 
 NAMES = {
     POLICY: "as the policy says",

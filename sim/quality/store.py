@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.results.outputs import write_whole
 from traces.user_cache import cache_root
+from traces.whole_file import write_whole
 
 REVISION = 1
 """Raised when the meaning of stored numbers changes."""

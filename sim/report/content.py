@@ -22,7 +22,8 @@ from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.report.words import interval, shown
-from sim.results.run_files import finished_runs, overrides_of, read_json, unfinished_runs
+from sim.results.json_files import read_json
+from sim.results.run_files import finished_runs, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
 from traces.errors import UserError
 

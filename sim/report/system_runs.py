@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.report.words import NOTHING, known
-from sim.results.run_files import finished_runs, read_json
+from sim.results.json_files import read_json
+from sim.results.run_files import finished_runs, is_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,11 @@ class SystemRun:
 
 def system_runs(folder: Path) -> list[SystemRun]:
     """The runs of `system=...` in a folder, with what is published of them."""
-    found = []
-    for run in finished_runs(folder):
-        provenance = read_json(run / "provenance.json")
-        if "policy" not in provenance and provenance.get("system") in CLAIMS:
-            found.append(_system_run(run, provenance, read_json(run / "metrics.json")))
-    return found
+    return [
+        _system_run(run, read_json(run / "provenance.json"), read_json(run / "metrics.json"))
+        for run in finished_runs(folder)
+        if is_system(run)
+    ]
 
 
 def _system_run(run: Path, provenance: Mapping[str, Any], metrics: Mapping[str, Any]) -> SystemRun:
@@ -107,7 +107,7 @@ def _system_run(run: Path, provenance: Mapping[str, Any], metrics: Mapping[str, 
         run,
         system,
         str(provenance.get("label")),
-        SOURCES[system],
+        SOURCES.get(system, "nothing"),
         tuple(lines(system, provenance.get("config") or {}, metrics)),
         tuple((name, _number(value)) for name, value in metrics.items() if known(value)),
         tuple(map(str, provenance.get("estimated") or ())),
@@ -117,7 +117,7 @@ def _system_run(run: Path, provenance: Mapping[str, Any], metrics: Mapping[str, 
 
 def lines(system: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[Line]:
     """The claims that were published for these settings, beside the metrics of a run."""
-    for claim in CLAIMS[system]:
+    for claim in CLAIMS.get(system, ()):
         if any(config.get(name) != value for name, value in claim.settings.items()):
             continue
         ours = metrics.get(claim.metric)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sim.results.run_files import finished_runs, read_json
+from sim.results.json_files import read_json
+from sim.results.run_files import finished_runs, is_system
 from sim.results.table import RESULTS, table_of
+from traces.whole_file import whole_file
 
 TABLES = ("requests", "blocks")
 
@@ -22,10 +23,10 @@ def gather(folder: Path) -> int:
     go to results_systems.parquet. Nothing is written where no run finished.
     """
     everything = finished_runs(folder)
-    runs = [run for run in everything if "hit_rate" in read_json(run / "metrics.json")]
-    if len(runs) < len(everything):
-        others = [run for run in everything if run not in set(runs)]
-        _write(folder / "results_systems.parquet", pd.DataFrame([_flat(run, folder) for run in others]))
+    systems = [run for run in everything if is_system(run)]
+    runs = [run for run in everything if run not in set(systems)]
+    if systems:
+        _write(folder / "results_systems.parquet", pd.DataFrame([_flat(run, folder) for run in systems]))
     if not runs:
         return len(everything)
     table = table_of(folder, runs)
@@ -57,7 +58,5 @@ def _stacked(folder: Path, runs: list[Path], name: str) -> pd.DataFrame:
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
-    """Beside, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    table.to_parquet(beside, index=False, compression="zstd")
-    beside.replace(path)
+    with whole_file(path) as beside:
+        table.to_parquet(beside, index=False, compression="zstd")

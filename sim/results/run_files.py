@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sim.results.json_files import read_json
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
 
@@ -41,6 +41,12 @@ def finished_runs(folder: Path) -> list[Path]:
     """Folders of finished runs, `folder` itself or below it; runs that are being written do not count."""
     found = sorted(path.parent for path in folder.rglob("metrics.json"))
     return [run for run in found if not any(part.startswith(".") for part in run.relative_to(folder).parts)]
+
+
+def is_system(run: Path) -> bool:
+    """Whether a run is one of a system of several devices (``system=NAME``), whose metrics are its own."""
+    provenance = read_json(run / "provenance.json")
+    return "system" in provenance and "policy" not in provenance
 
 
 def unfinished_runs(folder: Path) -> list[Path]:
@@ -121,16 +127,3 @@ def read_metrics(path: Path) -> dict[str, Any]:
         if not (value is None or number or (name in TEXTS and isinstance(value, str))):
             raise UserError(f"{path}: {name}={value!r} must be a finite number or null")
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # raises for halves of characters, which no table can hold
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is broken: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is broken: it must hold names and values")
-    return content

@@ -7,15 +7,8 @@ import numpy as np
 import pandas as pd
 
 from sim.metrics.registry import QUANTILES, metric_names
-from sim.results.run_files import (
-    finished_runs,
-    load_run,
-    overrides_of,
-    read_json,
-    read_metrics,
-    results_of,
-    unfinished_runs,
-)
+from sim.results.json_files import read_json
+from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of, unfinished_runs
 from sim.statistics.bootstrap import request_interval
 from sim.statistics.pairs import compare, corrected_together
 from sim.statistics.run_sample import intervals

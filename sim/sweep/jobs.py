@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import traceback
@@ -27,6 +26,7 @@ from sim.errors import one_line
 from sim.sweep.grid import OneRun, expand
 from sim.sweep.key import code_version, run_key, run_name
 from traces.errors import UserError
+from traces.whole_file import write_whole
 
 FAILED, LOCKS = "failed", ".locks"
 Replayer = Callable[[DictConfig, Path], str]
@@ -157,9 +157,7 @@ def _record_failure(one: OneRun, folder: Path, error: Exception) -> None:
     }
     path = failure_of(one, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.stem}.{os.getpid()}.part")
-    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
     print(f"error: {' '.join(one.words) or 'the run'}: {sentence}", file=sys.stderr)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, Self
 
 from sim.assembly.replay import Replay
 from sim.engine.interface import BlockResult
-from sim.results.outputs import beside_of
 from sim.timeline.slices import BACK, LINK, STAGING, TRACKS, Event, Mark, Slice, Slicer, step_slices, until_step
+from traces.whole_file import UnfinishedFile
 
 NAME = "timeline.json.gz"
 PROCESS = 1
@@ -67,13 +66,13 @@ class TimelineFile:
     """
 
     def __init__(self, path: Path, replay: Replay) -> None:
-        self.path, self.beside, self.replay = path, beside_of(path), replay
+        self.path, self.unfinished, self.replay = path, UnfinishedFile(path), replay
         self.limit = replay.run.timeline_steps
         self.steps, self.events, self.now_ns = 0, 0, 0
         self.slicer = Slicer(replay.trace.num_experts, replay.hardware.staging_slots)
         self.held: dict[int, Slice] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.raw = self.beside.open("wb")
+        self.raw = self.unfinished.beside.open("wb")
         self.file = gzip.GzipFile("", "wb", GZIP_LEVEL, self.raw, mtime=0)
         about = {"label": "SIMULATED", "policy": replay.policy.name, "estimated": replay.estimated}
         self._write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},"traceEvents":[\n')
@@ -122,22 +121,20 @@ class TimelineFile:
         self.file.write(text.encode())
 
     def close(self) -> None:
-        """Write what is left, flush to disk, rename."""
+        """Write the remaining slices and give the file its name."""
         self._put(list(self.held.values()))
         self._write("\n]}\n")
         self.file.close()
-        self.raw.flush()
-        os.fsync(self.raw.fileno())
         self.raw.close()
-        self.beside.replace(self.path)
+        self.unfinished.finish()
 
     def abandon(self) -> None:
-        """Take away what was written and has not got its name."""
+        """Remove what was written and has not got its name."""
         with suppress(OSError):  # a full disk fails again
             self.file.close()
         with suppress(OSError):
             self.raw.close()
-        self.beside.unlink(missing_ok=True)
+        self.unfinished.discard()
 
 
 def cut_short(copy: Slice, next_begin_ns: int) -> Slice:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.execution.run import run_forced
-from sim.results.outputs import write_json
+from sim.results.json_files import write_json
 from sim.validation.in_situ import placeholder
 from sim.validation.plan import Plan, Setting, real_settings, replay_of
 from sim.validation.raw_runs import RAW, RUNS, TOKENS, RawRun, raw_run, store, stored

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sim.engine.decision.counters import COUNTERS, PARTS
 from sim.execution.run import RealRun
-from sim.results.outputs import write_json, write_whole
+from sim.results.json_files import write_json
 from traces.errors import UserError
+from traces.whole_file import write_whole
 
 COLUMNS = ("step", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS, "run_queue_ns", "copy_run_queue_ns")
 RAW, TOKENS, RUNS = "raw", "tokens.parquet", "runs.json"

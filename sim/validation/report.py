@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sim.results.outputs import versions, write_json, write_whole
+from sim.results.json_files import write_json
+from sim.results.outputs import versions
 from sim.validation.drawing import draw
 from sim.validation.findings import PREDICTED, Cell, Findings, Point, Row
+from traces.whole_file import write_whole
 
 LONG = 100
 """Rows from which on a table is only in its CSV file."""

@@ -1,7 +1,6 @@
 """Reading and writing trace files: one safetensors file, mapped into memory, described in traces/README.md."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from traces.format.tensors import (
 )
 from traces.format.trace import Geometry, Trace
 from traces.format.validation import validate, validate_structure
+from traces.whole_file import whole_file
 
 SCHEMA_VERSION = "1"
 MAX_DEPTH = 64
@@ -68,7 +68,8 @@ def write_trace(path: str | Path, trace: Trace) -> Trace:
     header = _header_bytes(tensors, _metadata(trace))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_beside(path, header, tensors)
+        with whole_file(path) as beside, beside.open("wb") as file:
+            _write(file, header, tensors)
     except OSError as error:
         raise UserError(f"Trace file {path} cannot be written: {error.strerror or error}.") from error
     return trace
@@ -213,22 +214,9 @@ def _header_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str])
     return text
 
 
-def _write_beside(path: Path, header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            _write(file, header, tensors)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def _write(file: BinaryIO, header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:
     file.write(len(header).to_bytes(8, "little"))
     file.write(header)
     for array in tensors.values():
         for chunk in byte_chunks(array):
             file.write(chunk)
-    file.flush()
-    os.fsync(file.fileno())

@@ -32,10 +32,12 @@ from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
 from sim.quality.store import Store
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
-from sim.results.outputs import versions, write_json, write_whole
+from sim.results.json_files import write_json
+from sim.results.outputs import versions
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
 from traces.recording.loading import LoadedModel, load_model
+from traces.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS, FIGURES = ROOT / "docs" / "results", ROOT / "docs" / "figures"

@@ -34,7 +34,6 @@ from sim.assembly.replay import Replay
 from sim.config import checked
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
-from sim.results.outputs import write_whole
 from sim.results.table import request_interval
 from sim.systems.expert_streaming import compare as expert_streaming_compare
 from sim.systems.expert_streaming.config import Settings
@@ -43,6 +42,7 @@ from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import metrics as od_moe_metrics
 from sim.systems.od_moe.times import tabulate
 from traces.errors import UserError
+from traces.whole_file import write_whole
 
 FIT_REQUESTS = 6
 ENERGY = {

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.config import checked
-from sim.results.outputs import SIMULATED, versions, write_json
+from sim.results.json_files import write_json
+from sim.results.outputs import SIMULATED, versions
 from sim.results.summary import number, percent, size
 from sim.systems.expert_streaming.compare import Comparison, Metrics, compare, metrics
 from sim.systems.expert_streaming.config import Settings

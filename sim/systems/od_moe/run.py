@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from sim.metrics.step_table import Metrics, ratio, summary
-from sim.results.outputs import SIMULATED, versions, write_json
+from sim.results.json_files import write_json
+from sim.results.outputs import SIMULATED, versions
 from sim.systems.od_moe.config import OdMoe, system_from_config
 from sim.systems.od_moe.recall import MEASURED_FILE
 from sim.systems.od_moe.requests import Served, requests, serve

@@ -15,7 +15,7 @@ REPLAY = f"""
 import sys
 from pathlib import Path
 from sim.metrics.step_table import StepTable
-from sim.results.outputs import TableFile
+from sim.results.table_file import TableFile
 from tests.support.replays import replay_of
 from traces.format.files import read_trace
 trace = read_trace(sys.argv[1])

@@ -7,7 +7,7 @@ import pytest
 from sim.engine.decision.counters import COUNTERS, PARTS
 from sim.engine.interface import BlockResult
 from sim.metrics.step_table import COLUMNS, StepTable
-from sim.results.outputs import TableFile
+from sim.results.table_file import TableFile
 from sim.workload.steps import StepBlock
 from tests.support.random_traces import random_trace, routed
 from tests.support.replays import machine, replay_of
@@ -112,7 +112,7 @@ def test_progress_is_told_of_every_step():
 
 
 def test_a_table_has_the_same_bytes_however_it_came(tmp_path, monkeypatch):
-    monkeypatch.setattr("sim.results.outputs.ROW_GROUP", 4)
+    monkeypatch.setattr("sim.results.table_file.ROW_GROUP", 4)
     columns = {"step": np.arange(11), "share": np.linspace(0, 1, 11)}
     for piece in (1, 3, 11):
         with TableFile(tmp_path / f"{piece}.parquet") as file:
@@ -127,7 +127,7 @@ def test_a_table_has_the_same_bytes_however_it_came(tmp_path, monkeypatch):
 
 
 def test_a_table_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("sim.results.outputs.ROW_GROUP", 1)
+    monkeypatch.setattr("sim.results.table_file.ROW_GROUP", 1)
     with pytest.raises(RuntimeError), TableFile(tmp_path / "a.parquet") as file:
         file.write({"step": np.arange(3)})
         raise RuntimeError

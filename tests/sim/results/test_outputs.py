@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sim.results.outputs import TableFile, beside_of, write_json, write_table
+from sim.results.json_files import write_json
+from sim.results.table_file import TableFile, write_table
 
 
 def test_columns_of_every_kind_come_back_from_a_table(tmp_path):
@@ -26,7 +27,7 @@ def test_two_processes_never_write_into_each_others_unfinished_file(tmp_path, mo
     first = TableFile(tmp_path / "a.parquet")
     monkeypatch.setattr("os.getpid", lambda: 1)
     second = TableFile(tmp_path / "a.parquet")
-    assert first.beside != second.beside
+    assert first.unfinished.beside != second.unfinished.beside
     with first, second:
         first.write({"x": np.arange(5)})
         second.write({"x": np.arange(7)})
@@ -46,4 +47,3 @@ def test_a_disk_that_is_full_leaves_neither_the_file_nor_a_part_of_it(tmp_path, 
         write_table(tmp_path / "a.parquet", {"x": np.arange(5)})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "old"
-    assert not beside_of(tmp_path / "a.json").exists()
