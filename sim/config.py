@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
 
 from traces.errors import UserError
 
@@ -15,6 +17,15 @@ WORDS = {
     int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null", list: "a list",
     dict: "a group",
 }  # fmt: skip
+
+
+def to_plain_dict(config: Any, name: str = "config") -> dict[str, Any]:
+    """A resolved configuration group as a plain dict. Raises UserError where it is no group."""
+    if config is None:
+        raise UserError(f"{name} is missing from the configuration")
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{name}={config}: must be a group of knobs, not a value")
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -33,7 +44,7 @@ def _fits(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def checked(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """A dataclass from plain values, each of its declared type.
 
     Raises: UserError naming the unknown field and the nearest known one, or the field, its value and the type allowed.

@@ -60,6 +60,12 @@ def nothing_compiled() -> bool:
     return folder is not None and folder == os.environ.get(OURS) and not Path(folder).exists()
 
 
+def announce_compilation() -> None:
+    """Say on standard error that the first run compiles, where nothing is compiled yet."""
+    if nothing_compiled():
+        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
+
+
 def rule_sources(function: FunctionType) -> list[Path]:
     """The files a rule is made of: its own, and those of the functions and modules that it names."""
     files: dict[Path, None] = {}

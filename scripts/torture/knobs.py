@@ -210,7 +210,7 @@ def schemas() -> Iterator[tuple[str, Made, list[tuple[str, bool]]]]:
 
     from sim.assembly.build import make_part
     from sim.assembly.catalogue import PARTS, POLICY_FOLDER, rule_names
-    from sim.config import RunConfig, TimeConfig, TraceConfig, checked
+    from sim.config import RunConfig, TimeConfig, TraceConfig, validate
     from sim.machine.capacity import CacheConfig
     from sim.machine.hardware import HARDWARE_FOLDER, hardware_from_config
     from sim.machine.model import MODEL_FOLDER, dimensions_from_config
@@ -224,7 +224,7 @@ def schemas() -> Iterator[tuple[str, Made, list[tuple[str, bool]]]]:
             cls = type(make_part(part, config.policy[part]))
 
             def make_rule(knob: str, value: Any, part: str = part, cls: type = cls) -> Any:
-                return checked(cls, {knob: value}, f"policy.{part}.")
+                return validate(cls, {knob: value}, f"policy.{part}.")
 
             yield f"policy.{part} {rule}.", make_rule, knobs_of(cls)
     for prefix, schema in {
@@ -234,7 +234,7 @@ def schemas() -> Iterator[tuple[str, Made, list[tuple[str, bool]]]]:
 
         def make(knob: str, value: Any, schema: Any = schema) -> Any:
             base = {"embedded": "demo"} if schema is TraceConfig else {}
-            return checked(schema, {**base, knob: value})
+            return validate(schema, {**base, knob: value})
 
         yield prefix, make, knobs_of(schema)
     for prefix, file, reader in (

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from policies.allocation.base import Allocation
 from policies.base import Policy
-from sim.assembly.fragility import fragile_trace
-from sim.assembly.notes import add_notes
-from sim.assembly.replay import Replay, assemble
-from sim.config import RunConfig, TimeConfig, TraceConfig, checked
+from sim.assembly.notes import describe_replay
+from sim.assembly.replay import Notes, Replay, assemble
+from sim.config import RunConfig, TimeConfig, TraceConfig, to_plain_dict, validate
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
@@ -29,15 +29,6 @@ from traces.format.trace import Trace
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time", "sweep")
 KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
-
-
-def plain(config: Any, name: str = "config") -> dict[str, Any]:
-    """A resolved configuration group as a plain dict. Raises UserError where it is no group."""
-    if config is None:
-        raise UserError(f"{name} is missing from the configuration")
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{name}={config}: must be a group of knobs, not a value")
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def check_keys(config: DictConfig) -> None:
@@ -75,6 +66,13 @@ def _open(path: Path, check_rows: bool, labels: tuple[str, ...] | None, changed_
     return trace if labels is None else with_labels(trace, labels)
 
 
+def open_requests(config: Any) -> Trace:
+    """The requests that a `trace` group chooses, for what replays them and learns from no others."""
+    trace_config = validate(TraceConfig, to_plain_dict(config, "trace"), "trace.")
+    trace = open_trace(trace_config)
+    return trace if trace_config.requests is None else trace.select_requests(trace_config.requests)
+
+
 def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[Trace, Trace | None, list[str]]:
     """(the requests to replay, those to learn from or None, notes); the two never overlap.
 
@@ -105,7 +103,7 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
 
 def make_part(name: str, config: DictConfig) -> Any:
     """One part of a policy from its ``_target_`` and knobs."""
-    values = plain(config, f"policy.{name}")
+    values = to_plain_dict(config, f"policy.{name}")
     target = values.pop("_target_", None)
     if not isinstance(target, str):
         raise UserError(f"policy.{name}._target_={target}: must name a class, as policies.{name}.<rule>.<Class>")
@@ -117,7 +115,7 @@ def make_part(name: str, config: DictConfig) -> Any:
     base = PARTS[name]
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
-    return checked(cls, values, f"policy.{name}.")
+    return validate(cls, values, f"policy.{name}.")
 
 
 def make_policy(config: DictConfig) -> Policy:
@@ -134,18 +132,15 @@ def make_policy(config: DictConfig) -> Policy:
 def build(config: DictConfig) -> Replay:
     """Objects for one replay. Raises UserError before any work where the configuration cannot be run."""
     for name in GROUPS:
-        plain(config.get(name), name)
+        to_plain_dict(config.get(name), name)
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
-    run = checked(RunConfig, knobs)
-    cache = checked(CacheConfig, plain(config.cache), "cache.")
-    trace_config = checked(TraceConfig, plain(config.trace), "trace.")
-    time = checked(TimeConfig, plain(config.time), "time.")
-    policy, hardware = make_policy(config.policy), hardware_from_config(plain(config.hardware))
+    run = validate(RunConfig, knobs)
+    cache = validate(CacheConfig, to_plain_dict(config.cache), "cache.")
+    trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
+    time = validate(TimeConfig, to_plain_dict(config.time), "time.")
+    policy, hardware = make_policy(config.policy), hardware_from_config(to_plain_dict(config.hardware))
     trace, others, notes = split_requests(open_trace(trace_config), trace_config, policy)
-    geometry, estimated, warnings = resolve_geometry(trace, trace_config, plain(config.model))
+    geometry, estimated, warnings = resolve_geometry(trace, trace_config, to_plain_dict(config.model))
     replay = assemble(trace, policy, hardware, geometry, cache, run, time, trace_config.as_decode, others)
-    add_notes(replay)
-    replay.estimated[:0], replay.warnings[:0] = estimated, warnings + notes
-    replay.warnings += fragile_trace(trace)
-    return replay
+    return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

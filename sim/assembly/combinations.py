@@ -12,7 +12,7 @@ from traces.errors import UserError
 
 def has_clock(cache: CacheConfig, run: RunConfig) -> bool:
     """Whether a replay is timed: held overflow and single accesses are defined without a clock only."""
-    return run.engine != "untimed" and cache.overflow == "stream" and cache.semantics == "step"
+    return run.engine != "untimed" and not cache.holds and not cache.sequential
 
 
 def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> None:
@@ -39,9 +39,9 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
             raise UserError(
                 f"{knob}=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)"
             )
-    if cache.semantics == "sequential":
+    if cache.sequential:
         _check_sequential(policy)
-    if cache.overflow == "hold":
+    if cache.holds:
         _check_hold(policy)
 
 

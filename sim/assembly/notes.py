@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.assembly.replay import Replay, lookahead_tables
+from sim.assembly.fragility import fragile_trace
+from sim.assembly.replay import Notes, Replay, lookahead_tables
 
 
-def add_notes(replay: Replay) -> None:
-    """Add to a replay's warnings and to what is ESTIMATED in it."""
+def describe_replay(replay: Replay) -> Notes:
+    """What is ESTIMATED in a replay, and warnings about it."""
     trace, pools = replay.trace, replay.pools
+    estimated: list[str] = []
+    warnings: list[str] = []
     fewest = int((pools.capacity[pools.pool_of] // np.maximum(pools.size, 1)).min())
     if replay.policy.residency == "cache" and fewest < trace.top_k:
-        replay.warnings.append(f"only {fewest} slots for a layer, below top_k={trace.top_k}: its steps overflow")
+        warnings.append(f"only {fewest} slots for a layer, below top_k={trace.top_k}: its steps overflow")
     if pools.total_bytes > replay.hardware.gpu_memory_bytes:
         held, has = pools.total_bytes / 1e9, replay.hardware.gpu_memory_bytes / 1e9
-        replay.warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
+        warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
     if not trace.ranked and trace.topk_weights is None and trace.router_logits is None:
-        replay.warnings.append("experts of a token are not ranked: recency inside a step follows the stored order")
+        warnings.append("experts of a token are not ranked: recency inside a step follows the stored order")
     if "gate_scores" in replay.policy.needs() and (trace.score_function or "").startswith("sigmoid"):
-        replay.estimated.append("gate scores are the softmax of the logits, while this model's router uses a sigmoid")
+        estimated.append("gate scores are the softmax of the logits, while this model's router uses a sigmoid")
     if replay.durations.unmodelled and replay.timed:
         parts = ", ".join(replay.durations.unmodelled)
-        replay.warnings.append(f"left out of the time, because the model's sizes are not known: {parts}")
+        warnings.append(f"left out of the time, because the model's sizes are not known: {parts}")
     for table in lookahead_tables(replay.policy):
-        replay.estimated.append("open loop: predictions are the recorded ones and do not depend on what was resident")
+        estimated.append("open loop: predictions are the recorded ones and do not depend on what was resident")
         if getattr(trace, table).truncated:
-            replay.estimated.append("lookahead scores outside the recorded best share the remaining mass equally")
+            estimated.append("lookahead scores outside the recorded best share the remaining mass equally")
     if replay.spec.has_scores and trace.router_logits is not None and trace.router_logits.truncated:
-        replay.estimated.append("gate scores outside the recorded best share the remaining mass equally")
+        estimated.append("gate scores outside the recorded best share the remaining mass equally")
     if not replay.timed and replay.policy.needs().keys() & {"lookahead_before", "lookahead_after"}:
-        replay.warnings.append("replay without a clock: every prefetch counts as in time")
+        warnings.append("replay without a clock: every prefetch counts as in time")
     if "statement" in trace.provenance:
-        replay.estimated.append(f"routing of {trace.geometry.model}: {trace.provenance['statement']}")
+        estimated.append(f"routing of {trace.geometry.model}: {trace.provenance['statement']}")
     if replay.schedule.as_decode:
-        replay.estimated.append("rows of a teacher-forced pass count as decode steps (trace.as_decode=true)")
-    replay.warnings += [str(note) for note in trace.provenance.get("notes", [])]
+        estimated.append("rows of a teacher-forced pass count as decode steps (trace.as_decode=true)")
+    warnings += [str(note) for note in trace.provenance.get("notes", [])]
+    return Notes((*estimated,), (*warnings, *fragile_trace(trace)))

@@ -29,6 +29,17 @@ TIMELINE_ROWS = 64
 """Rows of a block while a timeline is kept."""
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Sentences that a reader of a result has to know: what is ESTIMATED in it, and warnings."""
+
+    estimated: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __add__(self, other: Notes) -> Notes:
+        return Notes(self.estimated + other.estimated, self.warnings + other.warnings)
+
+
 @dataclass(slots=True)
 class Replay:
     """Everything one replay consists of. ``blocks`` runs it, once."""
@@ -48,8 +59,7 @@ class Replay:
     engine: Engine
     others: Trace | None = None
     """Requests that rules learned from."""
-    estimated: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def timed(self) -> bool:
@@ -91,7 +101,7 @@ def assemble(
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
     durations = tabulate(geometry, hardware, max_tokens, time, policy.prefetch.chunks(), low_bytes)
-    future = _future(policy, schedule, cache.semantics == "sequential")
+    future = _future(policy, schedule, cache.sequential)
     spec = DeviceSpec(
         policy=policy,
         pools=pools,
@@ -105,8 +115,8 @@ def assemble(
         launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
         staging_slots=hardware.staging_slots,
-        hold=cache.overflow == "hold",
-        warm=cache.start == "warm" or policy.eviction.static,
+        hold=cache.holds,
+        warm=cache.warm or policy.eviction.static,
         seed=run.seed,
         first_use=None if future is None else future.first,
     )
@@ -114,24 +124,36 @@ def assemble(
     reader = RowReader(trace, wants_weights(policy), spec.has_scores, lookahead_tables(policy), forecasts, future)
     engine = make_engine(spec, durations, cache, run)
     return Replay(
-        trace, geometry, policy, hardware, pools, cache, run, time, schedule, durations, spec, reader, engine, others
+        trace=trace,
+        geometry=geometry,
+        policy=policy,
+        hardware=hardware,
+        pools=pools,
+        cache=cache,
+        run=run,
+        time=time,
+        schedule=schedule,
+        durations=durations,
+        spec=spec,
+        reader=reader,
+        engine=engine,
+        others=others,
     )
 
 
 def make_engine(spec: DeviceSpec, durations: Durations, cache: CacheConfig, run: RunConfig) -> Engine:
     """The engine that ``run.engine`` names, without a clock where the cache's semantics have none."""
-    resets = cache.reset == "request"
     if not has_clock(cache, run):
         from sim.engine.clocks.untimed_engine import UntimedEngine
 
-        return UntimedEngine(spec, resets, cache.semantics == "sequential")
+        return UntimedEngine(spec, cache.resets, cache.sequential)
     if run.engine == "compiled":
         from sim.engine.clocks.compiled_engine import CompiledEngine
 
-        return CompiledEngine(spec, durations, resets, run.timeline)
+        return CompiledEngine(spec, durations, cache.resets, run.timeline)
     from sim.engine.clocks.simpy_engine import SimpyEngine
 
-    return SimpyEngine(spec, durations, resets, run.timeline)
+    return SimpyEngine(spec, durations, cache.resets, run.timeline)
 
 
 def low_precision_bytes(policy: Policy, geometry: Geometry) -> tuple[int, ...] | None:

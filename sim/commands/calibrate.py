@@ -38,21 +38,14 @@ A paced link is EMULATED and says so; on the CPU "GPU" figures of the file are t
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sim.commands.run import remove_unused
-from sim.config import TraceConfig, checked
-from sim.paths import CONF
-from traces.errors import UserError
+from sim.config import validate
+from sim.hydra_command import output_folder, run_hydra_command
 
 if TYPE_CHECKING:
     from sim.calibrate.measure import CalibrationConfig
@@ -60,29 +53,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its overrides; returns the exit code. Raises: UserError for bad input."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    failures: list[UserError] = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="calibrate")
-    def run(config: DictConfig) -> None:
-        try:
-            calibrate_from(config)
-        except BaseException as error:
-            remove_unused(Path(HydraConfig.get().runtime.output_dir))
-            if not isinstance(error, UserError) or HydraConfig.get().mode != RunMode.RUN:
-                raise
-            failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
-
-    before = sys.argv
-    sys.argv = ["python -m sim calibrate", *argv]
-    try:
-        run()
-    finally:
-        sys.argv = before
-    if failures:
-        raise failures[0]
-    return 0
+    """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
+    return run_hydra_command("calibrate", argv, calibrate_from)
 
 
 def configured(values: dict[str, Any]) -> tuple[RealSettings, CalibrationConfig]:
@@ -94,19 +66,21 @@ def configured(values: dict[str, Any]) -> tuple[RealSettings, CalibrationConfig]
     from sim.execution.settings import RealSettings
 
     known = {field.name for field in fields(RealSettings)}
-    settings = checked(RealSettings, {key: value for key, value in values.items() if key in known})
+    settings = validate(RealSettings, {key: value for key, value in values.items() if key in known})
     rest = {key: value for key, value in values.items() if key not in known}
-    return settings, checked(CalibrationConfig, rest)
+    return settings, validate(CalibrationConfig, rest)
 
 
 def calibrate_from(config: DictConfig) -> None:
     """Measure as configured, write the file, print the table."""
     from tqdm import tqdm
 
-    from sim.assembly.build import open_trace, plain
+    from sim.assembly.build import open_requests
+    from sim.config import to_plain_dict
 
-    values = plain(config)
-    out, trace_values = values.pop("out"), values.pop("trace")
+    values = to_plain_dict(config)
+    out = values.pop("out")
+    values.pop("trace")
     settings, calibration = configured(values)
     if settings.device == "cuda":
         from sim.execution.cuda import require_cuda
@@ -117,11 +91,8 @@ def calibrate_from(config: DictConfig) -> None:
     from sim.calibrate.parameters import Figures
     from sim.results.json_files import write_json
 
-    trace_config = checked(TraceConfig, trace_values, "trace.")
-    trace = open_trace(trace_config)
-    if trace_config.requests is not None:
-        trace = trace.select_requests(trace_config.requests)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    trace = open_requests(config.trace)
+    folder = output_folder()
     with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
         measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))
     figures = Figures(measured)

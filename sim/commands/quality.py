@@ -35,20 +35,13 @@ numbered as in provenance.json), provenance.json in the folder that is printed l
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sim.commands.record import _check_model, _load, _model_override
-from sim.commands.run import remove_unused
-from sim.paths import CONF
+from sim.assembly.model_source import model_overrides, model_source, prepare_libraries
+from sim.hydra_command import output_folder, run_hydra_command
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,48 +52,24 @@ GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "model")
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its overrides; ``-m`` may stand anywhere among them. Raises: UserError for bad input."""
-    sweep = [word for word in argv if word in ("-m", "--multirun")]
-    overrides = [word for given in argv if given not in sweep for word in _model_override(given)]
-    if not any(override.startswith("model.allow_download=") for override in overrides):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when the library is imported
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    failures: list[UserError] = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="quality")
-    def run(config: DictConfig) -> None:
-        try:
-            evaluate_from(config)
-        except UserError as error:
-            remove_unused(Path(HydraConfig.get().runtime.output_dir))
-            if HydraConfig.get().mode != RunMode.RUN:
-                raise
-            failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
-
-    before = sys.argv
-    sys.argv = ["python -m sim quality", *sweep[:1], *overrides]
-    try:
-        run()
-    finally:
-        sys.argv = before
-    if failures:
-        raise failures[0]
-    return 0
+    """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
+    overrides = [word for given in argv for word in model_overrides(given)]
+    prepare_libraries(overrides)
+    return run_hydra_command("quality", overrides, evaluate_from)
 
 
 def evaluate_from(config: DictConfig) -> None:
     """Evaluate what a composed configuration says, write the results and print the table."""
     from tqdm import tqdm
 
-    from sim.assembly.build import plain
+    from sim.config import to_plain_dict
     from sim.quality.evaluate import run_study, total_tokens
     from sim.quality.metrics import quality_row
     from sim.quality.report import text, write_study
     from sim.quality.store import Store, model_digest
 
     study = study_from(config)
-    whole = plain(config)
+    whole = to_plain_dict(config)
     facts = {name: value for name, value in whole.items() if name != "resume"}
     facts |= {"weights_sha256": model_digest(study.loop.model), "windows_sha256": study.windows.digest()}
     store = Store.named(facts) if study.settings.resume else Store(None)
@@ -108,7 +77,7 @@ def evaluate_from(config: DictConfig) -> None:
     with tqdm(total=total_tokens(study), unit=" tokens", delay=2, disable=None, leave=False) as bar:
         results = run_study(study, store, bar.update)
     row = quality_row(study, results)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = output_folder()
     write_study(folder, study, results, row, whole, time.perf_counter() - start)
     store.clear()
     print(text(study, row))
@@ -117,29 +86,33 @@ def evaluate_from(config: DictConfig) -> None:
 
 def study_from(config: DictConfig) -> Study:
     """The evaluation that a configuration describes; what can be refused without the model is refused first."""
-    from sim.assembly.build import make_policy, plain
-    from sim.config import RunConfig, TimeConfig, checked
+    from sim.assembly.build import make_policy
+    from sim.config import RunConfig, TimeConfig, to_plain_dict, validate
     from sim.machine.capacity import CacheConfig
     from sim.machine.hardware import hardware_from_config
     from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
 
     for name in GROUPS:
-        plain(config.get(name), name)
+        to_plain_dict(config.get(name), name)
     values = {str(name): config[name] for name in config if name not in (*GROUPS, "seed")}
-    settings = checked(QualityConfig, values)
-    cloze = checked(ClozeConfig, plain(config.cloze), "cloze.")
-    generation = checked(GenerationConfig, plain(config.generation), "generation.")
-    cache, run = checked(CacheConfig, plain(config.cache), "cache."), checked(RunConfig, {"seed": config.seed})
-    time_config, policy = checked(TimeConfig, plain(config.time), "time."), make_policy(config.policy)
-    hardware = hardware_from_config(plain(config.hardware))
+    settings = validate(QualityConfig, values)
+    cloze = validate(ClozeConfig, to_plain_dict(config.cloze), "cloze.")
+    generation = validate(GenerationConfig, to_plain_dict(config.generation), "generation.")
+    cache, run = (
+        validate(CacheConfig, to_plain_dict(config.cache), "cache."),
+        validate(RunConfig, {"seed": config.seed}),
+    )
+    time_config, policy = validate(TimeConfig, to_plain_dict(config.time), "time."), make_policy(config.policy)
+    hardware = hardware_from_config(to_plain_dict(config.hardware))
     check_before_loading(policy, cache, settings)
     cloze.check(settings.windows, settings.tokens)
     generation.check(settings.windows, settings.tokens)
-    _check_model(config.model)
-    loaded, statement = _load(config.model)
+    source = model_source(config.model)
+    source.check()
+    loaded, statement = source.load()
     _check_context(loaded, settings.tokens)
-    default = DEMO_SIZES if config.model.recipe is not None else None
+    default = DEMO_SIZES if source.recipe is not None else None
     study = make_study(
         loaded, policy, hardware, settings, cache, run, time_config, cloze, generation, default_sizes=default
     )
@@ -153,7 +126,3 @@ def _check_context(loaded: LoadedModel, tokens: int) -> None:
     limit = getattr(config, "max_position_embeddings", None)
     if isinstance(limit, int) and tokens > limit:
         raise UserError(f"tokens={tokens}: this model's context is {limit} tokens")
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

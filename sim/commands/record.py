@@ -39,63 +39,28 @@ Trained demo models are kept in the user's cache folder; the environment variabl
 
 from __future__ import annotations
 
-import os
-import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from sim.paths import CONF
-from traces.errors import UserError
+from sim.assembly.model_source import model_overrides, model_source, prepare_libraries
+from sim.config import to_plain_dict, validate
+from sim.hydra_command import output_folder, run_hydra_command
 
 if TYPE_CHECKING:
-    from traces.recording.loading import LoadedModel
     from traces.recording.recorder import RecordOptions
+
+OTHER_KEYS = ("model", "prompts", "requests", "sampling", "lookahead", "out")
+"""Of the configuration, beside the options of a recording."""
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its overrides; returns the exit code. Raises: UserError for bad input."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        print((__doc__ or "").strip())
-        return 0
-    overrides = [argument for given in argv for argument in _model_override(given)]
-    if not any(override.startswith("model.allow_download=") for override in overrides):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read once, when the library is imported
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    failures: list[UserError] = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="record")
-    def run(config: DictConfig) -> None:
-        try:
-            record_from(config)
-        except UserError as error:
-            if HydraConfig.get().mode != RunMode.RUN:
-                raise
-            failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
-
-    before = sys.argv
-    sys.argv = ["python -m sim record", *overrides]
-    try:
-        run()
-    finally:
-        sys.argv = before
-    if failures:
-        raise failures[0]
-    return 0
-
-
-def _model_override(argument: str) -> list[str]:
-    """`model=<folder or hub id>` is short for `model=huggingface model.path=<it>`; anything else stays as it is."""
-    name, _, value = argument.partition("=")
-    if name != "model" or not value or "," in value or (CONF / "model" / f"{value}.yaml").is_file():
-        return [argument]
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    return ["model=huggingface", f"model.path='{quoted}'"]
+    """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
+    overrides = [word for given in argv for word in model_overrides(given)]
+    prepare_libraries(overrides)
+    return run_hydra_command("record", overrides, record_from)
 
 
 def record_from(config: DictConfig) -> None:
@@ -106,97 +71,48 @@ def record_from(config: DictConfig) -> None:
 
     options = _options(config)
     options.check()
-    _check_model(config.model)
+    source = model_source(config.model)
+    source.check()
     prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)
     out = _out_file(config.out)
-    loaded, statement = _load(config.model)
+    loaded, statement = source.load()
     trace = record(loaded, prompts, options, {"prompts": str(config.prompts), **statement})
     trace = write_trace(out, trace)
     print(_summary(out, trace))
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """The `sampling` group."""
+
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lookahead:
+    """The `lookahead` group."""
+
+    enabled: bool
+    extra: int | None
+
+
 def _options(config: DictConfig) -> RecordOptions:
     from traces.recording.recorder import RecordOptions
 
-    return RecordOptions(
-        mode=str(config.mode),
-        max_new_tokens=_whole("max_new_tokens", config.max_new_tokens),
-        prompt_tokens=None if config.prompt_tokens is None else _whole("prompt_tokens", config.prompt_tokens),
-        temperature=_number("sampling.temperature", config.sampling.temperature),
-        ignore_eos=bool(config.ignore_eos),
-        lookahead=bool(config.lookahead.enabled),
-        lookahead_extra=None if config.lookahead.extra is None else _whole("lookahead.extra", config.lookahead.extra),
-        half_precision=bool(config.half_precision),
-        similarity=_switch("similarity", config.similarity),
-        similarity_tokens=_whole("similarity_tokens", config.similarity_tokens),
-        seed=_whole("seed", config.seed),
+    sampling = validate(Sampling, to_plain_dict(config.sampling, "sampling"), "sampling.")
+    lookahead = validate(Lookahead, to_plain_dict(config.lookahead, "lookahead"), "lookahead.")
+    values = {name: value for name, value in to_plain_dict(config).items() if name not in OTHER_KEYS}
+    options = validate(RecordOptions, values)
+    return replace(
+        options, temperature=sampling.temperature, lookahead=lookahead.enabled, lookahead_extra=lookahead.extra
     )
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{name}={value}: a whole number is needed.")
-    return value
-
-
-def _switch(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"{name}={value}: true or false is needed.")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{name}={value}: a number is needed.")
-    return float(value)
 
 
 def _out_file(out: str | None) -> Path:
     if out is not None:
         path = Path(out).expanduser()
         return path / "trace.safetensors" if path.is_dir() else path
-    return Path(HydraConfig.get().runtime.output_dir) / "trace.safetensors"
-
-
-def _check_model(model: DictConfig) -> None:
-    """Refuse, before anything slow is done, a model that cannot be there."""
-    from traces.demo.recipe import named_recipe
-    from traces.recording.loading import check_dtype, check_source
-
-    if "recipe" not in model:
-        raise UserError(
-            f"model={model.get('name', '?')} only states sizes; record takes demo, demo_plain, a folder or a hub id."
-        )
-    check_dtype(str(model.dtype))
-    if model.recipe is not None:
-        named_recipe(str(model.recipe), _whole("model.seed", model.seed))
-        return
-    if OmegaConf.is_missing(model, "path") or not model.path:
-        raise UserError("model.path is not set: model=huggingface needs a folder or a hub id.")
-    timeout_s = _number("model.network_timeout_s", model.network_timeout_s)
-    check_source(str(model.path), bool(model.allow_download), timeout_s)
-
-
-def _load(model: DictConfig) -> tuple[LoadedModel, dict[str, Any]]:
-    """The model to record, and what its provenance must say beyond what the recorder knows."""
-    from traces.recording.loading import LoadedModel, load_model
-
-    if model.recipe is None:
-        allowed, timeout_s = bool(model.allow_download), float(model.network_timeout_s)
-        return load_model(str(model.path), str(model.dtype), str(model.device), allowed, timeout_s), {}
-    from traces.demo.cache import demo_model, training_summary
-    from traces.demo.recipe import named_recipe
-
-    recipe = named_recipe(str(model.recipe), _whole("model.seed", model.seed))
-    folder = demo_model(recipe)
-    loaded = load_model(str(folder), str(model.dtype), str(model.device))
-    statement = {
-        "recipe": recipe.name,
-        "training_seed": recipe.seed,
-        "training_corpus_sha256": training_summary(folder)["corpus_sha256"],
-        "statement": recipe.statement,
-    }
-    return LoadedModel(loaded.model, loaded.tokenizer, recipe.name), statement
+    return output_folder() / "trace.safetensors"
 
 
 def _summary(out: Path, trace: Any) -> str:
@@ -209,7 +125,3 @@ def _summary(out: Path, trace: Any) -> str:
     if "statement" in trace.provenance:
         lines.append(f"note: {trace.provenance['statement']}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

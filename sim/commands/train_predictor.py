@@ -29,19 +29,14 @@ most (popularity), and what the token before used (previous token).
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sim.commands.run import remove_unused
-from sim.paths import CONF
+from sim.hydra_command import output_folder, run_hydra_command
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,43 +58,22 @@ COLUMNS = {
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its overrides; returns the exit code. Raises: UserError for bad input."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    failures: list[UserError] = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_predictor")
-    def run(config: DictConfig) -> None:
-        try:
-            train_from(config)
-        except BaseException as error:
-            remove_unused(Path(HydraConfig.get().runtime.output_dir))
-            if not isinstance(error, UserError) or HydraConfig.get().mode != RunMode.RUN:
-                raise
-            failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
-
-    before = sys.argv
-    sys.argv = ["python -m sim train-predictor", *argv]
-    try:
-        run()
-    finally:
-        sys.argv = before
-    if failures:
-        raise failures[0]
-    return 0
+    """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
+    return run_hydra_command("train-predictor", argv, train_from)
 
 
 def train_from(config: DictConfig) -> None:
     """Train what a composed configuration says, write the predictor and print how good it is."""
-    from sim.assembly.build import open_trace, plain
-    from sim.config import TraceConfig, checked
+    from sim.assembly.build import open_trace
+    from sim.config import TraceConfig, to_plain_dict, validate
     from sim.predictors.checkpoint import write_checkpoint
     from sim.predictors.inputs import RowSource, choose_inputs, vocabulary_of
     from sim.predictors.settings import MoeBeyondSettings, TrainSettings, network_settings
     from sim.predictors.split import split_requests
 
-    kind, settings = network_settings(plain(config.get("predictor"), "predictor"))
-    train_settings = checked(TrainSettings, plain(config.get("train"), "train"), "train.")
-    trace_config = checked(TraceConfig, plain(config.get("trace"), "trace"), "trace.")
+    kind, settings = network_settings(to_plain_dict(config.get("predictor"), "predictor"))
+    train_settings = validate(TrainSettings, to_plain_dict(config.get("train"), "train"), "train.")
+    trace_config = validate(TraceConfig, to_plain_dict(config.get("trace"), "trace"), "trace.")
     out = _out_file(config.get("out"))
     trace = open_trace(trace_config)
     split = split_requests(trace.num_requests, trace_config, train_settings.validation_share, train_settings.seed)
@@ -212,11 +186,7 @@ def _cell(value: float | None) -> str:
 
 
 def _out_file(out: str | None) -> Path:
-    path = Path(HydraConfig.get().runtime.output_dir) / "predictor.safetensors" if out is None else Path(out)
+    path = output_folder() / "predictor.safetensors" if out is None else Path(out)
     if path.is_dir():
         raise UserError(f"out={out}: is a folder; the name of a file is needed")
     return path.expanduser()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

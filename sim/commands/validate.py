@@ -36,21 +36,16 @@ tokens.parquet, from which everything else can be made again.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sim.commands.run import remove_unused
-from sim.paths import CONF
+from sim.hydra_command import output_folder, run_hydra_command
 from traces.errors import UserError
-from traces.numba_cache import nothing_compiled
+from traces.numba_cache import announce_compilation
 
 if TYPE_CHECKING:
     from sim.validation.config import LiveConfig
@@ -60,54 +55,34 @@ GROUPS = ("published", "real")
 
 
 def main(argv: list[str]) -> int:
-    """Run the command with its overrides; returns the exit code. Raises: UserError for bad input."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    failures: list[UserError] = []
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="validate")
-    def run(config: DictConfig) -> None:
-        try:
-            validate_from(config)
-        except BaseException as error:
-            remove_unused(Path(HydraConfig.get().runtime.output_dir))
-            if not isinstance(error, UserError) or HydraConfig.get().mode != RunMode.RUN:
-                raise
-            failures.append(error)  # raised past Hydra, which would print the overrides above the one sentence
-
-    before = sys.argv
+    """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
     # Hydra takes `hardware` for the group of that name, of which one is chosen; here it is the path of a file, too.
-    sys.argv = ["python -m sim validate", *(re.sub(r"^hardware=", "machine=", word) for word in argv)]
-    try:
-        run()
-    finally:
-        sys.argv = before
-    if failures:
-        raise failures[0]
-    return 0
+    overrides = [re.sub(r"^hardware=", "machine=", word) for word in argv]
+    return run_hydra_command("validate", overrides, validate_from)
 
 
 def validate_from(config: DictConfig) -> None:
     """Validate what a composed configuration says, write the files and print the tables."""
-    from sim.assembly.build import plain
-    from sim.config import checked
+    from sim.config import to_plain_dict, validate
     from sim.validation.config import LiveConfig, PublishedConfig
     from sim.validation.published import predict
     from sim.validation.report import text, write_findings
 
-    published = checked(PublishedConfig, plain(config.get("published"), "published"), "published.")
-    knobs = checked(LiveConfig, {name: value for name, value in plain(config).items() if name not in GROUPS})
-    if nothing_compiled():
-        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
-    folder = Path(HydraConfig.get().runtime.output_dir if knobs.out is None else knobs.out).expanduser()
-    findings = live(knobs, plain(config.get("real"), "real"), folder) if published.name is None else predict(published)
-    write_findings(folder, findings, plain(config))
+    published = validate(PublishedConfig, to_plain_dict(config.get("published"), "published"), "published.")
+    knobs = validate(LiveConfig, {name: value for name, value in to_plain_dict(config).items() if name not in GROUPS})
+    announce_compilation()
+    folder = Path(output_folder() if knobs.out is None else knobs.out).expanduser()
+    findings = (
+        live(knobs, to_plain_dict(config.get("real"), "real"), folder) if published.name is None else predict(published)
+    )
+    write_findings(folder, findings, to_plain_dict(config))
     print(text(findings))
     print(f"results in {folder}")
 
 
 def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
     """Run for real, then compare."""
-    from sim.config import checked
+    from sim.config import validate
     from sim.execution.settings import RealSettings
     from sim.machine.hardware import load_hardware
     from sim.validation.live import analyse
@@ -117,7 +92,7 @@ def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
 
     hardware = None if knobs.machine is None else load_hardware(knobs.machine)
     if knobs.measure:
-        plan = make_plan(checked(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
+        plan = make_plan(validate(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
         try:
             runs = measure(folder, plan, knobs.gate, knobs.budget_s)
         except KeyboardInterrupt:
@@ -127,7 +102,3 @@ def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
             raise UserError(f"budget_s={knobs.budget_s:g}: no run finished in that time, give more")
         gather(folder, runs)
     return analyse(folder, knobs.gate, knobs.draws, hardware)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -99,7 +99,7 @@ class OffloadedModel:
 
     def begin_step(self, num_tokens: int, phase: int, group: int) -> LiveStep:
         """The next forward pass has so many tokens."""
-        if self.cache.reset == "request":
+        if self.cache.resets:
             self.executor.enter_group(group)
         self.step = self.routing.step(num_tokens)
         self.executor.load(self.step.arrays(), phase, group)

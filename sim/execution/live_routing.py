@@ -70,7 +70,7 @@ def live_spec(
         launch_ns=durations.expert_launch_ns,
         has_scores="gate_scores" in policy.needs(),
         staging_slots=hardware.staging_slots,
-        warm=cache.start == "warm" or policy.eviction.static,
+        warm=cache.warm or policy.eviction.static,
         seed=seed,
     )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.assembly.replay import Replay
+from sim.assembly.replay import Notes, Replay
 from sim.engine.interface import BlockResult
 from sim.execution.cuda import require_cuda
 from sim.execution.forced import ForcedEngine, StepRecord, first_steps
@@ -83,8 +83,8 @@ def run_forced(replay: Replay, settings: RealSettings) -> RealRun:
     Raises: UserError where replay and settings do not fit, or where the policy cannot be executed for real.
     """
     check(replay, settings)
-    with undisturbed(), ForcedEngine(replay.spec, settings, replay.cache.reset == "request") as engine:
-        real = replace(replay, reader=fresh(replay.reader), engine=engine, warnings=[], estimated=[])
+    with undisturbed(), ForcedEngine(replay.spec, settings, replay.cache.resets) as engine:
+        real = replace(replay, reader=fresh(replay.reader), engine=engine, notes=Notes())
         table = StepTable(real)
         before = Snapshot.now()
         for result in executed_blocks(real, settings):
@@ -103,7 +103,7 @@ def check(replay: Replay, settings: RealSettings) -> None:
             f"the replay's experts take {sorted(sizes)} bytes and the settings' {settings.expert_bytes}: assemble it "
             "with settings.geometry(trace)"
         )
-    if replay.cache.semantics != "step":
+    if replay.cache.sequential:
         raise UserError(f"cache.semantics={replay.cache.semantics}: a real run executes whole steps; use step")
     if settings.steps is not None and settings.skip_steps >= settings.steps:
         raise UserError(f"skip_steps={settings.skip_steps}: must be below steps={settings.steps}")

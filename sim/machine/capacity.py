@@ -60,6 +60,26 @@ class CacheConfig:
         if self.bytes is not None and self.bytes < 1:
             raise UserError(f"cache.bytes={self.bytes}: must be at least 1")
 
+    @property
+    def resets(self) -> bool:
+        """Whether every lockstep batch finds the cache as at the start."""
+        return self.reset == "request"
+
+    @property
+    def holds(self) -> bool:
+        """Whether a step that demands more than the capacity stays whole until the next one evicts."""
+        return self.overflow == "hold"
+
+    @property
+    def sequential(self) -> bool:
+        """Whether accesses are looked up one at a time."""
+        return self.semantics == "sequential"
+
+    @property
+    def warm(self) -> bool:
+        """Whether the cache is full at the start."""
+        return self.start == "warm"
+
 
 @dataclass(frozen=True, slots=True)
 class Pools:

@@ -7,7 +7,7 @@ from typing import Any
 
 from policies.base import require
 from policies.state import MAX_LOOKAHEAD
-from sim.config import checked
+from sim.config import validate
 from traces.errors import UserError
 
 INPUTS = ("auto", "tokens", "experts", "both")
@@ -122,7 +122,7 @@ def network_settings(values: dict[str, Any]) -> tuple[str, Settings]:
     kind = rest.pop("kind", None)
     if kind not in KINDS:
         raise UserError(f"predictor.kind={kind}: must be {' or '.join(KINDS)}")
-    settings: Settings = checked(KINDS[kind], rest, "predictor.")
+    settings: Settings = validate(KINDS[kind], rest, "predictor.")
     return kind, settings
 
 

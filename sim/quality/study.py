@@ -101,8 +101,9 @@ def make_study(
     gate.check(settings.weights, family_name(loaded.model))
     reads = Reads(reader.wants_weights, reader.wants_scores, next(iter(reader.lookahead), None))
     spec, durations = template.spec, template.durations
-    resets = cache.reset == "request"
-    loop = Loop(loaded.model, layers, LiveDevice(spec, durations), LiveDevice(spec, durations), gate, reads, resets)
+    loop = Loop(
+        loaded.model, layers, LiveDevice(spec, durations), LiveDevice(spec, durations), gate, reads, cache.resets
+    )
     parallel = settings.mode == "parallel" or (settings.mode == "auto" and parallel_obstacle(policy, cache) is None)
     if learns:
         warnings = [*warnings, f"rules learned from {extra} further windows of the same text, which are not evaluated"]

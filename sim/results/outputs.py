@@ -31,7 +31,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance(replay: Replay, config: dict[str, Any], wall_s: float, layer_steps: int) -> dict[str, Any]:
+def provenance(
+    replay: Replay, metrics: Metrics, config: dict[str, Any], wall_s: float, layer_steps: int
+) -> dict[str, Any]:
     """Where a result comes from and how far it reaches."""
     return {
         "policy": replay.policy.name,
@@ -43,8 +45,8 @@ def provenance(replay: Replay, config: dict[str, Any], wall_s: float, layer_step
         "model": replay.geometry.model,
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,
-        "estimated": replay.estimated,
-        "warnings": replay.warnings,
+        "estimated": replay.notes.estimated,
+        "warnings": (*replay.notes.warnings, *fragile_capacity(metrics)),
         "cache": config["cache"]
         | {"effective_fraction": replay.pools.fraction, "total_bytes": replay.pools.total_bytes},
         "batch_size": replay.run.batch_size,
@@ -75,7 +77,7 @@ def write_run(
     write_table(folder / "requests.parquet", table.requests())
     if blocks is not None:
         write_table(folder / "blocks.parquet", blocks.columns())
-    replay.warnings += fragile_capacity(metrics)
-    write_json(folder / "provenance.json", provenance(replay, config, wall_s, len(table) * replay.trace.num_layers))
+    layer_steps = len(table) * replay.trace.num_layers
+    write_json(folder / "provenance.json", provenance(replay, metrics, config, wall_s, layer_steps))
     write_json(folder / "metrics.json", metrics)
     return metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
 from sim.engine.decision.counters import PARTS
 from sim.metrics.step_table import Metrics
@@ -32,7 +33,7 @@ def size(value: object) -> str:
 
 
 def head(replay: Replay, metrics: Metrics) -> list[str]:
-    reset = "reset for every batch" if replay.cache.reset == "request" else "not reset between requests"
+    reset = "reset for every batch" if replay.cache.resets else "not reset between requests"
     clock = "SIMULATED" if replay.timed else "counted without a clock"
     trace = replay.trace
     return [
@@ -111,6 +112,6 @@ def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None
     lines += times(metrics)
     if answers is not None:
         lines += ["", *gains(answers), ""]
-    lines += [f"ESTIMATED: {note}" for note in replay.estimated]
-    lines += [f"note: {note}" for note in replay.warnings]
+    lines += [f"ESTIMATED: {note}" for note in replay.notes.estimated]
+    lines += [f"note: {note}" for note in (*replay.notes.warnings, *fragile_capacity(metrics))]
     return "\n".join(lines)

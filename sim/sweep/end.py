@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,35 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 FAILED = "failed"
-_ended: dict[str, int] = {"failed": 0, "unexpected": 0}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How many runs of a sweep failed, and how many of these not for bad input."""
+
+    failed: int = 0
+    unexpected: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """0 when nothing failed, 2 when all that failed was bad input, else 1."""
+        if not self.failed:
+            return 0
+        return 1 if self.unexpected else 2
+
+
+_watched: ContextVar[Outcome | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watch_sweep() -> Iterator[Outcome]:
+    """The outcome of the sweep that ends inside; Hydra makes the callback itself, so it cannot be passed there."""
+    outcome = Outcome()
+    token = _watched.set(outcome)
+    try:
+        yield outcome
+    finally:
+        _watched.reset(token)
 
 
 class SweepEnd(Callback):
@@ -41,12 +73,13 @@ def now_ns(folder: Path) -> int:
 
 
 def finish(folder: Path, started_ns: int) -> None:
-    """Gather what a folder holds, say what failed since a time of the file system, and remember it for the exit."""
+    """Gather what a folder holds, and say what failed since a time of the file system, to ``watch_sweep`` too."""
     from sim.results.gather import gather
 
     failures = failures_since(folder, started_ns)
-    _ended["failed"] = len(failures)
-    _ended["unexpected"] = sum(not failure["bad_input"] for failure in failures)
+    outcome = _watched.get()
+    if outcome is not None:
+        outcome.failed, outcome.unexpected = len(failures), sum(not failure["bad_input"] for failure in failures)
     for failure in failures:
         print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", file=sys.stderr)
     if failures:
@@ -60,10 +93,3 @@ def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:
     paths = sorted((folder / FAILED).glob("*.json"))
     recent = [path for path in paths if path.stat().st_mtime_ns >= started_ns]
     return [json.loads(path.read_text(encoding="utf-8")) for path in recent]
-
-
-def exit_status() -> int:
-    """Of the sweep that ended: 0 when nothing failed, 2 when all that failed was bad input, else 1."""
-    if not _ended["failed"]:
-        return 0
-    return 1 if _ended["unexpected"] else 2

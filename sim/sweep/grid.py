@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from sim.assembly.build import GROUPS, plain
-from sim.config import SweepConfig, checked
+from sim.assembly.build import GROUPS
+from sim.config import SweepConfig, to_plain_dict, validate
 from traces.errors import UserError
 
 
@@ -46,7 +46,7 @@ def expand(config: DictConfig, words: list[str]) -> Iterator[OneRun]:
     `words`: the overrides of the job. Raises: UserError for a key that the configuration does not have, or a group,
     which is chosen when a job is composed.
     """
-    listed = axes(checked(SweepConfig, plain(config.get("sweep"), "sweep"), "sweep.").grid)
+    listed = axes(validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.").grid)
     for key, _ in listed:
         if key in GROUPS or isinstance(OmegaConf.select(config, key), DictConfig):
             raise UserError(f"sweep.grid.{key}: a group is chosen once per job: sweep it with -m {key}=A,B")

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,16 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sim.assembly.build import open_trace, plain
-from sim.config import TraceConfig, checked
+from sim.assembly.build import open_trace
+from sim.config import TraceConfig, to_plain_dict, validate
 from sim.errors import one_line
+from sim.run.execute import DeviceRun, SystemRun, execute
 from sim.sweep.grid import OneRun, expand
 from sim.sweep.key import code_version, run_key, run_name
 from traces.errors import UserError
 from traces.whole_file import write_whole
 
 FAILED, LOCKS = "failed", ".locks"
-Replayer = Callable[[DictConfig, Path], str]
-"""Replays a configuration into a folder -> one line for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +62,26 @@ class Place:
 
 def place_of(config: DictConfig, folder: Path) -> Place:
     """The folder of a run. Raises: UserError where the trace cannot be read."""
-    values = plain(config)
+    values = to_plain_dict(config)
     trace = values.get("trace")
     trace_hash = ""
     if isinstance(trace, dict) and (trace.get("path") or trace.get("embedded")):
-        trace_hash = open_trace(checked(TraceConfig, trace, "trace.")).content_hash
+        trace_hash = open_trace(validate(TraceConfig, trace, "trace.")).content_hash
     key = run_key(values, trace_hash)
     return Place(folder, run_name(values, key), key)
 
 
-def run_grid(config: DictConfig, words: list[str], folder: Path, replay: Replayer) -> list[Path | None]:
+def run_grid(config: DictConfig, words: list[str], folder: Path) -> list[Path | None]:
     """`run_all` of a job's grid; `words` are the overrides of the job. A wrong grid is a failure of the whole job."""
     try:
         runs = expand(config, words)
     except (UserError, OmegaConfBaseException) as error:
         _record_failure(OneRun(config, tuple(words)), folder, error)
         return [None]
-    return run_all(runs, folder, replay)
+    return run_all(runs, folder)
 
 
-def run_all(runs: Iterable[OneRun], folder: Path, replay: Replayer) -> list[Path | None]:
+def run_all(runs: Iterable[OneRun], folder: Path) -> list[Path | None]:
     """Run what is not finished -> the folder of every run, None for those that failed.
 
     What another process is computing is left to it and looked at again at the end.
@@ -92,15 +91,15 @@ def run_all(runs: Iterable[OneRun], folder: Path, replay: Replayer) -> list[Path
     for i, one in enumerate(runs):
         found.append(None)
         try:
-            found[i] = run_one(one, folder, replay, wait=False)
+            found[i] = run_one(one, folder, wait=False)
         except Timeout:
             waiting.append((i, one))
     for i, one in waiting:
-        found[i] = run_one(one, folder, replay, wait=True)
+        found[i] = run_one(one, folder, wait=True)
     return found
 
 
-def run_one(one: OneRun, folder: Path, replay: Replayer, wait: bool) -> Path | None:
+def run_one(one: OneRun, folder: Path, wait: bool) -> Path | None:
     """The folder of the finished run, None where it failed. Raises: Timeout where it is busy and `wait` is false."""
     try:
         place = place_of(one.config, folder)
@@ -108,7 +107,7 @@ def run_one(one: OneRun, folder: Path, replay: Replayer, wait: bool) -> Path | N
             return place.run
         with place.lock().acquire(timeout=-1 if wait else 0):
             if not place.finished:
-                _compute(one, place, replay)
+                _compute(one, place)
         return place.run
     except Timeout:
         raise
@@ -117,13 +116,13 @@ def run_one(one: OneRun, folder: Path, replay: Replayer, wait: bool) -> Path | N
         return None
 
 
-def _compute(one: OneRun, place: Place, replay: Replayer) -> None:
+def _compute(one: OneRun, place: Place) -> None:
     """Replay beside the run's folder, then rename."""
     beside = place.folder / f".{place.name}.part"
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
     beside.mkdir(parents=True)
     try:
-        line = replay(one.config, beside)
+        done = execute(one.config, beside)
     except Exception:
         shutil.rmtree(beside, ignore_errors=True)
         raise
@@ -134,7 +133,16 @@ def _compute(one: OneRun, place: Place, replay: Replayer) -> None:
     shutil.rmtree(place.run, ignore_errors=True)  # only what is not finished gets here
     beside.rename(place.run)
     failure_of(one, place.folder).unlink(missing_ok=True)
-    print(f"{place.name}  {line}")
+    print(f"{place.name}  {_summary(done)}")
+
+
+def _summary(done: DeviceRun | SystemRun) -> str:
+    """One line on a finished run."""
+    if isinstance(done, SystemRun):
+        return ""
+    values = (("hit rate", "hit_rate", "{:.3f}", 1.0), ("TPOT", "tpot_s.mean", "{:.3f} ms", 1e3))
+    found = [(title, form, done.metrics[name], scale) for title, name, form, scale in values]
+    return ", ".join(f"{title} {form.format(v * scale)}" for title, form, v, scale in found if isinstance(v, float))
 
 
 def failure_of(one: OneRun, folder: Path) -> Path:

@@ -13,16 +13,8 @@ from typing import Any
 from sim.paths import ROOT
 
 FOLDERS = ("sim", "policies", "traces")
-DECIDES = (
-    "sim.assembly.build",
-    "sim.metrics.step_table",
-    "sim.results.outputs",
-    "sim.run",
-    "sim.timeline.event_file",
-    "sim.systems",
-    "policies",
-)
-"""Modules and packages that decide what a run writes, together with all that they import."""
+DECIDES = ("sim.run", "sim.systems", "policies")
+"""Packages that decide what a run writes, together with all that they import."""
 IMPORT = re.compile(r"^[ \t]*from ((?:sim|policies|traces)[\w.]*) import ([^#\n(]+|\([^)]*\))", re.MULTILINE)
 LENGTH = 12
 

@@ -74,7 +74,7 @@ class TimelineFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.raw = self.unfinished.beside.open("wb")
         self.file = gzip.GzipFile("", "wb", GZIP_LEVEL, self.raw, mtime=0)
-        about = {"label": "SIMULATED", "policy": replay.policy.name, "estimated": replay.estimated}
+        about = {"label": "SIMULATED", "policy": replay.policy.name, "estimated": replay.notes.estimated}
         self._write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},"traceEvents":[\n')
         self._write(",\n".join(head(replay)))
 

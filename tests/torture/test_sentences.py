@@ -4,7 +4,7 @@ import pytest
 
 from sim.assembly.build import make_part
 from sim.assembly.compose import compose_run
-from sim.config import RunConfig, checked
+from sim.config import RunConfig, validate
 from sim.errors import one_line
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -49,7 +49,7 @@ def test_our_own_sentence_is_kept_whatever_caused_it():
 @pytest.mark.parametrize(("cls", "knob"), [(CacheConfig, "bytes"), (RunConfig, "batch_size"), (RunConfig, "seed")])
 def test_whole_numbers_that_no_engine_can_count_are_refused(cls, knob):
     with pytest.raises(UserError, match=f"{knob}=1000"):
-        checked(cls, {knob: 10**400})
+        validate(cls, {knob: 10**400})
 
 
 def test_a_figure_that_no_float_holds_is_refused():

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from sim.config import checked
+from sim.config import validate
 from sim.systems.expert_streaming.compare import Metrics, compare, metrics
 from sim.systems.expert_streaming.config import Settings
 from sim.systems.expert_streaming.routing import PAPER_MODELS
@@ -46,7 +46,7 @@ def settings(**changes: Any) -> Settings:
     """The settings of the yaml with some changed, routing drawn."""
     config = OmegaConf.to_container(OmegaConf.load(CONFIG))
     assert isinstance(config, dict)
-    return checked(Settings, {str(key): value for key, value in config.items()} | {"routing": "drawn"} | changes)
+    return validate(Settings, {str(key): value for key, value in config.items()} | {"routing": "drawn"} | changes)
 
 
 def row(title: str, found: Metrics) -> str:

@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
-from sim.assembly.build import build, plain
+from sim.assembly.build import build
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
-from sim.config import checked
+from sim.config import to_plain_dict, validate
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
 from sim.results.table import request_interval
@@ -203,7 +203,7 @@ class Bench:
 
     def package(self, name: str, channels_bytes_per_s: float) -> Iterator[Row]:
         """A 2x2 package under expert parallelism and under streaming; one token per iteration."""
-        config: Any = plain(OmegaConf.load(CONF / "system" / "expert_streaming.yaml"), "system")
+        config: Any = to_plain_dict(OmegaConf.load(CONF / "system" / "expert_streaming.yaml"), "system")
         dies = config["rows"] * config["columns"]
         rate = self.hardware.gpu_flops_per_s / 2 / dies / config["clock_hz"]
         config |= {
@@ -216,7 +216,7 @@ class Bench:
             "weight_bytes": 1 / self.per_byte,
             "activation_bytes": 2.0,
         }
-        found = expert_streaming_compare.compare(checked(Settings, config, "system."), self.trace)
+        found = expert_streaming_compare.compare(validate(Settings, config, "system."), self.trace)
         result, layers = expert_streaming_compare.metrics(found), self.geometry.num_layers
         dense_s = self.dense_s
         for scheme, sides in (("expert parallel", found.baseline), ("streaming", found.streaming)):

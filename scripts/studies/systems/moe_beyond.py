@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from policies.base import Policy
-from sim.assembly.build import make_policy, open_trace, plain
+from sim.assembly.build import make_policy, open_trace
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import assemble
-from sim.config import TraceConfig, checked
+from sim.config import TraceConfig, to_plain_dict, validate
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, hardware_from_config
@@ -88,12 +88,12 @@ class Study:
         self.given = given
         self.checkpoint: Checkpoint = read_checkpoint(Path(given.checkpoint))
         self.config = self._config([])
-        trace_config = checked(TraceConfig, plain(self.config.trace), "trace.")
+        trace_config = validate(TraceConfig, to_plain_dict(self.config.trace), "trace.")
         whole = open_trace(trace_config)
         self.trace, self.others = self._unseen(whole)
         if given.requests is not None:
             self.trace = self.trace.select_requests(given.requests)
-        self.geometry, self.estimated, _ = resolve_geometry(self.trace, trace_config, plain(self.config.model))
+        self.geometry, self.estimated, _ = resolve_geometry(self.trace, trace_config, to_plain_dict(self.config.model))
         self.policy = self._policy(
             "policy=moe_beyond",
             f"policy/prediction={self.checkpoint.kind}",
@@ -159,7 +159,7 @@ class Study:
     def _belady(self, capacity: int) -> str:
         sized = replace(self.trace.geometry, expert_bytes=(1,) * self.trace.num_layers)
         cache = CacheConfig(bytes=capacity, scope="global", semantics="sequential")
-        hardware = hardware_from_config(plain(self.config.hardware))
+        hardware = hardware_from_config(to_plain_dict(self.config.hardware))
         table = StepTable(assemble(self.trace, self._policy("policy=belady"), hardware, sized, cache))
         table.run()
         metrics = table.metrics()
@@ -168,7 +168,7 @@ class Study:
     def timed(self) -> list[str]:
         """Table 2."""
         policies = self._timed_policies()
-        hardware = hardware_from_config(plain(self.config.hardware))
+        hardware = hardware_from_config(to_plain_dict(self.config.hardware))
         learned = list(policies)[1]
         lines = [
             f"SIMULATED TPOT in ms / decode loads per token; {self.geometry.model} sizes, {hardware.name} "

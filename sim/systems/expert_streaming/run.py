@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sim.config import checked
+from sim.config import validate
 from sim.results.json_files import write_json
 from sim.results.outputs import SIMULATED, versions
 from sim.results.summary import number, percent, size
@@ -35,7 +35,7 @@ def run(config: dict[str, Any], trace: Trace | None, folder: Path, timeline: boo
 
     Raises: UserError for a knob that is unknown or out of range, or a trace that is asked for and does not fit.
     """
-    settings = checked(Settings, config, "system.")
+    settings = validate(Settings, config, "system.")
     begin = time.perf_counter()
     found = compare(settings, trace, timeline)
     wall_s = time.perf_counter() - begin

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sim.config import checked
+from sim.config import validate
 from sim.machine.hardware import LABELS
 from traces.errors import UserError
 
@@ -121,7 +121,7 @@ def system_from_config(config: dict[str, Any]) -> tuple[OdMoe, dict[str, str]]:
     missing = [field.name for field in fields(OdMoe) if field.name not in values and _required(field)]
     if missing:
         raise UserError(f"system.{missing[0]} is missing: state it, with its source")
-    return checked(OdMoe, values, "system."), sources
+    return validate(OdMoe, values, "system."), sources
 
 
 def _required(field: Any) -> bool:

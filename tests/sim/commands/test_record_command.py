@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.__main__ import main
+from sim.assembly.model_source import model_overrides
 from sim.commands import record
 from tests.support.tiny_models import build, save_model
 from traces.errors import UserError
@@ -49,10 +51,10 @@ def test_the_default_output_is_the_run_folder(model: Path) -> None:
 
 
 def test_short_form_of_the_model() -> None:
-    assert record._model_override("model=demo") == ["model=demo"]
-    assert record._model_override("model=a/b") == ["model=huggingface", "model.path='a/b'"]
-    assert record._model_override("model=it's") == ["model=huggingface", "model.path='it\\'s'"]
-    assert record._model_override("model.dtype=float32") == ["model.dtype=float32"]
+    assert model_overrides("model=demo") == ["model=demo"]
+    assert model_overrides("model=a/b") == ["model=huggingface", "model.path='a/b'"]
+    assert model_overrides("model=it's") == ["model=huggingface", "model.path='it\\'s'"]
+    assert model_overrides("model.dtype=float32") == ["model.dtype=float32"]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,9 @@ def test_short_form_of_the_model() -> None:
         (["model=mixtral_8x7b"], "only states sizes"),
         (["prompts=absent.txt"], r"prompts=absent\.txt: no such file"),
         (["mode=chat"], "mode=chat"),
-        (["similarity=maybe"], "similarity=maybe: true or false is needed"),
+        (["similarity=maybe"], "similarity=maybe: must be true or false"),
         (["similarity_tokens=0"], "similarity_tokens=0: at least 1"),
-        (["max_new_tokens=many"], "max_new_tokens=many: a whole number"),
+        (["max_new_tokens=many"], "max_new_tokens=many: must be a whole number"),
         (["requests=0"], "requests=0: at least 1"),
         (["model.dtype=int3"], r"model\.dtype=int3"),
         (["model.device=cuda"], "torch sees no CUDA device"),
@@ -83,7 +85,7 @@ def test_bad_input_is_one_sentence(model: Path, overrides: list[str], sentence: 
 
 
 def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert record.main(["--help"]) == 0
+    assert main(["record", "--help"]) == 0
     printed = capsys.readouterr().out
     assert "examples:" in printed
     for key in (
@@ -100,7 +102,7 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from sim.commands.record import main; main(['--help'])\n"
+        "import sys; from sim.__main__ import main; main(['record', '--help'])\n"
         "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules), 'heavy import'"
     )
     root = Path(__file__).resolve().parents[3]

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from sim.assembly.compose import compose_run
-from sim.commands.run import replay_quietly
 from sim.paths import CONF
 from sim.results.gather import gather
 from sim.results.run_files import finished_runs, unfinished_runs
 from sim.results.table import collect
-from sim.sweep import end as sweep_end
+from sim.run.execute import DeviceRun, SystemRun, execute
+from sim.sweep import jobs
 from sim.sweep import key as sweep_key
-from sim.sweep.end import SweepEnd, exit_status
+from sim.sweep.end import SweepEnd, watch_sweep
 from sim.sweep.grid import axes, expand
 from sim.sweep.jobs import objectives, place_of, run_all, run_grid
 from tests.support.random_traces import random_trace
@@ -72,7 +72,7 @@ def test_the_key_is_that_of_the_content(trace_path, tmp_path, monkeypatch):
     ],
 )
 def test_every_module_that_a_run_imports_counts(words, trace_path, tmp_path):
-    only_tell = ("sim.commands", "sim.errors", "sim.results.summary", "sim.sweep.end", "sim.__main__")
+    only_tell = ("sim.commands", "sim.errors", "sim.hydra_command", "sim.results.summary", "sim.sweep", "sim.__main__")
     code = (
         "import sys, sim.__main__\n"
         "assert sim.__main__.main(sys.argv[1:]) == 0\n"
@@ -137,35 +137,42 @@ def runs_of(trace_path: Path, *words: str):
 
 
 class Counting:
-    """Replays, and remembers what."""
+    """Runs, and remembers what."""
 
-    def __init__(self, fails: float | None = None) -> None:
+    def __init__(self) -> None:
         self.done: list[float] = []
-        self.fails = fails
+        self.fails: float | None = None
 
-    def __call__(self, config: DictConfig, folder: Path) -> str:
+    def __call__(self, config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
         if config.cache.fraction == self.fails:
             raise ZeroDivisionError("seven\ntimes nothing")
         self.done.append(config.cache.fraction)
-        return replay_quietly(config, folder)
+        return execute(config, folder)
 
 
-def test_finished_runs_are_not_repeated_nor_touched(trace_path, tmp_path):
-    replay = Counting()
-    first = run_all(runs_of(trace_path, "+sweep.grid.cache.fraction=[0.25,0.5]"), tmp_path, replay)
+@pytest.fixture
+def counting(monkeypatch) -> Counting:
+    counting = Counting()
+    monkeypatch.setattr(jobs, "execute", counting)
+    return counting
+
+
+def test_finished_runs_are_not_repeated_nor_touched(trace_path, tmp_path, counting):
+    first = run_all(runs_of(trace_path, "+sweep.grid.cache.fraction=[0.25,0.5]"), tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-    second = run_all(runs_of(trace_path, "+sweep.grid.cache.fraction=[0.5,0.25,0.75]"), tmp_path, replay)
-    assert replay.done == [0.25, 0.5, 0.75]
+    second = run_all(runs_of(trace_path, "+sweep.grid.cache.fraction=[0.5,0.25,0.75]"), tmp_path)
+    assert counting.done == [0.25, 0.5, 0.75]
     assert second[:2] == first[::-1] and len(finished_runs(tmp_path)) == 3
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
 
 
-def test_a_failure_is_recorded_and_the_rest_goes_on(trace_path, tmp_path, capsys):
+def test_a_failure_is_recorded_and_the_rest_goes_on(trace_path, tmp_path, capsys, counting):
     runs = runs_of(trace_path, "+sweep.grid.cache.fraction=[0.25,0.5,7,0.75]")
     end = SweepEnd()
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     end.on_multirun_start(config)
-    folders = run_all(runs, tmp_path, Counting(fails=0.5))
+    counting.fails = 0.5
+    folders = run_all(runs, tmp_path)
     assert [folder is None for folder in folders] == [False, True, True, False]
     said = capsys.readouterr().err.splitlines()
     assert said == [
@@ -177,22 +184,25 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(trace_path, tmp_path, capsys
         (False, True),
         (True, False),
     ]
-    end.on_multirun_end(config)
-    assert exit_status() == 1 and "2 runs failed" in capsys.readouterr().err
+    with watch_sweep() as outcome:
+        end.on_multirun_end(config)
+    assert outcome.exit_status == 1 and "2 runs failed" in capsys.readouterr().err
     assert len(unfinished_runs(tmp_path)) == 2 and len(pd.read_parquet(tmp_path / "results.parquet")) == 2
 
     end.on_multirun_start(config)  # the same again, mended: what failed is tried again, its record goes
-    run_all(runs, tmp_path, Counting())
-    end.on_multirun_end(config)
-    assert exit_status() == 2 and len(unfinished_runs(tmp_path)) == 1
-    monkey = sweep_end._ended
-    monkey["failed"] = monkey["unexpected"] = 0
-    assert exit_status() == 0
+    counting.fails = None
+    run_all(runs, tmp_path)
+    with watch_sweep() as outcome:
+        end.on_multirun_end(config)
+    assert outcome.exit_status == 2 and len(unfinished_runs(tmp_path)) == 1
+    with watch_sweep() as outcome:
+        pass
+    assert outcome.exit_status == 0
 
 
 def test_a_trace_that_cannot_be_read_is_a_failure_of_its_run(tmp_path, capsys):
     runs = list(expand(config_of("trace.path=/no/such/file"), ["trace.path=/no/such/file"]))
-    assert run_all(runs, tmp_path, Counting()) == [None]
+    assert run_all(runs, tmp_path) == [None]
     assert "Trace file /no/such/file does not exist" in capsys.readouterr().err
 
 
@@ -203,29 +213,29 @@ def test_what_a_killed_run_left_is_written_again(trace_path, tmp_path):
     beside.mkdir()
     (beside / "metrics.json").write_text("{")
     assert finished_runs(tmp_path) == [] and unfinished_runs(tmp_path) == [beside]
-    assert run_all([one], tmp_path, replay_quietly) == [place.run]
+    assert run_all([one], tmp_path) == [place.run]
     assert not beside.exists() and finished_runs(tmp_path) == [place.run]
 
 
-def test_what_another_process_computes_is_looked_at_last(trace_path, tmp_path):
+def test_what_another_process_computes_is_looked_at_last(trace_path, tmp_path, counting, monkeypatch):
     runs = runs_of(trace_path, "+sweep.grid.cache.fraction=[0.25,0.5]")
     lock: FileLock = place_of(runs[0].config, tmp_path).lock()
-    replay = Counting()
     lock.acquire()
 
-    def let_go(config: DictConfig, folder: Path) -> str:
+    def let_go(config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
         if lock.is_locked:
             lock.release()
-        return replay(config, folder)
+        return counting(config, folder)
 
-    run_all(runs, tmp_path, let_go)
-    assert replay.done == [0.5, 0.25]
+    monkeypatch.setattr(jobs, "execute", let_go)
+    run_all(runs, tmp_path)
+    assert counting.done == [0.5, 0.25]
 
 
 def test_objectives_are_the_metrics_of_the_only_run(trace_path, tmp_path):
     words = "sweep.objectives=[tpot_s.mean,bytes_per_token]"
     runs = runs_of(trace_path, words)
-    folders = run_all(runs, tmp_path, replay_quietly)
+    folders = run_all(runs, tmp_path)
     metrics = json.loads((folders[0] / "metrics.json").read_text())
     assert objectives(config_of(words), folders) == [metrics["tpot_s.mean"], metrics["bytes_per_token"]]
     assert objectives(config_of("sweep.objectives=[hit_rate]"), folders) == metrics["hit_rate"]
@@ -240,9 +250,9 @@ def test_objectives_are_the_metrics_of_the_only_run(trace_path, tmp_path):
 @pytest.fixture(scope="module")
 def gathered(trace_path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gathered")
-    run_all(runs_of(trace_path, "+sweep.grid.cache.fraction=[0.25,0.5]"), folder, replay_quietly)
+    run_all(runs_of(trace_path, "+sweep.grid.cache.fraction=[0.25,0.5]"), folder)
     importance = list(expand(config_of(f"trace.path={trace_path}", "policy=importance"), ["policy=importance"]))
-    run_all(importance, folder, replay_quietly)
+    run_all(importance, folder)
     assert gather(folder) == 3
     return folder
 
@@ -282,15 +292,15 @@ def test_polars_reads_the_table(gathered):
 
 
 def test_sums_are_kept_without_the_steps(trace_path, tmp_path):
-    (run,) = run_all(runs_of(trace_path, "sweep.steps=false"), tmp_path, replay_quietly)
+    (run,) = run_all(runs_of(trace_path, "sweep.steps=false"), tmp_path)
     assert run is not None and not (run / "steps.parquet").exists()
     assert not pd.isna(collect(tmp_path)["hit_rate.low"].iloc[0])
 
 
 def test_of_equal_runs_the_newest_code_counts(trace_path, tmp_path, monkeypatch):
-    (old,) = run_all(runs_of(trace_path), tmp_path, replay_quietly)
+    (old,) = run_all(runs_of(trace_path), tmp_path)
     monkeypatch.setattr(sweep_key, "code_version", lambda: "edited")
-    (new,) = run_all(runs_of(trace_path), tmp_path, replay_quietly)
+    (new,) = run_all(runs_of(trace_path), tmp_path)
     assert old != new and gather(tmp_path) == 2  # nothing is lost
     assert collect(tmp_path)["folder"].tolist() == [str(new)]
 
@@ -298,21 +308,21 @@ def test_of_equal_runs_the_newest_code_counts(trace_path, tmp_path, monkeypatch)
 def test_a_mended_trace_takes_the_failure_away(trace_path, tmp_path):
     path = tmp_path / "t.safetensors"
     runs = list(expand(config_of(f"trace.path={path}"), ["policy=lru"]))
-    assert run_all(runs, tmp_path / "out", replay_quietly) == [None]
+    assert run_all(runs, tmp_path / "out") == [None]
     assert len(unfinished_runs(tmp_path / "out")) == 1
     shutil.copy(trace_path, path)
-    assert run_all(runs, tmp_path / "out", replay_quietly) != [None]
+    assert run_all(runs, tmp_path / "out") != [None]
     assert unfinished_runs(tmp_path / "out") == []
 
 
 def test_a_wrong_grid_is_one_failure_of_its_job(tmp_path, capsys):
     config = config_of("+sweep.grid.cache.sloots=[1]")
-    assert run_grid(config, ["policy=lru"], tmp_path, replay_quietly) == [None]
+    assert run_grid(config, ["policy=lru"], tmp_path) == [None]
     assert "error: policy=lru: sweep.grid.cache.sloots" in capsys.readouterr().err
 
 
 def test_runs_of_other_systems_have_a_table_of_their_own(trace_path, tmp_path):
-    run_all(runs_of(trace_path), tmp_path, replay_quietly)
+    run_all(runs_of(trace_path), tmp_path)
     other = tmp_path / "od_moe_0"
     other.mkdir()
     (other / "metrics.json").write_text('{"tokens_per_s": 3.5, "hit_rate": 0.5, "rows": [1]}')

@@ -139,8 +139,7 @@ def test_optuna_finds_a_front(trace_path, tmp_path):
 def test_two_jobs_of_a_sweep_use_one_thread_each(monkeypatch):
     from sim.commands import run
 
-    monkeypatch.setattr(run, "run", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["sim"])
+    monkeypatch.setattr(run, "run_hydra_command", lambda *_: 0)
     monkeypatch.setattr(os, "environ", {"MKL_NUM_THREADS": "3"})
     assert run.main(["policy=lru"]) == 0 and os.environ == {"MKL_NUM_THREADS": "3"}
     assert run.main(["-m", "policy=lru"]) == 0

@@ -1,0 +1,92 @@
+"""Which language model `record` and `quality` run: from the `model` group of a configuration to the loaded model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from sim.config import to_plain_dict, validate
+from sim.paths import CONF
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from traces.recording.loading import LoadedModel
+
+MISSING = "???"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A demo model of this tool, by its ``recipe`` and training ``seed``, or else a folder or hub id at ``path``."""
+
+    recipe: str | None
+    path: str | None
+    seed: int = 0
+    dtype: str = "auto"
+    device: str = "cpu"
+    allow_download: bool = False
+    network_timeout_s: float = 1.0
+
+    def check(self) -> None:
+        """Refuse, before anything slow is done, a model that cannot be there. Raises: UserError."""
+        from traces.demo.recipe import named_recipe
+        from traces.recording.loading import check_dtype, check_source
+
+        check_dtype(self.dtype)
+        if self.recipe is not None:
+            named_recipe(self.recipe, self.seed)
+            return
+        if self.path in (None, "", MISSING):
+            raise UserError("model.path is not set: model=huggingface needs a folder or a hub id.")
+        check_source(str(self.path), self.allow_download, self.network_timeout_s)
+
+    def load(self) -> tuple[LoadedModel, dict[str, Any]]:
+        """(the model, what its provenance must say beyond what the recorder knows); trains a demo model first."""
+        from traces.recording.loading import LoadedModel, load_model
+
+        if self.recipe is None:
+            path, device = str(self.path), self.device
+            return load_model(path, self.dtype, device, self.allow_download, self.network_timeout_s), {}
+        from traces.demo.cache import demo_model, training_summary
+        from traces.demo.recipe import named_recipe
+
+        recipe = named_recipe(self.recipe, self.seed)
+        folder = demo_model(recipe)
+        loaded = load_model(str(folder), self.dtype, self.device)
+        statement = {
+            "recipe": recipe.name,
+            "training_seed": recipe.seed,
+            "training_corpus_sha256": training_summary(folder)["corpus_sha256"],
+            "statement": recipe.statement,
+        }
+        return LoadedModel(loaded.model, loaded.tokenizer, recipe.name), statement
+
+
+def model_source(config: DictConfig) -> ModelSource:
+    """The source that a `model` group describes. Raises: UserError where the group only states sizes."""
+    values = to_plain_dict(config, "model")
+    if "recipe" not in values:
+        raise UserError(
+            f"model={values.get('name', '?')} only states sizes; record takes demo, demo_plain, a folder or a hub id."
+        )
+    return validate(ModelSource, values, "model.")
+
+
+def model_overrides(argument: str) -> list[str]:
+    """`model=<folder or hub id>` is short for `model=huggingface model.path=<it>`; anything else stays as it is."""
+    name, _, value = argument.partition("=")
+    if name != "model" or not value or "," in value or (CONF / "model" / f"{value}.yaml").is_file():
+        return [argument]
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    return ["model=huggingface", f"model.path='{quoted}'"]
+
+
+def prepare_libraries(overrides: Sequence[str]) -> None:
+    """Set what the model library reads once, when it is imported."""
+    if not any(override.startswith("model.allow_download=") for override in overrides):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

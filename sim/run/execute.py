@@ -1,0 +1,102 @@
+"""Runs what a configuration describes, into a folder: a replay on one device, or a system of several devices."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from sim.assembly.build import build, open_requests
+from sim.assembly.replay import Replay
+from sim.config import to_plain_dict
+from sim.metrics.block_sums import BlockSums
+from sim.metrics.step_table import Metrics, StepTable
+from sim.results.json_files import write_json
+from sim.results.outputs import write_run
+from sim.results.table_file import Sinks, TableFile
+from sim.systems import load_system
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRun:
+    """A finished replay on one device."""
+
+    replay: Replay
+    metrics: Metrics
+    what_if: dict[str, Any] | None
+    """Results of the what-if scenarios, where asked for."""
+    timeline: str | None
+    """Where the timeline is and what it holds, where one was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRun:
+    """A finished run of a system of several devices."""
+
+    text: str
+    """The system's own table."""
+
+
+def execute(config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
+    """Run a composed configuration and write its results into a folder.
+
+    Raises: UserError where the configuration cannot be run.
+    """
+    if to_plain_dict(config.get("system"), "system").get("name") == "device":
+        return run_device(config, folder)
+    return run_system(config, folder)
+
+
+def run_device(config: DictConfig, folder: Path) -> DeviceRun:
+    """Replay on one device; write metrics, tables and provenance, and timeline and what-ifs where asked for."""
+    replay = build(config)
+    start = time.perf_counter()
+    table, blocks, timeline = replay_into(folder, replay, bool(config.sweep.steps))
+    wall_s = time.perf_counter() - start
+    scenarios = replay_what_if(folder, replay) if replay.run.what_if else None
+    metrics = write_run(folder, replay, table, to_plain_dict(config), wall_s, blocks)
+    return DeviceRun(replay, metrics, scenarios, timeline)
+
+
+def run_system(config: DictConfig, folder: Path) -> SystemRun:
+    """Run a system of several devices on the configured requests."""
+    system = load_system(to_plain_dict(config.system, "system"))
+    trace = open_requests(config.trace)
+    return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))
+
+
+def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, BlockSums, str | None]:
+    """Replay everything; steps (where wanted) and the timeline (where one is kept) go to files as they come."""
+    timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots())
+    with ExitStack() as stack:
+        files = [stack.enter_context(TableFile(folder / "steps.parquet"))] if steps else []
+        table = StepTable(replay, Sinks(blocks, *files))
+        if replay.run.timeline:
+            from sim.timeline.event_file import NAME, TimelineFile
+
+            timeline = stack.enter_context(TimelineFile(folder / NAME, replay))
+        total = replay.schedule.num_steps()
+        bar = stack.enter_context(tqdm(total=total, unit=" steps", delay=2, disable=None, leave=False))
+        for result in replay.blocks():
+            table.add(result)
+            if timeline is not None:
+                timeline.add(result)
+            bar.update(len(result.block))
+    if timeline is None:
+        return table, blocks, None
+    return table, blocks, f"timeline of {timeline.steps} of {len(table)} steps in {timeline.path}"
+
+
+def replay_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
+    """Replay the scenarios and write their results."""
+    from sim.run.what_if import NUM_REPLAYS, what_if
+
+    with tqdm(total=NUM_REPLAYS, unit=" what-ifs", delay=2, disable=None, leave=False) as bar:
+        results = what_if(replay, lambda name: bar.update())
+    write_json(folder / "what_if.json", results)
+    return results
