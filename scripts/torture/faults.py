@@ -17,16 +17,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from scripts.torture.readers import small_trace
+from scripts.torture.inputs import small_trace
+from scripts.torture.tally import Tally
 
 PROMPTS = "one\nanother prompt\nthe third of them\n"
 
@@ -39,16 +38,6 @@ class Job:
     argv: Callable[[Path, Path], list[str]]
     results: tuple[str, ...]
     """Files of the output folder whose bytes must be those of an undisturbed run; `*` for each run of a sweep."""
-
-
-@dataclass
-class Tally:
-    """What came of the trials of one kind."""
-
-    what: str
-    trials: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    defects: Counter[str] = field(default_factory=Counter)
 
 
 JOBS = {
@@ -116,7 +105,9 @@ def prepare(work: Path, names: tuple[str, ...]) -> None:
     np.save(work / "a.npy", np.argsort(np.random.default_rng(0).random((5000, 3, 8)), -1)[..., :2].astype(np.int32))
     (work / "p.txt").write_text(PROMPTS)
     if "record" in names:
-        small_model(work / "model")
+        from tests.support.tiny_models import build, save_model
+
+        save_model(build("olmoe"), work / "model")
     if "report" in names:
         run_here(["run", "-m", *replay(work), "policy=lru,belady", f"hydra.sweep.dir={work / 'done'}"])
     if "validate" in names:
@@ -136,26 +127,6 @@ def published_tables(folder: Path) -> None:
         for rule, off, total_s in runs
     ]
     (folder / "measured.csv").write_text("\n".join([head, *rows]) + "\n")
-
-
-def small_model(folder: Path) -> None:
-    """A random OLMoE of three layers with a byte tokenizer, saved as transformers saves models."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, OlmoeConfig, PreTrainedTokenizerFast
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
-    heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
-    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    config = OlmoeConfig(**sizes, **heads, **ends, num_experts=8, num_experts_per_tok=3)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<end>": 0, **{character: index for index, character in enumerate(alphabet, start=1)}}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>").save_pretrained(folder)  # type: ignore[no-untyped-call]
 
 
 def start(argv: list[str], log: Path, before: Callable[[], None] | None = None) -> int:

@@ -127,13 +127,13 @@ def _wrong_source(name: str, drawing: Drawing, path: Path) -> str:
     return f"figure={name} is drawn from {drawing.source}, and {path} holds none: name {how[drawing.source]}"
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as `stem`.pdf and `stem`.png (300 dpi), the same bytes for the same figure: no time in either."""
+def save(figure: Figure, stem: Path, dpi: int = 300) -> list[Path]:
+    """Write a figure as `stem`.pdf and `stem`.png, the same bytes for the same figure: no time in either."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
     with rc_context(STYLE):
         figure.savefig(pdf, metadata={"CreationDate": None})
-        figure.savefig(png, dpi=300)
+        figure.savefig(png, dpi=dpi)
     return [pdf, png]
 
 

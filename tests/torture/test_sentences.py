@@ -11,21 +11,10 @@ from sim.machine.hardware import load_hardware
 from traces.errors import UserError
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("policy=improtance", "policy=improtance is not known: did you mean importance?"),
-        ("policy/eviction=lruu", "policy/eviction=lruu is not known: did you mean lru?"),
-        ("engine=zzz", "engine=zzz is not known: choose one of compiled, simpy, untimed"),
-        ("cache.fracton=1", "cache.fracton is not a key of the configuration: did you mean cache.fraction?"),
-        ("polcy=lru", "polcy is not a key of the configuration: did you mean policy?"),
-        ("engine.zzz=1", "engine.zzz is not a key of the configuration: known are name"),
-    ],
-)
-def test_the_nearest_known_word_is_named(override, sentence):
+def test_a_key_far_from_all_others_is_answered_with_the_known_ones():
     with pytest.raises(Exception) as caught:
-        compose_run(override)
-    assert one_line(caught.value) == sentence
+        compose_run("engine.zzz=1")
+    assert one_line(caught.value) == "engine.zzz is not a key of the configuration: known are name"
 
 
 @pytest.mark.parametrize("override", ["cache.fraction", "cache.fraction=[0.5", "a b=3"])

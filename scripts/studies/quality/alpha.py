@@ -11,10 +11,8 @@ Quality MEASURED, times SIMULATED. Ten to fifteen minutes on two cores; a second
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
@@ -22,22 +20,15 @@ from policies.base import Policy
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.score_band import ScoreBand
-from scripts.studies.quality.bench import (
-    STATISTICS,
-    Bench,
-    Case,
-    Outcome,
-    arguments,
-    bench_of,
-    draws_of,
-    interval,
-    save_figure,
-    write_results,
-)
+from scripts.command_line import run
+from scripts.studies.quality.bench import QUALITY, STATISTICS, Bench, Case
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
+from scripts.studies.resampling import draw_blocks, with_interval
 from sim.assembly.catalogue import load_policy
-from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
+from sim.figures.style import LINES
 from sim.quality.cloze import cloze_item, log_likelihood
 from sim.quality.drive import DROP, RANDOM
+from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, plain_logits
 from sim.quality.settings import ClozeConfig
@@ -63,8 +54,8 @@ def smoe(alpha: float) -> Policy:
 def cloze_right(bench: Bench, alpha: float | None, items: int) -> list[float]:
     """1 for every cloze item answered right; alpha None: by the untouched model."""
     key = f"cloze_{bench.seed}_{bench.name.replace(' ', '_')}_{items}_{alpha}"
-    found = bench.store.get(key)
-    if found is None:
+
+    def answer() -> dict[str, np.ndarray]:
         study = None if alpha is None else bench.study(smoe(alpha), 0.25)
         right = []
         for item in range(items):
@@ -72,69 +63,57 @@ def cloze_right(bench: Bench, alpha: float | None, items: int) -> list[float]:
             if study is None:
                 logits = list(plain_logits(bench.loaded.model, tokens))
             else:
-                logits = [one.logits for one in parallel(study.loop, tokens, Variant("policy"))]
+                logits = [choice.logits for choice in parallel(study.loop, tokens, Variant("policy"))]
             scores = [log_likelihood(a, b, CLOZE.context_tokens) for a, b in zip(logits, tokens, strict=True)]
             right.append(float(int(np.argmax(scores)) == 0))
-        found = {"right": np.array(right)}
-        bench.store.put(key, found)
-    return [float(value) for value in found["right"]]
+        return {"right": np.array(right)}
+
+    return [float(value) for value in bench.stored(key, answer)["right"]]
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "", seeds=[0, 1, 2])
+def main(argv: list[str]) -> None:
+    """Run every alpha on every seed, print the table and the answer, write both and the figure."""
+    parser = arguments(__doc__, seeds=(0, 1, 2))
     parser.add_argument("--cloze-items", type=int, default=24, help="0: left out")
-    given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(given.seeds) * len(ALPHAS), unit=" alphas") as bar:
-        for seed in given.seeds:
-            bench = bench_of(given, seed)
-            for alpha in ALPHAS:
-                rows += rows_of(bench, alpha, min(given.cloze_items, given.windows))
-                bar.update()
+    given = parser.parse_args(argv)
+    rows: list[Row] = []
+    for seed in given.seeds:
+        bench = bench_of(given, seed)
+        for alpha in tqdm(ALPHAS, unit=" alphas"):
+            rows += rows_of(bench, alpha, min(given.cloze_items, given.windows))
     answers = {str(seed): largest_harmless([row for row in rows if row["seed"] == seed]) for seed in given.seeds}
     print_rows(rows, answers)
-    write_results(given.results / "quality_alpha.json", given, rows, margin=MARGIN, largest_alpha_within_margin=answers)
+    write_results("quality_alpha", given, rows, margin=MARGIN, largest_alpha_within_margin=answers)
     draw(rows, given.seeds, given.figures)
 
 
-def rows_of(bench: Bench, alpha: float, items: int) -> list[dict[str, Any]]:
-    """A row for each stand-in at one alpha; where nothing is replaced the first alone."""
-    rows, reference = [], None
+def rows_of(bench: Bench, alpha: float, items: int) -> list[Row]:
+    """A row for each stand-in at one alpha; where nothing is replaced the first alone.
+
+    Times are those of the policy's own pass; ``over_replaced``: the difference from it, paired.
+    """
+    rows: list[Row] = []
+    reference = bench.run(Case("smoe", alpha, smoe(alpha), bench.seed, 0.25, VARIANTS["replaced"]))
     for name, variant in VARIANTS.items():
-        outcome = bench.run(Case("smoe", alpha, smoe(alpha), bench.seed, 0.25, variant))
-        reference = reference or outcome
-        rows.append({"seed": bench.seed, "alpha": alpha, "stand_in": name} | statistics(outcome, reference))
-        if name == "replaced" and outcome.value("substitution_rate") == 0.0:
-            break
+        row: Row = {"seed": bench.seed, "alpha": alpha, "stand_in": name}
+        if name == "replaced":
+            rows.append(row | reference.row(STATISTICS))
+            if reference.value("substitution_rate") == 0.0:
+                break
+        else:
+            outcome = bench.run(Case("smoe", alpha, smoe(alpha), bench.seed, 0.25, variant))
+            over = outcome.over(reference, ("perplexity_change", "kl"), "over_replaced")
+            rows.append(row | outcome.row(QUALITY) | over)
     if items:
         base, right = cloze_right(bench, None, items), cloze_right(bench, alpha, items)
         change = np.array(right) - np.array(base)
-        low, high = interval(draws_of(items) @ change / items)
-        rows[0] |= {"cloze_accuracy": float(np.mean(right)), "cloze_change": float(change.mean())}
-        rows[0] |= {"cloze_change.low": low, "cloze_change.high": high, "cloze_items": items}
+        rows[0]["cloze_accuracy"] = float(np.mean(right))
+        rows[0] |= with_interval("cloze_change", change.mean(), draw_blocks(items, DRAWS) @ change / items)
+        rows[0]["cloze_items"] = items
     return rows
 
 
-def statistics(outcome: Outcome, reference: Outcome) -> dict[str, Any]:
-    """Quality of the outcome; times only where they are its own. ``over_replaced``: beside replacing, paired."""
-    draws = draws_of(len(outcome.sums))
-    row: dict[str, Any] = {}
-    own = outcome is reference
-    for name in STATISTICS:
-        timed = name in ("tpot_s", "cache_ratio", "substitution_rate", "drop_rate", "hit_rate", "bytes_per_token")
-        if timed and not own:
-            continue
-        low, high = interval(outcome.value(name, draws))
-        row |= {name: float(outcome.value(name)), f"{name}.low": low, f"{name}.high": high}
-    if not own:
-        for name in ("perplexity_change", "kl"):
-            low, high = interval(outcome.value(name, draws) - reference.value(name, draws))
-            row[f"over_replaced.{name}"] = float(outcome.value(name) - reference.value(name))
-            row |= {f"over_replaced.{name}.low": low, f"over_replaced.{name}.high": high}
-    return row
-
-
-def largest_harmless(rows: list[dict[str, Any]]) -> float:
+def largest_harmless(rows: list[Row]) -> float:
     """The largest alpha up to which every alpha's interval of the change of perplexity lies below the margin."""
     best = 0.0
     for row in rows:
@@ -145,13 +124,12 @@ def largest_harmless(rows: list[dict[str, Any]]) -> float:
     return best
 
 
-def print_rows(rows: list[dict[str, Any]], answers: dict[str, float]) -> None:
+def print_rows(rows: list[Row], answers: dict[str, float]) -> None:
     """The table and the answer."""
     print("quality MEASURED in closed loop, times SIMULATED")
     print(f"{'seed':<5}{'alpha':>6}  {'stand-in':<28}{'perplexity':>24}{'KL':>9}{'next token':>12}{'cloze':>8}  TPOT")
     for row in rows:
-        change = f"{100 * row['perplexity_change']:+.2f} [{100 * row['perplexity_change.low']:+.2f}, "
-        change += f"{100 * row['perplexity_change.high']:+.2f}] %"
+        change = f"{bounds(row, 'perplexity_change')} %"
         cloze = f"{100 * row['cloze_change']:+.1f} pp" if "cloze_change" in row else ""
         tpot = f"{1e3 * row['tpot_s']:.2f} ms" if "tpot_s" in row else ""
         print(
@@ -162,32 +140,24 @@ def print_rows(rows: list[dict[str, Any]], answers: dict[str, float]) -> None:
         print(f"seed {seed}: the largest alpha within +{100 * MARGIN:g} % perplexity is {alpha:g}")
 
 
-def draw(rows: list[dict[str, Any]], seeds: list[int], folder: Any) -> None:
-    """Change of perplexity and KL against alpha, a panel per seed."""
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(seeds), figsize=(WIDTH_IN[2], 2.5), layout="constrained", sharey=True, squeeze=False
-        )
+def draw(rows: list[Row], seeds: list[int], folder: Path) -> None:
+    """Change of perplexity against alpha, a panel per seed."""
+    note = "Demo model, closed loop, a quarter of the experts; bands: 95 %, bootstrap over documents. Grey: +1 %."
+    with panels(folder / "quality_alpha", note, (1, len(seeds)), 2.5, sharey=True) as axes:
         for axis, seed in zip(axes[0], seeds, strict=True):
             for line, name in zip(LINES, VARIANTS, strict=False):
                 points = [row for row in rows if row["seed"] == seed and row["stand_in"] == name]
                 alphas = [row["alpha"] for row in points]
-                axis.plot(alphas, [100 * row["perplexity_change"] for row in points], label=name, **line)
-                axis.fill_between(
-                    alphas,
-                    [100 * row["perplexity_change.low"] for row in points],
-                    [100 * row["perplexity_change.high"] for row in points],
-                    color=line["color"], alpha=0.12, linewidth=0,
-                )  # fmt: skip
+                change, low, high = (
+                    [100 * row[f"perplexity_change{end}"] for row in points] for end in ("", ".low", ".high")
+                )
+                axis.plot(alphas, change, label=name, **line)
+                axis.fill_between(alphas, low, high, color=line["color"], alpha=0.12, linewidth=0)
             axis.axhline(100 * MARGIN, color="#888888", linewidth=0.6)
             axis.set_title(f"training seed {seed}")
             axis.set_xlabel("alpha")
         axes[0, 0].set_ylabel("change of perplexity, %\n(MEASURED)")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        note = "Demo model, closed loop, a quarter of the experts; bands: 95 %, bootstrap over documents. Grey: +1 %."
-        add_footnote(figure, note)
-        save_figure(figure, folder, "quality_alpha")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

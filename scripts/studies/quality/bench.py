@@ -1,4 +1,4 @@
-"""Closed-loop cases for the quality studies: one policy in one trained demo model, finished ones kept on disk.
+"""Closed-loop cases of the quality studies: one policy in one trained demo model, finished ones kept on disk.
 
 A case gives, window by window, the measures of ``sim.quality.measures`` (MEASURED) and the times of the same decisions
 on the modelled machine (SIMULATED). Cases of one seed share text, logits of the untouched model and what rules learn.
@@ -6,10 +6,9 @@ on the modelled machine (SIMULATED). Cases of one seed share text, logits of the
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from scripts.studies.resampling import draw_blocks, with_interval
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -29,18 +29,13 @@ from sim.quality.loop import Variant
 from sim.quality.measures import per_token
 from sim.quality.parallel import parallel, plain_logits
 from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
-from sim.quality.store import Store
+from sim.quality.store import Arrays, Store
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
-from sim.results.json_files import write_json
-from sim.results.outputs import versions
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
 from traces.recording.loading import LoadedModel, load_model
-from traces.whole_file import write_whole
 
-ROOT = Path(__file__).resolve().parents[3]
-RESULTS, FIGURES = ROOT / "docs" / "results", ROOT / "docs" / "figures"
 FIT_WINDOWS = 16
 BATCH = 4
 HARDWARE = "s1_rtx3080ti"
@@ -66,19 +61,6 @@ class Case:
         return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:16]
 
 
-@dataclass
-class Outcome:
-    """Sums of a case by document: columns of ``COLUMNS`` below [B, C]."""
-
-    case: Case
-    sums: NDArray[np.float64]
-
-    def value(self, name: str, draws: NDArray[np.int64] | None = None) -> Any:
-        """A statistic of all documents, or of drawn ones [D, B] -> [D]."""
-        sums = self.sums.sum(axis=0) if draws is None else draws @ self.sums
-        return STATISTICS[name](sums)
-
-
 COLUMNS = (
     "nll_base", "nll", "kl", "agree", "correct_base", "correct", "predictions",
     "latency_ns", "steps", "hits", "demanded", "resident_executed", "executed", "substituted_ranks", "dropped_ranks",
@@ -95,6 +77,7 @@ def share(part: str, whole: str) -> Callable[[NDArray[np.float64]], Any]:
     return lambda sums: column(sums, part) / column(sums, whole)
 
 
+QUALITY = ("perplexity_change", "kl", "top1_agreement", "accuracy_change")
 STATISTICS: dict[str, Callable[[NDArray[np.float64]], Any]] = {
     "perplexity_change": lambda s: np.expm1((column(s, "nll") - column(s, "nll_base")) / column(s, "predictions")),
     "kl": share("kl", "predictions"),
@@ -109,14 +92,43 @@ STATISTICS: dict[str, Callable[[NDArray[np.float64]], Any]] = {
 }
 
 
-def draws_of(blocks: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int64]:
-    """How often each document is drawn, [draws, blocks]: the same for every case, so that differences are paired."""
-    return np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), draws)
+@dataclass
+class Outcome:
+    """Sums of a case by document: columns of ``COLUMNS`` [B, C]."""
+
+    case: Case
+    sums: NDArray[np.float64]
+
+    def value(self, name: str) -> float:
+        """A statistic of all documents."""
+        return float(STATISTICS[name](self.sums.sum(axis=0)))
+
+    def drawn(self, name: str) -> NDArray[np.float64]:
+        """The statistic of every draw of documents, [D]; the same draws for every case, so differences are paired."""
+        return np.asarray(STATISTICS[name](draw_blocks(len(self.sums), DRAWS) @ self.sums))
+
+    def row(self, names: Iterable[str]) -> dict[str, float]:
+        """Statistics with their intervals."""
+        row: dict[str, float] = {}
+        for name in names:
+            row |= with_interval(name, self.value(name), self.drawn(name))
+        return row
+
+    def over(self, reference: Outcome, names: Iterable[str], prefix: str) -> dict[str, float]:
+        """Differences from another case with their paired intervals."""
+        row: dict[str, float] = {}
+        for name in names:
+            difference = self.value(name) - reference.value(name)
+            row |= with_interval(f"{prefix}.{name}", difference, self.drawn(name) - reference.drawn(name))
+        return row
 
 
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
+def sums_by(documents: Iterable[str], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows [N, ...] of windows added up by document [B, ...]."""
+    names, index = np.unique(np.array(list(documents)), return_inverse=True)
+    sums = np.zeros((len(names), *rows.shape[1:]))
+    np.add.at(sums, index, rows)
+    return sums
 
 
 class Bench:
@@ -165,24 +177,21 @@ class Bench:
 
     def run(self, case: Case) -> Outcome:
         """A case, from disk where it has finished."""
-        key = case.key(self.name)
-        found = self.store.get(key)
-        if found is None:
-            found = {"windows": self._windows(case)}
-            self.store.put(key, found)
-        documents, index = np.unique(np.array(self.documents()), return_inverse=True)
-        sums = np.zeros((len(documents), len(COLUMNS)))
-        np.add.at(sums, index, found["windows"])
-        return Outcome(case, sums)
+        windows = self.stored(case.key(self.name), lambda: {"windows": self._windows(case)})["windows"]
+        return Outcome(case, sums_by(self.documents(), windows))
+
+    def stored(self, key: str, make: Callable[[], Arrays]) -> Arrays:
+        """What the store holds under a key, made and kept where it holds nothing."""
+        arrays = self.store.get(key)
+        if arrays is None:
+            arrays = make()
+            self.store.put(key, arrays)
+        return arrays
 
     def documents(self) -> list[str]:
         """Names of the windows' documents, kept on disk too."""
         key = f"documents_{self.seed}_{self.name.replace(' ', '_')}"
-        found = self.store.get(key)
-        if found is None:
-            found = {"names": np.array(self.windows.documents)}
-            self.store.put(key, found)
-        return [str(name) for name in found["names"]]
+        return [str(name) for name in self.stored(key, lambda: {"names": np.array(self.windows.documents)})["names"]]
 
     def _windows(self, case: Case) -> NDArray[np.float64]:
         """[N, COLUMNS] sums of each window."""
@@ -203,48 +212,3 @@ class Bench:
                 counted = [float(counts[COUNTERS.index(name)]) for name in COUNTED]
                 rows.append([*measures.sum(axis=0).tolist(), len(measures), *latency, *counted])
         return np.array(rows, np.float64)
-
-
-def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
-    """What every study takes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--windows", type=int, default=defaults.get("windows", 24), help="windows of text (default 24)")
-    parser.add_argument("--tokens", type=int, default=256, help="tokens of a window (default 256)")
-    parser.add_argument("--text-seed", type=int, default=0, help="chooses the windows (default 0)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=defaults.get("seeds", [0]), help="training seeds")
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "quality_study", help="finished cases")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where tables are written")
-    parser.add_argument("--figures", type=Path, default=FIGURES, help="where figures are written")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
-    return parser
-
-
-def bench_of(given: argparse.Namespace, seed: int) -> Bench:
-    """The bench of one training seed as the command line says."""
-    torch.set_num_threads(given.threads)
-    return Bench(seed, given.windows, given.tokens, given.text_seed, given.folder)
-
-
-def write_results(path: Path, given: argparse.Namespace, rows: Sequence[dict[str, Any]], **more: Any) -> None:
-    """A table as JSON with where it comes from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {name: getattr(given, name) for name in ("windows", "tokens", "text_seed", "seeds")}
-    about = {
-        "label": {"quality": "MEASURED", "times": f"SIMULATED on {HARDWARE} with the sizes of {DEMO_SIZES}"},
-        "interval": f"95 %, paired bootstrap over documents, {DRAWS} draws",
-        "settings": facts,
-        "versions": versions() | {"torch": torch.__version__},
-    }
-    write_json(path, about | more | {"rows": list(rows)})
-
-
-def save_figure(figure: Any, folder: Path, name: str) -> None:
-    """A figure as PDF and PNG."""
-    import io
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for kind in ("pdf", "png"):
-        buffer = io.BytesIO()
-        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
-        write_whole(folder / f"{name}.{kind}", buffer.getvalue())

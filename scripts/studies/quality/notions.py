@@ -14,27 +14,19 @@ two cores; finished cases are kept and shared with quality_pareto.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.studies.quality.bench import (
-    Bench,
-    Case,
-    Outcome,
-    arguments,
-    bench_of,
-    draws_of,
-    interval,
-    save_figure,
-    write_results,
-)
+from scripts.command_line import run
+from scripts.studies.quality.bench import Bench, Case, Outcome
 from scripts.studies.quality.rules import RULES, lru_with
-from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
+from scripts.studies.resampling import with_interval
+from sim.figures.style import LINES
 from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.weights import INHERIT
@@ -68,106 +60,103 @@ TIMED = ("tpot_s", "cache_ratio", "substitution_rate", "drop_rate")
 QUALITIES = ("kl", "perplexity_change")
 
 
-def main() -> None:
-    given = arguments(__doc__ or "", seeds=[0, 1, 2]).parse_args()
-    rows: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
+def main(argv: list[str]) -> None:
+    """Run both parts on every seed, print their tables, write them and the figure."""
+    given = arguments(__doc__, seeds=(0, 1, 2)).parse_args(argv)
+    rows: list[Row] = []
+    pairs: list[Row] = []
     curves: dict[int, dict[str, list[Outcome]]] = {}
     with tqdm(unit=" cases") as bar:
         for seed in given.seeds:
             bench = bench_of(given, seed)
             rows += same_ranks(bench, bar)
             curves[seed] = curves_of(bench, bar)
-            for one, other in PAIRS:
-                pairs += equal_quality(curves[seed], one, other, seed)
+            for rule, other in PAIRS:
+                pairs += equal_quality(curves[seed], rule, other, seed)
     print_same_ranks(rows)
     print_pairs(pairs)
-    write_results(given.results / "quality_notions.json", given, rows, equal_quality=pairs)
+    write_results("quality_notions", given, rows, equal_quality=pairs)
     draw(curves, given.figures)
 
 
-def same_ranks(bench: Bench, bar: Any) -> list[dict[str, Any]]:
+def case_of(name: str, value: float, seed: int, variant: Variant = OWN) -> Case:
+    """A rule at one value of its knob, at a quarter of the experts."""
+    return Case(name, value, lru_with(RULES[name].of(value)), seed, 0.25, variant)
+
+
+def same_ranks(bench: Bench, bar: Any) -> list[Row]:
     """Part 1 on one seed: a row per notion, with the difference from the nearest gate score."""
     outcomes = {}
     for notion, (rule, value, variant) in SAME_RANKS.items():
-        outcomes[notion] = bench.run(Case(rule, value, lru_with(RULES[rule][1](value)), bench.seed, 0.25, variant))
+        outcomes[notion] = bench.run(case_of(rule, value, bench.seed, variant))
         bar.update()
-    first = outcomes["nearest gate score"]
-    draws, rows = draws_of(len(first.sums)), []
+    first, rows = outcomes["nearest gate score"], []
     for notion, outcome in outcomes.items():
-        row: dict[str, Any] = {"seed": bench.seed, "notion": notion}
-        for name in (*QUALITIES, "accuracy_change", *(TIMED if SAME_RANKS[notion][2].stand_in == AS_RULED else ())):
-            low, high = interval(outcome.value(name, draws))
-            row |= {name: float(outcome.value(name)), f"{name}.low": low, f"{name}.high": high}
-        for name in QUALITIES:
-            low, high = interval(outcome.value(name, draws) - first.value(name, draws))
-            row[f"over_gate_score.{name}"] = float(outcome.value(name) - first.value(name))
-            row |= {f"over_gate_score.{name}.low": low, f"over_gate_score.{name}.high": high}
-        rows.append(row)
+        timed = TIMED if SAME_RANKS[notion][2].stand_in == AS_RULED else ()
+        row = {"seed": bench.seed, "notion": notion} | outcome.row((*QUALITIES, "accuracy_change", *timed))
+        rows.append(row | outcome.over(first, QUALITIES, "over_gate_score"))
     return rows
 
 
 def curves_of(bench: Bench, bar: Any) -> dict[str, list[Outcome]]:
     """Rule -> outcomes over its knob, the plain cache first."""
-    plain, found = bench.run(Case("lru", 0.0, lru_with(), bench.seed)), {}
+    plain, curves = bench.run(Case("lru", 0.0, lru_with(), bench.seed)), {}
     for name in CURVES:
-        _, rule, values = RULES[name]
-        found[name] = [plain]
-        for value in values:
-            found[name].append(bench.run(Case(name, value, lru_with(rule(value)), bench.seed)))
+        curves[name] = [plain]
+        for value in RULES[name].values:
+            curves[name].append(bench.run(case_of(name, value, bench.seed)))
             bar.update()
-    return found
+    return curves
 
 
-def equal_quality(curves: dict[str, list[Outcome]], one: str, other: str, seed: int) -> list[dict[str, Any]]:
-    """Part 2: at the quality of each setting of ``other``, the time of ``one`` over that of ``other``, less 1.
+def equal_quality(curves: dict[str, list[Outcome]], rule: str, other: str, seed: int) -> list[Row]:
+    """Part 2: at the quality of each setting of ``other``, the time of ``rule`` over that of ``other``, less 1.
 
-    Between its settings a rule's curve is taken as straight; settings that ``one`` does not reach are left out.
+    Between its settings a rule's curve is taken as straight; settings that ``rule`` does not reach are left out.
     """
-    draws, rows = draws_of(len(curves[one][0].sums)), []
+    rows: list[Row] = []
     for quality in QUALITIES:
-        whole = _points(curves[one], quality, None)[0]
-        drawn = _points(curves[one], quality, draws)  # [D, settings, 2]
+        whole = _rising([[outcome.value(quality), outcome.value("tpot_s")] for outcome in curves[rule]])
+        pairs = [np.stack([outcome.drawn(quality), outcome.drawn("tpot_s")], axis=-1) for outcome in curves[rule]]
+        drawn = _rising(np.stack(pairs, axis=1))  # [D, settings, 2]
         for outcome in curves[other][1:]:
-            at, time = float(outcome.value(quality)), float(outcome.value("tpot_s"))
+            at, time = outcome.value(quality), outcome.value("tpot_s")
             if not whole[0, 0] <= at <= whole[-1, 0]:
                 continue
-            ats, times = outcome.value(quality, draws), outcome.value("tpot_s", draws)
-            gains = np.array([_time_at(p, a) / t - 1 for p, a, t in zip(drawn, ats, times, strict=True)])
-            low, high = interval(gains)
-            row = {"seed": seed, "rule": one, "beside": other, "knob": outcome.case.knob, "quality": quality, "at": at}
-            rows.append(row | {"tpot_s": time, "change": _time_at(whole, at) / time - 1, "low": low, "high": high})
+            settings = zip(drawn, outcome.drawn(quality), outcome.drawn("tpot_s"), strict=True)
+            gains = np.array([_time_at(points, a) / t - 1 for points, a, t in settings])
+            change = with_interval("change", _time_at(whole, at) / time - 1, gains)
+            row = {"seed": seed, "rule": rule, "beside": other, "knob": outcome.case.knob, "quality": quality}
+            rows.append(row | {"at": at, "tpot_s": time} | {name.split(".")[-1]: v for name, v in change.items()})
     return rows
 
 
-def _points(outcomes: Sequence[Outcome], quality: str, draws: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """[D, settings, 2] quality and time, in rising order of quality; one draw where none are given."""
-    columns = [np.stack([np.atleast_1d(o.value(name, draws)) for o in outcomes], -1) for name in (quality, "tpot_s")]
-    points = np.stack(columns, axis=-1)
+def _rising(points: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points [..., settings, 2] of quality and time in rising order of quality."""
+    points = np.asarray(points, np.float64)
     order = np.argsort(points[..., 0], axis=-1, kind="stable")
-    return np.take_along_axis(points, order[..., None], axis=1)
+    return np.take_along_axis(points, order[..., None], axis=-2)
 
 
 def _time_at(points: NDArray[np.float64], quality: float) -> float:
     return float(np.interp(quality, points[:, 0], points[:, 1]))
 
 
-def print_same_ranks(rows: list[dict[str, Any]]) -> None:
+def print_same_ranks(rows: list[Row]) -> None:
     """Part 1."""
     print("1. low-score misses (alpha 0.35), quality MEASURED, times SIMULATED; differences from the first row")
     print(
         f"{'seed':<5}{'in place of the missing expert':<40}{'perplexity':>12}{'KL':>9}{'KL over first':>28}  TPOT, ms"
     )
     for row in rows:
-        low, high = (row[f"over_gate_score.kl.{end}"] for end in ("low", "high"))
-        over = f"{row['over_gate_score.kl']:+.4f} [{low:+.4f}, {high:+.4f}]"
+        over = bounds(row, "over_gate_score.kl", 1.0, 4)
         print(
             f"{row['seed']:<5}{row['notion']:<40}{100 * row['perplexity_change']:>+10.2f} %{row['kl']:>9.4f}{over:>28}"
             + (f"{1e3 * row['tpot_s']:>10.2f}" if "tpot_s" in row else "")
         )
 
 
-def print_pairs(rows: list[dict[str, Any]]) -> None:
+def print_pairs(rows: list[Row]) -> None:
     """Part 2."""
     print("2. change of TPOT at equal quality")
     print(f"{'seed':<5}{'rule':<18}{'beside':<13}{'at its knob':>12}{'equal':>20}{'TPOT':>28}")
@@ -177,13 +166,13 @@ def print_pairs(rows: list[dict[str, Any]]) -> None:
             f"{row['seed']:<5}{row['rule']:<18}{row['beside']:<13}{row['knob']:>12.3g}"
             f"{row['quality'].replace('_change', ''):>20}{change:>28}"
         )
-    for one, other in PAIRS:
+    for rule, other in PAIRS:
         for quality in QUALITIES:
-            here = [row for row in rows if (row["rule"], row["beside"], row["quality"]) == (one, other, quality)]
-            print(f"{one} beside {other} at equal {quality.replace('_change', '')}: {verdict(here)}")
+            here = [row for row in rows if (row["rule"], row["beside"], row["quality"]) == (rule, other, quality)]
+            print(f"{rule} beside {other} at equal {quality.replace('_change', '')}: {verdict(here)}")
 
 
-def verdict(rows: list[dict[str, Any]]) -> str:
+def verdict(rows: list[Row]) -> str:
     """Dominance: the whole interval below 0 at every setting of every seed; else how often."""
     below, above = sum(row["high"] < 0 for row in rows), sum(row["low"] > 0 for row in rows)
     changes = [100 * row["change"] for row in rows]
@@ -192,26 +181,21 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     return f"{word}: {span}; faster for sure at {below} of {len(rows)} settings, slower for sure at {above}"
 
 
-def draw(curves: dict[int, dict[str, list[Outcome]]], folder: Any) -> None:
+def draw(curves: dict[int, dict[str, list[Outcome]]], folder: Path) -> None:
     """Quality against TPOT, a panel per seed."""
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2, len(curves), figsize=(WIDTH_IN[2], 4.0), layout="constrained", sharey="row", squeeze=False
-        )
+    note = "Demo model, closed loop, LRU over the link alone, a quarter of the experts. Grey: +1 %."
+    with panels(folder / "quality_notions", note, (2, len(curves)), 4.0, sharey="row") as axes:
         for axis, (seed, rules) in zip(axes.T, curves.items(), strict=True):
             for line, (name, outcomes) in zip(LINES, rules.items(), strict=False):
-                times = [1e3 * float(outcome.value("tpot_s")) for outcome in outcomes]
-                axis[0].plot(times, [float(o.value("kl")) for o in outcomes], label=name, **line)
-                axis[1].plot(times, [100 * float(o.value("perplexity_change")) for o in outcomes], **line)
+                times = [1e3 * outcome.value("tpot_s") for outcome in outcomes]
+                axis[0].plot(times, [outcome.value("kl") for outcome in outcomes], label=name, **line)
+                axis[1].plot(times, [100 * outcome.value("perplexity_change") for outcome in outcomes], **line)
             axis[0].set_title(f"training seed {seed}")
             axis[1].set_xlabel("TPOT, ms (SIMULATED)")
             axis[1].axhline(1.0, color="#888888", linewidth=0.6)
         axes[0, 0].set_ylabel("KL, nats (MEASURED)")
         axes[1, 0].set_ylabel("change of perplexity,\n% (MEASURED)")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        add_footnote(figure, "Demo model, closed loop, LRU over the link alone, a quarter of the experts. Grey: +1 %.")
-        save_figure(figure, folder, "quality_notions")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

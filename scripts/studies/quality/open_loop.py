@@ -8,11 +8,10 @@ token with the clock in the loop, over fewer windows. Routing MEASURED in the de
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -21,21 +20,16 @@ from policies.base import Policy
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.state import DECODE
-from scripts.studies.quality.bench import (
-    Bench,
-    Case,
-    arguments,
-    bench_of,
-    draws_of,
-    interval,
-    save_figure,
-    write_results,
-)
+from scripts.command_line import run
+from scripts.studies.quality.bench import Bench, Case, sums_by
 from scripts.studies.quality.rules import RULES, lru_with
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
+from scripts.studies.resampling import draw_blocks, with_interval
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
-from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
+from sim.figures.style import LINES
 from sim.quality.decode import decode
+from sim.quality.intervals import DRAWS
 from sim.quality.live import Timing
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, untouched_routing
@@ -51,8 +45,8 @@ def policies() -> dict[str, Policy]:
     smoe = load_policy("importance")
     return {
         "importance, no prefetch": replace(smoe, prediction=NoPrediction(), prefetch=NoPrefetch()),
-        "cache_prior 0.2": lru_with(RULES["cache_prior"][1](0.2)),
-        "importance_plus 0.08": lru_with(RULES["importance_plus"][1](0.08)),
+        "cache_prior 0.2": lru_with(RULES["cache_prior"].of(0.2)),
+        "importance_plus 0.08": lru_with(RULES["importance_plus"].of(0.08)),
         "importance": smoe,
     }
 
@@ -64,11 +58,10 @@ def sums_of(timing: Timing) -> NDArray[np.float64]:
     return np.add.reduceat(rows, np.arange(0, len(rows), BIN), axis=0)
 
 
-def run(bench: Bench, name: str, policy: Policy, fraction: float, count: int) -> NDArray[np.float64]:
+def both_loops(bench: Bench, name: str, policy: Policy, fraction: float, count: int) -> NDArray[np.float64]:
     """[2, count, bins, 8]: open and closed loop, window by window."""
-    key = f"open_loop_{count}_{Case(name, 0.0, policy, bench.seed, fraction).key(bench.name)}"
-    found = bench.store.get(key)
-    if found is None:
+
+    def replay() -> dict[str, NDArray[np.float64]]:
         study, both = bench.study(policy, fraction), []
         for number, window in enumerate(bench.windows.tokens[:count]):
             (arrays,) = untouched_routing(study.loop, window[None])
@@ -80,49 +73,47 @@ def run(bench: Bench, name: str, policy: Policy, fraction: float, count: int) ->
                 live = decode(study.loop, window, Variant("policy"), number)
             assert live.timing is not None
             both.append((sums_of(recorded), sums_of(live.timing)))
-        found = {"sums": np.array(both).swapaxes(0, 1)}
-        bench.store.put(key, found)
-    return np.asarray(found["sums"])
+        return {"sums": np.array(both).swapaxes(0, 1)}
+
+    key = f"open_loop_{count}_{Case(name, 0.0, policy, bench.seed, fraction).key(bench.name)}"
+    return np.asarray(bench.stored(key, replay)["sums"])
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
+def main(argv: list[str]) -> None:
+    """Run every policy both ways, print the differences, write them and their figure."""
+    parser = arguments(__doc__)
     parser.add_argument("--fraction", type=float, default=0.25, help="capacity (default 0.25)")
     parser.add_argument("--decode-windows", type=int, default=6, help="for policies that prefetch (default 6)")
-    given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    given = parser.parse_args(argv)
+    rows: list[Row] = []
     bench = bench_of(given, given.seeds[0])
     for name, policy in tqdm(policies().items(), unit=" policies"):
         count = given.windows if isinstance(policy.prefetch, NoPrefetch) else min(given.decode_windows, given.windows)
-        sums = run(bench, name, policy, given.fraction, count)
+        sums = both_loops(bench, name, policy, given.fraction, count)
         rows += table(name, sums, bench.windows.documents[:count], given.tokens)
     print_rows(rows)
-    write_results(given.results / "quality_open_loop.json", given, rows, fraction=given.fraction)
+    write_results("quality_open_loop", given, rows, fraction=given.fraction)
     draw(rows, given.figures)
 
 
-def table(name: str, sums: NDArray[np.float64], documents: tuple[str, ...], tokens: int) -> list[dict[str, Any]]:
+def table(name: str, sums: NDArray[np.float64], documents: Iterable[str], tokens: int) -> list[Row]:
     """A row for each bin of positions, and one for all."""
-    _, index = np.unique(np.array(documents), return_inverse=True)
-    blocks = np.zeros((2, index.max() + 1, *sums.shape[2:]))  # [2, B, bins, 8]
-    for loop in range(2):
-        np.add.at(blocks[loop], index, sums[loop])
-    draws, rows = draws_of(blocks.shape[1]), []
+    blocks = np.stack([sums_by(documents, loop) for loop in sums])  # [2, B, bins, 8]
+    draws, rows = draw_blocks(blocks.shape[1], DRAWS), []
     for first in [*range(0, tokens, BIN), -1]:
         here = blocks.sum(axis=2) if first < 0 else blocks[:, :, first // BIN]  # [2, B, 8]
-        row: dict[str, Any] = {"policy": name, "positions": "all" if first < 0 else f"{first}-{first + BIN - 1}"}
+        row: Row = {"policy": name, "positions": "all" if first < 0 else f"{first}-{first + BIN - 1}"}
         for measure, (top, bottom) in RATES.items():
             whole, drawn = here.sum(axis=1), np.einsum("db,lbc->ldc", draws, here)
-            open_, closed = (float(one[top] / one[bottom]) for one in whole)
+            open_, closed = (float(loop[top] / loop[bottom]) for loop in whole)
             spread = drawn[1, :, top] / drawn[1, :, bottom] - drawn[0, :, top] / drawn[0, :, bottom]
-            low, high = interval(spread)
-            row |= {f"{measure}.open": open_, f"{measure}.closed": closed, f"{measure}.difference": closed - open_}
-            row |= {f"{measure}.difference.low": low, f"{measure}.difference.high": high}
+            row |= {f"{measure}.open": open_, f"{measure}.closed": closed}
+            row |= with_interval(f"{measure}.difference", closed - open_, spread)
         rows.append(row)
     return rows
 
 
-def print_rows(rows: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[Row]) -> None:
     """The table: closed minus open."""
     print("closed loop minus open loop; routing MEASURED, times SIMULATED")
     print(f"{'policy':<26}{'positions':<11}{'hit rate, points':>30}{'substituted, points':>30}{'TPOT, ms':>34}")
@@ -131,40 +122,33 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         print(f"{row['policy']:<26}{row['positions']:<11}{cells[0]:>30}{cells[1]:>30}{_cell(row, 'tpot_s', 1e3):>34}")
 
 
-def _cell(row: dict[str, Any], measure: str, scale: float) -> str:
-    low, high = (scale * row[f"{measure}.difference.{end}"] for end in ("low", "high"))
-    value = scale * row[f"{measure}.closed"]
-    return f"{value:.2f}: {scale * row[f'{measure}.difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _cell(row: Row, measure: str, scale: float) -> str:
+    return f"{scale * row[f'{measure}.closed']:.2f}: {bounds(row, f'{measure}.difference', scale)}"
 
 
-def draw(rows: list[dict[str, Any]], folder: Any) -> None:
+def draw(rows: list[Row], folder: Path) -> None:
     """Differences by position in the context."""
-    panels = {
+    titles = {
         "hit_rate": ("hit rate, points", 100.0),
         "substitution_rate": ("substituted, points", 100.0),
         "tpot_s": ("TPOT, ms", 1e3),
     }
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(WIDTH_IN[2], 2.3), layout="constrained")
-        for axis, (measure, (label, scale)) in zip(axes, panels.items(), strict=True):
+    note = "Demo model, a quarter of the experts. Routing MEASURED, TPOT SIMULATED; bands: 95 %, over documents."
+    with panels(folder / "quality_open_loop", note, (1, 3), 2.3) as axes:
+        for axis, (measure, (title, scale)) in zip(axes[0], titles.items(), strict=True):
             for line, name in zip(LINES, dict.fromkeys(row["policy"] for row in rows), strict=False):
                 points = [row for row in rows if row["policy"] == name and row["positions"] != "all"]
-                x = np.array([int(row["positions"].split("-")[0]) + BIN / 2 for row in points])
-                values = np.array([scale * row[f"{measure}.difference"] for row in points])
-                low, high = (
-                    np.array([scale * row[f"{measure}.difference.{end}"] for row in points]) for end in ("low", "high")
+                places = [int(row["positions"].split("-")[0]) + BIN / 2 for row in points]
+                values, low, high = (
+                    [scale * row[f"{measure}.difference{end}"] for row in points] for end in ("", ".low", ".high")
                 )
-                axis.plot(x, values, label=name, **line)
-                axis.fill_between(x, low, high, color=line["color"], alpha=0.1, linewidth=0)
+                axis.plot(places, values, label=name, **line)
+                axis.fill_between(places, low, high, color=line["color"], alpha=0.1, linewidth=0)
             axis.axhline(0.0, color="#888888", linewidth=0.6)
             axis.set_xlabel("position in the context, tokens")
-            axis.set_title(label)
-        axes[0].set_ylabel("closed minus open loop")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        note = "Demo model, a quarter of the experts. Routing MEASURED, TPOT SIMULATED; bands: 95 %, over documents."
-        add_footnote(figure, note)
-        save_figure(figure, folder, "quality_open_loop")
+            axis.set_title(title)
+        axes[0, 0].set_ylabel("closed minus open loop")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

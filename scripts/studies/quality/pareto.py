@@ -7,25 +7,15 @@ times are SIMULATED. Ten to fifteen minutes on two cores; finished cases are kep
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 from tqdm import tqdm
 
-from scripts.studies.quality.bench import (
-    STATISTICS,
-    Case,
-    Outcome,
-    arguments,
-    bench_of,
-    draws_of,
-    interval,
-    save_figure,
-    write_results,
-)
+from scripts.command_line import run
+from scripts.studies.quality.bench import STATISTICS, Case, Outcome
 from scripts.studies.quality.rules import RULES, lru_with
-from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
+from sim.figures.style import LINES
 
 FRACTIONS = (0.125, 0.25, 0.375)
 SHOWN = {
@@ -39,37 +29,34 @@ SHOWN = {
 }
 
 
-def main() -> None:
-    parser = arguments(__doc__ or "")
+def main(argv: list[str]) -> None:
+    """Run the cases, print the table, write it and its figure."""
+    parser = arguments(__doc__)
     parser.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS), help="capacities")
-    given = parser.parse_args()
-    bench, rows = bench_of(given, given.seeds[0]), []
-    cases = [
-        Case(name, value, lru_with(rule(value)), given.seeds[0], fraction)
-        for fraction in given.fractions
-        for name, (_, rule, values) in RULES.items()
-        for value in values
-    ]
-    plain = [Case("lru", 0.0, lru_with(), given.seeds[0], fraction) for fraction in given.fractions]
-    outcomes = [bench.run(case) for case in tqdm(plain + cases, unit=" cases")]
+    given = parser.parse_args(argv)
+    bench = bench_of(given, given.seeds[0])
+    rows: list[Row] = []
     for fraction in given.fractions:
-        here = [outcome for outcome in outcomes if outcome.case.fraction == fraction]
-        rows += table(here)
+        rows += table([bench.run(case) for case in tqdm(cases_at(bench.seed, fraction), unit=" cases")])
     print_rows(rows)
-    write_results(given.results / "quality_pareto.json", given, rows)
+    write_results("quality_pareto", given, rows)
     draw(rows, given.fractions, given.figures)
 
 
-def table(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def cases_at(seed: int, fraction: float) -> list[Case]:
+    """The plain cache and every rule at every value of its knob."""
+    plain = Case("lru", 0.0, lru_with(), seed, fraction)
+    rules = [(name, value, rule) for name, rule in RULES.items() for value in rule.values]
+    return [plain, *(Case(name, value, lru_with(rule.of(value)), seed, fraction) for name, value, rule in rules)]
+
+
+def table(outcomes: list[Outcome]) -> list[Row]:
     """A row per case of one capacity, with intervals and whether it is on the front."""
-    draws, rows = draws_of(len(outcomes[0].sums)), []
+    rows: list[Row] = []
     for outcome in outcomes:
         case = outcome.case
-        row: dict[str, Any] = {"rule": case.label, "knob": case.knob, "fraction": case.fraction, "seed": case.seed}
-        for name in STATISTICS:
-            low, high = interval(outcome.value(name, draws))
-            row |= {name: float(outcome.value(name)), f"{name}.low": low, f"{name}.high": high}
-        rows.append(row)
+        row = {"rule": case.label, "knob": case.knob, "fraction": case.fraction, "seed": case.seed}
+        rows.append(row | outcome.row(STATISTICS))
     for quality in ("perplexity_change", "kl"):
         for row in rows:
             row[f"on_front.{quality}"] = not any(
@@ -79,15 +66,14 @@ def table(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     return rows
 
 
-def print_rows(rows: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[Row]) -> None:
     """The table; * marks the Pareto front of TPOT and perplexity, + that of TPOT and KL."""
     print("quality MEASURED, times SIMULATED; * on the Pareto front of TPOT and perplexity, + of TPOT and KL")
     print(
         f"{'capacity':<10}{'rule':<24}{'knob':>7}{'perplexity':>24}{'KL, nats':>10}{'TPOT, ms':>10}{'cache ratio':>13}"
     )
     for row in rows:
-        change = " [".join(f"{100 * row[f'perplexity_change{end}']:+.2f}" for end in ("", ".low"))
-        change += f", {100 * row['perplexity_change.high']:+.2f}] %"
+        change = f"{bounds(row, 'perplexity_change')} %"
         marks = ("*" if row["on_front.perplexity_change"] else " ") + ("+" if row["on_front.kl"] else " ")
         print(
             f"{row['fraction']:<10.4g}{row['rule']:<24}{row['knob']:>7.3g}{change:>24}{row['kl']:>10.4f}"
@@ -95,14 +81,12 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def draw(rows: list[dict[str, Any]], fractions: list[float], folder: Any) -> None:
+def draw(rows: list[Row], fractions: list[float], folder: Path) -> None:
     """KL and perplexity against TPOT, a panel per capacity."""
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            2, len(fractions), figsize=(WIDTH_IN[2], 4.2), layout="constrained", sharex="col", squeeze=False
-        )
+    note = "Demo model, closed loop, LRU over the link alone; sizes of DeepSeek-MoE-16B, 6 layers. Grey: +1 %."
+    with panels(folder / "quality_pareto", note, (2, len(fractions)), 4.2, sharex="col") as axes:
         for axis, fraction in zip(axes.T, fractions, strict=True):
-            for line, (rule, label) in zip(LINES, SHOWN.items(), strict=True):
+            for line, (rule, label) in zip(LINES, SHOWN.items(), strict=False):
                 points = sorted(
                     (1e3 * row["tpot_s"], row["kl"], 100 * row["perplexity_change"])
                     for row in rows
@@ -116,12 +100,7 @@ def draw(rows: list[dict[str, Any]], fractions: list[float], folder: Any) -> Non
             axis[1].axhline(1.0, color="#888888", linewidth=0.6)
         axes[0, 0].set_ylabel("KL from the untouched\nmodel, nats (MEASURED)")
         axes[1, 0].set_ylabel("change of perplexity,\n% (MEASURED)")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        add_footnote(
-            figure, "Demo model, closed loop, LRU over the link alone; sizes of DeepSeek-MoE-16B, 6 layers. Grey: +1 %."
-        )
-        save_figure(figure, folder, "quality_pareto")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

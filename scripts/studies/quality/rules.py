@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from policies.base import Policy, Substitution
 from policies.substitution.adaptive_top_k import AdaptiveTopK
@@ -21,22 +21,36 @@ from policies.substitution.skip import Skip
 from policies.substitution.smoe_code import SmoeCode
 from sim.assembly.catalogue import load_policy
 
-RULES: dict[str, tuple[str, Callable[[float], Substitution], tuple[float, ...]]] = {
-    "score_band": ("alpha", lambda x: ScoreBand(alpha=x), (0.1, 0.2, 0.35, 0.5, 0.65)),
-    "smoe_code": ("alpha", lambda x: SmoeCode(alpha=x), (0.25, 0.5)),
-    "skip": ("alpha", lambda x: Skip(alpha=x), (0.1, 0.2, 0.35, 0.5)),
-    "similarity": ("alpha", lambda x: Similarity(alpha=x), (0.1, 0.2, 0.35)),
-    "random_replacement": ("alpha", lambda x: RandomReplacement(alpha=x), (0.1, 0.2, 0.35)),
-    "buddy": ("max_per_token", lambda x: Buddy(max_per_token=int(x)), (1, 2)),
-    "cache_prior": ("bonus", lambda x: CachePrior(bonus=x, keep=1), (0.03, 0.06, 0.1, 0.15, 0.2)),
-    "max_rank": ("max_rank", lambda x: MaxRank(max_rank=int(x), keep=2), (7, 8, 10, 12)),
-    "cumulative_threshold": ("mass", lambda x: CumulativeThreshold(mass=x, keep=2), (0.3, 0.4, 0.5)),
-    "adaptive_top_k": ("tolerance", lambda x: AdaptiveTopK(tolerance=x), (0.005, 0.01)),
-    "bonus_and_drop": ("keep", lambda x: BonusAndDrop(keep=int(x)), (4, 5)),
-    "replace_all_missing": ("-", lambda x: ReplaceAllMissing(), (0.0,)),
-    "importance_plus": ("loss", lambda x: ImportancePlus(loss=x), (0.02, 0.035, 0.05, 0.08, 0.1)),
+
+@dataclass(frozen=True)
+class Rule:
+    """A substitution rule with the values that the studies give its knob, and other knobs that they set."""
+
+    cls: type[Substitution]
+    knob: str
+    values: tuple[float, ...]
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, value: float) -> Substitution:
+        """The rule at one value of its knob."""
+        return self.cls(**self.others, **({self.knob: value} if self.knob else {}))
+
+
+RULES = {
+    "score_band": Rule(ScoreBand, "alpha", (0.1, 0.2, 0.35, 0.5, 0.65)),
+    "smoe_code": Rule(SmoeCode, "alpha", (0.25, 0.5)),
+    "skip": Rule(Skip, "alpha", (0.1, 0.2, 0.35, 0.5)),
+    "similarity": Rule(Similarity, "alpha", (0.1, 0.2, 0.35)),
+    "random_replacement": Rule(RandomReplacement, "alpha", (0.1, 0.2, 0.35)),
+    "buddy": Rule(Buddy, "max_per_token", (1, 2)),
+    "cache_prior": Rule(CachePrior, "bonus", (0.03, 0.06, 0.1, 0.15, 0.2), {"keep": 1}),
+    "max_rank": Rule(MaxRank, "max_rank", (7, 8, 10, 12), {"keep": 2}),
+    "cumulative_threshold": Rule(CumulativeThreshold, "mass", (0.3, 0.4, 0.5), {"keep": 2}),
+    "adaptive_top_k": Rule(AdaptiveTopK, "tolerance", (0.005, 0.01)),
+    "bonus_and_drop": Rule(BonusAndDrop, "keep", (4, 5)),
+    "replace_all_missing": Rule(ReplaceAllMissing, "", (0.0,)),
+    "importance_plus": Rule(ImportancePlus, "loss", (0.02, 0.035, 0.05, 0.08, 0.1)),
 }
-"""Rule -> (name of its knob, rule of a value, values)."""
 
 
 def lru_with(substitution: Substitution | None = None) -> Policy:

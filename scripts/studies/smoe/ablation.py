@@ -15,15 +15,24 @@ varied beside it. Nothing is fitted to the paper. All results are SIMULATED, all
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from scripts.studies.smoe.claims import LRU, SMOE, Finding, baselines, best_of, examine, published_claims, write
+from scripts.command_line import parser_of, run
+from scripts.studies.smoe.claims import (
+    LRU,
+    SMOE,
+    Chooser,
+    Finding,
+    baselines,
+    best_of,
+    examine,
+    fixed,
+    published_claims,
+    write,
+)
 from scripts.studies.smoe.replays import (
     BASELINES,
     CHAIN,
@@ -36,10 +45,8 @@ from scripts.studies.smoe.replays import (
     Contender,
     Machine,
     Sums,
-    Vector,
     change,
-    draw_blocks,
-    interval,
+    change_interval,
     value,
 )
 from traces.embedded import embedded_trace_path
@@ -49,35 +56,13 @@ from traces.format.trace import Trace
 
 QUICK_REQUESTS = 6
 QUICK_MACHINES = (Machine(0.0, 1 / 3), NOMINAL, Machine(0.0, 1.2))
-DRAWS = 2000
+MEMBERS = [Contender(CHAIN[:steps]) for steps in range(len(CHAIN) + 1)]
+Pairs = Sequence[tuple[Sums, Sums]]
 
 
-@dataclass(frozen=True)
-class Study:
-    """What one call of the script examines."""
-
-    bench: Bench
-    batches: tuple[int, ...]
-    machines: tuple[Machine, ...]
-
-    def draws(self, sums: Sums) -> Vector:
-        """The same draws of blocks for everything with as many blocks."""
-        return draw_blocks(sums.tokens.size, DRAWS)
-
-    def pairs(self, old: Contender, new: Contender, batch: int, older: bool = False) -> list[tuple[Sums, Sums]]:
-        """Both contenders in every set-up, on the nominal machine."""
-        sides = ((self.bench.run(s, c, batch, NOMINAL, older) for c in (old, new)) for s in SETUPS)
-        return [(first, second) for first, second in sides]
-
-    def written(self, pairs: Sequence[tuple[Sums, Sums]], measure: str = "TPOT") -> str:
-        """Mean relative change with its interval, in percent."""
-        low, high = interval(change(pairs, measure, self.draws(pairs[0][0])))
-        return f"{change(pairs, measure)[0]:+7.1%} [{low:+.1%}, {high:+.1%}]"
-
-
-def main(argv: list[str]) -> int:
-    """Print the tables. Raises SystemExit for bad input."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]) -> None:
+    """Replay everything and print every table."""
+    parser = parser_of(__doc__)
     parser.add_argument("--trace", type=Path, help="trace with gate scores and lookahead (default: the embedded one)")
     parser.add_argument("--requests", type=int, help="replay the first N requests (default: all that are not held out)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_REQUESTS} requests, batch 1, three machines")
@@ -85,33 +70,28 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     batches, machines = ((1,), QUICK_MACHINES) if options.quick else ((1, 3), MACHINES)
     requests = QUICK_REQUESTS if options.quick and options.requests is None else options.requests
-    try:
-        examine_all(*split(options.trace, requests, 2 * max(batches)), batches, machines, options.out)
-    except UserError as error:
-        parser.error(str(error))
-    return 0
-
-
-def examine_all(
-    trace: Trace, others: Trace, batches: tuple[int, ...], machines: tuple[Machine, ...], out: Path | None
-) -> None:
-    """Replay everything and print every table."""
     start = time.perf_counter()
-    study = Study(Bench(trace, others), batches, machines)
-    print_head(trace, others, batches)
+    bench = Bench(*split(options.trace, requests, 2 * max(batches)))
+    print_head(bench, batches)
     for batch in batches:
-        print_combinations(study, batch)
-        print_left_out(study, batch)
-        print_contenders(study, batch)
-        print_parts_of_time(study, batch)
-        print_older_capacity(study, batch)
-        print_chain_by_host(study, batch)
-    findings = [examine(study.bench, claim, machines, study.draws) for claim in published_claims(batches)]
-    print_machines(study)
+        print_combinations(bench, batch)
+        print_left_out(bench, batch)
+        print_contenders(bench, batch)
+        print_parts_of_time(bench, batch)
+        print_older_capacity(bench, batch)
+        print_chain_by_host(bench, batch, machines)
+    findings = [examine(bench, claim, machines) for claim in published_claims(batches)]
+    print_machines(bench, batches, machines)
     print_findings(findings)
-    if out is not None:
-        write(out, study.bench, findings)
-    print(f"\n{study.bench.replays} replays in {time.perf_counter() - start:.0f} s; SIMULATED, sizes ESTIMATED")
+    if options.out is not None:
+        write(options.out, bench, findings)
+    print(f"\n{bench.replays} replays in {time.perf_counter() - start:.0f} s; SIMULATED, sizes ESTIMATED")
+
+
+def shown(pairs: Pairs, measure: str = "TPOT") -> str:
+    """Mean relative change with its interval, in percent."""
+    low, high = change_interval(pairs, measure)
+    return f"{change(pairs, measure)[0]:+7.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 def split(path: Path | None, requests: int | None, least: int) -> tuple[Trace, Trace]:
@@ -125,9 +105,9 @@ def split(path: Path | None, requests: int | None, least: int) -> tuple[Trace, T
     return trace.select_requests(count), trace.select_requests(held, left)
 
 
-def print_head(trace: Trace, others: Trace, batches: tuple[int, ...]) -> None:
+def print_head(bench: Bench, batches: tuple[int, ...]) -> None:
     """What is replayed, and what the comparison with the paper lacks."""
-    geometry = trace.geometry
+    trace, others, geometry = bench.trace, bench.others, bench.trace.geometry
     shape = f"{geometry.num_layers} layers, top {geometry.top_k} of {geometry.num_experts} experts"
     print(f"SIMULATED: routing of {geometry.model}, {shape}, {trace.num_requests} requests", end="")
     print(f" ({others.num_requests} others held out to learn from)")
@@ -144,30 +124,34 @@ def print_head(trace: Trace, others: Trace, batches: tuple[int, ...]) -> None:
     print("TPOT is the time per decode token of all layers of the trace; changes are means over S1, S2, S3.")
 
 
-def print_combinations(study: Study, batch: int) -> None:
+def print_combinations(bench: Bench, batch: int) -> None:
     """All 16 combinations of the four parts."""
     print(f"\nall combinations, batch {batch}: TPOT in ms, cache ratio in decode, gate mass not executed as routed")
     names = "".join(f"{s.name:>7}" for s in SETUPS), "".join(f"{s.name:>6}" for s in SETUPS)
     print(f"{'parts on LRU':<36}{names[0]}   {'TPOT against LRU':<26}{names[1]}{'lost':>6}")
     for count in range(len(CHAIN) + 1):
         for parts in itertools.combinations(CHAIN, count):
-            pairs = study.pairs(LRU, Contender(parts), batch)
+            pairs = bench.pairs(LRU, Contender(parts), batch)
             tpot = "".join(f"{value(new, 'TPOT')[0] / 1e6:>7.1f}" for _, new in pairs)
             ratios = "".join(f"{value(new, 'cache ratio')[0]:>6.0%}" for _, new in pairs)
             lost = sum(new.lost_gate_mass for _, new in pairs) / len(pairs)
-            print(f"{'+'.join(parts) or 'none':<36}{tpot}   {study.written(pairs):<26}{ratios}{lost:>6.0%}")
+            print(f"{'+'.join(parts) or 'none':<36}{tpot}   {shown(pairs):<26}{ratios}{lost:>6.0%}")
 
 
-def print_left_out(study: Study, batch: int) -> None:
+def print_left_out(bench: Bench, batch: int) -> None:
     """SMoE without one part, against all of it."""
     print(f"\none part left out, batch {batch}: change against the whole")
-    for part in CHAIN:
-        rest = Contender(tuple(other for other in CHAIN if other != part))
-        pairs = study.pairs(SMOE, rest, batch)
-        print(f"  without {part:<10} TPOT {study.written(pairs):<28} cache ratio {study.written(pairs, 'cache ratio')}")
+    rests = {part: Contender(tuple(other for other in CHAIN if other != part)) for part in CHAIN}
+    print_changes((f"without {part:<10}", bench.pairs(SMOE, rest, batch)) for part, rest in rests.items())
 
 
-def print_contenders(study: Study, batch: int) -> None:
+def print_changes(rows: Iterable[tuple[str, Pairs]]) -> None:
+    """A line for each change: of TPOT and of the cache ratio."""
+    for name, pairs in rows:
+        print(f"  {name} TPOT {shown(pairs):<28} cache ratio {shown(pairs, 'cache ratio')}")
+
+
+def print_contenders(bench: Bench, batch: int) -> None:
     """SMoE against every baseline: each system's own supply of misses, then the same for both sides."""
     for side in ("own", *SIDES):
         rivals = [Contender(side=side), *(c for c in baselines(SETUPS[0], BASELINES, side))]
@@ -175,62 +159,62 @@ def print_contenders(study: Study, batch: int) -> None:
         print(f"\nSMoE against baselines, batch {batch}, supply of misses: {side}")
         print(f"{'':<34}{'S1':>7}{'S2':>7}{'S3':>7} ms   cache ratio, mean   SMoE's TPOT against it")
         for rival in (smoe, *rivals):
-            pairs = study.pairs(rival, smoe, batch)
+            pairs = bench.pairs(rival, smoe, batch)
             tpot = "".join(f"{value(old, 'TPOT')[0] / 1e6:>7.1f}" for old, _ in pairs)
             ratio = sum(float(value(old, "cache ratio")[0]) for old, _ in pairs) / len(pairs)
             name = "SMoE" if rival is smoe else rival.label.removesuffix(f", {side}")
-            gain = "" if rival is smoe else study.written(pairs)
+            gain = "" if rival is smoe else shown(pairs)
             print(f"{name:<34}{tpot}      {ratio:>8.0%}            {gain}".rstrip())
 
 
-def print_parts_of_time(study: Study, batch: int) -> None:
+def print_parts_of_time(bench: Bench, batch: int) -> None:
     """Where a token's time goes along the chain: what no rule can save bounds every gain."""
     print(f"\nshare of TPOT along the chain, batch {batch}, mean over set-ups")
     print(f"{'':<34}{'link':>7}{'CPU':>7}{'host':>7}{'launch, sync':>14}{'GPU':>7}")
     for steps in range(len(CHAIN) + 1):
-        runs = [study.bench.run(setup, Contender(CHAIN[:steps]), batch) for setup in SETUPS]
+        runs = [bench.run(setup, Contender(CHAIN[:steps]), batch) for setup in SETUPS]
         groups = (("link",), ("cpu",), ("host",), ("launch", "sync"), ("attention", "expert"))
         shares = [sum(run.share(*group) for run in runs) / len(runs) for group in groups]
         link, cpu, host, launch, gpu = (f"{share:.0%}" for share in shares)
         print(f"{'+'.join(['lru', *CHAIN[:steps]]):<34}{link:>7}{cpu:>7}{host:>7}{launch:>14}{gpu:>7}")
 
 
-def print_older_capacity(study: Study, batch: int) -> None:
+def print_older_capacity(bench: Bench, batch: int) -> None:
     """The chain at the capacities that the older code fixed."""
     print(f"\nchain at the older code's capacities, batch {batch}: each step against the one before")
-    for step, part in enumerate(CHAIN):
-        sides = Contender(CHAIN[:step]), Contender(CHAIN[: step + 1])
-        pairs = study.pairs(*sides, batch, older=True)
-        print(f"  +{part:<10} TPOT {study.written(pairs):<28} cache ratio {study.written(pairs, 'cache ratio')}")
+    steps = zip(CHAIN, itertools.pairwise(MEMBERS), strict=True)
+    print_changes((f"+{part:<10}", bench.pairs(*sides, batch, older=True)) for part, sides in steps)
 
 
-def print_chain_by_host(study: Study, batch: int) -> None:
+def print_chain_by_host(bench: Bench, batch: int, machines: Sequence[Machine]) -> None:
     """The chain at both capacities and every host cost, since neither is known of the paper's figures."""
     print(f"\nchain by capacity and host cost, batch {batch}: TPOT, each step against the one before")
     print(f"{'capacity':<10}{'host ms':>8}" + "".join(f"{f'+{part}':>11}" for part in CHAIN) + f"{'all four':>11}")
-    members = [Contender(CHAIN[:steps]) for steps in range(len(CHAIN) + 1)]
     for older in (False, True):
-        for host_s in sorted({machine.host_s for machine in study.machines}):
-            sides = [*itertools.pairwise(members), (LRU, SMOE)]
-            machine = Machine(host_s=host_s)
-            runs = [[tuple(study.bench.run(s, c, batch, machine, older) for c in two) for s in SETUPS] for two in sides]
-            cells = "".join(f"{change(pairs, 'TPOT')[0]:>+11.1%}" for pairs in runs)  # type: ignore[arg-type]
+        for host_s in sorted({machine.host_s for machine in machines}):
+            sides = [*itertools.pairwise(MEMBERS), (LRU, SMOE)]
+            pairs = (bench.pairs(old, new, batch, Machine(host_s=host_s), older) for old, new in sides)
+            cells = "".join(f"{change(pair, 'TPOT')[0]:>+11.1%}" for pair in pairs)
             print(f"{'older' if older else 'automatic':<10}{host_s * 1e3:>8g}{cells}")
 
 
-def print_machines(study: Study) -> None:
+def print_machines(bench: Bench, batches: Sequence[int], machines: Sequence[Machine]) -> None:
     """What host cost and CPU speed do to the whole effect and to the lead over the best baseline."""
+
+    def against(rival: Chooser, batch: int, machine: Machine) -> float:
+        pairs = []
+        for setup in SETUPS:
+            old = bench.run(setup, rival(bench, setup, batch, machine), batch, machine)
+            pairs.append((old, bench.run(setup, SMOE, batch, machine)))
+        return float(change(pairs, "TPOT")[0])
+
     print("\nSMoE under other host costs and CPU speeds: TPOT against LRU, and against the best baseline (own supply)")
-    print(f"{'host ms':>8}{'CPU/copy':>10}" + "".join(f"{f'batch {b}: LRU':>16}{'best':>8}" for b in study.batches))
-    for machine in study.machines:
+    print(f"{'host ms':>8}{'CPU/copy':>10}" + "".join(f"{f'batch {b}: LRU':>16}{'best':>8}" for b in batches))
+    for machine in machines:
         line = f"{machine.host_s * 1e3:>8g}{machine.cpu_ratio:>10.2f}"
-        for batch in study.batches:
-            for width, chosen in ((16, best_of((), with_lru=True)), (8, best_of(CODE_BASELINES))):
-                pairs = [
-                    tuple(study.bench.run(s, c, batch, machine) for c in (chosen(study.bench, s, batch, machine), SMOE))
-                    for s in SETUPS
-                ]
-                line += f"{change(pairs, 'TPOT')[0]:>{width}.1%}"  # type: ignore[arg-type]
+        for batch in batches:
+            line += f"{against(fixed(LRU), batch, machine):>16.1%}"
+            line += f"{against(best_of(CODE_BASELINES), batch, machine):>8.1%}"
         print(line)
 
 
@@ -249,4 +233,4 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -20,9 +20,8 @@ from scripts.studies.smoe.replays import (
     Machine,
     Setup,
     Sums,
-    Vector,
     change,
-    interval,
+    change_interval,
     value,
 )
 
@@ -110,19 +109,15 @@ def fixed(contender: Contender) -> Chooser:
     return lambda bench, setup, batch, machine: contender
 
 
-_MEMBERS = tuple(fixed(Contender(CHAIN[:steps])) for steps in range(len(CHAIN) + 1))
+CHAIN_MEMBERS = [fixed(Contender(CHAIN[:steps])) for steps in range(len(CHAIN) + 1)]
+"""LRU with the first 0 to 4 parts of SMoE."""
 
 
-def chain_member(steps: int) -> Chooser:
-    """LRU with the first ``steps`` parts of SMoE."""
-    return _MEMBERS[steps]
-
-
-def best_of(names: Sequence[str], side: str = "own", with_lru: bool = False) -> Chooser:
+def best_of(names: Sequence[str]) -> Chooser:
     """The baseline with the lowest TPOT in that set-up, on that machine."""
 
     def choose(bench: Bench, setup: Setup, batch: int, machine: Machine) -> Contender:
-        rivals = baselines(setup, names, side) + ([Contender(side=side)] if with_lru else [])
+        rivals = baselines(setup, names)
         return min(rivals, key=lambda rival: float(value(bench.run(setup, rival, batch, machine), "TPOT")[0]))
 
     return choose
@@ -139,11 +134,11 @@ def published_claims(batches: Sequence[int]) -> list[Claim]:
     claims = []
     for measure, published in (("TPOT", (-0.08, -0.20, -0.14, -0.34)), ("cache ratio", (0.11, 0.60, 0.12, -0.03))):
         for step, (part, size) in enumerate(zip(CHAIN, published, strict=True)):
-            implied = IMPLIED_CACHE_RATIO[step : step + 2] if measure == "cache ratio" else None
-            members = chain_member(step), chain_member(step + 1)
-            claims.append(Claim(f"+{part}", measure, size, *members, implied=implied))  # type: ignore[arg-type]
+            implied = IMPLIED_CACHE_RATIO[step], IMPLIED_CACHE_RATIO[step + 1]
+            members = CHAIN_MEMBERS[step], CHAIN_MEMBERS[step + 1]
+            claims.append(Claim(f"+{part}", measure, size, *members, implied=implied if measure != "TPOT" else None))
     product = 0.92 * 0.80 * 0.86 * 0.66 - 1.0
-    claims.append(Claim("all four parts", "TPOT", product, chain_member(0), chain_member(4)))
+    claims.append(Claim("all four parts", "TPOT", product, CHAIN_MEMBERS[0], CHAIN_MEMBERS[4]))
     best, full = best_of(CODE_BASELINES), fixed(SMOE)
     for text, batch, size, setups in (
         ("all", 1, -0.24, SETUPS),
@@ -157,31 +152,28 @@ def published_claims(batches: Sequence[int]) -> list[Claim]:
     return [claim for claim in claims if claim.batch in batches]
 
 
-def examine(bench: Bench, claim: Claim, machines: Sequence[Machine], draws: Callable[[Sums], Vector]) -> Finding:
+def examine(bench: Bench, claim: Claim, machines: Sequence[Machine]) -> Finding:
     """Replay both sides of a claim on every machine; intervals are those of the nominal one."""
 
     def pairs(machine: Machine, older: bool = False) -> list[tuple[Sums, Sums]]:
-        found = []
+        runs = []
         for setup in claim.setups:
-            old, new = (side(bench, setup, claim.batch, machine) for side in (claim.old, claim.new))
-            runs = [bench.run(setup, contender, claim.batch, machine, older) for contender in (old, new)]
-            found.append((runs[0], runs[1]))
-        return found
+            sides = (side(bench, setup, claim.batch, machine) for side in (claim.old, claim.new))
+            old, new = (bench.run(setup, contender, claim.batch, machine, older) for contender in sides)
+            runs.append((old, new))
+        return runs
 
-    found, older = pairs(NOMINAL), pairs(NOMINAL, older=True)
-    weights = draws(found[0][0])
-    low, high = interval(change(found, claim.measure, weights))
+    nominal, older, measure = pairs(NOMINAL), pairs(NOMINAL, older=True), claim.measure
     bare = pairs(Machine(host_s=0.0))
     return Finding(
         claim,
-        float(change(found, claim.measure)[0]),
-        low,
-        high,
-        {machine: float(change(pairs(machine), claim.measure)[0]) for machine in machines},
-        float(np.mean([old.share("link", "cpu") for old, _ in found])),
+        float(change(nominal, measure)[0]),
+        *change_interval(nominal, measure),
+        {machine: float(change(pairs(machine), measure)[0]) for machine in machines},
+        float(np.mean([old.share("link", "cpu") for old, _ in nominal])),
         float(np.mean([old.share("link", "cpu") for old, _ in bare])),
-        (mean_value(found, 0, claim.measure), mean_value(found, 1, claim.measure)),
-        (float(change(older, claim.measure)[0]), *interval(change(older, claim.measure, weights))),
+        (mean_value(nominal, 0, measure), mean_value(nominal, 1, measure)),
+        (float(change(older, measure)[0]), *change_interval(older, measure)),
         tuple(claim.old(bench, setup, claim.batch, NOMINAL).label for setup in claim.setups),
     )
 

@@ -1,9 +1,10 @@
-"""Replays and paired bootstrap of scripts/studies/smoe/ablation.py: the paper's set-ups, its parts, its baselines."""
+"""Replays of the SMoE study: the paper's set-ups, its parts, its baselines, and changes with paired intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
 from policies.state import DECODE
 from policies.substitution.score_band import ScoreBand
+from scripts.studies.resampling import draw_blocks, interval
 from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TraceConfig
@@ -129,31 +131,26 @@ class Sums:
         return float(sum(self.parts_ns[part].sum() for part in parts) / self.time_ns.sum())
 
 
+DRAWS = 2000
 MEASURES = {"TPOT": ("time_ns", "tokens"), "cache ratio": ("resident", "executed")}
 
 
-def value(sums: Sums, measure: str, weights: Vector | None = None) -> Vector:
+def value(sums: Sums, measure: str, weights: NDArray[Any] | None = None) -> Vector:
     """The measure with blocks counted ``weights`` times, [draws, blocks] -> [draws]; all once -> one value."""
     above, below = (getattr(sums, name) for name in MEASURES[measure])
     counts = np.ones((1, above.size)) if weights is None else weights
     return np.asarray((counts @ above) / (counts @ below))
 
 
-def change(pairs: Sequence[tuple[Sums, Sums]], measure: str, weights: Vector | None = None) -> Vector:
+def change(pairs: Sequence[tuple[Sums, Sums]], measure: str, weights: NDArray[Any] | None = None) -> Vector:
     """Mean over set-ups of new / old - 1, where the same blocks are drawn for all of them, [draws]."""
     ratios = [value(new, measure, weights) / value(old, measure, weights) for old, new in pairs]
     return np.asarray(np.mean(ratios, axis=0) - 1.0)
 
 
-def draw_blocks(blocks: int, draws: int, seed: int = 0) -> Vector:
-    """How often each block is drawn when as many are drawn with replacement, [draws, blocks]."""
-    return np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), draws).astype(np.float64)
-
-
-def interval(samples: Vector) -> tuple[float, float]:
-    """95 % percentile interval. Source: Efron and Tibshirani 1993, chapter 13."""
-    low, high = np.quantile(samples, (0.025, 0.975))
-    return float(low), float(high)
+def change_interval(pairs: Sequence[tuple[Sums, Sums]], measure: str) -> tuple[float, float]:
+    """95 % interval of ``change`` over blocks; the same draws for everything with as many blocks."""
+    return interval(change(pairs, measure, draw_blocks(pairs[0][0].tokens.size, DRAWS)))
 
 
 @dataclass
@@ -178,6 +175,15 @@ class Bench:
             self.known[key] = self._replay(setup, contender, policy, batch, machine, older)
             self.replays += 1
         return self.known[key]
+
+    def pairs(
+        self, old: Contender, new: Contender, batch: int, machine: Machine = NOMINAL, older: bool = False
+    ) -> list[tuple[Sums, Sums]]:
+        """Both contenders in every set-up."""
+        return [
+            (self.run(setup, old, batch, machine, older), self.run(setup, new, batch, machine, older))
+            for setup in SETUPS
+        ]
 
     def _replay(
         self, setup: Setup, contender: Contender, policy: Policy, batch: int, machine: Machine, older: bool

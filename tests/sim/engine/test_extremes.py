@@ -15,6 +15,7 @@ from tests.support.fixed_rules import DropAll, FetchAll, Silent
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine, replay_of, run
 from traces.errors import UserError
+from traces.format.validation import validate
 
 BUSY = machine(host_s_per_layer=3e-7, gpu_memory_bytes_per_s=3e9, link_call_s=2e-8, sync_s=1e-8, staging_slots=1)
 EVERYTHING = replace(BARE, name="everything", prediction=Silent(), prefetch=FetchAll())
@@ -125,3 +126,38 @@ def test_scores_that_are_not_numbers_do_not_part_the_engines(policy):
 def test_experts_without_bytes_are_refused():
     with pytest.raises(UserError, match="at least 1 slot is needed, and one expert of layer 1 takes 0 bytes"):
         replay_of(random_trace(1, expert_bytes=[1000, 0, 1000]), "lru", slots_per_layer=2)
+
+
+def test_experts_of_more_bytes_than_any_clock_counts_are_refused():
+    with pytest.raises(UserError):
+        replay_of(random_trace(1, expert_bytes=2**60), "lru", slots_per_layer=1)
+
+
+@pytest.mark.parametrize("shape", [{"num_experts": 1000, "top_k": 4}, {"num_layers": 128}, {"top_k": 1}])
+def test_many_experts_many_layers_and_one_expert_per_token(shape):
+    both(random_trace(1, **shape), "lru", slots_per_layer=4)
+
+
+def test_a_batch_far_above_the_requests_is_all_of_them():
+    trace = random_trace(1)
+    large, exact = (both(trace, "lru", batch_size=size, slots_per_layer=2) for size in (2**40, 2))
+    assert large == exact
+
+
+def test_a_clock_of_days_and_one_beyond_64_bits():
+    metrics = both(random_trace(1), "lru", machine(link_bytes_per_s=1e-2), slots_per_layer=1)
+    assert metrics["simulated_s"] > 5 * 86400
+    with pytest.raises(UserError):
+        run(replay_of(random_trace(1), "lru", machine(link_bytes_per_s=1e-12), slots_per_layer=1))
+
+
+@pytest.mark.parametrize("bytes_per_s", [0, float("inf")])
+def test_links_without_bandwidth_and_without_end_are_refused(bytes_per_s):
+    with pytest.raises(UserError, match="link_bytes_per_s"):
+        machine(link_bytes_per_s=bytes_per_s)
+
+
+def test_empty_requests_are_refused():
+    trace = random_trace(1)
+    with pytest.raises(UserError):
+        validate(replace(trace, request_offsets=np.array([0, 0, trace.num_tokens])))

@@ -1,0 +1,74 @@
+"""What the quality studies share: their command line, tables on disk, numbers in print, panels of a figure."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import torch
+
+from scripts.command_line import ROOT, parser_of
+from scripts.studies.quality.bench import HARDWARE, Bench
+from sim.figures.registry import save
+from sim.figures.style import STYLE, WIDTH_IN, add_footnote
+from sim.quality.intervals import DRAWS
+from sim.quality.study import DEMO_SIZES
+from sim.results.json_files import write_json
+from sim.results.outputs import versions
+
+Row = dict[str, Any]
+
+
+def arguments(description: str | None, seeds: Sequence[int] = (0,)) -> argparse.ArgumentParser:
+    """What every study takes."""
+    parser = parser_of(description)
+    parser.add_argument("--windows", type=int, default=24, help="windows of text (default 24)")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of a window (default 256)")
+    parser.add_argument("--text-seed", type=int, default=0, help="chooses the windows (default 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), help="training seeds")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "quality_study", help="finished cases")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where tables are written")
+    parser.add_argument("--figures", type=Path, default=ROOT / "docs" / "figures", help="where figures are written")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
+    return parser
+
+
+def bench_of(given: argparse.Namespace, seed: int) -> Bench:
+    """The bench of one training seed as the command line says."""
+    torch.set_num_threads(given.threads)
+    return Bench(seed, given.windows, given.tokens, given.text_seed, given.folder)
+
+
+def write_results(name: str, given: argparse.Namespace, rows: Sequence[Row], **more: Any) -> None:
+    """A table as JSON with where it comes from."""
+    given.results.mkdir(parents=True, exist_ok=True)
+    about = {
+        "label": {"quality": "MEASURED", "times": f"SIMULATED on {HARDWARE} with the sizes of {DEMO_SIZES}"},
+        "interval": f"95 %, paired bootstrap over documents, {DRAWS} draws",
+        "settings": {name: getattr(given, name) for name in ("windows", "tokens", "text_seed", "seeds")},
+        "versions": versions() | {"torch": torch.__version__},
+    }
+    write_json(given.results / f"{name}.json", about | more | {"rows": list(rows)})
+
+
+def bounds(row: Row, name: str, scale: float = 100.0, digits: int = 2) -> str:
+    """A difference with its interval: +1.20 [+0.80, +1.70]."""
+    value, low, high = (f"{scale * row[f'{name}{end}']:+.{digits}f}" for end in ("", ".low", ".high"))
+    return f"{value} [{low}, {high}]"
+
+
+@contextmanager
+def panels(stem: Path, note: str, size: tuple[int, int], height: float, **shared: Any) -> Iterator[Any]:
+    """Axes [rows, columns] over two columns of a page, with the legend of the first panel; written at the end."""
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(*size, figsize=(WIDTH_IN[2], height), layout="constrained", squeeze=False, **shared)
+        yield axes
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        add_footnote(figure, note)
+        save(figure, stem, dpi=200)
+        plt.close(figure)

@@ -1,0 +1,146 @@
+"""Bad command lines: one sentence with the words that matter, exit code 2, and no work done."""
+
+from dataclasses import replace
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from sim.__main__ import main
+from tests.support.example_traces import random_trace
+from traces.format.files import write_trace
+
+# Overrides of `run` -> words of the sentence that refuses them.
+REFUSED = (
+    (["cache.fraction=0.001"], "less than 1 slot per layer"),
+    (["cache.slots_per_layer=0"], "cache.slots_per_layer=0: at least 1 slot is needed"),
+    (["cache.bytes=1"], "at least 1 slot is needed"),
+    (["cache.bytes=0"], "must be at least 1"),
+    (["cache.slots_per_layer=1000"], "cache.slots_per_layer=1000: a layer has 8 experts"),
+    (["cache.fraction=0.5", "cache.bytes=1000"], "cache.fraction and cache.bytes are both set"),
+    (["cache.fraction=0.5", "cache.slots_per_layer=2"], "are both set"),
+    (["cache.fraction=nan"], "cache.fraction=nan"),
+    (["cache.fraction=inf"], "cache.fraction=inf"),
+    (["cache.fraction=1e-400"], "cache.fraction=0"),
+    (["cache.fraction=abc"], "must be a number or null"),
+    (["cache.fraction="], "must be a number or null"),
+    (["cache.scope=all"], "cache.scope=all: must be layer or global"),
+    (["policy=importance", "trace.path=BARE"], "needs full gate scores"),
+    (["policy=promoe"], "policy.prediction.checkpoint is not set"),
+    (["policy=lru", "policy/prefetch=top_n"], "has no prediction to choose from"),
+    (["policy=lru", "policy/assignment=two_pointer", "hardware.cpu_load_ratio=null"], "the time of an expert on"),
+    (["cache.scope=global", "policy=lru", "policy/allocation=miss_curve"], "has one pool for all layers"),
+    (["cache.semantics=sequential", "policy=importance"], "replays single accesses, and policy/prefetch of importance"),
+    (["cache.overflow=hold", "policy=belady"], "use belady_admit"),
+    (["cache.overflow=hold", "policy=on_demand"], "keeps every step, and policy on_demand keeps nothing"),
+    (["engine=untimed", "timeline=true"], "has no clock"),
+    (["engine=untimed", "what_if=true"], "has no clock"),
+    (["batch_size=0"], "batch_size=0: must be at least 1"),
+    (["batch_size=1.5"], "must be a whole number"),
+    (["seed=-1"], "must be between 0 and 2**63 - 1"),
+    (["seed=9223372036854775808"], "must be between 0 and 2**63 - 1"),
+    (["prefill_chunk=0"], "must be at least 1"),
+    (["timeline_steps=0"], "must be at least 1"),
+    (["trace.requests=0"], "trace.requests=0: must be at least 1"),
+    (["trace.requests=1000"], "the trace has 6 requests"),
+    (["trace.fit_requests=6"], "must be below the trace's 6 requests"),
+    (["trace.path=/nonexistent"], "does not exist"),
+    (["trace.path=${nope}"], "'nope' not found"),
+    (["hardware.link_bytes_per_s=0"], "must be above zero"),
+    (["hardware.link_bytes_per_s=.inf"], "must be a finite number"),
+    (["hardware.link_latency_s=-1"], "must not be negative"),
+    (["hardware.gpu_memory_bytes=1.5"], "must be a whole number"),
+    (["model=gpt_oss_20b", "model.top_k=0"], "must be a whole number of at least 1"),
+    (["policy.write_back=maybe"], "write_back"),
+    (["policy.residency=some"], "policy.residency=some: must be cache, all or none"),
+    (["policy.eviction._target_=os.system"], "must be a subclass"),
+    (["policy.eviction._target_=nope.Nope"], "cannot be imported"),
+    (["policy.eviction._target_=3"], "must name a class"),
+    (["policy=improtance"], "policy=improtance is not known: did you mean importance?"),
+    (["policy/eviction=lruu"], "policy/eviction=lruu is not known: did you mean lru?"),
+    (["policy/eviction=nope"], "choose one of activation_prior"),
+    (["hardware=rtx4091"], "did you mean rtx4090?"),
+    (["model=qwen3_30b"], "did you mean qwen3_30b_a3b?"),
+    (["engine=fast"], "engine=fast is not known: choose one of compiled, simpy, untimed"),
+    (["cache.fracton=0.5"], "cache.fracton is not a key of the configuration: did you mean cache.fraction?"),
+    (["polcy=lru"], "polcy is not a key of the configuration: did you mean policy?"),
+    (["+polcy=lru"], "did you mean policy?"),
+    (["+cache.slots_layer=3"], "did you mean slots_per_layer?"),
+    (["cache=3"], "cache=3: must be a group of knobs, not a value"),
+    (["~policy.prefetch"], "policy.prefetch is missing"),
+    (["cache.fraction"], "cannot be read as an override"),
+    (["cache.fraction=[0.5"], "cannot be read as an override"),
+    (["=3"], "an override has no name"),
+    (["--config-name=nope"], "Cannot find primary config 'nope'"),
+    (["--config-dir=/nonexistent"], "not found"),
+    (["hydra/launcher=nope"], "hydra/launcher=nope"),
+    (["system=nope"], "system=nope"),
+    (["-m", "policy=improtance,lru"], "did you mean importance?"),
+    (["-m", "cache.fraction=7,8"], "must be above 0 and at most 1"),
+    (["-m", "cache.fracton=0.1,0.5"], "did you mean cache.fraction?"),
+)  # fmt: skip
+OTHERS = (
+    (["record", "model=/nonexistent"], "does not exist"),
+    (["record", "modl=demo"], "did you mean model?"),
+    (["record", "max_new_tokens=abc"], "a whole number is needed"),
+    (["record", "max_new_tokens=0"], "max_new_tokens=0"),
+    (["record", "mode=sing"], "mode=sing"),
+    (["record", "prompts=/nonexistent"], "no such file"),
+    (["record", "model.dtype=float7"], "model.dtype=float7"),
+    (["record", "-m", "model=/nonexistent"], "does not exist"),
+    (["train-predictor", "predictor=promoe"], "did you mean promoe_mlp?"),
+    (["train-predictor", "train.max_epoch=1"], "did you mean train.max_epochs?"),
+    (["train-predictor", "train.max_epochs=0"], "must be between 1"),
+    (["train-predictor", "train.learning_rate=nan"], "train.learning_rate=nan"),
+    (["train-predictor", "predictor.width=7"], "must be a multiple"),
+    (["train-predictor", "trace.path=/nonexistent"], "does not exist"),
+    (["train-predictor", "-m", "train.max_epochs=0,-1"], "must be between 1"),
+    (["info", "/nonexistent"], "does not exist"),
+    (["plot", "/nonexistent"], "is no folder"),
+    (["policies", "improtance"], "did you mean importance?"),
+    (["rn"], "did you mean run?"),
+)
+
+
+def shown(given):
+    """How a case is called."""
+    return " ".join(given) if isinstance(given, list) else ""
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory):
+    """Folder with a trace that has everything, and one without any scores."""
+    folder = tmp_path_factory.mktemp("traces")
+    trace = random_trace(0, (0, 1, 2) * 2, (4,) * 6)
+    write_trace(folder / "t.safetensors", trace)
+    bare = replace(trace, router_logits=None, lookahead_before=None, lookahead_after=None)
+    write_trace(folder / "bare.safetensors", bare)
+    return folder
+
+
+def check_refused(argv, sentence, runs, capfd):
+    GlobalHydra.instance().clear()
+    try:
+        status = main(argv)
+    except SystemExit as end:
+        status = end.code
+    said = capfd.readouterr().err
+    errors = [line for line in said.splitlines() if line.startswith(("error: ", "failed: "))]  # one for each job
+    assert status == 2 and "Traceback" not in said, said
+    assert errors and all(sentence in line for line in errors), said
+    assert len(errors) == 1 or "-m" in argv
+    assert not any(runs.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=shown)
+def test_overrides_of_run_are_refused(words, sentence, traces, tmp_path, capfd):
+    given = [word.replace("BARE", str(traces / "bare.safetensors")) for word in words]
+    path = [] if any("trace.path" in word for word in words) else [f"trace.path={traces / 't.safetensors'}"]
+    places = [f"hydra.run.dir={tmp_path / 'one'}", f"hydra.sweep.dir={tmp_path / 'all'}"]
+    check_refused(["run", *given, *path, *places], sentence, tmp_path, capfd)
+
+
+@pytest.mark.parametrize(("words", "sentence"), OTHERS, ids=shown)
+def test_other_commands_refuse(words, sentence, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    places = [f"hydra.run.dir={tmp_path / 'one'}", f"hydra.sweep.dir={tmp_path / 'all'}"]
+    check_refused([*words, *(places if words[0] in ("record", "train-predictor") else [])], sentence, tmp_path, capfd)
