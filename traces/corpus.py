@@ -77,7 +77,7 @@ def split_documents(documents: Iterable[Document]) -> Corpus:
         if chars < MIN_TRAINING_CHARS:
             raise UserError(
                 f"The demo model is trained on the standard library's own text, but this Python carries only {chars} "
-                f"characters of {domain}, and at least {MIN_TRAINING_CHARS} are needed."
+                f"characters of {domain}: must be at least {MIN_TRAINING_CHARS}"
             )
     return Corpus(train, held_out)
 

@@ -18,5 +18,5 @@ def embedded_trace_path(name: str = "demo") -> Path:
     Raises: UserError if the package has no such trace.
     """
     if name not in embedded_names():
-        raise UserError(f"trace={name!r} is not embedded; embedded are {', '.join(embedded_names()) or 'none'}.")
+        raise UserError(f"trace={name!r} is not embedded; embedded are {', '.join(embedded_names()) or 'none'}")
     return _DATA / f"{name}.safetensors"

@@ -5,7 +5,7 @@ _END = 300
 
 
 class UserError(ValueError):
-    """Bad input: the message is one complete sentence that names the field, the value and what is allowed.
+    """Bad input: the message names the field, the value and what is allowed: `name=value: must be X`, no full stop.
 
     `python -m sim` prints it after "error: " and exits with code 2. Values quoted from a file cannot break the line,
     steer a terminal or fill a screen: the message is made printable and cut in the middle where it is too long.

@@ -21,8 +21,8 @@ OURS = "MOE_SIM_NUMBA_CACHE_DIR"
 
 def shared_sources() -> list[Path]:
     """Every source that engines and all rules can contain; rules, one file each, have keys of their own."""
-    found = [path for folder in COMPILED_FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    return sorted(found + list((ROOT / "policies").glob("*.py")))
+    compiled = [path for folder in COMPILED_FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    return sorted(compiled + list((ROOT / "policies").glob("*.py")))
 
 
 def key_of(paths: Iterable[Path]) -> str:

@@ -87,9 +87,9 @@ def is_top(score: float, edge: float, alpha: float) -> bool:
 
 
 @register_jitable
-def top_experts(scores: NDArray[np.float32], count: int, found: NDArray[np.int32]) -> None:
-    """Write the ``count`` experts with the highest of ``scores`` [E] to ``found``, best first, ties to the lower id."""
+def top_experts(scores: NDArray[np.float32], count: int, best: NDArray[Any]) -> None:
+    """Write the ``count`` experts with the highest of ``scores`` [E] to ``best``, best first, ties to the lower id."""
     key = ABOVE_ALL
     for rank in range(count):
         key = best_key_below(scores, key)
-        found[rank] = expert_of(key)
+        best[rank] = expert_of(key)

@@ -31,10 +31,10 @@ from traces.demo.evidence import (
     perplexity_change,
 )
 from traces.demo.recipe import RECIPES, Recipe, named_recipe
-from traces.demo.train import single_thread
 from traces.recording.loading import load_model
 from traces.statistics.miss_curve import lru_miss_curve
 from traces.statistics.routing import next_token_reuse
+from traces.torch_threads import single_thread
 
 
 def main(argv: list[str]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sim.paths import CONF
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.format.files import write_trace
 from traces.format.trace import Trace
 
@@ -23,7 +23,7 @@ PHASES = ("prefill", "decode")
 def small_trace(seed: int = 0, requests: int = 3, width: int | None = None) -> Trace:
     """A random trace with everything that a trace may hold; `width`: only the best scores are listed."""
     prompts = [i % 3 for i in range(requests)]
-    trace: Trace = random_trace(seed, prompts, [4] * requests, width=width)
+    trace: Trace = recorded_trace(seed, prompts, [4] * requests, width=width)
     layers, experts = trace.num_layers, trace.num_experts
     alike = np.broadcast_to(np.eye(experts, dtype=np.float16), (layers, experts, experts)).copy()
     sevens, nothing = (7,) * layers, (0,) * layers

@@ -23,7 +23,6 @@ from sim.machine.hardware import hardware_from_config
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
-from traces.format.selection import with_labels
 from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
@@ -63,7 +62,7 @@ def open_trace(config: TraceConfig) -> Trace:
 @lru_cache(maxsize=2)
 def _open(path: Path, check_rows: bool, labels: tuple[str, ...] | None, changed_ns: int, size: int) -> Trace:
     trace = read_trace(path, check_rows=check_rows)
-    return trace if labels is None else with_labels(trace, labels)
+    return trace if labels is None else trace.select_labels(labels)
 
 
 def open_requests(config: Any) -> Trace:

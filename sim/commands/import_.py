@@ -14,13 +14,6 @@ from traces.format.files import write_trace
 from traces.format.trace import DECODE, Trace
 from traces.importers import importer_names, load_importer
 
-EXAMPLES = """examples:
-  python -m sim import gpt_oss gpt_oss_20b/ gpt_oss.safetensors
-  python -m sim import big_moe_on_edge qwen.route.csv qwen.safetensors
-  python -m sim import routed_experts request.npy out.safetensors --num-experts 128 --prompt-len 57
-  python -m sim info out.safetensors
-"""
-
 
 def main(argv: list[str]) -> int:
     """Import SOURCE of FORMAT into OUT and say what was imported; 0 on success.
@@ -30,11 +23,11 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     source, out = Path(options.source), Path(options.out)
     if out.is_dir() or (out.exists() and source.exists() and out.samefile(source)):
-        raise UserError(f"OUT={out}: a new or replaceable file other than SOURCE is needed.")
+        raise UserError(f"OUT={out}: must be a new or replaceable file other than SOURCE")
     try:
         trace = write_trace(out, load_importer(options.format).read(source, options))
     except OSError as error:
-        raise UserError(f"{source} cannot be imported: {error.strerror or error}.") from error
+        raise UserError(f"{source} cannot be imported: {error.strerror or error}") from error
     print(describe(trace, options.format, out))
     return 0
 
@@ -56,16 +49,17 @@ def describe(trace: Trace, name: str, out: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    importers = {name: load_importer(name) for name in importer_names()}
+    examples = "".join(f"  python -m sim import {importer.EXAMPLE}\n" for importer in importers.values())
     parser = argparse.ArgumentParser(
         prog="python -m sim import",
         description="Turn a foreign routing record into a trace file.",
-        epilog=EXAMPLES,
+        epilog=f"examples:\n{examples}  python -m sim info out.safetensors\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
-    for name in importer_names():
-        importer = load_importer(name)
+    for name, importer in importers.items():
         text = importer.__doc__ or ""
         options: dict[str, Any] = {"help": text.partition("\n")[0].replace("%", "%%"), "description": text}
         own = formats.add_parser(

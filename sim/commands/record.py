@@ -70,7 +70,6 @@ def record_from(config: DictConfig) -> None:
     from traces.recording.recorder import record
 
     options = _options(config)
-    options.check()
     source = model_source(config.model)
     source.check()
     prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)

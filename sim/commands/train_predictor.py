@@ -94,7 +94,7 @@ def learn(kind: str, settings: Any, source: RowSource, split: Split, train_setti
     from sim.predictors.inputs import Shape
     from sim.predictors.networks import make_network, tensors_of
     from sim.predictors.training import pieces_of, train
-    from traces.demo.train import single_thread
+    from traces.torch_threads import single_thread
 
     shape = Shape.of(source.trace)
     longest = getattr(settings, "context", 512)

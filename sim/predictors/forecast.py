@@ -84,7 +84,7 @@ class Forecaster:
     def _compute(self, request: int, number: int, carry: Any) -> Any:
         import torch
 
-        from traces.demo.train import single_thread
+        from traces.torch_threads import single_thread
 
         first, end = self.source.bounds(request)
         start = first + number * self.chunk_rows

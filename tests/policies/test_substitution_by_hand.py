@@ -18,7 +18,7 @@ from policies.substitution.similarity import Similarity
 from policies.substitution.skip import Skip
 from policies.substitution.smoe_code import SmoeCode
 from tests.policies.test_rules_by_hand import decide, routed_state
-from tests.support.example_traces import ids_trace
+from tests.support.random_traces import ids_trace
 from traces.errors import UserError
 
 # k = 3; S_4 = 0.12 (expert 3); alpha = 0.35: low-score below 0.162, band from 0.078 to 0.12

@@ -23,4 +23,4 @@ def refused(sentence, name, source, *arguments):
     with pytest.raises(UserError) as caught:
         imported(name, source, *arguments)
     assert sentence in str(caught.value)
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+    assert not str(caught.value).endswith(".") and "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from sim.__main__ import main
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.format.files import write_trace
 
 # Overrides of `run` -> words of the sentence that refuses them.
@@ -81,7 +81,7 @@ REFUSED = (
 OTHERS = (
     (["record", "model=/nonexistent"], "does not exist"),
     (["record", "modl=demo"], "did you mean model?"),
-    (["record", "max_new_tokens=abc"], "a whole number is needed"),
+    (["record", "max_new_tokens=abc"], "must be a whole number"),
     (["record", "max_new_tokens=0"], "max_new_tokens=0"),
     (["record", "mode=sing"], "mode=sing"),
     (["record", "prompts=/nonexistent"], "no such file"),
@@ -110,7 +110,7 @@ def shown(given):
 def traces(tmp_path_factory):
     """Folder with a trace that has everything, and one without any scores."""
     folder = tmp_path_factory.mktemp("traces")
-    trace = random_trace(0, (0, 1, 2) * 2, (4,) * 6)
+    trace = recorded_trace(0, (0, 1, 2) * 2, (4,) * 6)
     write_trace(folder / "t.safetensors", trace)
     bare = replace(trace, router_logits=None, lookahead_before=None, lookahead_after=None)
     write_trace(folder / "bare.safetensors", bare)

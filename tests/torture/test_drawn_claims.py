@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 from traces.format.tensors import hash_content
@@ -25,7 +25,7 @@ GEOMETRY = ("model", "num_layers", "num_experts", "top_k", "expert_bytes", "shar
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "t.safetensors"
-    write_trace(path, random_trace(0, width=4))
+    write_trace(path, recorded_trace(0, width=4))
     return path.read_bytes()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sim.errors import system_error
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 from traces.format.mapped import gather, load
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def long_path(tmp_path):
     path = tmp_path / "long.safetensors"
-    write_trace(path, random_trace(0, (0,), (4000,), 4, 64, 2))
+    write_trace(path, recorded_trace(0, (0,), (4000,), num_layers=4, num_experts=64))
     return path
 
 
@@ -52,7 +52,7 @@ def test_a_trace_that_is_replaced_while_it_is_read_stays_the_old_one(long_path):
     trace = read_trace(long_path)
     before = np.array(trace.topk_ids)
     other = long_path.with_suffix(".new")
-    write_trace(other, random_trace(1, (0,), (4000,), 4, 64, 2))
+    write_trace(other, recorded_trace(1, (0,), (4000,), num_layers=4, num_experts=64))
     other.replace(long_path)
     np.testing.assert_array_equal(load(trace.topk_ids), before)
 
@@ -66,7 +66,7 @@ def command(*arguments, **changes):
 def test_a_name_that_the_terminal_cannot_show_is_escaped(tmp_path):
     from dataclasses import replace
 
-    trace = random_trace(0)
+    trace = recorded_trace(0)
     path = tmp_path / "t.safetensors"
     write_trace(path, replace(trace, geometry=replace(trace.geometry, model="\ud800 für 模型")))
     done = command("info", path, PYTHONIOENCODING="ascii")

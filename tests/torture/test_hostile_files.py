@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.sim.predictors.small import KINDS, request_trace, untrained
-from tests.support.example_traces import random_trace
 from tests.support.importing import imported, refused
+from tests.support.random_traces import recorded_trace
 from traces.demo.cache import training_summary
 from traces.errors import MOST_CHARACTERS, UserError
 from traces.format.files import read_trace, write_trace
@@ -33,7 +33,7 @@ def edited(path, change):
 @pytest.fixture
 def trace_path(tmp_path):
     path = tmp_path / "t.safetensors"
-    write_trace(path, random_trace(0))
+    write_trace(path, recorded_trace(0))
     return path
 
 
@@ -75,7 +75,7 @@ def test_a_trace_with_more_metadata_than_can_be_read_is_not_written(tmp_path):
     from dataclasses import replace
 
     with pytest.raises(UserError, match="The metadata takes"):
-        write_trace(tmp_path / "t", replace(random_trace(0), provenance={"notes": ["x" * MAX_HEADER_BYTES]}))
+        write_trace(tmp_path / "t", replace(recorded_trace(0), provenance={"notes": ["x" * MAX_HEADER_BYTES]}))
     assert not (tmp_path / "t").exists()
 
 
@@ -153,7 +153,7 @@ def test_weights_beyond_any_float_are_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     record = {"request": 0, "token": 0, "layer": 0, "experts": [1, 2], "weights": [10**400, 1]}
     path.write_text(json.dumps(record) + "\n")
-    refused("finite numbers are needed", "jsonl", path, "--num-experts", "8")
+    refused("must be finite", "jsonl", path, "--num-experts", "8")
 
 
 def test_a_few_lines_cannot_ask_for_gigabytes(tmp_path):

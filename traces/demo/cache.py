@@ -16,6 +16,7 @@ from traces.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.checkpoint import flush_to_disk
 from traces.demo.recipe import Recipe
 from traces.errors import UserError
+from traces.torch_threads import single_thread
 from traces.user_cache import cache_root
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -39,7 +40,7 @@ def demo_model(recipe: Recipe, corpus: Corpus | None = None) -> Path:
     except OSError as error:
         raise UserError(
             f"The demo model cannot be kept in {folder.parent} ({error.strerror or error}); "
-            "the environment variable MOE_SIM_CACHE names another folder."
+            "the environment variable MOE_SIM_CACHE names another folder"
         ) from error
     return folder
 
@@ -66,15 +67,15 @@ def training_summary(folder: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again.") from error
+        raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):
-        raise UserError(f"{path} is not what a training writes; delete its folder to train the model again.")
+        raise UserError(f"{path} is not what a training writes; delete its folder to train the model again")
     return summary
 
 
 def _train_into(folder: Path, recipe: Recipe, corpus: Corpus) -> None:
     """Train in `<folder>.unfinished`, and rename it when everything is written."""
-    from traces.demo.train import fit_tokenizer, single_thread, train, training_streams
+    from traces.demo.train import fit_tokenizer, train, training_streams
 
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from traces.whole_file import whole_file
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,7 +22,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 def save_checkpoint(
     path: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]
 ) -> None:
-    """Write the state after `step` finished steps beside `path`, then rename: a reader sees the old file or the new."""
+    """Write the state after `step` finished steps; a reader sees the old file or the new."""
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
@@ -28,10 +30,8 @@ def save_checkpoint(
         tensors[f"parameter.{name}"] = parameter.detach()
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(tensors, beside, metadata={"step": str(step), "losses": json.dumps(losses)})
-    flush_to_disk(beside)
-    beside.replace(path)
+    with whole_file(path) as beside:
+        save_file(tensors, beside, metadata={"step": str(step), "losses": json.dumps(losses)})
 
 
 def flush_to_disk(path: Path) -> None:

@@ -81,7 +81,7 @@ def named_recipe(name: str, seed: int = 0) -> Recipe:
         UserError: no recipe has that name.
     """
     if name not in RECIPES:
-        raise UserError(f"model.recipe={name}: the demo recipes are {', '.join(RECIPES)}.")
+        raise UserError(f"model.recipe={name}: must be one of {', '.join(RECIPES)}")
     return replace(RECIPES[name], seed=seed)
 
 

@@ -1,7 +1,6 @@
 """Trains the demo model on the built-in corpus; a killed training continues where it was.
 
-One thread always, whatever the machine offers: the sums of several threads come in another order, and the same seed
-must give the same weights.
+Callers run it on one thread (`traces.torch_threads`), so that the same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -80,12 +79,8 @@ def train(
     model.train()
     started = time.perf_counter()
     last = min(recipe.steps, stop_after) if stop_after is not None else recipe.steps
-    with (
-        router_outputs(model) as routed,
-        tqdm(
-            total=recipe.steps, initial=done, desc=f"training {recipe.name} once", unit="step", mininterval=1.0
-        ) as progress,
-    ):
+    progress = tqdm(total=recipe.steps, initial=done, desc=f"training {recipe.name} once", unit="step", mininterval=1.0)
+    with router_outputs(model) as routed, progress:
         for step in range(done, last):
             parts = _train_step(recipe, step, model, optimizer, routed, streams)
             losses.append(parts["loss"])
@@ -95,16 +90,18 @@ def train(
                 on_step(step, parts)
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == last:
                 save_checkpoint(checkpoint, step + 1, model, optimizer, losses)
-    summary = {
+    summary = _summarize(recipe, losses) | {"last_run_s": time.perf_counter() - started, "torch": torch.__version__}
+    return model.eval(), summary  # type: ignore[no-untyped-call]
+
+
+def _summarize(recipe: Recipe, losses: list[float]) -> dict[str, Any]:
+    return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "statement": recipe.statement,
         "steps": len(losses),
         "final_loss": sum(losses[-20:]) / max(len(losses[-20:]), 1),
-        "last_run_s": time.perf_counter() - started,
-        "torch": torch.__version__,
     }
-    return model.eval(), summary  # type: ignore[no-untyped-call]
 
 
 def _continue_from(
@@ -117,7 +114,7 @@ def _continue_from(
     try:
         return load_checkpoint(checkpoint, model, optimizer)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise UserError(f"The unfinished training in {checkpoint} cannot be continued ({error}); delete it.") from error
+        raise UserError(f"The unfinished training in {checkpoint} cannot be continued ({error}); delete it") from error
 
 
 def _train_step(
@@ -185,16 +182,3 @@ def router_outputs(model: OlmoeForCausalLM) -> Iterator[list[tuple[torch.Tensor,
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Run torch on one thread inside, and as before afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

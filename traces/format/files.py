@@ -17,14 +17,13 @@ from traces.format.tensors import (
     OPTIONAL,
     PER_REQUEST,
     REQUIRED,
-    SCORE_TABLES,
     byte_chunks,
     hash_content,
     score_table,
     trace_tensors,
 )
-from traces.format.trace import Geometry, Trace
-from traces.format.validation import validate, validate_structure
+from traces.format.trace import SCORE_TABLES, Geometry, Trace
+from traces.format.validation import validate
 from traces.whole_file import whole_file
 
 SCHEMA_VERSION = "1"
@@ -33,20 +32,18 @@ MAX_DEPTH = 64
 
 
 def read_trace(path: str | Path, check_rows: bool = True) -> Trace:
-    """The trace in file `path`, memory mapped; with `check_rows` every row is checked, a chunk at a time, and the hash.
+    """The trace in file `path`, memory mapped; with `check_rows` every row and the hash are checked too.
 
     Raises: UserError naming the file and what is wrong with it.
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder; a trace file (*.safetensors) is needed.")
+        raise UserError(f"{path} is a folder: must be a trace file (*.safetensors)")
     if not path.exists():
-        raise UserError(f"Trace file {path} does not exist.")
+        raise UserError(f"Trace file {path} does not exist")
     try:
         trace = _open(path)
-        validate_structure(trace)
-        if check_rows:
-            validate(trace)
+        validate(trace, rows=check_rows)
         if check_rows or not trace.content_hash:
             trace = replace(trace, content_hash=_proved_hash(trace))
     except UserError as error:
@@ -71,7 +68,7 @@ def write_trace(path: str | Path, trace: Trace) -> Trace:
         with whole_file(path) as beside, beside.open("wb") as file:
             _write(file, header, tensors)
     except OSError as error:
-        raise UserError(f"Trace file {path} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"Trace file {path} cannot be written: {error.strerror or error}") from error
     return trace
 
 
@@ -81,7 +78,7 @@ def _proved_hash(trace: Trace) -> str:
     if trace.content_hash not in ("", actual):
         raise UserError(
             f"its content has the hash {actual[:16]} but {trace.content_hash[:16]!r} is stored, so it was changed "
-            "after it was written."
+            "after it was written"
         )
     return actual
 
@@ -91,24 +88,24 @@ def _open(path: Path) -> Trace:
         file = path.open("rb")  # header and data of one file, even if another one takes its name meanwhile
         header = header_of(file)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     version = header.metadata.get("schema_version")
     if version is None:
-        raise UserError("The metadata has no 'schema_version', so this is not a trace (see traces/README.md).")
+        raise UserError("The metadata has no 'schema_version', so this is not a trace (see traces/README.md)")
     if version != SCHEMA_VERSION:
-        raise UserError(f"schema_version={version!r} is unknown; this program reads version '{SCHEMA_VERSION}'.")
+        raise UserError(f"schema_version={version!r} is unknown: must be '{SCHEMA_VERSION}'")
     names = {entry.name for entry in header.entries}
     if unknown := sorted(names - KNOWN_NAMES):
-        raise UserError(f"Tensor {unknown[0]!r} is unknown; a trace holds {', '.join(sorted(KNOWN_NAMES))}.")
+        raise UserError(f"Tensor {unknown[0]!r} is unknown; a trace holds {', '.join(sorted(KNOWN_NAMES))}")
     if absent := [name for name in REQUIRED if name not in names]:
-        raise UserError(f"Tensor '{absent[0]}' is missing; {', '.join(REQUIRED)} are required.")
+        raise UserError(f"Tensor '{absent[0]}' is missing; {', '.join(REQUIRED)} are required")
     mapped = map_file(file)
     tensors = {entry.name: _view(mapped, entry) for entry in header.entries}
     tensors |= {name: load(tensors[name]) for name in PER_REQUEST}
     flags = _json_object(header.metadata, "flags")
     labels = _json_value(header.metadata, "request_labels", default=None)
     if not (labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))):
-        raise UserError("Metadata 'request_labels' must be a JSON list of strings, one per request.")
+        raise UserError("Metadata 'request_labels' must be a JSON list of strings, one per request")
     arrays: dict[str, Any] = {name: tensors.get(name) for name in (*REQUIRED, *OPTIONAL)}
     arrays |= {name: score_table(tensors, name) for name in SCORE_TABLES}
     return Trace(
@@ -132,15 +129,15 @@ def _json_value(metadata: Mapping[str, str], name: str, **default: Any) -> Any:
     if name not in metadata:
         if "default" in default:
             return default["default"]
-        raise UserError(f"The metadata has no '{name}' (see traces/README.md).")
+        raise UserError(f"The metadata has no '{name}' (see traces/README.md)")
     text = metadata[name]
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False)  # results carry it on, and JSON knows no NaN
     except (ValueError, RecursionError) as error:
-        raise UserError(f"Metadata '{name}' is not valid JSON.") from error
+        raise UserError(f"Metadata '{name}' is not valid JSON") from error
     if _depth(value) > MAX_DEPTH:
-        raise UserError(f"Metadata '{name}' is nested deeper than {MAX_DEPTH} levels.")
+        raise UserError(f"Metadata '{name}' is nested deeper than {MAX_DEPTH} levels")
     return value
 
 
@@ -156,23 +153,23 @@ def _depth(value: Any) -> int:
 def _json_object(metadata: Mapping[str, str], name: str, **default: Any) -> dict[str, Any]:
     value = _json_value(metadata, name, **default)
     if not isinstance(value, dict):
-        raise UserError(f"Metadata '{name}' must be a JSON object, not {type(value).__name__}.")
+        raise UserError(f"Metadata '{name}' must be a JSON object, not {type(value).__name__}")
     return value
 
 
 def _flag(flags: dict[str, Any], name: str, kind: type, optional: bool = False) -> Any:
     value = flags.get(name)
     if not (isinstance(value, kind) or (optional and value is None)):
-        raise UserError(f"Metadata 'flags' has {name}={value!r}; a {kind.__name__} is needed.")
+        raise UserError(f"Metadata 'flags' has {name}={value!r}: must be a {kind.__name__}")
     return value
 
 
 def _geometry(claim: dict[str, Any]) -> Geometry:
     names = [field.name for field in fields(Geometry)]
     if unknown := sorted(set(claim) - set(names)):
-        raise UserError(f"Metadata 'geometry' has the unknown field {unknown[0]!r}; known are {', '.join(names)}.")
+        raise UserError(f"Metadata 'geometry' has the unknown field {unknown[0]!r}; known are {', '.join(names)}")
     if absent := [name for name in ("model", "num_layers", "num_experts", "top_k") if name not in claim]:
-        raise UserError(f"Metadata 'geometry' lacks the field '{absent[0]}'.")
+        raise UserError(f"Metadata 'geometry' lacks the field '{absent[0]}'")
     sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in claim.items()}
     return Geometry(**sizes)
 
@@ -196,7 +193,7 @@ def _dump(name: str, value: Any) -> str:
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{name} cannot be written as JSON: {error}.") from error
+        raise UserError(f"{name} cannot be written as JSON: {error}") from error
 
 
 def _header_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
@@ -210,7 +207,7 @@ def _header_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str])
     text = json.dumps(claims, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER_BYTES:
-        raise UserError(f"The metadata takes {len(text)} bytes; at most {MAX_HEADER_BYTES} are allowed.")
+        raise UserError(f"The metadata takes {len(text)} bytes: must be at most {MAX_HEADER_BYTES}")
     return text
 
 

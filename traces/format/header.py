@@ -56,7 +56,7 @@ def read_header(path: Path) -> Header:
         with path.open("rb") as file:
             return header_of(file)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def header_of(file: BinaryIO) -> Header:
@@ -76,16 +76,16 @@ def header_of(file: BinaryIO) -> Header:
 
 def _header_text(file: BinaryIO, size: int) -> bytes:
     if size < 8:
-        raise UserError(f"The file has {size} bytes, which is not a safetensors file: the first 8 bytes give a length.")
+        raise UserError(f"The file has {size} bytes, which is not a safetensors file: the first 8 bytes give a length")
     length = int.from_bytes(file.read(8), "little")
     first = file.read(1)
     if first not in (b"{", b"") or length < 2 or length > MAX_HEADER_BYTES:
         raise UserError(
             f"The file is not a safetensors file: it claims a header of {length} bytes that starts with {first!r}; "
-            f"a header starts with '{{' and has 2 to {MAX_HEADER_BYTES} bytes."
+            f"a header starts with '{{' and has 2 to {MAX_HEADER_BYTES} bytes"
         )
     if 8 + length > size:
-        raise UserError(f"The file is truncated: the header takes {8 + length} bytes and the file has {size}.")
+        raise UserError(f"The file is truncated: the header takes {8 + length} bytes and the file has {size}")
     return first + file.read(length - 1)
 
 
@@ -96,7 +96,7 @@ def _parse(text: bytes) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"The header is not valid JSON ({type(error).__name__}), so this is no safetensors file."
+            f"The header is not valid JSON ({type(error).__name__}), so this is no safetensors file"
         ) from error
     return fields
 
@@ -106,13 +106,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"The header has the name {twice!r} twice; each name is allowed once.")
+        raise UserError(f"The header has the name {twice!r} twice: must be different names")
     return fields
 
 
 def _metadata(claim: object) -> dict[str, str]:
     if not isinstance(claim, dict) or not all(isinstance(value, str) for value in claim.values()):
-        raise UserError("The header's '__metadata__' must be an object whose values are all strings.")
+        raise UserError("The header's '__metadata__' must be an object whose values are all strings")
     return claim
 
 
@@ -123,21 +123,21 @@ def _is_size(value: object) -> bool:
 def _entry(name: str, claim: object) -> Entry:
     """One tensor's claim with its types checked; offsets are still relative to the start of the data."""
     if not isinstance(claim, dict) or set(claim) != {"dtype", "shape", "data_offsets"}:
-        raise UserError(f"Tensor {name!r}: the header must give exactly 'dtype', 'shape' and 'data_offsets'.")
+        raise UserError(f"Tensor {name!r}: the header must give exactly 'dtype', 'shape' and 'data_offsets'")
     dtype, shape, offsets = claim["dtype"], claim["shape"], claim["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise UserError(f"Tensor {name!r}: dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        raise UserError(f"Tensor {name!r}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
-        raise UserError(f"Tensor {name!r}: shape must be a list of at most {MAX_DIMENSIONS} sizes of zero or more.")
+        raise UserError(f"Tensor {name!r}: shape must be a list of at most {MAX_DIMENSIONS} sizes of zero or more")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)) or offsets[0] > offsets[1]:
-        raise UserError(f"Tensor {name!r}: data_offsets must be two byte positions, the first not above the second.")
+        raise UserError(f"Tensor {name!r}: data_offsets must be two byte positions, the first not above the second")
     needed = DTYPES[dtype].itemsize
     for extent in shape:  # Python integers cannot overflow
         needed *= extent
     if needed != offsets[1] - offsets[0]:
         raise UserError(
             f"Tensor {name!r}: shape {shape} of {dtype} takes {needed} bytes but data_offsets span "
-            f"{offsets[1] - offsets[0]}."
+            f"{offsets[1] - offsets[0]}"
         )
     return Entry(name, DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
 
@@ -149,15 +149,15 @@ def _placed(entries: list[Entry], start: int, size: int) -> tuple[Entry, ...]:
         if entry.begin != expected:
             raise UserError(
                 f"Tensor {entry.name!r} starts at data byte {entry.begin} where {expected} is next: "
-                "tensors must lie one after the other without gap or overlap."
+                "tensors must lie one after the other without gap or overlap"
             )
         expected = entry.end
     if start + expected > size:
         raise UserError(
-            f"The file is truncated: its tensors end at byte {start + expected} and the file has {size} bytes."
+            f"The file is truncated: its tensors end at byte {start + expected} and the file has {size} bytes"
         )
     if start + expected < size:
-        raise UserError(f"The file has {size - start - expected} bytes after its last tensor; none are allowed.")
+        raise UserError(f"The file has {size - start - expected} bytes after its last tensor: must have none")
     return tuple(
         Entry(entry.name, entry.dtype, entry.shape, start + entry.begin, start + entry.end) for entry in entries
     )

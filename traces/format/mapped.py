@@ -1,4 +1,4 @@
-"""Mapped files: memory is given back, and rows are read so that a file that somebody cuts or rewrites is noticed."""
+"""Mapped files: reading notices a file that was cut or rewritten meanwhile, and releases memory that is not needed."""
 
 import mmap
 import os
@@ -31,7 +31,7 @@ class _Watch:
         if (now.st_size, now.st_mtime_ns) != (self.size, self.mtime_ns):
             raise UserError(
                 f"{self.file.name} was changed while it was read (it had {self.size} bytes and has {now.st_size}): "
-                "run again when it is complete."
+                "run again when it is complete"
             )
 
 
@@ -56,16 +56,16 @@ def load(array: NDArray[Any]) -> NDArray[Any]:
     watch = _watch(array)
     if watch is None or not array.flags.c_contiguous:
         return np.ascontiguousarray(array)
-    found = np.empty(array.shape, array.dtype)
-    into = found.reshape(-1).view(np.uint8).data
+    copy = np.empty(array.shape, array.dtype)
+    into = copy.reshape(-1).view(np.uint8).data
     start, done = array.__array_interface__["data"][0] - watch.begin, 0
-    while done < found.nbytes:
+    while done < copy.nbytes:
         count = os.preadv(watch.file.fileno(), [into[done:]], start + done)
         if count == 0:
             break
         done += count
     watch.check()
-    return found
+    return copy
 
 
 def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -77,9 +77,9 @@ def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     if watch is None:
         return np.ascontiguousarray(array[rows])
     watch.check()
-    found = np.ascontiguousarray(array[rows])
+    gathered = np.ascontiguousarray(array[rows])
     watch.check()
-    return found
+    return gathered
 
 
 def _watch(array: NDArray[Any]) -> _Watch | None:

@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.mapped import load, release
-from traces.format.tensors import SCORE_TABLES, chunk_rows
-from traces.format.trace import ScoreTable, Trace
+from traces.format.tensors import chunk_rows
+from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
 IDS_FAULTS = (
-    "expert {value} is out of range for the geometry's num_experts.",
-    "expert {value} is listed twice; the experts of a row must differ.",
+    "expert {value} is out of range for the geometry's num_experts",
+    "expert {value} is listed twice: the experts of a row must differ",
 )
 VALUE_FAULTS = (
-    "the value is NaN; numbers are needed.",
-    "the value is {value}; finite numbers are needed.",
-    "the value {value} is negative; weights are zero or more.",
-    "the value {value} is above the one before it; a ranked row falls from best to last.",
+    "the value is NaN: must be a number",
+    "the value is {value}: must be finite",
+    "the value {value} is negative: weights must be zero or more",
+    "the value {value} is above the one before it: a ranked row must fall from best to last",
 )
 _NAN, _INFINITE, _NEGATIVE, _RISING = 1, 2, 3, 4
 
@@ -88,8 +88,8 @@ def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values
         if (wrong := np.argwhere(~(np.isfinite(total) & (total >= best - slack)))).size:
             row, layer = wrong[0]
             raise UserError(
-                f"Tensor '{name}' is {total[row, layer]} at row {start + row}, layer {layer}; a finite number of at "
-                f"least the best listed value {best[row, layer]} is needed."
+                f"Tensor '{name}' is {total[row, layer]} at row {start + row}, layer {layer}: must be finite and "
+                f"at least {best[row, layer]}, the best listed value"
             )
         release(values[start : start + rows])
         release(log_normalizer[start : start + rows])

@@ -20,21 +20,21 @@ COARSE = 1.5 * 2.0**52
 
 def softmax(logits: NDArray[Any]) -> NDArray[np.float32]:
     """Softmax over the last axis of ``logits`` [..., E] float16|float32, computed in float64, rounded once."""
-    found = np.empty(logits.shape, np.float32)
+    out = np.empty(logits.shape, np.float32)
     step = max(1, CHUNK_VALUES // max(1, int(np.prod(logits.shape[1:]))))
     for start in range(0, len(logits), step):
         rows = np.ascontiguousarray(logits[start : start + step], np.float32)
-        softmax_rows(rows.reshape(-1, logits.shape[-1]), found[start : start + step].reshape(-1, logits.shape[-1]))
-    return found
+        softmax_rows(rows.reshape(-1, logits.shape[-1]), out[start : start + step].reshape(-1, logits.shape[-1]))
+    return out
 
 
 @njit(cache=True)
-def softmax_rows(logits: NDArray[np.float32], found: NDArray[np.float32]) -> None:
-    """Write the softmax of each row of ``logits`` [n, E] to ``found`` [n, E]."""
+def softmax_rows(logits: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Write the softmax of each row of ``logits`` [n, E] to ``out`` [n, E]."""
     experts = logits.shape[1]
     shares = np.empty(experts)
     for row in range(logits.shape[0]):
-        values, written = logits[row], found[row]
+        values, written = logits[row], out[row]
         top = np.float64(highest(values))
         for i in range(experts):
             shares[i] = exp(np.float64(values[i]) - top)

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.mapped import load, release
-from traces.format.trace import ScoreTable, Trace
+from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
-SCORE_TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
 REQUIRED = ("topk_ids", "request_offsets", "prompt_len", "phase")
 PER_REQUEST = ("request_offsets", "prompt_len", "phase")
 """Small, and looked at as a whole: held in memory."""
@@ -65,12 +64,12 @@ def score_table(tensors: Mapping[str, NDArray[Any]], name: str) -> ScoreTable | 
     present = [part for part in TRUNCATED_PARTS if f"{name}.{part}" in tensors]
     if name in tensors:
         if present:
-            raise UserError(f"Both a dense tensor '{name}' and a truncated '{name}.{present[0]}' are there; keep one.")
+            raise UserError(f"Both a dense tensor '{name}' and a truncated '{name}.{present[0]}' are there; keep one")
         return ScoreTable(tensors[name])
     if not present:
         return None
     if absent := [part for part in TRUNCATED_PARTS if part not in present]:
-        raise UserError(f"Tensor '{name}.{absent[0]}' is missing beside '{name}.{present[0]}'.")
+        raise UserError(f"Tensor '{name}.{absent[0]}' is missing beside '{name}.{present[0]}'")
     ids, values, log_normalizer = (tensors[f"{name}.{part}"] for part in TRUNCATED_PARTS)
     return ScoreTable(values, ids, log_normalizer)
 

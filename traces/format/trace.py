@@ -14,6 +14,8 @@ from traces.errors import UserError
 from traces.format.mapped import load
 
 PREFILL, DECODE = 0, 1
+ROW_ARRAYS = ("topk_ids", "phase", "topk_weights", "token_ids")
+SCORE_TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,10 @@ class ScoreTable:
         """Whether only the W best experts are listed."""
         return self.ids is not None
 
-    def rows(self, start: int, stop: int) -> "ScoreTable":
-        """The table of rows start..stop, as views."""
-        cut = slice(start, stop)
-        return ScoreTable(
-            self.values[cut],
-            None if self.ids is None else self.ids[cut],
-            None if self.log_normalizer is None else self.log_normalizer[cut],
-        )
+    def take(self, rows: slice | NDArray[np.int64]) -> "ScoreTable":
+        """The table of some rows: views of a slice, copies of rows by number."""
+        ids = None if self.ids is None else self.ids[rows]
+        return ScoreTable(self.values[rows], ids, None if self.log_normalizer is None else self.log_normalizer[rows])
 
     def probabilities(self, start: int, stop: int, num_experts: int) -> NDArray[np.float32]:
         """Softmax of the logits, [stop-start, L, E] float32.
@@ -71,7 +69,7 @@ class ScoreTable:
         Truncated tables: unlisted experts share the remaining mass equally, which is an ESTIMATE.
         """
         if self.ids is None or self.log_normalizer is None:
-            from traces.format.softmax import softmax  # compiled: only a replay needs it
+            from traces.format.softmax import softmax
 
             return softmax(load(self.values[start:stop]))
         logits = load(self.values[start:stop]).astype(np.float32)
@@ -157,27 +155,48 @@ class Trace:
         end = first + count
         if count < 1 or not 0 <= first <= end <= self.num_requests:
             raise UserError(
-                f"trace.requests={count}: this trace has {self.num_requests} requests, at least 1 is needed."
+                f"trace.requests={count}: must be from 1 to {self.num_requests}, the requests of this trace"
             )
-        if count == self.num_requests:
+        return self.take_requests(np.arange(first, end), f"requests[{first}:{end}]")
+
+    def select_labels(self, labels: tuple[str, ...]) -> "Trace":
+        """The requests that carry one of `labels`, in their order; the content hash names the labels.
+
+        Raises: UserError for a trace without labels, or a label that no request carries.
+        """
+        known = self.request_labels
+        if known is None:
+            raise UserError(f"trace.labels=[{','.join(labels)}]: the requests of this trace carry no labels")
+        if unknown := [label for label in labels if label not in known]:
+            raise UserError(
+                f"trace.labels: no request is labelled {unknown[0]}; known are {', '.join(sorted(set(known)))}"
+            )
+        chosen = np.flatnonzero(np.isin(np.array(known), np.array(labels)))
+        return self.take_requests(chosen, f"labels[{','.join(sorted(labels))}]")
+
+    def take_requests(self, requests: NDArray[np.int64], part: str) -> "Trace":
+        """Requests by number, in the order given: views if they are neighbours, else copies.
+
+        `part` is added to the content hash; all requests in their own order are the trace itself.
+        """
+        if np.array_equal(requests, np.arange(self.num_requests)):
             return self
-        start, stop = (int(row) for row in self.request_offsets[[first, end]])
-        rows: dict[str, Any] = {
-            name: None if getattr(self, name) is None else getattr(self, name)[start:stop]
-            for name in ("topk_ids", "phase", "topk_weights", "token_ids")
-        }
-        tables: dict[str, Any] = {
-            name: _rows(getattr(self, name), start, stop)
-            for name in ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
-        }
+        first_rows, lengths = self.request_offsets[requests], np.diff(self.request_offsets)[requests]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows: Any = np.repeat(first_rows - offsets[:-1], lengths) + np.arange(offsets[-1])
+        if (np.diff(requests) == 1).all():
+            rows = slice(int(first_rows[0]), int(first_rows[0] + offsets[-1]))
+        changed = {name: array[rows] for name in ROW_ARRAYS if (array := getattr(self, name)) is not None}
+        changed |= {name: table.take(rows) for name in SCORE_TABLES if (table := getattr(self, name)) is not None}
+        labels = self.request_labels
         return replace(
             self,
-            **rows,
-            **tables,
-            request_offsets=self.request_offsets[first : end + 1] - start,
-            prompt_len=self.prompt_len[first:end],
-            request_labels=None if self.request_labels is None else self.request_labels[first:end],
-            content_hash=f"{self.content_hash}/requests[{first}:{end}]",
+            **changed,
+            request_offsets=offsets,
+            prompt_len=self.prompt_len[requests],
+            request_labels=None if labels is None else tuple(labels[request] for request in requests),
+            provenance=_renumber(self.provenance, requests.tolist()),
+            content_hash=f"{self.content_hash}/{part}",
         )
 
     def gate_scores(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -189,7 +208,7 @@ class Trace:
             raise UserError(
                 f"This trace of {self.geometry.model} has no router_logits, so the gate scores of the experts "
                 "that were not chosen are unknown; record it with `python -m sim record` or choose a rule "
-                "that needs only ids."
+                "that needs only ids"
             )
         return self.router_logits.probabilities(start, stop, self.num_experts)
 
@@ -211,5 +230,10 @@ def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if num_experts <= 256 else np.uint16
 
 
-def _rows(table: ScoreTable | None, start: int, stop: int) -> ScoreTable | None:
-    return None if table is None else table.rows(start, stop)
+def _renumber(provenance: dict[str, Any], requests: list[int]) -> dict[str, Any]:
+    """The provenance with the numbers of looping requests as a selection of requests counts them."""
+    looping = provenance.get("requests_with_repetition")
+    if not isinstance(looping, list):
+        return provenance
+    numbers = {number for number in looping if isinstance(number, int)}
+    return provenance | {"requests_with_repetition": [new for new, old in enumerate(requests) if old in numbers]}

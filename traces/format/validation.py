@@ -1,4 +1,4 @@
-"""Checks of a trace, each with its own sentence: first shapes and request bounds, then every row by compiled code."""
+"""Checks of a trace, each with its own sentence: first sizes and request bounds, then every row by compiled code."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.format.tensors import SCORE_TABLES, trace_tensors
-from traces.format.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace
+from traces.format.tensors import trace_tensors
+from traces.format.trace import DECODE, PREFILL, SCORE_TABLES, Geometry, ScoreTable, Trace
 
 _IDS = (np.uint8, np.uint16)
 _FLOATS = (np.float16, np.float32)
@@ -30,29 +30,21 @@ _DTYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def validate(trace: Trace) -> None:
-    """Check everything: structure, then every id, weight and score, a chunk of rows at a time.
+def validate(trace: Trace, rows: bool = True) -> None:
+    """Check geometry, dtypes, shapes and request bounds; with `rows` also every id, weight and score.
 
-    Raises: UserError with one sentence about the first fault found.
-    """
-    validate_structure(trace)
-    _check_similarity(trace)
-    from traces.format.row_checks import check_rows  # compiled code: loaded only when rows are read
-
-    check_rows(trace)
-
-
-def validate_structure(trace: Trace) -> None:
-    """Check geometry, dtypes, shapes and request bounds; ids, weights and scores are not read.
-
-    Raises: UserError with one sentence about the first fault found.
+    Raises: UserError with one sentence about the first fault.
     """
     _check_geometry(trace.geometry)
     _check_dtypes(trace)
     _check_shapes(trace)
     _check_requests(trace)
-    if trace.request_labels is not None and len(trace.request_labels) != trace.num_requests:
-        raise UserError(f"request_labels has {len(trace.request_labels)} entries for {trace.num_requests} requests.")
+    if not rows:
+        return
+    _check_similarity(trace)
+    from traces.format.row_checks import check_rows
+
+    check_rows(trace)
 
 
 def _is_integer(value: object, least: int, most: int) -> bool:
@@ -61,12 +53,12 @@ def _is_integer(value: object, least: int, most: int) -> bool:
 
 def _check_geometry(geometry: Geometry) -> None:
     if not isinstance(geometry.model, str) or not geometry.model:
-        raise UserError(f"geometry.model={geometry.model!r}: a name is needed.")
+        raise UserError(f"geometry.model={geometry.model!r}: must be a name")
     limits = {"num_layers": (1, 65535), "num_experts": (2, 65535), "top_k": (1, geometry.num_experts)}
     for name, (least, most) in limits.items():
         value = getattr(geometry, name)
         if not _is_integer(value, least, most):
-            raise UserError(f"geometry.{name}={value!r}: an integer from {least} to {most} is needed.")
+            raise UserError(f"geometry.{name}={value!r}: must be an integer from {least} to {most}")
     for name, value in asdict(geometry).items():
         if value is None or name in limits or name == "model":
             continue
@@ -74,16 +66,16 @@ def _check_geometry(geometry: Geometry) -> None:
             _check_per_layer(name, value, geometry.num_layers, least=1 if name == "expert_bytes" else 0)
         elif name == "weight_bits":
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 64:
-                raise UserError(f"geometry.weight_bits={value!r}: a number above 0 and up to 64 is needed, or null.")
+                raise UserError(f"geometry.weight_bits={value!r}: must be a number above 0 and up to 64, or null")
         elif not _is_integer(value, 0, 2**62):
-            raise UserError(f"geometry.{name}={value!r}: an integer of zero or more is needed, or null where unknown.")
+            raise UserError(f"geometry.{name}={value!r}: must be an integer of zero or more, or null where unknown")
 
 
 def _check_per_layer(name: str, value: object, num_layers: int, least: int) -> None:
     if not isinstance(value, tuple | list) or len(value) != num_layers:
-        raise UserError(f"geometry.{name} must list one size for each of the {num_layers} MoE layers, or be null.")
+        raise UserError(f"geometry.{name} must list one size for each of the {num_layers} MoE layers, or be null")
     if wrong := [entry for entry in value if not _is_integer(entry, least, 2**62)]:
-        raise UserError(f"geometry.{name} holds {wrong[0]!r}: integers of at least {least} are needed.")
+        raise UserError(f"geometry.{name} holds {wrong[0]!r}: must be integers of at least {least}")
 
 
 def _check_dtypes(trace: Trace) -> None:
@@ -91,29 +83,28 @@ def _check_dtypes(trace: Trace) -> None:
         allowed = _DTYPES[name]
         if array.dtype not in allowed:
             names = " or ".join(np.dtype(dtype).name for dtype in allowed)
-            raise UserError(f"Tensor '{name}' has dtype {array.dtype.name}; {names} is needed.")
+            raise UserError(f"Tensor '{name}' has dtype {array.dtype.name}: must be {names}")
 
 
 def _check_shapes(trace: Trace) -> None:
     layers, experts, top_k = trace.num_layers, trace.num_experts, trace.top_k
     if trace.topk_ids.ndim != 3 or trace.topk_ids.shape[1:] != (layers, top_k):
         raise UserError(
-            f"Tensor 'topk_ids' has shape {trace.topk_ids.shape}; (tokens, {layers}, {top_k}) is needed "
-            "by the geometry."
+            f"Tensor 'topk_ids' has shape {trace.topk_ids.shape}: must be (tokens, {layers}, {top_k}) by the geometry"
         )
     rows = len(trace.topk_ids)
     if rows == 0:
-        raise UserError("The trace has no rows; at least one token is needed.")
+        raise UserError("The trace has no rows: must have at least one token")
     wanted: dict[str, tuple[int, ...]] = {"topk_weights": (rows, layers, top_k), "token_ids": (rows,), "phase": (rows,)}
     for name, shape in wanted.items():
         array = getattr(trace, name)
         if array is not None and array.shape != shape:
-            raise UserError(f"Tensor '{name}' has shape {array.shape}; {shape} is needed to go with topk_ids.")
+            raise UserError(f"Tensor '{name}' has shape {array.shape}: must be {shape} to go with topk_ids")
     similarity = trace.expert_similarity
     if similarity is not None and similarity.shape != (layers, experts, experts):
         raise UserError(
-            f"Tensor 'expert_similarity' has shape {similarity.shape}; {(layers, experts, experts)} is needed "
-            "by the geometry."
+            f"Tensor 'expert_similarity' has shape {similarity.shape}: must be {(layers, experts, experts)} "
+            "by the geometry"
         )
     for name in SCORE_TABLES:
         table: ScoreTable | None = getattr(trace, name)
@@ -125,20 +116,16 @@ def _check_table_shape(name: str, table: ScoreTable, rows: int, layers: int, exp
     shape = table.values.shape
     if table.ids is None or table.log_normalizer is None:
         if shape != (rows, layers, experts):
-            raise UserError(f"Tensor '{name}' has shape {shape}; {(rows, layers, experts)} is needed.")
+            raise UserError(f"Tensor '{name}' has shape {shape}: must be {(rows, layers, experts)}")
         return
     if len(shape) != 3 or shape[:2] != (rows, layers) or not top_k < shape[2] <= experts:
         raise UserError(
-            f"Tensor '{name}.values' has shape {shape}; ({rows}, {layers}, W) with {top_k} < W <= {experts} is needed."
+            f"Tensor '{name}.values' has shape {shape}: must be ({rows}, {layers}, W) with {top_k} < W <= {experts}"
         )
     if table.ids.shape != shape:
-        raise UserError(
-            f"Tensor '{name}.ids' has shape {table.ids.shape}; that of '{name}.values', {shape}, is needed."
-        )
+        raise UserError(f"Tensor '{name}.ids' has shape {table.ids.shape}: must be {shape}, that of '{name}.values'")
     if table.log_normalizer.shape != shape[:2]:
-        raise UserError(
-            f"Tensor '{name}.log_normalizer' has shape {table.log_normalizer.shape}; {shape[:2]} is needed."
-        )
+        raise UserError(f"Tensor '{name}.log_normalizer' has shape {table.log_normalizer.shape}: must be {shape[:2]}")
 
 
 def _check_similarity(trace: Trace) -> None:
@@ -156,18 +143,18 @@ def _check_cosines(layer: int, first: int, square: NDArray[Any]) -> None:
     step = max(1, _COSINES_AT_ONCE // len(square))
     cosines = square[first : first + step].astype(np.float32)
     mirrored = square[:, first : first + step].T.astype(np.float32)
-    own = np.arange(first, first + len(cosines))[:, None] == np.arange(len(square))
+    diagonal = np.arange(first, first + len(cosines))[:, None] == np.arange(len(square))
     checks = {
-        "numbers from -1 to 1 are needed": ~(np.abs(cosines) <= 1 + _COSINE_STEP),
-        "the same is needed both ways": ~(np.abs(cosines - mirrored) <= _COSINE_STEP),
-        "an expert's similarity to itself is 1": own & (np.abs(cosines - 1) > _COSINE_STEP),
+        "must be a number from -1 to 1": ~(np.abs(cosines) <= 1 + _COSINE_STEP),
+        "must be the same both ways": ~(np.abs(cosines - mirrored) <= _COSINE_STEP),
+        "must be 1, an expert's similarity to itself": diagonal & (np.abs(cosines - 1) > _COSINE_STEP),
     }
     for rule, wrong in checks.items():
         if wrong.any():
-            one, other = (int(at[0]) for at in np.nonzero(wrong))
+            row, column = (int(at[0]) for at in np.nonzero(wrong))
             raise UserError(
-                f"Tensor 'expert_similarity' at layer {layer}, experts {first + one} and {other}: the value is "
-                f"{cosines[one, other]}; {rule}."
+                f"Tensor 'expert_similarity' at layer {layer}, experts {first + row} and {column}: the value is "
+                f"{cosines[row, column]}: {rule}"
             )
 
 
@@ -176,15 +163,18 @@ def _check_requests(trace: Trace) -> None:
     if prompt_len.ndim != 1 or offsets.shape != (len(prompt_len) + 1,) or len(prompt_len) == 0:
         raise UserError(
             f"request_offsets {offsets.shape} and prompt_len {prompt_len.shape} do not go together: "
-            "R+1 offsets and R prompt lengths for R >= 1 requests are needed."
+            "must be R+1 offsets and R prompt lengths for R >= 1 requests"
         )
     if offsets[0] != 0 or offsets[-1] != rows:
-        raise UserError(f"request_offsets run from {offsets[0]} to {offsets[-1]}; 0 to {rows} (the rows) is needed.")
+        raise UserError(f"request_offsets run from {offsets[0]} to {offsets[-1]}: must be from 0 to {rows} (the rows)")
     if (empty := np.flatnonzero(np.diff(offsets) <= 0)).size:
         at = int(empty[0])
-        raise UserError(f"request_offsets do not rise at request {at}: {offsets[at]} is followed by {offsets[at + 1]}.")
+        raise UserError(f"request_offsets do not rise at request {at}: {offsets[at]} is followed by {offsets[at + 1]}")
     if (negative := np.flatnonzero(prompt_len < 0)).size:
-        raise UserError(f"prompt_len of request {negative[0]} is {prompt_len[negative[0]]}; zero or more is needed.")
+        raise UserError(f"prompt_len of request {negative[0]} is {prompt_len[negative[0]]}: must be zero or more")
+    labels = trace.request_labels
+    if labels is not None and len(labels) != len(prompt_len):
+        raise UserError(f"request_labels has {len(labels)} entries for {len(prompt_len)} requests")
     _check_phases(trace)
 
 
@@ -193,16 +183,16 @@ def _check_phases(trace: Trace) -> None:
     phase, offsets = trace.phase, trace.request_offsets
     if (wrong := np.flatnonzero(phase > DECODE)).size:
         raise UserError(
-            f"phase of row {wrong[0]} is {phase[wrong[0]]}; {PREFILL} (prefill) or {DECODE} (decode) is needed."
+            f"phase of row {wrong[0]} is {phase[wrong[0]]}: must be {PREFILL} (prefill) or {DECODE} (decode)"
         )
     falls = np.flatnonzero(phase[1:] < phase[:-1]) + 1
     if (inside := falls[~np.isin(falls, offsets)]).size:
         request = int(np.searchsorted(offsets, inside[0], side="right")) - 1
-        raise UserError(f"Row {inside[0]} of request {request} is prefill after decode; a prompt's rows come first.")
+        raise UserError(f"Row {inside[0]} of request {request} is prefill after decode; a prompt's rows come first")
     prefill = np.diff(offsets) - np.add.reduceat(phase, offsets[:-1], dtype=np.int64)
     if (wrong := np.flatnonzero((prefill != 0) & (prefill != trace.prompt_len))).size:
         at = int(wrong[0])
         raise UserError(
             f"Request {at} has {prefill[at]} prefill rows but prompt_len={trace.prompt_len[at]}; "
-            "a prompt is recorded whole or not at all."
+            "a prompt is recorded whole or not at all"
         )

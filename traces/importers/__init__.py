@@ -1,7 +1,7 @@
 """Importers of foreign routing records, one module per format; a new file in this folder is a new format.
 
-An importer is a module whose docstring's first line says what it reads, with two functions:
-`add_options(parser)` adds its command-line options, `read(source, options)` gives a Trace or raises UserError.
+May import traces.format and errors. A module whose name begins with an underscore is none. Start at `Importer`, which
+says what a module must offer, then `jsonl`, the plainest format.
 """
 
 import argparse
@@ -15,9 +15,13 @@ from traces.format.trace import Trace
 
 
 class Importer(Protocol):
-    """What a module of this folder offers."""
+    """What a module of this folder offers.
+
+    The first line of its docstring says what it reads; `EXAMPLE`: arguments of `python -m sim import` for it.
+    """
 
     __doc__: str | None
+    EXAMPLE: str
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the format's own options to the command line."""
@@ -37,5 +41,5 @@ def load_importer(name: str) -> Importer:
     Raises: UserError if there is none.
     """
     if name not in importer_names():
-        raise UserError(f"Format {name!r} is unknown; known formats are {', '.join(importer_names())}.")
+        raise UserError(f"FORMAT={name}: must be one of {', '.join(importer_names())}")
     return cast(Importer, importlib.import_module(f"{__name__}.{name}"))

@@ -1,5 +1,6 @@
 """Reading files that others made: bounded lines of text and numpy arrays, nothing ever unpickled."""
 
+import argparse
 import hashlib
 import zipfile
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ def require(source: Path, kind: str) -> Path:
     Raises: UserError otherwise.
     """
     if not (source.is_file() if kind == "file" else source.is_dir()):
-        found = "does not exist" if not source.exists() else f"is not a {kind}"
-        raise UserError(f"{source} {found}; this format reads a {kind}.")
+        fault = "does not exist" if not source.exists() else f"is not a {kind}"
+        raise UserError(f"{source} {fault}: must be a {kind}")
     return source
 
 
@@ -35,6 +36,24 @@ def sha256_of(path: Path) -> str:
     """Hash of a source file, for the provenance."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_model_options(parser: argparse.ArgumentParser, model: str = "unknown", num_experts: int | None = None) -> None:
+    """Add --num-experts, required unless the format has a default, and --model."""
+    parser.add_argument(
+        "--num-experts",
+        type=int,
+        default=num_experts,
+        required=num_experts is None,
+        help="routed experts per layer " + ("(cannot be known)" if num_experts is None else "(default: %(default)s)"),
+    )
+    parser.add_argument("--model", default=model, help="model name of the trace (default: %(default)s)")
+
+
+def check_num_experts(num_experts: int) -> None:
+    """Raises: UserError for a number of experts that no trace can have."""
+    if not 2 <= num_experts <= 65535:
+        raise UserError(f"--num-experts={num_experts}: must be from 2 to 65535")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -48,10 +67,10 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
             while line := file.readline(MAX_LINE_CHARACTERS + 1):
                 number += 1
                 if len(line) > MAX_LINE_CHARACTERS:
-                    raise UserError(f"{path.name} line {number} is longer than {MAX_LINE_CHARACTERS} characters.")
+                    raise UserError(f"{path.name} line {number} is longer than {MAX_LINE_CHARACTERS} characters")
                 yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not UTF-8 text near line {number + 1}.") from error
+        raise UserError(f"{path.name} is not UTF-8 text near line {number + 1}") from error
 
 
 def integer(text: str, path: Path, number: int, field: str) -> int:
@@ -60,7 +79,7 @@ def integer(text: str, path: Path, number: int, field: str) -> int:
     Raises: UserError naming file, line and field.
     """
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise UserError(f"{path.name} line {number}: {field}={text!r}; an integer of zero or more is needed.")
+        raise UserError(f"{path.name} line {number}: {field}={text!r}: must be an integer of zero or more")
     return int(text)
 
 
@@ -72,8 +91,8 @@ def npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-    except Exception as error:  # a spoiled archive fails in a dozen ways
-        raise UserError(f"{path.name} is not a whole .npz file ({error}).") from error
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        raise UserError(f"{path.name} is not a whole .npz file ({error})") from error
 
 
 def npz_array(path: Path, name: str) -> NDArray[Any]:
@@ -86,24 +105,24 @@ def npz_array(path: Path, name: str) -> NDArray[Any]:
         with zipfile.ZipFile(path) as archive:
             member = f"{name}.npy"
             if member not in archive.namelist():
-                raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}.")
+                raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}")
             with archive.open(member) as stream:
                 nbytes = _checked_nbytes(stream, label)
                 packed = archive.getinfo(member).compress_size
                 if nbytes > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed):
                     raise UserError(
                         f"Array {label} unpacks {packed} bytes into {nbytes}; a ratio of up to {MAX_UNPACKED_RATIO} is "
-                        "read, since a trace that repeats itself more than that is no recording."
+                        "read, since a trace that repeats itself more than that is no recording"
                     )
                 if archive.getinfo(member).file_size != stream.tell() + nbytes:
-                    raise UserError(f"Array {label} does not have the size its header claims.")
+                    raise UserError(f"Array {label} does not have the size its header claims")
             with archive.open(member) as stream:
                 array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
                 return array
     except UserError:
         raise
-    except Exception as error:  # a spoiled archive fails in a dozen ways
-        raise UserError(f"Array {label} cannot be read: {error}.") from error
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        raise UserError(f"Array {label} cannot be read: {error}") from error
 
 
 def npy_array(path: Path) -> NDArray[Any]:
@@ -115,27 +134,27 @@ def npy_array(path: Path) -> NDArray[Any]:
         with path.open("rb") as stream:
             nbytes = _checked_nbytes(stream, path.name)
             if path.stat().st_size != stream.tell() + nbytes:
-                raise UserError(f"Array {path.name} does not have the size its header claims.")
+                raise UserError(f"Array {path.name} does not have the size its header claims")
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except UserError:
         raise
-    except Exception as error:  # a spoiled header fails in a dozen ways
-        raise UserError(f"Array {path.name} cannot be read: {error}.") from error
+    except Exception as error:  # a damaged header fails in a dozen ways
+        raise UserError(f"Array {path.name} cannot be read: {error}") from error
 
 
 def _checked_nbytes(stream: IO[bytes], label: str) -> int:
     """Bytes of data that the .npy header at `stream` claims; the stream is left at the data."""
     version = np.lib.format.read_magic(stream)
     if version not in _NPY_HEADERS:
-        raise UserError(f"Array {label} is of .npy version {version}; 1.0 and 2.0 are read.")
+        raise UserError(f"Array {label} is of .npy version {version}; 1.0 and 2.0 are read")
     shape, _, dtype = _NPY_HEADERS[version](stream)
     if dtype.hasobject or dtype.kind not in "iuf":
-        raise UserError(f"Array {label} is of type {dtype}; integers or floats are needed (nothing is unpickled).")
+        raise UserError(f"Array {label} is of type {dtype}: must be integers or floats (nothing is unpickled)")
     nbytes = dtype.itemsize
     for extent in shape:
         nbytes *= int(extent)
     if nbytes > MAX_ARRAY_BYTES:
-        raise UserError(f"Array {label} claims {nbytes} bytes; at most {MAX_ARRAY_BYTES} are read.")
+        raise UserError(f"Array {label} claims {nbytes} bytes; at most {MAX_ARRAY_BYTES} are read")
     return nbytes
 
 
@@ -145,10 +164,10 @@ def expert_ids(array: NDArray[Any], num_experts: int, label: str) -> NDArray[Any
     Raises: UserError for a value that is no integer from 0 to num_experts - 1.
     """
     if array.dtype.kind not in "iu":
-        raise UserError(f"{label} is of type {array.dtype}; integers are needed for expert ids.")
+        raise UserError(f"{label} is of type {array.dtype}: expert ids must be integers")
     if array.size and not (array.min() >= 0 and array.max() < num_experts):
         where = np.argwhere((array < 0) | (array >= num_experts))[0].tolist()
         raise UserError(
-            f"{label} holds expert {array[tuple(where)]} at index {where}; 0 to {num_experts - 1} is allowed."
+            f"{label} holds expert {array[tuple(where)]} at index {where}: must be from 0 to {num_experts - 1}"
         )
     return array.astype(id_dtype(num_experts))

@@ -21,6 +21,7 @@ from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
 from traces.importers._sources import integer, numbered_lines, require, sha256_of
 
+EXAMPLE = "big_moe_on_edge qwen.route.csv qwen.safetensors"
 COLUMNS = "turn,phase,step,layer,slot,expert,weight,residency,expert_bytes"
 _MISSING = -1
 _MOST_LAYERS, _MOST_EXPERTS, _MOST_TOP_K = 4096, 65535, 1024
@@ -93,7 +94,7 @@ def _read_header(source: Path, lines: Any) -> _Header:
         if line == COLUMNS:
             if header is None or len(header.expert_bytes) != header.num_layers:
                 raise UserError(
-                    f"{source.name} line {number}: comment lines for the model and all its layers come first."
+                    f"{source.name} line {number}: comment lines for the model and all its layers come first"
                 )
             return header
         if not line.startswith("#"):
@@ -103,14 +104,14 @@ def _read_header(source: Path, lines: Any) -> _Header:
             least = {"n_layer": _MOST_LAYERS, "n_expert": _MOST_EXPERTS, "n_expert_used": _MOST_TOP_K}
             sizes = [integer(fields.get(name, ""), source, number, name) for name in least]
             if any(not 1 <= size <= most for size, most in zip(sizes, least.values(), strict=True)):
-                raise UserError(f"{source.name} line {number}: sizes {sizes} of the model are out of range.")
+                raise UserError(f"{source.name} line {number}: sizes {sizes} of the model are out of range")
             header = _Header(fields["model"].rsplit("/", 1)[-1], sizes[0], sizes[1], sizes[2], [], [])
         elif "layer" in fields and header is not None:
             if fields["layer"] != str(len(header.expert_bytes)):
-                raise UserError(f"{source.name} line {number}: layer {len(header.expert_bytes)} is next.")
+                raise UserError(f"{source.name} line {number}: layer {len(header.expert_bytes)} is next")
             header.expert_bytes.append(integer(fields.get("expert_bytes", ""), source, number, "expert_bytes"))
             header.dense_bytes.append(integer(fields.get("dense_bytes", ""), source, number, "dense_bytes"))
-    raise UserError(f"{source.name} has no line '{COLUMNS}' after its comments, so it is no route.csv.")
+    raise UserError(f"{source.name} has no line '{COLUMNS}' after its comments, so it is no route.csv")
 
 
 def _read_rows(
@@ -124,29 +125,29 @@ def _read_rows(
     for number, line in lines:
         cells = line.split(",")
         if len(cells) != len(names):
-            raise UserError(f"{source.name} line {number} has {len(cells)} columns; {len(names)} are needed.")
+            raise UserError(f"{source.name} line {number} has {len(cells)} columns: must have {len(names)}")
         numbers = [integer(cell, source, number, name) for cell, name in zip(cells[:6], names, strict=False)]
         for value, limit, name in zip(numbers, limits, names, strict=False):
             if value >= limit:
-                raise UserError(f"{source.name} line {number}: {name}={value}; 0 to {limit - 1} is allowed.")
+                raise UserError(f"{source.name} line {number}: {name}={value}: must be from 0 to {limit - 1}")
         turn, phase, step, layer, slot, expert = numbers
         if (turn, phase, step) not in rows:
             if (len(rows) + 1) * shape[0] * shape[1] > _FREE_ENTRIES + _ENTRIES_PER_LINE * number:
                 raise UserError(
                     f"{source.name} line {number} begins token {len(rows)} of {shape[0]} layers and {shape[1]} slots, "
-                    "and the lines before hold hardly any of them."
+                    "and the lines before hold hardly any of them"
                 )
             rows[turn, phase, step] = (np.full(shape, _MISSING, np.int32), np.zeros(shape, np.float32))
         ids, weights = rows[turn, phase, step]
         if ids[layer, slot] != _MISSING:
-            raise UserError(f"{source.name} line {number} gives step {step}, layer {layer}, slot {slot} a second time.")
+            raise UserError(f"{source.name} line {number} gives step {step}, layer {layer}, slot {slot} a second time")
         ids[layer, slot] = expert
         try:
             weights[layer, slot] = float(cells[6])
         except ValueError as error:
-            raise UserError(f"{source.name} line {number}: weight={cells[6]!r}; a number is needed.") from error
+            raise UserError(f"{source.name} line {number}: weight={cells[6]!r}: must be a number") from error
     if not rows:
-        raise UserError(f"{source.name} has no rows after its column names.")
+        raise UserError(f"{source.name} has no rows after its column names")
     return rows
 
 
@@ -165,9 +166,9 @@ def _fill_prefill(
         for layer in np.flatnonzero(holes[row]):
             follows = row + 1 < len(ids) and turn[row + 1] == turn[row] and phase[row + 1] == PREFILL
             if not follows or phase[row] != PREFILL:
-                raise UserError(f"{source.name} has no experts for row {row} of turn {turn[row]} in layer {layer}.")
+                raise UserError(f"{source.name} has no experts for row {row} of turn {turn[row]} in layer {layer}")
             ids[row, layer], weights[row, layer] = ids[row + 1, layer], weights[row + 1, layer]
     if partly.any():
         row, layer = np.argwhere(partly)[0]
-        raise UserError(f"{source.name} lacks slots of row {row} of turn {turn[row]} in layer {layer}.")
+        raise UserError(f"{source.name} lacks slots of row {row} of turn {turn[row]} in layer {layer}")
     return int(holes.sum())

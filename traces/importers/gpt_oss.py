@@ -17,6 +17,7 @@ from traces.errors import UserError
 from traces.format.trace import DECODE, Geometry, Trace
 from traces.importers._sources import expert_ids, npz_array, numbered_lines, require, sha256_of
 
+EXAMPLE = "gpt_oss gpt_oss_20b/ gpt_oss.safetensors"
 NUM_EXPERTS = 32
 
 
@@ -30,11 +31,11 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
     files = {name: require(source / name, "file") for name in ("experts.npz", "weights_f16.npz", "requests.jsonl")}
     ids = expert_ids(npz_array(files["experts.npz"], "experts"), NUM_EXPERTS, "'experts' of experts.npz")
     if ids.ndim != 3:
-        raise UserError(f"'experts' of experts.npz has shape {ids.shape}; (tokens, layers, top_k) is needed.")
+        raise UserError(f"'experts' of experts.npz has shape {ids.shape}: must be (tokens, layers, top_k)")
     prompt_len = npz_array(files["experts.npz"], "prompt_len").astype(np.int32)
     records = _records(files["requests.jsonl"])
     if len(records) != len(prompt_len):
-        raise UserError(f"requests.jsonl has {len(records)} records for {len(prompt_len)} requests in experts.npz.")
+        raise UserError(f"requests.jsonl has {len(records)} records for {len(prompt_len)} requests in experts.npz")
     return Trace(
         geometry=Geometry("gpt_oss_20b", ids.shape[1], NUM_EXPERTS, ids.shape[2]),
         topk_ids=ids,
@@ -64,8 +65,8 @@ def _records(path: Path) -> list[dict[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path.name} line {number} is not JSON.") from error
+            raise UserError(f"{path.name} line {number} is not JSON") from error
         if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
-            raise UserError(f"{path.name} line {number} has no text field 'dataset'.")
+            raise UserError(f"{path.name} line {number} has no text field 'dataset'")
         records.append(record)
     return records

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
-from traces.importers._sources import numbered_lines, require, sha256_of
+from traces.importers._sources import add_model_options, check_num_experts, numbered_lines, require, sha256_of
 
+EXAMPLE = "jsonl routing.jsonl out.safetensors --num-experts 64"
 _PHASES = {"prefill": PREFILL, "decode": DECODE}
 
 
@@ -34,14 +35,12 @@ class _Records:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --num-experts and --model."""
-    parser.add_argument("--num-experts", type=int, required=True, help="routed experts per layer (cannot be known)")
-    parser.add_argument("--model", default="unknown", help="model name of the trace (default: %(default)s)")
+    add_model_options(parser)
 
 
 def read(source: Path, options: argparse.Namespace) -> Trace:
     """The trace in file `source`."""
-    if not 2 <= options.num_experts <= 65535:
-        raise UserError(f"--num-experts {options.num_experts}: 2 to 65535 is allowed.")
+    check_num_experts(options.num_experts)
     records = _read_records(require(source, "file"), options.num_experts)
     rows = list(records.phase)
     num_layers = 1 + max(layer for _, _, layer in records.experts)
@@ -49,7 +48,7 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
     rows.sort()
     if len(records.experts) != len(rows) * num_layers:
         raise UserError(
-            f"{source.name} has {len(records.experts)} records for {len(rows)} tokens of {num_layers} layers."
+            f"{source.name} has {len(records.experts)} records for {len(rows)} tokens of {num_layers} layers"
         )
     cells = [(request, token, layer) for request, token in rows for layer in range(num_layers)]
     shape = (len(rows), num_layers, top_k)
@@ -78,20 +77,20 @@ def _read_records(path: Path, num_experts: int) -> _Records:
         request, token, layer, experts, weights, phase = _parse(line, where, num_experts)
         width = width or len(experts)
         if len(experts) != width:
-            raise UserError(f"{where} has {len(experts)} experts; the lines before have {width}.")
+            raise UserError(f"{where} has {len(experts)} experts; the lines before have {width}")
         cell = (records.requests.setdefault(request, len(records.requests)), token, layer)
         if cell in records.experts:
-            raise UserError(f"{where} gives request {request!r}, token {token}, layer {layer} a second time.")
+            raise UserError(f"{where} gives request {request!r}, token {token}, layer {layer} a second time")
         if (weights is not None) != bool(records.weights) and records.experts:
-            raise UserError(f"{where}: weights are needed in all lines or in none.")
+            raise UserError(f"{where}: weights must be in all lines or in none")
         if records.phase.setdefault(cell[:2], phase) != phase:
-            raise UserError(f"{where}: the phase of a token must be the same in all layers.")
+            raise UserError(f"{where}: the phase of a token must be the same in all layers")
         order = np.argsort(-weights, kind="stable") if weights is not None else np.arange(width)
         records.experts[cell] = np.array(experts)[order]
         if weights is not None:
             records.weights[cell] = weights[order]
     if not records.experts:
-        raise UserError(f"{path.name} has no lines.")
+        raise UserError(f"{path.name} has no lines")
     return records
 
 
@@ -100,13 +99,13 @@ def _parse(line: str, where: str, num_experts: int) -> tuple[Any, int, int, list
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON.") from error
+        raise UserError(f"{where} is not JSON") from error
     if not isinstance(record, dict) or not isinstance(record.get("request"), int | str):
-        raise UserError(f"{where}: an object whose 'request' is a number or text is needed.")
+        raise UserError(f"{where}: must be an object whose 'request' is a number or text")
     token, layer = (_count(record.get(name), where, name, 2**31) for name in ("token", "layer"))
     experts = record.get("experts")
     if not isinstance(experts, list) or not experts:
-        raise UserError(f"{where}: 'experts' must be a list of expert numbers.")
+        raise UserError(f"{where}: 'experts' must be a list of expert numbers")
     experts = [_count(expert, where, "expert", num_experts) for expert in experts]
     weights = record.get("weights", record.get("gate_probs"))
     if weights is not None and (
@@ -114,10 +113,10 @@ def _parse(line: str, where: str, num_experts: int) -> tuple[Any, int, int, list
         or len(weights) != len(experts)
         or not all(isinstance(weight, int | float) for weight in weights)
     ):
-        raise UserError(f"{where}: weights must be a list of {len(experts)} numbers, one per expert.")
+        raise UserError(f"{where}: weights must be a list of {len(experts)} numbers, one per expert")
     phase = record.get("phase", "decode")
     if phase not in ("prefill", "decode"):
-        raise UserError(f"{where}: phase={phase!r}; 'prefill' or 'decode' is needed.")
+        raise UserError(f"{where}: phase={phase!r}: must be 'prefill' or 'decode'")
     return record["request"], token, layer, experts, None if weights is None else _floats(weights), _PHASES[phase]
 
 
@@ -131,5 +130,5 @@ def _floats(weights: list[float]) -> NDArray[np.float32]:
 
 def _count(value: object, where: str, name: str, limit: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
-        raise UserError(f"{where}: {name}={value!r}; an integer from 0 to {limit - 1} is needed.")
+        raise UserError(f"{where}: {name}={value!r}: must be an integer from 0 to {limit - 1}")
     return value

@@ -16,6 +16,7 @@ from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Geometry, Trace
 from traces.importers._sources import integer, numbered_lines, require, sha256_of
 
+EXAMPLE = "mixtral_offloading active_experts.txt mixtral.safetensors"
 NUM_LAYERS, NUM_EXPERTS, TOP_K = 32, 8, 2
 
 
@@ -25,25 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read(source: Path, options: argparse.Namespace) -> Trace:
     """The one request in file `source`."""
-    prompt: list[list[int]] = []
-    decoded: list[list[int]] = []
-    for number, line in numbered_lines(require(source, "file")):
-        experts = [integer(text, source, number, "expert") for text in line.split(",")]
-        if len(set(experts)) != len(experts) or max(experts) >= NUM_EXPERTS:
-            raise UserError(f"{source.name} line {number}: {line!r}; different experts from 0 to 7 are needed.")
-        if len(prompt) < NUM_LAYERS:
-            if len(experts) < TOP_K:
-                raise UserError(f"{source.name} line {number} has one expert; a prompt uses at least {TOP_K}.")
-            prompt.append(experts)
-        elif len(experts) != TOP_K:
-            raise UserError(f"{source.name} line {number} has {len(experts)} experts; a decoded token uses {TOP_K}.")
-        else:
-            decoded.append(experts)
-    if len(prompt) < NUM_LAYERS or len(decoded) % NUM_LAYERS:
-        lines = len(prompt) + len(decoded)
-        raise UserError(
-            f"{source.name} has {lines} lines, which is not a whole number of tokens of {NUM_LAYERS} layers."
-        )
+    prompt, decoded = _read_lines(require(source, "file"))
     prefill = _rows_of_union(prompt)
     tokens = np.array(decoded, np.uint8).reshape(-1, NUM_LAYERS, TOP_K)
     return Trace(
@@ -64,6 +47,30 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
             ],
         },
     )
+
+
+def _read_lines(source: Path) -> tuple[list[list[int]], list[list[int]]]:
+    """Experts of each layer of the prompt, and of each layer of each decoded token, one list per line."""
+    prompt: list[list[int]] = []
+    decoded: list[list[int]] = []
+    for number, line in numbered_lines(source):
+        experts = [integer(text, source, number, "expert") for text in line.split(",")]
+        if len(set(experts)) != len(experts) or max(experts) >= NUM_EXPERTS:
+            raise UserError(f"{source.name} line {number}: {line!r} must be different experts from 0 to 7")
+        if len(prompt) < NUM_LAYERS:
+            if len(experts) < TOP_K:
+                raise UserError(f"{source.name} line {number} has one expert; a prompt uses at least {TOP_K}")
+            prompt.append(experts)
+        elif len(experts) != TOP_K:
+            raise UserError(f"{source.name} line {number} has {len(experts)} experts; a decoded token uses {TOP_K}")
+        else:
+            decoded.append(experts)
+    if len(prompt) < NUM_LAYERS or len(decoded) % NUM_LAYERS:
+        lines = len(prompt) + len(decoded)
+        raise UserError(
+            f"{source.name} has {lines} lines, which is not a whole number of tokens of {NUM_LAYERS} layers"
+        )
+    return prompt, decoded
 
 
 def _rows_of_union(prompt: list[list[int]]) -> NDArray[np.uint8]:

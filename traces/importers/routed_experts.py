@@ -19,14 +19,23 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
-from traces.importers._sources import expert_ids, npy_array, npz_array, npz_names, sha256_of
+from traces.importers._sources import (
+    add_model_options,
+    check_num_experts,
+    expert_ids,
+    npy_array,
+    npz_array,
+    npz_names,
+    sha256_of,
+)
 
+EXAMPLE = "routed_experts request.npy out.safetensors --num-experts 128 --prompt-len 57"
 _CHUNK_ROWS = 1 << 16
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the arrays do not say."""
-    parser.add_argument("--num-experts", type=int, required=True, help="routed experts per layer (cannot be known)")
+    add_model_options(parser)
     parser.add_argument(
         "--prompt-len",
         type=_integers,
@@ -39,26 +48,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dense-layers", type=_integers, default=(), help="layers of the array without experts: N,N,..."
     )
     parser.add_argument("--ranked", action="store_true", help="the ids of a row are best first")
-    parser.add_argument("--model", default="unknown", help="model name of the trace (default: %(default)s)")
 
 
 def read(source: Path, options: argparse.Namespace) -> Trace:
     """The trace in `source`, one request per array."""
-    if not 2 <= options.num_experts <= 65535:
-        raise UserError(f"--num-experts {options.num_experts}: 2 to 65535 is allowed.")
+    check_num_experts(options.num_experts)
     arrays = _arrays(source)
     shapes = {name: load().shape for name, load in arrays.items()}
     shape = next(iter(shapes.values()))
     for name, other in shapes.items():
         if len(other) != 3 or other[1:] != shape[1:] or 0 in other:
-            raise UserError(
-                f"Array {name!r} has shape {other}; (tokens, layers, top_k) is needed, equal in all requests."
-            )
+            raise UserError(f"Array {name!r} has shape {other}: must be (tokens, layers, top_k), equal in all requests")
     layers = [layer for layer in range(shape[1]) if layer not in options.dense_layers]
     if not layers or len(layers) + len(options.dense_layers) != shape[1]:
-        raise UserError(
-            f"--dense-layers {_text(options.dense_layers)}: some of layers 0 to {shape[1] - 1} are allowed."
-        )
+        raise UserError(f"--dense-layers={_text(options.dense_layers)}: must be some of layers 0 to {shape[1] - 1}")
     offsets = np.cumsum([0, *(other[0] for other in shapes.values())])
     ids = np.empty((offsets[-1], len(layers), shape[2]), id_dtype(options.num_experts))
     for (name, load), start in zip(arrays.items(), offsets[:-1], strict=True):
@@ -106,16 +109,16 @@ def _files(source: Path) -> list[Path]:
 def _arrays(source: Path) -> dict[str, Callable[[], NDArray[Any]]]:
     """A loader per request, by name, in natural order."""
     if not source.exists():
-        raise UserError(f"{source} does not exist; an .npy file, an .npz file or a folder of .npy files is needed.")
+        raise UserError(f"{source} does not exist: must be an .npy file, an .npz file or a folder of .npy files")
     arrays: dict[str, Callable[[], NDArray[Any]]]
     if source.suffix == ".npz":
         arrays = {name: partial(npz_array, source, name) for name in sorted(npz_names(source), key=_natural)}
     elif source.is_dir() or source.suffix == ".npy":
         arrays = {path.stem: partial(npy_array, path) for path in _files(source)}
     else:
-        raise UserError(f"{source.name} is neither an .npy file, an .npz file nor a folder of .npy files.")
+        raise UserError(f"{source.name} is neither an .npy file, an .npz file nor a folder of .npy files")
     if not arrays:
-        raise UserError(f"{source.name} holds no arrays.")
+        raise UserError(f"{source.name} holds no arrays")
     return arrays
 
 
@@ -124,7 +127,7 @@ def _copy(array: NDArray[Any], layers: list[int], num_experts: int, name: str, o
     if array.shape[2] > 1 and (empty := np.flatnonzero(~array[:, layers].any(axis=(0, 2)))).size:
         raise UserError(
             f"Layer {layers[empty[0]]} of {name!r} holds expert 0 for every token and rank, as layers without experts "
-            "do; leave it out with --dense-layers."
+            "do; leave it out with --dense-layers"
         )
     for start in range(0, len(array), _CHUNK_ROWS):
         chunk = array[start : start + _CHUNK_ROWS, layers]
@@ -136,10 +139,10 @@ def _prompt_len(claim: tuple[int, ...] | None, shapes: dict[str, tuple[int, ...]
         return np.zeros(len(shapes), np.int32)
     lengths = claim * len(shapes) if len(claim) == 1 else claim
     if len(lengths) != len(shapes):
-        raise UserError(f"--prompt-len gives {len(lengths)} lengths for {len(shapes)} requests; one or all are needed.")
+        raise UserError(f"--prompt-len has {len(lengths)} lengths for {len(shapes)} requests: must be one or all")
     for length, (name, shape) in zip(lengths, shapes.items(), strict=True):
         if length > shape[0]:
-            raise UserError(f"--prompt-len {length} is above the {shape[0]} tokens of request {name!r}.")
+            raise UserError(f"--prompt-len={length}: must be at most {shape[0]}, the tokens of request {name!r}")
     return np.array(lengths, np.int32)
 
 
@@ -155,7 +158,5 @@ def _geometry(options: argparse.Namespace, num_layers: int, top_k: int) -> Geome
     if sizes is not None:
         sizes = sizes * num_layers if len(sizes) == 1 else sizes
         if len(sizes) != num_layers:
-            raise UserError(
-                f"--expert-bytes gives {len(sizes)} sizes for {num_layers} MoE layers; one or all are needed."
-            )
+            raise UserError(f"--expert-bytes has {len(sizes)} sizes for {num_layers} MoE layers: must be one or all")
     return Geometry(options.model, num_layers, options.num_experts, top_k, expert_bytes=sizes)

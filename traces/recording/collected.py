@@ -1,4 +1,4 @@
-"""Gathers what the tap sees, pass by pass, and puts it together as a trace."""
+"""Collects every routing decision that a `Tap` reports while a model runs, and makes a `Trace` of them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.format.packing import pack_scores
-from traces.format.score_function import name_score_function
-from traces.format.trace import Geometry, ScoreTable, Trace, id_dtype
+from traces.format.trace import SCORE_TABLES, Geometry, ScoreTable, Trace, id_dtype
 from traces.recording.moe_layers import MoELayer, family_name
+from traces.recording.packing import pack_scores
+from traces.recording.score_function import name_score_function
 from traces.recording.similarity import SimilaritySample
 from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
     import torch
 
-TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
-
 
 class Collector:
-    """A tap that remembers: use as a context manager, call `end_step` after each forward pass, then `trace`.
+    """Keeps ids, weights and scores of every forward pass of `model`, for a trace.
+
+    Hooks the model while the `with` block lasts: call `start_request`, then `end_step` after each forward pass, and
+    `trace` at the end. `sample`: also keep inputs of experts, to measure how similar experts are.
 
     Raises: UserError on construction if the model cannot be hooked or its layers differ in experts or top-k.
     """
@@ -40,7 +41,7 @@ class Collector:
         self._sample = sample
         self._ids: list[NDArray[np.int64]] = []  # per step [n, L, K]
         self._weights: list[NDArray[np.float32]] = []
-        self._tables: dict[str, list[NDArray[np.float32]]] = {name: [] for name in TABLES}
+        self._tables: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SCORE_TABLES}
         self._step: dict[str, dict[int, NDArray[Any]]] = {}
         self._tokens: list[int] = []
         self._phase: list[int] = []
@@ -71,30 +72,29 @@ class Collector:
 
     def end_step(self, tokens: list[int], phase: int) -> None:
         """Close one forward pass over `tokens`."""
-        seen = self._step
-        self._step = {}
+        step, self._step = self._step, {}
         count = len(self.layers)
         for name, target in (("ids", self._ids), ("weights", self._weights)):
-            target.append(np.stack([seen[name][layer] for layer in range(count)], axis=1))
-        for name in TABLES:
+            target.append(np.stack([step[name][layer] for layer in range(count)], axis=1))
+        for name in SCORE_TABLES:
             rows = count - 1 if name.startswith("lookahead") else count
-            found = seen.get(name, {})
-            if rows and len(found) == rows:
-                self._tables[name].append(np.stack([found[layer] for layer in range(rows)], axis=1))
+            layers = step.get(name, {})
+            if rows and len(layers) == rows:
+                self._tables[name].append(np.stack([layers[layer] for layer in range(rows)], axis=1))
         self._tokens.extend(tokens)
         self._phase.extend([phase] * len(tokens))
         self._offsets[-1] += len(tokens)
 
     def findings(self) -> dict[str, str]:
         """What could not be recorded and why, and what was measured beside the routing, for the provenance."""
-        said = {}
+        notes = {}
         if not self._tap.has_router_logits:
-            said["router_logits"] = "absent: this family chooses its experts outside a router module"
+            notes["router_logits"] = "absent: this family chooses its experts outside a router module"
         elif not self._tap.has_lookahead_after and len(self.layers) > 1:
-            said["lookahead_after"] = "absent: the router's input is not the output of a norm module in this family"
+            notes["lookahead_after"] = "absent: the router's input is not the output of a norm module in this family"
         if self._sample is not None:
-            said["expert_similarity"] = self._sample.statement
-        return said
+            notes["expert_similarity"] = self._sample.statement
+        return notes
 
     def trace(self, geometry: Geometry, provenance: dict[str, Any], top_k_extra: int | None, half: bool) -> Trace:
         """Everything gathered so far as one trace; `top_k_extra` experts beyond top-k stay in lookahead tables."""
@@ -104,12 +104,12 @@ class Collector:
         ids, weights = np.take_along_axis(ids, order, -1), np.take_along_axis(weights, order, -1)
         logits = self._table("router_logits")
         selection = None
-        by_logits = logits is not None and _best_are(ids, logits)
+        by_logits = logits is not None and _are_best(ids, logits)
         if logits is not None and not by_logits:
             selection = self._table("selection_scores")
             if selection is None:
-                said = "absent: the choice used other scores than the logits, which no topk call of the router showed"
-                provenance = {**provenance, "selection_scores": said}
+                reason = "absent: the choice used other scores than the logits, which no topk call of the router showed"
+                provenance = {**provenance, "selection_scores": reason}
         score_function, scale = name_score_function(ids, weights, logits)
         if scale is not None:
             provenance = {**provenance, "weight_scale": scale}
@@ -162,11 +162,11 @@ def _check_uniform(model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> None
         if len(values) > 1:
             raise UserError(
                 f"{family_name(model)} has layers of different {name} ({', '.join(map(str, values))}); "
-                "a trace needs the same in every MoE layer."
+                "a trace needs the same in every MoE layer"
             )
 
 
-def _best_are(ids: NDArray[np.int64], logits: NDArray[np.float32]) -> bool:
+def _are_best(ids: NDArray[np.int64], logits: NDArray[np.float32]) -> bool:
     """Whether the chosen experts are everywhere those of the highest logits."""
     chosen = np.take_along_axis(logits, ids, axis=-1).min(axis=-1)
     others = logits.copy()

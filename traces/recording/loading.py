@@ -52,7 +52,7 @@ def load_model(
 def check_dtype(dtype: str) -> None:
     """Raises: UserError for a name that is not in DTYPES."""
     if dtype not in DTYPES:
-        raise UserError(f"model.dtype={dtype}: {', '.join(DTYPES)} are allowed.")
+        raise UserError(f"model.dtype={dtype}: must be one of {', '.join(DTYPES)}")
 
 
 def check_source(path: str, allow_download: bool, network_timeout_s: float) -> bool:
@@ -70,35 +70,35 @@ def _check_folder(path: str) -> bool:
     """Whether `path` is a folder with everything a model needs; False if it can only be a hub id."""
     folder = Path(path).expanduser()
     if folder.is_file():
-        raise UserError(f"model.path={path} is a file; a folder written by save_pretrained or a hub id is needed.")
+        raise UserError(f"model.path={path} is a file: must be a folder written by save_pretrained or a hub id")
     if not folder.is_dir():
         return False
     if not (folder / "config.json").is_file():
-        raise UserError(f"model.path={path}: the folder has no config.json, so it holds no Hugging Face model.")
+        raise UserError(f"model.path={path}: the folder has no config.json, so it holds no Hugging Face model")
     if not any(next(folder.glob(pattern), None) for pattern in WEIGHT_PATTERNS):
         raise UserError(
             f"model.path={path}: the folder has a config.json but no weights as *.safetensors; pickled weights "
-            "(*.bin, *.pt) are not loaded."
+            "(*.bin, *.pt) are not loaded"
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(f"model.path={path}: the folder has no tokenizer (tokenizer.json and tokenizer_config.json).")
+        raise UserError(f"model.path={path}: the folder has no tokenizer (tokenizer.json and tokenizer_config.json)")
     return True
 
 
 def _check_hub(path: str, allow_download: bool, timeout_s: float) -> None:
     if len(path) > 96 or not HUB_ID.fullmatch(path):
-        raise UserError(f"model.path={path}: this folder does not exist.")
+        raise UserError(f"model.path={path}: this folder does not exist")
     if allow_download:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         if not reachable(endpoint, timeout_s):
             raise UserError(
                 f"model.path={path} is not a folder here, and {endpoint} could not be reached within {timeout_s:g} s, "
-                "so it cannot be downloaded."
+                "so it cannot be downloaded"
             )
     elif not _in_cache(path):
         raise UserError(
             f"model.path={path} is neither a folder nor a model in the local Hugging Face cache; "
-            "model.allow_download=true lets it be downloaded."
+            "model.allow_download=true lets it be downloaded"
         )
 
 
@@ -137,7 +137,7 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, logging
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"model.device={device}: torch sees no CUDA device here; model.device=cpu is allowed.")
+        raise UserError(f"model.device={device}: torch sees no CUDA device here; model.device=cpu is allowed")
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -146,8 +146,8 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
         raise UserError(f"model.path={path}: its configuration cannot be read: {_first_line(error)}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"model.path={path}: {config.model_type} is an encoder-decoder model and cannot be hooked; a causal "
-            "language model is needed."
+            f"model.path={path}: {config.model_type} is an encoder-decoder model and cannot be hooked: must be "
+            "a causal language model"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=local_only, **SAFE)
@@ -167,12 +167,11 @@ def _load(path: str, dtype: str, device: str, local_only: bool) -> LoadedModel:
         raise UserError(f"model.path={path}: the model cannot be loaded: {_first_line(error)}") from error
     model, report = loading
     if missing := sorted(report["missing_keys"]):  # the library would fill them with random numbers
-        raise UserError(f"model.path={path}: the weights lack {len(missing)} tensors, for example {missing[0]}.")
+        raise UserError(f"model.path={path}: the weights lack {len(missing)} tensors, for example {missing[0]}")
     # A folder is named without the way to it, which says nothing on another machine.
     name = Path(path).expanduser().resolve().name if Path(path).expanduser().is_dir() else path
     return LoadedModel(model.to(torch.device(device)).eval(), tokenizer, name)
 
 
 def _first_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if line.endswith(".") else f"{line}."
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -65,16 +65,16 @@ def find_moe_layers(model: torch.nn.Module) -> tuple[MoELayer, ...]:
         UserError: the model is dense, spread over devices, or of a family whose routing cannot be hooked.
     """
     family = family_name(model)
-    found = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
-    if not found:
+    experts = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
+    if not experts:
         raise UserError(_no_experts_sentence(model, family))
-    if any(getattr(module, "_is_expert_parallel", False) for _, module in found):
-        raise UserError(f"{family} is loaded with expert parallelism; only a model in one process can be recorded.")
-    probe = run_probe(model, found, family)
-    if silent := [name for name, _ in found if name not in probe.calls]:
+    if any(getattr(module, "_is_expert_parallel", False) for _, module in experts):
+        raise UserError(f"{family} is loaded with expert parallelism; only a model in one process can be recorded")
+    probe = run_probe(model, experts, family)
+    if silent := [name for name, _ in experts if name not in probe.calls]:
         raise UserError(
             f"{family} cannot be hooked: its experts module {silent[0]} was not called in a probe pass over "
-            f"{PROBE_TOKENS} tokens."
+            f"{PROBE_TOKENS} tokens"
         )
     return tuple(_layer(model, index, name, probe, family) for index, name in enumerate(probe.calls))
 
@@ -98,9 +98,9 @@ def _no_experts_sentence(model: torch.nn.Module, family: str) -> str:
         if isinstance(count, int) and count > 1:
             return (
                 f"{family} has {count} experts per layer but cannot be hooked: it has no experts module that receives "
-                "the chosen ids and weights."
+                "the chosen ids and weights"
             )
-    return f"{family} is a dense model: none of its modules are experts, so there is no routing to record."
+    return f"{family} is a dense model: none of its modules are experts, so there is no routing to record"
 
 
 def _layer(model: torch.nn.Module, index: int, name: str, probe: Probe, family: str) -> MoELayer:
@@ -154,7 +154,7 @@ def _check_routing(family: str, name: str, ids: Any, weights: Any, num_experts: 
     elif ids.shape[1] > 1 and bool((ids.sort(dim=-1).values.diff(dim=-1) == 0).any()):
         fault = "one token receives the same expert twice"
     if fault is not None:
-        raise UserError(f"{family} cannot be hooked at {name}: {fault}.")
+        raise UserError(f"{family} cannot be hooked at {name}: {fault}")
 
 
 def _block_name(model: torch.nn.Module, name: str) -> str:

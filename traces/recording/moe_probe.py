@@ -1,4 +1,4 @@
-"""One short forward pass through a model that shows which modules call which, before anything is hooked for good."""
+"""One short forward pass through a model, to see which modules are called with what, before any is hooked."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Probe:
     outputs: list[tuple[str, torch.nn.Module, tuple[Any, ...], dict[str, Any], Any]]
 
 
-def run_probe(model: torch.nn.Module, found: list[tuple[str, torch.nn.Module]], family: str) -> Probe:
-    """Run `model` over a few tokens and note every module's call; `found` are the experts modules.
+def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]], family: str) -> Probe:
+    """Run `model` over a few tokens and note every module's call; `experts` are the experts modules.
 
     Raises: UserError if the pass fails, naming the family.
     """
@@ -69,7 +69,7 @@ def run_probe(model: torch.nn.Module, found: list[tuple[str, torch.nn.Module]], 
 
         return hook
 
-    for name, module in found:
+    for name, module in experts:
         names = argument_names(module)
         handles.append(module.register_forward_pre_hook(on_experts(name, names), with_kwargs=True))
     for name, module in model.named_modules():
@@ -79,7 +79,7 @@ def run_probe(model: torch.nn.Module, found: list[tuple[str, torch.nn.Module]], 
         with torch.no_grad():
             model(input_ids=probe_tokens(model))
     except (KeyError, TypeError) as error:
-        raise UserError(f"{family} cannot be hooked: a probe pass failed ({error}).") from error
+        raise UserError(f"{family} cannot be hooked: a probe pass failed ({error})") from error
     finally:
         for handle in handles:
             handle.remove()

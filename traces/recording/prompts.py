@@ -35,22 +35,22 @@ def read_prompts(source: str, requests: int | None, seed: int, prompt_tokens: in
         UserError: no such file, an empty file, a line that is not such an object, fewer prompts than asked for.
     """
     if requests is not None and requests < 1:
-        raise UserError(f"requests={requests}: at least 1 request is needed.")
+        raise UserError(f"requests={requests}: must be at least 1")
     if source == BUILTIN:
         chars = CHARS_PER_PROMPT_TOKEN * (prompt_tokens or 512)
         return builtin_prompts(load_corpus(), requests or BUILTIN_REQUESTS, seed, chars)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise UserError(f"prompts={source}: no such file; a *.txt or *.jsonl file or `{BUILTIN}` is needed.")
+        raise UserError(f"prompts={source}: no such file: must be a *.txt or *.jsonl file or `{BUILTIN}`")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts={source} cannot be read as UTF-8 text: {error}.") from error
+        raise UserError(f"prompts={source} cannot be read as UTF-8 text: {error}") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
-        raise UserError(f"prompts={source} has no prompt; one per line is needed.")
+        raise UserError(f"prompts={source} has no prompt: must have one per line")
     if requests is not None and len(numbered) < requests:
-        raise UserError(f"requests={requests}: {source} has only {len(numbered)} prompts.")
+        raise UserError(f"requests={requests}: {source} has only {len(numbered)} prompts")
     numbered = numbered[:requests]
     if path.suffix == ".jsonl":
         return tuple(_parse_object(source, number, line) for number, line in numbered)
@@ -94,11 +94,11 @@ def _parse_object(source: str, number: int, line: str) -> Prompt:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f'prompts={source}, line {number}: not JSON; {{"prompt": "..."}} is needed.') from error
+        raise UserError(f'prompts={source}, line {number}: must be JSON, {{"prompt": "..."}}') from error
     text = entry.get("prompt") if isinstance(entry, dict) else None
     label = entry.get("label") if isinstance(entry, dict) else None
     if not isinstance(text, str) or not text or not _is_unicode(text):
-        raise UserError(f'prompts={source}, line {number}: a JSON object with a text "prompt" is needed.')
+        raise UserError(f'prompts={source}, line {number}: must be a JSON object with a text "prompt"')
     if label is not None and not (isinstance(label, str) and _is_unicode(label)):
-        raise UserError(f'prompts={source}, line {number}: "label" must be a text or absent.')
+        raise UserError(f'prompts={source}, line {number}: "label" must be a text or absent')
     return Prompt(text, label)

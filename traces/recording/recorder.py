@@ -1,6 +1,6 @@
 """Runs a real MoE model over prompts and records its routing: prefill and decode through the KV cache, or one pass.
 
-The model is run unchanged, one request at a time; everything is read through the `Tap`.
+The model runs unchanged, one request at a time; a `Tap` reads every routing decision, a `Collector` keeps it.
 """
 
 from __future__ import annotations
@@ -49,24 +49,20 @@ class RecordOptions:
     similarity_tokens: int = 512
     seed: int = 0
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raises: UserError for a value outside its range."""
         if self.mode not in MODES:
-            raise UserError(f"mode={self.mode}: {' and '.join(MODES)} are allowed.")
+            raise UserError(f"mode={self.mode}: must be {' or '.join(MODES)}")
         if self.mode == "generate" and self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens={self.max_new_tokens}: at least 1 token is generated.")
+            raise UserError(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
         if self.prompt_tokens is not None and self.prompt_tokens < 1:
-            raise UserError(
-                f"prompt_tokens={self.prompt_tokens}: at least 1 token is needed, or null for the whole prompt."
-            )
+            raise UserError(f"prompt_tokens={self.prompt_tokens}: must be at least 1, or null for the whole prompt")
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"sampling.temperature={self.temperature}: zero (greedy) or more is needed.")
+            raise UserError(f"sampling.temperature={self.temperature}: must be zero (greedy) or more")
         if self.lookahead_extra is not None and self.lookahead_extra < 1:
-            raise UserError(
-                f"lookahead.extra={self.lookahead_extra}: at least 1 is needed, or null to keep every expert."
-            )
+            raise UserError(f"lookahead.extra={self.lookahead_extra}: must be at least 1, or null to keep every expert")
         if self.similarity_tokens < 1:
-            raise UserError(f"similarity_tokens={self.similarity_tokens}: at least 1 token is needed.")
+            raise UserError(f"similarity_tokens={self.similarity_tokens}: must be at least 1")
 
 
 def record(
@@ -79,11 +75,10 @@ def record(
     """Run `loaded` over `prompts` and return the trace; nothing is written to disk.
 
     Raises:
-        UserError: a model that cannot be hooked, options out of range, a prompt without tokens or beyond the context.
+        UserError: a model that cannot be hooked, a prompt without tokens or beyond the context.
     """
     import torch
 
-    options.check()
     sample = SimilaritySample(options.similarity_tokens, options.seed) if options.similarity else None
     collector = Collector(loaded.model, options.lookahead, sample)
     requests = [_tokens(loaded, prompt, number, options) for number, prompt in enumerate(prompts)]
@@ -105,13 +100,13 @@ def record(
 def _tokens(loaded: LoadedModel, prompt: Prompt, number: int, options: RecordOptions) -> list[int]:
     tokens: list[int] = loaded.tokenizer(prompt.text)["input_ids"][: options.prompt_tokens]
     if not tokens:
-        raise UserError(f"Prompt {number} has no tokens; a text is needed.")
+        raise UserError(f"Prompt {number} has no tokens: must be a text")
     new = options.max_new_tokens if options.mode == "generate" else 0
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     if isinstance(limit, int) and len(tokens) + new > limit:
         raise UserError(
             f"Prompt {number} has {len(tokens)} tokens and max_new_tokens={new}, but this model's context is {limit} "
-            f"tokens; lower prompt_tokens or max_new_tokens."
+            f"tokens; lower prompt_tokens or max_new_tokens"
         )
     return tokens
 

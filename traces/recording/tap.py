@@ -1,4 +1,4 @@
-"""The one hook into a model: it sees every routing decision, and may replace it, before the experts run.
+"""Hooks into the MoE layers of a model: every routing decision is reported, and may be replaced, before experts run.
 
 A forward pre-hook on each experts module gets ids and weights and leaves the arithmetic alone, so a recorded model
 gives the very logits of an unrecorded one. A hook on the router gives the scores of all experts. Recording, forced
@@ -46,7 +46,7 @@ OnLayerEnd = Callable[[int, "torch.Tensor"], None]
 
 
 class Tap:
-    """Hooks into every MoE layer of `model` while the `with` block lasts.
+    """Reports every routing decision of `model` to a function, which may replace it, while the `with` block lasts.
 
     `on_route(routing)` is called in each MoE layer before its experts run; what it returns, (ids, weights) of the same
     shapes, is executed instead. `on_layer_end(layer, logits)` is called at the end of each MoE layer but the last, with
@@ -138,7 +138,7 @@ class Tap:
             replacement = self._on_route(_routing(layer.index, first_tensor(args, kwargs), ids, weights, call))
             if replacement is None:
                 return None
-            return _replaced(args, kwargs, names, _checked(replacement, ids, weights))
+            return _replace_arguments(args, kwargs, names, _match_inputs(replacement, ids, weights))
 
         return hook
 
@@ -177,14 +177,14 @@ def gate_logits(layer: MoELayer, state: torch.Tensor) -> torch.Tensor:
 
     assert layer.router is not None
     with torch.no_grad():
-        output = layer.router.forward(_shaped_for(layer, state), *layer.router_rest)
+        output = layer.router.forward(_reshape_for(layer, state), *layer.router_rest)
     rows = state.numel() // state.shape[-1]
     logits = router_logits_of(output, torch.empty(rows, layer.top_k, device="meta"))
     assert logits is not None
     return logits
 
 
-def _shaped_for(layer: MoELayer, state: torch.Tensor) -> torch.Tensor:
+def _reshape_for(layer: MoELayer, state: torch.Tensor) -> torch.Tensor:
     """`state` with as many dimensions as this router was called with, [T, H] or [B, S, H]."""
     if layer.router_input_ndim == state.ndim:
         return state
@@ -201,17 +201,17 @@ def _routing(
     return Routing(index, states, ids, weights, router_logits_of(call.output, ids), scores, call.lookahead)
 
 
-def _checked(replacement: Replacement, ids: torch.Tensor, weights: torch.Tensor) -> Replacement:
+def _match_inputs(replacement: Replacement, ids: torch.Tensor, weights: torch.Tensor) -> Replacement:
     new_ids, new_weights = replacement
     if new_ids.shape != ids.shape or new_weights.shape != weights.shape:
         raise ValueError(
             f"A replacement of shapes {tuple(new_ids.shape)} and {tuple(new_weights.shape)} was given for ids and "
-            f"weights of shape {tuple(ids.shape)}; the same shapes are needed."
+            f"weights of shape {tuple(ids.shape)}: must be of the same shapes"
         )
     return new_ids.to(ids.device, ids.dtype), new_weights.to(weights.device, weights.dtype)
 
 
-def _replaced(
+def _replace_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, str], replacement: Replacement
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     positional, named = list(args), dict(kwargs)

@@ -48,9 +48,9 @@ def gate_statistics(trace: Trace, alphas: tuple[float, ...] = ALPHAS) -> GateSta
     Raises: UserError if the trace has no router_logits or fewer than k+1 experts.
     """
     if trace.router_logits is None:
-        raise UserError("The trace has no router_logits, so its gate slope and score bands are unknown.")
+        raise UserError("The trace has no router_logits, so its gate slope and score bands are unknown")
     if trace.num_experts <= trace.top_k:
-        raise UserError(f"top_k={trace.top_k} of {trace.num_experts} experts: there is no expert of rank k+1.")
+        raise UserError(f"top_k={trace.top_k} of {trace.num_experts} experts: there is no expert of rank k+1")
     slots = max(1, trace.num_experts // 4)
     counted = counted_rows(trace)
     sums = np.zeros(4)  # slope, active, missed, (token, layer)
@@ -93,9 +93,8 @@ def _add_bands(
 ) -> None:
     """Add the counts of rows [n, L, ...] to `sums` and `bands`."""
     rows, num_layers, top_k = ids.shape
-    num_experts = scores.shape[2]
     best = np.empty(top_k + 1, np.int64)
-    active = np.zeros(num_experts, np.bool_)
+    active = np.zeros(scores.shape[2], np.bool_)
     for row in range(rows):
         if not counted[row]:
             continue
@@ -117,9 +116,22 @@ def _add_bands(
                     if own > edge and not is_top(own, edge, alphas[a]):
                         bands[0, a] += 1
                         bands[1, a] += missed[row, layer, rank]
-            for a in range(len(alphas)):
-                lower = (1 - alphas[a]) * edge
-                bands[3, a] += floor > lower
-                for expert in range(num_experts):
-                    known = score[expert] >= floor
-                    bands[2, a] += known and not active[expert] and lower < score[expert] <= edge
+            _add_candidates(score, active, edge, floor, alphas, bands)
+
+
+@njit(cache=True)
+def _add_candidates(
+    scores: NDArray[np.float32],
+    active: NDArray[np.bool_],
+    edge: float,
+    floor: float,
+    alphas: NDArray[np.float64],
+    bands: NDArray[np.float64],
+) -> None:
+    """Add the candidates of one token and layer, scores [E], to `bands`; those below the floor are not known."""
+    for a in range(len(alphas)):
+        lower = (1 - alphas[a]) * edge
+        bands[3, a] += floor > lower
+        for expert in range(len(scores)):
+            known = scores[expert] >= floor
+            bands[2, a] += known and not active[expert] and lower < scores[expert] <= edge

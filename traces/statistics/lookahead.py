@@ -35,7 +35,7 @@ def lookahead_statistics(trace: Trace, table: ScoreTable, alphas: tuple[float, .
     Raises: UserError if the model uses all its experts, so that there is no rank k+1.
     """
     if trace.num_experts <= trace.top_k:
-        raise UserError(f"top_k={trace.top_k} of {trace.num_experts} experts: there is no expert of rank k+1.")
+        raise UserError(f"top_k={trace.top_k} of {trace.num_experts} experts: there is no expert of rank k+1")
     counted = counted_rows(trace)
     totals = np.zeros(2)  # predicted and active, active
     bands = np.zeros((4, len(alphas)))  # top-score: both, active; predicted: active, all

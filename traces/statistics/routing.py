@@ -1,8 +1,9 @@
-"""Where a trace's experts repeat: popularity, reuse by the next token, LRU hits; needs nothing but ids.
+"""How unevenly and how repeatedly a trace uses its experts: popularity, reuse by the next token, LRU hits.
 
-Every number is over the decode rows, or over all rows of a trace without any (`counted_rows` says which).
+Needs nothing but ids. Every number is over the rows that `counted_rows` gives: decode rows, or all where none is.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def popularity(trace: Trace) -> Popularity:
     """Share of the most used quarter and normalised entropy of use, per layer."""
     uses = expert_uses(trace)
     shares = uses / uses.sum(axis=1, keepdims=True)  # [L, E]
-    quarter = -(-trace.num_experts // 4)
+    quarter = math.ceil(trace.num_experts / 4)
     top = np.sort(shares, axis=1)[:, -quarter:].sum(axis=1)
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     return Popularity(top, -(shares * logs).sum(axis=1) / np.log(trace.num_experts))
@@ -83,8 +84,8 @@ def next_token_reuse(trace: Trace) -> float:
     paired[trace.request_offsets[1:-1] - 1] = False
     reused = 0
     for start, stop in row_chunks(0, len(paired), trace.num_layers * trace.top_k**2 * 2):
-        here = np.flatnonzero(paired[start:stop]) + start
-        earlier, later = trace.topk_ids[here], trace.topk_ids[here + 1]  # [n, L, K]
+        first = np.flatnonzero(paired[start:stop]) + start
+        earlier, later = trace.topk_ids[first], trace.topk_ids[first + 1]  # [n, L, K]
         reused += int((later[..., :, None] == earlier[..., None, :]).any(axis=-1).sum())
     pairs = int(paired.sum()) * trace.num_layers * trace.top_k
     return reused / pairs if pairs else float("nan")
@@ -92,7 +93,7 @@ def next_token_reuse(trace: Trace) -> float:
 
 def lru_hits(trace: Trace, fractions: tuple[float, ...] = CAPACITY_FRACTIONS) -> LruHits:
     """Step-LRU hit rates at these fractions of the experts of a layer, rounded down, at least one slot."""
-    from traces.statistics.miss_curve import lru_miss_curve  # compiled code
+    from traces.statistics.miss_curve import lru_miss_curve
 
     curve = lru_miss_curve(trace)
     slots = tuple(max(1, int(trace.num_experts * fraction)) for fraction in fractions)

@@ -88,19 +88,19 @@ def _locality(trace: Trace) -> dict[str, Any]:
 def _gate(trace: Trace) -> dict[str, Any] | None:
     if trace.router_logits is None or trace.num_experts <= trace.top_k:
         return None
-    from traces.statistics.gate import gate_statistics  # compiled code
+    from traces.statistics.gate import gate_statistics
 
     return asdict(gate_statistics(trace))
 
 
 def _lookahead(trace: Trace) -> dict[str, Any] | None:
-    from traces.statistics.lookahead import lookahead_statistics  # compiled code
+    from traces.statistics.lookahead import lookahead_statistics
 
     tables = {"before": trace.lookahead_before, "after": trace.lookahead_after}
     if trace.num_experts <= trace.top_k or trace.num_layers < 2:
         return None
-    found = {name: asdict(lookahead_statistics(trace, table)) for name, table in tables.items() if table is not None}
-    return found or None
+    recall = {name: asdict(lookahead_statistics(trace, table)) for name, table in tables.items() if table is not None}
+    return recall or None
 
 
 def _similarity(trace: Trace) -> dict[str, float] | None:

@@ -30,7 +30,7 @@ def test_an_import_writes_a_trace_and_says_what_it_holds(source, tmp_path, capsy
 
 
 def test_a_failed_import_leaves_no_file(source, tmp_path):
-    for number, sentence in (("7", "holds expert 7"), ("1", "--num-experts 1")):
+    for number, sentence in (("7", "holds expert 7"), ("1", "--num-experts=1")):
         with pytest.raises(UserError, match=sentence):
             main(["routed_experts", str(source), str(tmp_path / "out"), "--num-experts", number])
     duplicate = np.ones((2, 1, 2), int)

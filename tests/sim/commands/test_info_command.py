@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim.commands.info import main
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.embedded import embedded_names
 from traces.errors import UserError
 from traces.format.files import write_trace
@@ -15,7 +15,7 @@ from traces.format.files import write_trace
 
 @pytest.fixture
 def path(tmp_path):
-    write_trace(tmp_path / "t.safetensors", random_trace(width=6))
+    write_trace(tmp_path / "t.safetensors", recorded_trace(width=6))
     return tmp_path / "t.safetensors"
 
 
@@ -43,7 +43,7 @@ def test_similarity_of_experts_is_one_line_where_it_was_measured(tmp_path, path,
     alike = np.full((3, 8, 8), 0.25, np.float16)
     alike[:, np.arange(8), np.arange(8)] = 1.0
     alike[:, 0, 1] = alike[:, 1, 0] = 0.75
-    write_trace(tmp_path / "alike", replace(random_trace(), expert_similarity=alike))
+    write_trace(tmp_path / "alike", replace(recorded_trace(), expert_similarity=alike))
     assert main([str(path)]) == 0
     assert "Similarity" not in capsys.readouterr().out
     assert main([str(tmp_path / "alike")]) == 0
@@ -52,7 +52,7 @@ def test_similarity_of_experts_is_one_line_where_it_was_measured(tmp_path, path,
 
 
 def test_a_trace_of_ids_says_what_is_unknown(tmp_path, capsys):
-    trace = replace(random_trace(scores=False), topk_weights=None, request_labels=None, token_ids=None)
+    trace = replace(recorded_trace(scores=False), topk_weights=None, request_labels=None, token_ids=None)
     write_trace(tmp_path / "t", trace)
     assert main([str(tmp_path / "t")]) == 0
     text = capsys.readouterr().out
@@ -71,7 +71,7 @@ def test_json_holds_the_same_numbers(path, capsys):
 
 def test_a_changed_content_is_found_by_its_hash(path):
     content = bytearray(path.read_bytes())
-    at = content.index(random_trace().token_ids.tobytes())
+    at = content.index(recorded_trace().token_ids.tobytes())
     content[at] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="it was changed after it was written"):

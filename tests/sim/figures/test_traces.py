@@ -12,14 +12,13 @@ from sim.figures.missing import MissingData
 from sim.figures.registry import FIGURES, TRACE
 from sim.figures.routing import expert_shares, locality, locality_by_layer, routing
 from tests.sim.figures.tables import footnote_of, legend
-from tests.support.example_traces import random_trace as example_trace
-from tests.support.random_traces import random_trace, routed
+from tests.support.random_traces import random_trace, recorded_trace, routed
 from traces.format.files import write_trace
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    write_trace(tmp_path / "t.safetensors", replace(example_trace(width=6), content_hash=""))
+    write_trace(tmp_path / "t.safetensors", replace(recorded_trace(width=6), content_hash=""))
     return tmp_path / "t.safetensors"
 
 

@@ -143,7 +143,7 @@ def test_the_key_names_recipe_and_seed() -> None:
     keys = {named_recipe(name, seed).key for name in RECIPES for seed in (0, 1)}
     assert len(keys) == 4
     assert named_recipe("demo").statement == SLOPE_STATEMENT != named_recipe("demo_plain").statement
-    with pytest.raises(UserError, match=r"model\.recipe=none: the demo recipes are demo, demo_plain"):
+    with pytest.raises(UserError, match=r"model\.recipe=none: must be one of demo, demo_plain"):
         named_recipe("none")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 from traces.format.tensors import hash_content, trace_tensors
@@ -29,7 +29,7 @@ from traces.format.tensors import hash_content, trace_tensors
 )
 def test_what_is_written_is_read(seed, lengths, layers, experts, scores, width, half):
     prompts, decodes = zip(*lengths, strict=True)
-    trace = random_trace(seed, prompts, decodes, layers, experts, 2, scores, width, half)
+    trace = recorded_trace(seed, prompts, decodes, scores, width, half, num_layers=layers, num_experts=experts)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.safetensors"
         written = write_trace(path, trace)
@@ -47,35 +47,35 @@ def test_what_is_written_is_read(seed, lengths, layers, experts, scores, width, 
 
 
 def test_equal_traces_give_equal_bytes_and_the_hash_ignores_provenance(tmp_path):
-    first = write_trace(tmp_path / "a", random_trace(5))
-    write_trace(tmp_path / "b", random_trace(5))
-    later = write_trace(tmp_path / "c", replace(random_trace(5), provenance={"date": "tomorrow"}))
+    first = write_trace(tmp_path / "a", recorded_trace(5))
+    write_trace(tmp_path / "b", recorded_trace(5))
+    later = write_trace(tmp_path / "c", replace(recorded_trace(5), provenance={"date": "tomorrow"}))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
-    assert first.content_hash == later.content_hash != write_trace(tmp_path / "d", random_trace(6)).content_hash
+    assert first.content_hash == later.content_hash != write_trace(tmp_path / "d", recorded_trace(6)).content_hash
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "d"]  # nothing left beside
 
 
 def test_an_invalid_trace_or_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "t"
-    write_trace(path, random_trace())
+    write_trace(path, recorded_trace())
     before = path.read_bytes()
     with pytest.raises(UserError, match="NaN"):
-        write_trace(path, replace(random_trace(), topk_weights=np.full_like(random_trace().topk_weights, np.nan)))
+        write_trace(path, replace(recorded_trace(), topk_weights=np.full_like(recorded_trace().topk_weights, np.nan)))
     with pytest.raises(UserError, match="provenance cannot be written as JSON"):
-        write_trace(path, replace(random_trace(), provenance={"x": {1, 2}}))
+        write_trace(path, replace(recorded_trace(), provenance={"x": {1, 2}}))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="cannot be written: No space left on device"):
-        write_trace(path, random_trace(1))
+        write_trace(path, recorded_trace(1))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["t"]
 
 
 def test_reading_maps_the_file(tmp_path):
-    write_trace(tmp_path / "t", random_trace())
+    write_trace(tmp_path / "t", recorded_trace())
     trace = read_trace(tmp_path / "t")
     assert not trace.topk_ids.flags.owndata and not trace.topk_ids.flags.writeable
 
@@ -83,7 +83,7 @@ def test_reading_maps_the_file(tmp_path):
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("good") / "t.safetensors"
-    write_trace(path, random_trace(width=5))
+    write_trace(path, recorded_trace(width=5))
     return path.read_bytes()
 
 
@@ -93,7 +93,7 @@ def refused(tmp_path, content: bytes) -> str:
     with pytest.raises(UserError) as caught:
         read_trace(path)
     sentence = str(caught.value)
-    assert sentence.startswith("Trace file bad.safetensors: ") and sentence.endswith(".") and "\n" not in sentence
+    assert sentence.startswith("Trace file bad.safetensors: ") and not sentence.endswith(".") and "\n" not in sentence
     return sentence
 
 
@@ -175,8 +175,8 @@ HEADER_FAULTS = {
     "size missing": (set_field("__metadata__", "geometry", '{"model": "m"}'), "lacks the field 'num_layers'"),
     "size no number": (set_json("geometry", "num_experts", "8"), "geometry.num_experts='8'"),
     "size a list": (set_json("geometry", "num_layers", [3]), "geometry.num_layers"),
-    "flag": (set_json("flags", "ranked", 1), "'flags' has ranked=1; a bool is needed"),
-    "function": (set_json("flags", "score_function", 1), "score_function=1; a str is needed"),
+    "flag": (set_json("flags", "ranked", 1), "'flags' has ranked=1: must be a bool"),
+    "function": (set_json("flags", "score_function", 1), "score_function=1: must be a str"),
     "labels": (set_field("__metadata__", "request_labels", '["a", 1, "b"]'), "list of strings"),
     "label count": (set_field("__metadata__", "request_labels", '["a"]'), "1 entries for 3 requests"),
     "unknown tensor": (rename("token_ids", "tokens"), "Tensor 'tokens' is unknown"),
@@ -239,6 +239,6 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 def test_misaligned_tensors_of_other_writers_are_read(tmp_path):
     path = tmp_path / "t"
-    write_trace(path, random_trace())
+    write_trace(path, recorded_trace())
     path.write_bytes(edit(path.read_bytes(), lambda claims: claims["__metadata__"].update(pad="x")))
     assert read_trace(path).request_offsets.flags.aligned

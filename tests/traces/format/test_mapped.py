@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.example_traces import random_trace
+from tests.support.random_traces import recorded_trace
 from traces.format.files import read_trace, write_trace
 from traces.format.mapped import release
 from traces.format.tensors import hash_content, release_rows
@@ -64,7 +64,7 @@ def test_memory_that_is_not_mapped_or_may_be_written_keeps_its_content(tmp_path,
 @only_where_visible
 def test_checking_and_hashing_a_trace_keeps_only_a_chunk_of_it_in_memory(tmp_path, monkeypatch):
     path = tmp_path / "long.safetensors"
-    written = write_trace(path, random_trace(0, (0,), (4000,), 4, 64, 2))
+    written = write_trace(path, recorded_trace(0, (0,), (4000,), num_layers=4, num_experts=64))
     size = path.stat().st_size
     monkeypatch.setattr("traces.format.tensors.CHUNK_BYTES", size // 64)
     trace = read_trace(path)

@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.example_traces import random_trace, truncated
+from tests.support.random_traces import recorded_trace, truncated
 from traces.errors import UserError
-from traces.format.trace import Geometry, ScoreTable
+from traces.format.trace import ROW_ARRAYS, Geometry, ScoreTable
 from traces.format.validation import validate
 
 
 def changed(name, where, value, width=None, **geometry):
     """A good trace with one entry of one tensor changed."""
-    trace = random_trace(width=width)
+    trace = recorded_trace(width=width)
     if "." in name or name in ("router_logits", "lookahead_before"):
         table, _, part = name.partition(".")
         old = getattr(trace, table)
@@ -26,7 +26,7 @@ def changed(name, where, value, width=None, **geometry):
 
 
 def sized(**sizes):
-    return replace(random_trace(), geometry=replace(random_trace().geometry, **sizes))
+    return replace(recorded_trace(), geometry=replace(recorded_trace().geometry, **sizes))
 
 
 FAULTS = {
@@ -36,7 +36,7 @@ FAULTS = {
         "'topk_ids' at row 4, layer 1, column 1: expert 3 is listed twice",
     ),
     "nan": (changed("topk_weights", (2, 0, 1), np.nan), "'topk_weights' at row 2, layer 0, column 1: the value is NaN"),
-    "inf": (changed("topk_weights", (2, 0, 0), np.inf), "the value is inf; finite numbers"),
+    "inf": (changed("topk_weights", (2, 0, 0), np.inf), "the value is inf: must be finite"),
     "negative": (changed("topk_weights", (2, 0, 1), -0.25), "the value -0.25 is negative"),
     "rising": (changed("topk_weights", (2, 0, 1), 2.0), "the value 2.0 is above the one before it"),
     "logit nan": (changed("router_logits", (1, 2, 3), np.nan), "'router_logits' at row 1, layer 2, column 3"),
@@ -54,62 +54,62 @@ FAULTS = {
         changed("router_logits.log_normalizer", (1, 2), np.nan, width=5),
         "'router_logits.log_normalizer' is nan",
     ),
-    "offset start": (changed("request_offsets", 0, 1), "request_offsets run from 1 to 15; 0 to 15"),
-    "offset end": (changed("request_offsets", 3, 14), "request_offsets run from 0 to 14; 0 to 15"),
+    "offset start": (changed("request_offsets", 0, 1), "request_offsets run from 1 to 15: must be from 0 to 15"),
+    "offset end": (changed("request_offsets", 3, 14), "request_offsets run from 0 to 14: must be from 0 to 15"),
     "offsets fall": (
         changed("request_offsets", 1, 13),
         "request_offsets do not rise at request 1: 13 is followed by 12",
     ),
     "offset count": (
-        replace(random_trace(), request_offsets=np.array([0, 15])),
+        replace(recorded_trace(), request_offsets=np.array([0, 15])),
         "request_offsets (2,) and prompt_len (3,) do not go together",
     ),
     "prompt": (changed("prompt_len", 0, 4), "Request 0 has 3 prefill rows but prompt_len=4"),
     "prompt negative": (changed("prompt_len", 1, -1), "prompt_len of request 1 is -1"),
     "phase": (changed("phase", 5, 2), "phase of row 5 is 2"),
     "order": (changed("phase", 5, 0), "Row 5 of request 0 is prefill after decode"),
-    "labels": (replace(random_trace(), request_labels=("a",)), "request_labels has 1 entries for 3 requests"),
+    "labels": (replace(recorded_trace(), request_labels=("a",)), "request_labels has 1 entries for 3 requests"),
     "dtype": (
-        replace(random_trace(), topk_ids=random_trace().topk_ids.astype(np.int64)),
-        "'topk_ids' has dtype int64; uint8 or uint16 is needed",
+        replace(recorded_trace(), topk_ids=recorded_trace().topk_ids.astype(np.int64)),
+        "'topk_ids' has dtype int64: must be uint8 or uint16",
     ),
     "dtype weights": (
-        replace(random_trace(), topk_weights=random_trace().topk_weights.astype(np.float64)),
-        "'topk_weights' has dtype float64; float16 or float32",
+        replace(recorded_trace(), topk_weights=recorded_trace().topk_weights.astype(np.float64)),
+        "'topk_weights' has dtype float64: must be float16 or float32",
     ),
-    "shape": (sized(top_k=3), "'topk_ids' has shape (15, 3, 2); (tokens, 3, 3) is needed"),
+    "shape": (sized(top_k=3), "'topk_ids' has shape (15, 3, 2): must be (tokens, 3, 3)"),
     "shape weights": (
-        replace(random_trace(), topk_weights=random_trace().topk_weights[:-1]),
-        "'topk_weights' has shape (14, 3, 2); (15, 3, 2) is needed",
+        replace(recorded_trace(), topk_weights=recorded_trace().topk_weights[:-1]),
+        "'topk_weights' has shape (14, 3, 2): must be (15, 3, 2)",
     ),
     "shape logits": (
-        replace(random_trace(), router_logits=ScoreTable(np.zeros((15, 3, 7), np.float32))),
-        "'router_logits' has shape (15, 3, 7); (15, 3, 8) is needed",
+        replace(recorded_trace(), router_logits=ScoreTable(np.zeros((15, 3, 7), np.float32))),
+        "'router_logits' has shape (15, 3, 7): must be (15, 3, 8)",
     ),
     "shape lookahead": (
-        replace(random_trace(), lookahead_after=random_trace().router_logits),
-        "'lookahead_after' has shape (15, 3, 8); (15, 2, 8) is needed",
+        replace(recorded_trace(), lookahead_after=recorded_trace().router_logits),
+        "'lookahead_after' has shape (15, 3, 8): must be (15, 2, 8)",
     ),
     "width": (
-        replace(random_trace(), router_logits=truncated(random_trace().router_logits, 2)),
-        "'router_logits.values' has shape (15, 3, 2); (15, 3, W) with 2 < W <= 8 is needed",
+        replace(recorded_trace(), router_logits=truncated(recorded_trace().router_logits, 2)),
+        "'router_logits.values' has shape (15, 3, 2): must be (15, 3, W) with 2 < W <= 8",
     ),
     "empty": (
         replace(
-            random_trace(scores=False),
-            **{name: getattr(random_trace(), name)[:0] for name in ("topk_ids", "topk_weights", "phase", "token_ids")},
+            recorded_trace(scores=False),
+            **{name: getattr(recorded_trace(), name)[:0] for name in ROW_ARRAYS},
         ),
         "has no rows",
     ),
     "model": (sized(model=""), "geometry.model=''"),
-    "layers": (sized(num_layers=0), "geometry.num_layers=0: an integer from 1"),
+    "layers": (sized(num_layers=0), "geometry.num_layers=0: must be an integer from 1"),
     "experts": (sized(num_experts=70000), "geometry.num_experts=70000"),
-    "top k": (sized(top_k=9), "geometry.top_k=9: an integer from 1 to 8"),
+    "top k": (sized(top_k=9), "geometry.top_k=9: must be an integer from 1 to 8"),
     "bytes count": (
         sized(expert_bytes=(1, 2)),
         "geometry.expert_bytes must list one size for each of the 3 MoE layers",
     ),
-    "bytes zero": (sized(expert_bytes=(1, 0, 1)), "geometry.expert_bytes holds 0: integers of at least 1"),
+    "bytes zero": (sized(expert_bytes=(1, 0, 1)), "geometry.expert_bytes holds 0: must be integers of at least 1"),
     "bytes text": (sized(attention_bytes=(1, "2", 1)), "geometry.attention_bytes holds '2'"),
     "bits": (sized(weight_bits=float("nan")), "geometry.weight_bits=nan"),
     "hidden": (sized(hidden_size=-1), "geometry.hidden_size=-1"),
@@ -122,39 +122,39 @@ def test_each_fault_has_its_sentence(fault):
     with pytest.raises(UserError) as caught:
         validate(trace)
     assert sentence in str(caught.value)
-    assert str(caught.value).endswith(".")
+    assert not str(caught.value).endswith(".")
 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("width", [None, 5])
 def test_good_traces_pass(half, width):
-    validate(random_trace(half=half, width=width))
+    validate(recorded_trace(half=half, width=width))
 
 
 def test_unranked_weights_need_not_fall():
-    trace = random_trace()
+    trace = recorded_trace()
     validate(replace(trace, topk_weights=trace.topk_weights[..., ::-1].copy(), ranked=False))
 
 
 def test_equal_weights_and_negative_zero_pass():
-    trace = random_trace()
+    trace = recorded_trace()
     validate(replace(trace, topk_weights=np.full_like(trace.topk_weights, 0.5)))
     validate(replace(trace, topk_weights=np.full_like(trace.topk_weights, -0.0)))
 
 
 def test_masked_groups_may_be_minus_infinity_in_selection_scores_only():
-    scores = random_trace().router_logits.values.copy()
+    scores = recorded_trace().router_logits.values.copy()
     scores[:, :, 4] = -np.inf
-    validate(replace(random_trace(), selection_scores=ScoreTable(scores)))
+    validate(replace(recorded_trace(), selection_scores=ScoreTable(scores)))
     with pytest.raises(UserError, match="'router_logits'"):
-        validate(replace(random_trace(), router_logits=ScoreTable(scores)))
+        validate(replace(recorded_trace(), router_logits=ScoreTable(scores)))
 
 
 def test_a_fault_far_into_a_long_trace_is_found_at_its_row():
     rows = np.tile(np.array([[[0, 1]]], np.uint8), (10_000, 1, 1))
     rows[9_000, 0] = 1
     trace = replace(
-        random_trace(prompts=(0,), decodes=(10_000,), layers=1, scores=False),
+        recorded_trace(prompts=(0,), decodes=(10_000,), scores=False, num_layers=1),
         geometry=Geometry("long", 1, 8, 2),
         topk_ids=rows,
     )

@@ -10,8 +10,10 @@ from traces.importers import importer_names, load_importer
 def test_every_format_says_what_it_reads():
     assert {"gpt_oss", "big_moe_on_edge", "mixtral_offloading", "routed_experts"} <= set(importer_names())
     for name in importer_names():
-        assert load_importer(name).__doc__.partition("\n")[0].endswith(".")
-    with pytest.raises(UserError, match="Format 'none' is unknown; known formats are big_moe_on_edge"):
+        importer = load_importer(name)
+        assert importer.__doc__.partition("\n")[0].endswith(".")
+        assert importer.EXAMPLE.startswith(f"{name} ")
+    with pytest.raises(UserError, match="FORMAT=none: must be one of big_moe_on_edge"):
         load_importer("none")
 
 

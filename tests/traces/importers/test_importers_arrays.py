@@ -62,10 +62,10 @@ def test_malformed_arrays_are_refused(tmp_path):
     negative = array.copy()
     negative[4, 1, 0] = -1
     cases = {
-        "negative": (negative, "holds expert -1 at index [4, 1, 0]; 0 to 7 is allowed"),
-        "floats": (array.astype(np.float32), "is of type float32; integers are needed"),
-        "flat": (array[0], "has shape (3, 2); (tokens, layers, top_k) is needed"),
-        "text": (np.array(["a"]), "integers or floats are needed"),
+        "negative": (negative, "holds expert -1 at index [4, 1, 0]: must be from 0 to 7"),
+        "floats": (array.astype(np.float32), "is of type float32: expert ids must be integers"),
+        "flat": (array[0], "has shape (3, 2): must be (tokens, layers, top_k)"),
+        "text": (np.array(["a"]), "must be integers or floats"),
         "pickle": (np.array([{}], object), "nothing is unpickled"),
     }
     for name, (content, sentence) in cases.items():
@@ -77,10 +77,18 @@ def test_malformed_arrays_are_refused(tmp_path):
     np.save(tmp_path / "good.npy", array)
     source = tmp_path / "good.npy"
     refused("holds expert 7", "routed_experts", source, "--num-experts", "7")
-    refused("--prompt-len 9 is above the 6 tokens", "routed_experts", source, "--num-experts", "8", "--prompt-len", "9")
-    refused("gives 2 lengths for 1 requests", "routed_experts", source, "--num-experts", "8", "--prompt-len", "1,2")
-    refused("gives 2 sizes for 3", "routed_experts", source, "--num-experts", "8", "--expert-bytes", "1,2")
-    refused("--dense-layers 5", "routed_experts", source, "--num-experts", "8", "--dense-layers", "5")
+    refused(
+        "--prompt-len=9: must be at most 6, the tokens",
+        "routed_experts",
+        source,
+        "--num-experts",
+        "8",
+        "--prompt-len",
+        "9",
+    )
+    refused("has 2 lengths for 1 requests", "routed_experts", source, "--num-experts", "8", "--prompt-len", "1,2")
+    refused("has 2 sizes for 3", "routed_experts", source, "--num-experts", "8", "--expert-bytes", "1,2")
+    refused("--dense-layers=5", "routed_experts", source, "--num-experts", "8", "--dense-layers", "5")
     (tmp_path / "cut.npy").write_bytes(source.read_bytes()[:-1])
     refused("does not have the size its header claims", "routed_experts", tmp_path / "cut.npy", "--num-experts", "8")
     (tmp_path / "no.npy").write_bytes(b"not numpy")
@@ -121,7 +129,7 @@ def test_gpt_oss_labels_requests_by_data_set(tmp_path):
         ({"experts": np.full((3, 1, 2), 32)}, "holds expert 32 at index [0, 0, 0]"),
         ({"experts": np.zeros((3, 1), int)}, "has shape (3, 1)"),
         ({"experts": np.array([None])}, "nothing is unpickled"),
-        ({"offsets": np.array([0, 2, 4])}, "request_offsets run from 0 to 4; 0 to 3"),
+        ({"offsets": np.array([0, 2, 4])}, "request_offsets run from 0 to 4: must be from 0 to 3"),
         ({"weights": np.zeros((2, 1, 2), np.float16)}, "'topk_weights' has shape (2, 1, 2)"),
         ({"records": ["{}", "{}"]}, "requests.jsonl line 1 has no text field 'dataset'"),
         ({"records": ['{"dataset": "a"}', "{"]}, "requests.jsonl line 2 is not JSON"),

@@ -25,9 +25,9 @@ def test_the_prompts_union_is_exact_whatever_its_size(tmp_path):
     [
         (["0,1"] * 33, "has 33 lines, which is not a whole number of tokens"),
         (["0,1"] * 32 + ["0,1,2"], "line 33 has 3 experts; a decoded token uses 2"),
-        (["0,1"] * 3 + ["0,8"], "line 4: '0,8'; different experts from 0 to 7"),
-        (["0,1"] * 3 + ["1,1"], "line 4: '1,1'; different experts"),
-        (["0,1"] * 3 + ["1,x"], "line 4: expert='x'; an integer"),
+        (["0,1"] * 3 + ["0,8"], "line 4: '0,8' must be different experts from 0 to 7"),
+        (["0,1"] * 3 + ["1,1"], "line 4: '1,1' must be different experts"),
+        (["0,1"] * 3 + ["1,x"], "line 4: expert='x': must be an integer"),
         (["0,1"] * 3 + [""], "line 4: expert=''"),
         (["0"], "line 1 has one expert"),
         ([], "has 0 lines"),
@@ -94,8 +94,8 @@ def test_each_turn_is_a_request(tmp_path):
         (["# model=x n_layer=2"], "line 1: n_expert=''"),
         (["# model=x n_layer=99999999 n_expert=4 n_expert_used=2"], "line 1: sizes"),
         (HEADER, "no rows after its column names"),
-        ([*HEADER, "0,0,0"], "line 6 has 3 columns; 9 are needed"),
-        ([*HEADER, "0,0,0,0,0,4,0.5,0,10"], "line 6: expert=4; 0 to 3 is allowed"),
+        ([*HEADER, "0,0,0"], "line 6 has 3 columns: must have 9"),
+        ([*HEADER, "0,0,0,0,0,4,0.5,0,10"], "line 6: expert=4: must be from 0 to 3"),
         ([*HEADER, "0,2,0,0,0,1,0.5,0,10"], "line 6: phase=2"),
         ([*HEADER, "0,0,0,0,0,1,half,0,10"], "line 6: weight='half'"),
         ([*HEADER, *cells(0, 0, 0, (0, 1)) * 2], "line 8 gives step 0, layer 0, slot 0 a second time"),
@@ -119,10 +119,10 @@ def test_moe_beyond_reads_layers_in_turn_with_any_token_text(tmp_path):
     assert trace.topk_ids.tolist() == [[[3, 1], [5, 4]], [[0, 2], [6, 7]], [[3, 1], [5, 4]]]
     assert trace.phase.tolist() == [PREFILL] * 3 and trace.prompt_len.tolist() == [2, 1]
     for content, sentence in [
-        ("a,b", "line 1: the columns Layer ID"),
+        ("a,b", "line 1: must be the columns Layer ID"),
         (lines[0], "has no rows"),
-        (f'{lines[0]}\n1,0,ok,"[64]"', "line 2: 1 experts from 0 to 63"),
-        (f'{lines[0]}\n1,0,ok,"3"', "line 2: layer, batch, token"),
+        (f'{lines[0]}\n1,0,ok,"[64]"', "line 2: must be 1 experts from 0 to 63"),
+        (f'{lines[0]}\n1,0,ok,"3"', "line 2: must be layer, batch, token"),
         ("\n".join(lines[:4]), "layer 2 lists other tokens than layer 1"),
     ]:
         (tmp_path / "bad.csv").write_text(content)
@@ -147,15 +147,15 @@ def test_jsonl_sorts_rows_and_ranks_by_weight(tmp_path):
     [
         (["{"], "line 1 is not JSON"),
         ([], "has no lines"),
-        (["[]"], "line 1: an object whose 'request'"),
+        (["[]"], "line 1: must be an object whose 'request'"),
         ([record(0, -1, 0, [1])], "line 1: token=-1"),
-        ([record(0, 0, 0, [8])], "line 1: expert=8; an integer from 0 to 7"),
+        ([record(0, 0, 0, [8])], "line 1: expert=8: must be an integer from 0 to 7"),
         ([record(0, 0, 0, [])], "line 1: 'experts' must be a list"),
         ([record(0, 0, 0, [1]), record(0, 1, 0, [1, 2])], "line 2 has 2 experts; the lines before have 1"),
         ([record(0, 0, 0, [1])] * 2, "line 2 gives request 0, token 0, layer 0 a second time"),
         (
             [record(0, 0, 0, [1]), record(0, 1, 0, [1], weights=[1])],
-            "line 2: weights are needed in all lines or in none",
+            "line 2: weights must be in all lines or in none",
         ),
         ([record(0, 0, 0, [1], weights=["x"])], "line 1: weights must be a list of 1 numbers"),
         ([record(0, 0, 0, [1], phase="x")], "line 1: phase='x'"),

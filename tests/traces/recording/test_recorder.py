@@ -10,13 +10,13 @@ import torch
 from tests.support.tiny_models import EXPERTS, FAMILIES, SMALL, build, save_model
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
-from traces.format.packing import pack_scores, round_keeping_order
-from traces.format.score_function import name_score_function
 from traces.format.trace import DECODE, PREFILL
 from traces.recording.collected import Collector
 from traces.recording.loading import LoadedModel, load_model, reachable
+from traces.recording.packing import pack_scores, round_keeping_order
 from traces.recording.prompts import Prompt, read_prompts
 from traces.recording.recorder import RecordOptions, record
+from traces.recording.score_function import name_score_function
 
 PROMPTS = (Prompt("hello there, world", "prose"), Prompt("x = 3\n", "code"))
 EXACT = RecordOptions(max_new_tokens=5, half_precision=False, lookahead_extra=None)
@@ -156,18 +156,18 @@ def test_bfloat16_models_are_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (RecordOptions(mode="chat"), "mode=chat: generate and teacher_forced are allowed"),
-        (RecordOptions(max_new_tokens=0), "max_new_tokens=0: at least 1"),
-        (RecordOptions(prompt_tokens=0), "prompt_tokens=0: at least 1"),
-        (RecordOptions(temperature=-1.0), "sampling.temperature=-1.0: zero"),
-        (RecordOptions(temperature=float("nan")), "sampling.temperature=nan"),
-        (RecordOptions(lookahead_extra=0), "lookahead.extra=0: at least 1"),
-        (RecordOptions(max_new_tokens=200), "this model's context is 128 tokens"),
+        ({"mode": "chat"}, "mode=chat: must be generate or teacher_forced"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),
+        ({"prompt_tokens": 0}, "prompt_tokens=0: must be at least 1"),
+        ({"temperature": -1.0}, "sampling.temperature=-1.0: must be zero"),
+        ({"temperature": float("nan")}, "sampling.temperature=nan"),
+        ({"lookahead_extra": 0}, "lookahead.extra=0: must be at least 1"),
+        ({"max_new_tokens": 200}, "this model's context is 128 tokens"),
     ],
 )
-def test_options_out_of_range(loaded: Any, options: RecordOptions, sentence: str) -> None:
+def test_options_out_of_range(loaded: Any, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        record(loaded("mixtral"), PROMPTS, options, progress=False)
+        record(loaded("mixtral"), PROMPTS, RecordOptions(**options), progress=False)
 
 
 def test_layers_that_differ_are_refused() -> None:
@@ -261,8 +261,8 @@ def test_prompt_files(tmp_path: Path) -> None:
     assert read_prompts(str(lines), None, 0, None) == (Prompt("a", "x"), Prompt("b", None))
     for content, sentence in (
         ("", "has no prompt"),
-        ("oops\n", "line 1: not JSON"),
-        ('{"text": "a"}\n', 'a text "prompt" is needed'),
+        ("oops\n", "line 1: must be JSON"),
+        ('{"text": "a"}\n', 'must be a JSON object with a text "prompt"'),
         ('{"prompt": "a", "label": 3}\n', '"label" must be a text'),
     ):
         lines.write_text(content)

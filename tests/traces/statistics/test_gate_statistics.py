@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.example_traces import ids_trace, random_trace, truncated
+from tests.support.random_traces import ids_trace, recorded_trace, truncated
 from traces.errors import UserError
 from traces.format.trace import ScoreTable
 from traces.statistics.gate import gate_statistics
@@ -39,7 +39,7 @@ def test_low_share_of_misses_counts_misses_only():
 
 
 def test_statistics_equal_numpy_on_random_scores():
-    trace = random_trace(2, (5, 0), (20, 30), layers=3, experts=12, top_k=3)
+    trace = recorded_trace(2, (5, 0), (20, 30), num_experts=12, top_k=3)
     scores = trace.gate_scores(0, trace.num_tokens)[trace.phase == 1].astype(np.float64)
     edge = np.sort(scores, axis=-1)[..., -4, None]
     own = np.sort(scores, axis=-1)[..., -3:]
@@ -50,7 +50,7 @@ def test_statistics_equal_numpy_on_random_scores():
 
 
 def test_a_truncated_table_gives_the_same_and_reports_its_floor():
-    trace = random_trace(2, (5, 0), (20, 30), layers=3, experts=32, top_k=3)
+    trace = recorded_trace(2, (5, 0), (20, 30), num_experts=32, top_k=3)
     dense = gate_statistics(trace)
     enough = gate_statistics(replace(trace, router_logits=truncated(trace.router_logits, 28)))
     assert enough.gate_slope == pytest.approx(dense.gate_slope, rel=1e-5)
@@ -63,7 +63,7 @@ def test_a_truncated_table_gives_the_same_and_reports_its_floor():
 
 
 def test_chunks_do_not_change_statistics(monkeypatch):
-    trace = random_trace(2, (5, 0), (20, 30))
+    trace = recorded_trace(2, (5, 0), (20, 30))
     whole = gate_statistics(trace), lookahead_statistics(trace, trace.lookahead_after)
     monkeypatch.setattr("traces.statistics.routing._CHUNK_BYTES", 1000)
     chunked = gate_statistics(trace), lookahead_statistics(trace, trace.lookahead_after)
@@ -71,26 +71,26 @@ def test_chunks_do_not_change_statistics(monkeypatch):
 
 
 def test_a_perfect_lookahead_recalls_everything():
-    trace = random_trace(experts=16)
+    trace = recorded_trace(num_experts=16)
     perfect = ScoreTable(trace.router_logits.values[:, 1:])
     found = lookahead_statistics(trace, perfect)
     assert (found.recall, found.top_score_recall, found.top_score_precision) == (1, (1,) * 3, (1,) * 3)
 
 
 def test_an_inverted_lookahead_recalls_nothing():
-    trace = random_trace(experts=16)
+    trace = recorded_trace(num_experts=16)
     found = lookahead_statistics(trace, ScoreTable(-trace.router_logits.values[:, 1:]))
     assert (found.recall, found.top_score_recall, found.top_score_precision) == (0, (0,) * 3, (0,) * 3)
 
 
 def test_recall_needs_no_router_logits():
-    trace = random_trace(experts=16)
+    trace = recorded_trace(num_experts=16)
     found = lookahead_statistics(replace(trace, router_logits=None), trace.lookahead_before)
     assert 0 <= found.recall <= 1 and found.top_score_recall is None
 
 
 def test_what_is_absent_is_refused():
     with pytest.raises(UserError, match="no router_logits"):
-        gate_statistics(random_trace(scores=False))
+        gate_statistics(recorded_trace(scores=False))
     with pytest.raises(UserError, match="there is no expert of rank k"):
-        gate_statistics(random_trace(experts=2))
+        gate_statistics(recorded_trace(num_experts=2))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.example_traces import ids_trace, random_trace
+from tests.support.random_traces import ids_trace, recorded_trace
 from traces.format.trace import DECODE, PREFILL
 from traces.importers import gpt_oss
 from traces.statistics.miss_curve import lru_miss_curve, stack_distances, step_starts
@@ -40,7 +40,7 @@ def plain_lru_hits(trace, capacity, reset_per_request=False):
 )
 def test_hits_equal_a_plain_cache_at_every_capacity(seed, lengths, experts, reset):
     prompts, decodes = zip(*lengths, strict=True)
-    trace = random_trace(seed, prompts, decodes, 2, experts, 2, scores=False)
+    trace = recorded_trace(seed, prompts, decodes, scores=False, num_layers=2, num_experts=experts)
     curve = lru_miss_curve(trace, reset)
     for capacity in range(experts + 1):
         np.testing.assert_array_equal(curve.hits[..., capacity], plain_lru_hits(trace, capacity, reset))
@@ -78,7 +78,7 @@ def test_uniform_routing_hits_in_proportion_to_capacity():
 
 
 def test_chunks_do_not_change_distances(monkeypatch):
-    trace = random_trace(1, (5, 0, 30), (40, 7, 2), scores=False)
+    trace = recorded_trace(1, (5, 0, 30), (40, 7, 2), scores=False)
     whole = np.concatenate([chunk.distances for chunk in stack_distances(trace)])
     monkeypatch.setattr("traces.statistics.miss_curve._CHUNK_ROWS", 4)
     chunks = list(stack_distances(trace))

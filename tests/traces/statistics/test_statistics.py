@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.example_traces import ids_trace, random_trace
+from tests.support.random_traces import ids_trace, recorded_trace
 from traces.format.trace import DECODE, PREFILL
 from traces.statistics.routing import counted_rows, expert_uses, label_counts, lru_hits, next_token_reuse, popularity
 from traces.statistics.summary import summarize, warnings
@@ -41,7 +41,7 @@ def test_reuse_is_within_a_request_and_its_decode_rows():
 
 
 def test_reuse_does_not_depend_on_chunks(monkeypatch):
-    trace = random_trace(3, (3, 0, 9), (40, 30, 5), scores=False)
+    trace = recorded_trace(3, (3, 0, 9), (40, 30, 5), scores=False)
     whole = next_token_reuse(trace), expert_uses(trace)
     monkeypatch.setattr("traces.statistics.routing._CHUNK_BYTES", 100)
     assert next_token_reuse(trace) == whole[0]
@@ -55,16 +55,16 @@ def test_lru_hits_are_read_off_at_fractions_of_the_experts():
 
 
 def test_labels_are_counted():
-    assert label_counts(random_trace()) == {"a": (2, 10), "b": (1, 5)}
-    assert label_counts(replace(random_trace(), request_labels=None)) == {}
+    assert label_counts(recorded_trace()) == {"a": (2, 10), "b": (1, 5)}
+    assert label_counts(replace(recorded_trace(), request_labels=None)) == {}
 
 
 def test_the_summary_warns_of_what_misleads():
-    plain = summarize(random_trace())
+    plain = summarize(recorded_trace())
     assert warnings(plain) == ["At 1 slots a token's 2 experts do not fit; a step keeps its most recent ones."]
-    trace = random_trace()
+    trace = recorded_trace()
     flat = replace(trace.router_logits, values=trace.router_logits.values * np.float32(0.01))
     assert any("low-score" in text for text in warnings(summarize(replace(trace, router_logits=flat))))
-    prompt_only = random_trace(prompts=(6,), decodes=(0,), experts=40)
+    prompt_only = recorded_trace(prompts=(6,), decodes=(0,), num_experts=40)
     (sentence,) = warnings(summarize(prompt_only))
     assert sentence.startswith("There are no decode rows: statistics are over prefill rows")
