@@ -1,4 +1,4 @@
-"""What all scripts share: the repository's root, their command line, and children that find this checkout."""
+"""What all scripts share: their command line, and the variables of children that must find this checkout."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from sim.paths import ROOT
 from traces.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def parser_of(docstring: str | None) -> argparse.ArgumentParser:

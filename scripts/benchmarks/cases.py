@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,37 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.assignment.link_only import LinkOnly
-from policies.assignment.two_pointer import TwoPointer
-from policies.base import Policy
-from policies.eviction.belady import Belady
-from policies.eviction.lru import Lru
-from policies.eviction.score_window import ScoreWindow
-from policies.prediction.lookahead import Lookahead
-from policies.prediction.none import NoPrediction
-from policies.prefetch.none import NoPrefetch
-from policies.prefetch.top_score import TopScore
-from policies.substitution.none import NoSubstitution
-from policies.substitution.score_band import ScoreBand
 from scripts.benchmarks.textbook_simpy import Textbook, Times
 from scripts.benchmarks.textbook_smoe import TextbookSmoe
 from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
+from scripts.command_line import environment
+from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.metrics.step_table import StepTable
+from sim.paths import ROOT
 from sim.results.table_file import TableFile
 from traces.format.files import read_trace, write_trace
 from traces.format.trace import Trace
 
-ROOT = Path(__file__).resolve().parents[2]
-LRU = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
-POLICIES = {
-    "lru": LRU,
-    "belady": replace(LRU, name="belady", eviction=Belady()),
-    "importance": Policy("importance", ScoreWindow(), Lookahead(), TopScore(), ScoreBand(), TwoPointer()),
-}
+POLICIES = {name: load_policy(name) for name in ("lru", "belady", "importance")}
 MACHINE = Hardware(
     name="benchmark",
     gpu_memory_bytes=10**12,
@@ -165,16 +149,11 @@ def start_s(engine: str, cache: Path | None = None) -> float:
     """Seconds from starting ``python -m sim run`` until it has replayed the first request of the embedded trace."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"engine={engine}", f"hydra.run.dir={folder}"]
-        extra = {"MOE_SIM_CACHE": str(cache)} if cache else {}
         command = [sys.executable, "-c", START, *overrides]
-        variables = environment() | extra | {"STARTED": repr(time.time())}
+        extra = {"MOE_SIM_CACHE": str(cache)} if cache else {}
+        variables = environment(STARTED=repr(time.time()), **extra)
         run = subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return float(run.stdout.split()[-1])
-
-
-def environment() -> dict[str, str]:
-    """Ours, with this checkout first."""
-    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def measured_replay(path: Path, policy: str, engine: str) -> int:

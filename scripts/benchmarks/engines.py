@@ -8,11 +8,9 @@ by the clock on the wall. Ratios are of the best. libcachesim is measured where 
 
 from __future__ import annotations
 
-import argparse
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -30,12 +28,13 @@ from scripts.benchmarks.cases import (
     tiled,
     write_oracle_general,
 )
-from scripts.benchmarks.traces import drawn_trace, recorded_trace, with_scores
+from scripts.benchmarks.timing import in_turn, processor_s
+from scripts.benchmarks.traces import TOKENS, benchmark_trace, data_option, with_scores
+from scripts.command_line import parser_of, run
 from traces.errors import UserError
 from traces.format.trace import Trace
 from traces.statistics.miss_curve import lru_miss_curve
 
-TOKENS = 28_000
 TEXTBOOK_TOKENS = 1_000
 SIMPY_TOKENS = 4_000
 ENGINES = ("simpy", "compiled")
@@ -55,17 +54,6 @@ class Case:
         return min(self.seconds)
 
 
-def timed(run: Callable[[], tuple[float, int, int]]) -> Callable[[], float]:
-    return lambda: run()[0]
-
-
-def curve_s(trace: Trace) -> float:
-    """Seconds of one pass for the LRU hits at every capacity."""
-    start = time.process_time()
-    lru_miss_curve(trace)
-    return time.process_time() - start
-
-
 def head(trace: Trace, tokens: int) -> Trace:
     """The whole requests of a trace that begin within the first tokens."""
     return trace.select_requests(max(1, int((trace.request_offsets[1:] <= tokens).sum())))
@@ -73,14 +61,14 @@ def head(trace: Trace, tokens: int) -> Trace:
 
 def available(trace: Trace) -> list[str]:
     """The engines this version has; says which are missing."""
-    found = []
+    engines = []
     for engine in ENGINES:
         try:
             replay_of(trace, "lru", engine)
-            found.append(engine)
+            engines.append(engine)
         except UserError as error:
             print(f"engine {engine} is missing: {error}\n")
-    return found
+    return engines
 
 
 def check_equal(trace: Trace, engines: list[str]) -> None:
@@ -89,9 +77,9 @@ def check_equal(trace: Trace, engines: list[str]) -> None:
     for policy, textbook in (("lru", textbook_run), ("importance", textbook_smoe_run)):
         expected = textbook(short, short.num_tokens)[1:]
         for engine in engines:
-            found = engine_run(short, policy, engine)[1:]
-            if found != expected:
-                raise SystemExit(f"{policy}, {engine}: hits and end {found}, the textbook model has {expected}")
+            result = engine_run(short, policy, engine)[1:]
+            if result != expected:
+                raise SystemExit(f"{policy}, {engine}: hits and end {result}, the textbook model has {expected}")
         print(f"textbook and {', '.join(engines)}, {policy}: {expected[0]} hits and {expected[1]} ns in ", end="")
         print(f"{short.num_tokens} tokens")
     print()
@@ -99,33 +87,26 @@ def check_equal(trace: Trace, engines: list[str]) -> None:
 
 def cases(trace: Trace, engines: list[str], layer_files: list[Path]) -> Iterator[Case]:
     """All timed rows."""
-    scored, slower = with_scores(trace), head(trace, SIMPY_TOKENS)
-    quarter = head(trace, TOKENS // 4)
-    yield Case("textbook SimPy, lru", TEXTBOOK_TOKENS, timed(lambda: textbook_run(trace, TEXTBOOK_TOKENS)))
-    yield Case("textbook SimPy, importance", TEXTBOOK_TOKENS, timed(lambda: textbook_smoe_run(scored, TEXTBOOK_TOKENS)))
-    yield Case("engine=simpy, lru", slower.num_tokens, timed(lambda: engine_run(slower, "lru", "simpy")))
-    scored_slower = head(scored, SIMPY_TOKENS)
-    yield Case(
-        "engine=simpy, importance", slower.num_tokens, timed(lambda: engine_run(scored_slower, "importance", "simpy"))
-    )
+    scored, few = with_scores(trace), TEXTBOOK_TOKENS
+    slower, slower_scored, quarter = head(trace, SIMPY_TOKENS), head(scored, SIMPY_TOKENS), head(trace, TOKENS // 4)
+
+    def engine(name: str, policy: str, on: Trace, note: str = "") -> Case:
+        return Case(f"engine={name}, {policy}{note}", on.num_tokens, lambda: engine_run(on, policy, name)[0])
+
+    yield Case("textbook SimPy, lru", few, lambda: textbook_run(trace, few)[0])
+    yield Case("textbook SimPy, importance", few, lambda: textbook_smoe_run(scored, few)[0])
+    yield engine("simpy", "lru", slower)
+    yield engine("simpy", "importance", slower_scored)
     if "compiled" in engines:
-        yield Case("engine=compiled, lru", trace.num_tokens, timed(lambda: engine_run(trace, "lru", "compiled")))
-        yield Case(
-            "engine=compiled, lru, 1/4 of the tokens",
-            quarter.num_tokens,
-            timed(lambda: engine_run(quarter, "lru", "compiled")),
-        )
-        yield Case(
-            "engine=compiled, importance",
-            trace.num_tokens,
-            timed(lambda: engine_run(scored, "importance", "compiled")),
-        )
+        yield engine("compiled", "lru", trace)
+        yield engine("compiled", "lru", quarter, ", 1/4 of the tokens")
+        yield engine("compiled", "importance", scored)
     if layer_files:
         yield Case("libcachesim LRU, default", trace.num_tokens, lambda: libcachesim_run(layer_files)[0])
         yield Case(
             "libcachesim LRU, hashpower=10", trace.num_tokens, lambda: libcachesim_run(layer_files, hashpower=10)[0]
         )
-    yield Case("LRU miss curve, all capacities", trace.num_tokens, lambda: curve_s(trace))
+    yield Case("LRU miss curve, all capacities", trace.num_tokens, lambda: processor_s(lambda: lru_miss_curve(trace)))
 
 
 def print_table(done: dict[str, Case], trace: Trace) -> None:
@@ -176,23 +157,23 @@ def print_targets(
 def memory_ratios(trace: Trace, engine: str) -> dict[str, float]:
     """Peak memory at 10 times the tokens over that at once the tokens, by policy."""
     short = trace if engine == "compiled" else head(trace, TOKENS // 10)
-    found = {}
+    ratios = {}
     for policy in ("lru", "belady"):
         peak_bytes(tiled(head(trace, 1), 1), policy, engine)  # compiles
         once, often = (peak_bytes(tiled(short, times), policy, engine) for times in (1, 10))
-        found[f"{policy} ({short.num_tokens} tokens: {once / 1e6:.0f} MB)"] = often / once
-    return found
+        ratios[f"{policy} ({short.num_tokens} tokens: {once / 1e6:.0f} MB)"] = often / once
+    return ratios
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of the gpt-oss-20b recording; without it a trace is drawn")
+def main(argv: list[str]) -> None:
+    """Check that all agree, time them in turn, print both tables."""
+    parser = parser_of(__doc__)
+    data_option(parser)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    trace = recorded_trace(options.data, TOKENS) if options.data else drawn_trace(TOKENS)
-    print(
-        f"{'recorded' if options.data else 'drawn'} trace of {trace.num_tokens} tokens; {platform.machine()}, ", end=""
-    )
+    options = parser.parse_args(argv)
+    trace = benchmark_trace(options.data)
+    kind = "recorded" if options.data else "drawn"
+    print(f"{kind} trace of {trace.num_tokens} tokens; {platform.machine()}, ", end="")
     print(f"Python {platform.python_version()}, numba {version('numba')}, simpy {version('simpy')}\n")
     engines = available(trace)
     check_equal(trace, engines)
@@ -201,9 +182,8 @@ def main() -> None:
         done = {case.name: case for case in cases(trace, engines, files)}
         for case in done.values():
             case.run()  # compiles
-        for _ in range(options.repeats):
-            for case in done.values():
-                case.seconds.append(case.run())
+        for name, seconds in in_turn({name: case.run for name, case in done.items()}, options.repeats).items():
+            done[name].seconds = seconds
         if files:
             print(f"libcachesim, one access at a time: hit rate {libcachesim_run(files)[1]:.4f}")
             print(f"the engines, step by step: hit rate {lru_miss_curve(trace).hit_rate(8):.4f}\n")
@@ -216,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,14 +9,18 @@ the aim is a ratio of at most 1.25.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
+from policies.base import Policy
+from policies.prediction.none import NoPrediction
+from policies.prefetch.none import NoPrefetch
+from scripts.benchmarks.timing import in_turn, processor_s
+from scripts.command_line import parser_of, run
 from sim.assembly.catalogue import load_policy
 from sim.machine.hardware import load_hardware
 from sim.quality.decode import decode
@@ -29,52 +33,43 @@ from traces.demo.recipe import named_recipe
 from traces.recording.loading import load_model
 
 POLICIES = ("lru", "cache_prior", "importance")
+OWN = Variant("policy")
 
 
-def best(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The shortest processor time of each, in turn, seconds."""
-    found = dict.fromkeys(runs, float("inf"))
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            found[name] = min(found[name], time.process_time() - start)
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]) -> None:
+    """Print two rows for each policy."""
+    parser = parser_of(__doc__)
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    loaded = load_model(str(demo_model(named_recipe("demo"))), "float32")
-    settings = QualityConfig(windows=arguments.windows, tokens=arguments.tokens)
+    model = load_model(str(demo_model(named_recipe("demo"))), "float32")
+    settings = QualityConfig(windows=options.windows, tokens=options.tokens)
     print(f"{'policy':<16}{'pass':<24}{'plain, ms/token':>17}{'policy, ms/token':>18}{'ratio':>8}")
     for name in POLICIES:
-        policy = load_policy(name)
-        if name == "importance":  # its decisions over one layer, so that one pass can take them
-            from policies.prediction.none import NoPrediction
-            from policies.prefetch.none import NoPrefetch
-
-            policy = replace(policy, prediction=NoPrediction(), prefetch=NoPrefetch())
         study = make_study(
-            loaded, policy, load_hardware("s1_rtx3080ti"), settings, cloze=ClozeConfig(items=0),
+            model, one_layer_policy(name), load_hardware("s1_rtx3080ti"), settings, cloze=ClozeConfig(items=0),
             generation=GenerationConfig(windows=0), default_sizes=DEMO_SIZES,
         )  # fmt: skip
-        tokens = study.windows.tokens
-        runs: dict[str, Callable[[], object]] = {
-            "plain": lambda tokens=tokens: plain_logits(loaded.model, tokens),  # type: ignore[misc]
-            "policy": lambda study=study: parallel(study.loop, study.windows.tokens, Variant("policy")),  # type: ignore[misc]
-        }
-        print_row(name, f"{arguments.windows} x {arguments.tokens} parallel", best(runs, arguments.rounds), tokens.size)
+        loop, tokens = study.loop, study.windows.tokens
         short = tokens[0, :64]
-        runs = {
-            "plain": lambda short=short: step_by_step(loaded.model, short),  # type: ignore[misc]
-            "policy": lambda study=study, short=short: decode(study.loop, short, Variant("policy")),  # type: ignore[misc]
-        }
-        print_row(name, "64 tokens, decode", best(runs, 3), short.size)
+        print_row(
+            name, f"{options.windows} x {options.tokens} parallel", options.rounds, tokens.size,
+            partial(plain_logits, model.model, tokens), partial(parallel, loop, tokens, OWN),
+        )  # fmt: skip
+        print_row(
+            name, "64 tokens, decode", 3, short.size,
+            partial(step_by_step, model.model, short), partial(decode, loop, short, OWN),
+        )  # fmt: skip
+
+
+def one_layer_policy(name: str) -> Policy:
+    """The policy; `importance` with its decisions over one layer, so that one pass can take them."""
+    policy = load_policy(name)
+    if name == "importance":
+        policy = replace(policy, prediction=NoPrediction(), prefetch=NoPrefetch())
+    return policy
 
 
 def step_by_step(model: object, tokens: np.ndarray) -> None:
@@ -86,10 +81,14 @@ def step_by_step(model: object, tokens: np.ndarray) -> None:
             past = output.past_key_values
 
 
-def print_row(name: str, kind: str, found: dict[str, float], tokens: int) -> None:
-    plain, policy = (1e3 * found[key] / tokens for key in ("plain", "policy"))
-    print(f"{name:<16}{kind:<24}{plain:>17.4f}{policy:>18.4f}{policy / plain:>8.2f}", flush=True)
+def print_row(
+    name: str, kind: str, rounds: int, tokens: int, plain: Callable[[], object], changed: Callable[[], object]
+) -> None:
+    """The best of each pass in ms per token, and their ratio."""
+    runs = {"plain": lambda: processor_s(plain), "policy": lambda: processor_s(changed)}
+    plain_ms, policy_ms = (1e3 * min(seconds) / tokens for seconds in in_turn(runs, rounds).values())
+    print(f"{name:<16}{kind:<24}{plain_ms:>17.4f}{policy_ms:>18.4f}{policy_ms / plain_ms:>8.2f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,7 +10,6 @@ Overhead is what is not spent replaying: composing, building, opening the trace,
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import subprocess
@@ -22,11 +21,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from scripts.benchmarks.traces import drawn_trace, recorded_trace
+from scripts.benchmarks.traces import benchmark_trace, data_option
+from scripts.command_line import parser_of, run
 from traces.errors import UserError
 from traces.format.files import write_trace
 
-TOKENS = 28_000
 EVICTIONS = (
     "lru", "lfu", "fifo", "random", "aged_lfu", "lfu_lifetime", "in_cache_visits", "least_stale", "belady",
     "belady_admit",
@@ -59,16 +58,16 @@ def seconds_of(words: list[str]) -> tuple[float, float]:
     return wall_s, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """Write the trace, run the sweep, run it again (nothing is left to do), print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
+    parser = parser_of(__doc__)
+    data_option(parser)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=int, default=1000, help="rounded to whole jobs of 100 runs")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.workers > 1 and find_spec("joblib") is None:
         raise UserError("two workers need the extra `sweep`: pip install -e '.[sweep]', or give --workers 1")
-    trace = drawn_trace(TOKENS, scores=False) if options.data is None else recorded_trace(options.data, TOKENS)
+    trace = benchmark_trace(options.data, scores=False)
     with tempfile.TemporaryDirectory() as name:
         path, folder = Path(name) / "trace.safetensors", Path(name) / "sweep"
         write_trace(path, trace)
@@ -89,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

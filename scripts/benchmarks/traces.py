@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from traces.format.trace import DECODE, Geometry, ScoreTable, Trace
 from traces.importers import gpt_oss
 
+TOKENS = 28_000
 LAYERS, EXPERTS, TOP_K = 24, 32, 4
 REQUEST_TOKENS = 280
 EXPERT_BYTES = 10_000_000
 """Of no consequence for speed; the durations only have to differ from each other."""
+
+
+def data_option(parser: argparse.ArgumentParser) -> None:
+    """The option that `benchmark_trace` reads."""
+    parser.add_argument("--data", type=Path, help="folder of the gpt-oss-20b recording; without it a trace is drawn")
+
+
+def benchmark_trace(data: Path | None, scores: bool = True) -> Trace:
+    """The recorded trace, or one that is drawn."""
+    return recorded_trace(data, TOKENS) if data else drawn_trace(TOKENS, scores=scores)
 
 
 def drawn_trace(tokens: int, seed: int = 0, scores: bool = True) -> Trace:

@@ -5,12 +5,12 @@ python -m scripts.maintenance.command_pages
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sim.__main__ import command_names, load
+from sim.paths import ROOT
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = ROOT / "docs"
 SEE_ALSO = {
     "run": "[What the metrics mean](../metrics.md), [limits](../limits.md), [adding a policy](../../CONTRIBUTING.md).",
     "plot": "[What the metrics mean](../metrics.md).",

@@ -9,7 +9,6 @@ The gate slope of `demo` is set by its training recipe to published statistics, 
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from scripts.command_line import parser_of, run
 from traces.corpus import Corpus, load_corpus
 from traces.demo.cache import demo_model
 from traces.demo.evidence import (
@@ -37,9 +37,9 @@ from traces.statistics.routing import next_token_reuse
 from traces.torch_threads import single_thread
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Measure the named models and print one column for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("models", nargs="*", default=list(RECIPES), help=f"of {', '.join(RECIPES)} (default: all)")
     parser.add_argument("--windows", type=int, default=96, help="held-out windows of 256 tokens (default 96)")
     parser.add_argument("--alpha", type=float, default=0.35, help="upper edge of the low-score band (default 0.35)")
@@ -53,7 +53,6 @@ def main(argv: list[str]) -> int:
         print(f"{name}: {recipe.statement}", file=sys.stderr)
     for label in columns[0]:
         print(f"{label:<42}" + "".join(f"{column[label]:>28}" for column in columns))
-    return 0
 
 
 def _column(recipe: Recipe, corpus: Corpus, count: int, alpha: float) -> dict[str, str]:
@@ -88,4 +87,4 @@ def _percent(evidence: Evidence, kind: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -18,10 +18,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from sim.paths import CONF, ROOT
+
 GOLDEN = ROOT / "tests" / "golden" / "runs.json"
 SHORT = "trace.requests=8"
-POLICIES = sorted(path.stem for path in (ROOT / "conf" / "policy").glob("*.yaml"))
+POLICIES = sorted(path.stem for path in (CONF / "policy").glob("*.yaml"))
 UNTRAINED = ("moe_beyond", "promoe")
 SETTINGS = (
     "policy=importance",

@@ -9,10 +9,8 @@ All values are hit rates in percent over all steps, prompt included. Takes about
 
 from __future__ import annotations
 
-import argparse
 import csv
 import random
-import sys
 from argparse import Namespace
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -21,15 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from policies.assignment.link_only import LinkOnly
-from policies.base import Eviction, Policy
+from policies.base import Eviction
 from policies.eviction.belady_admit import BeladyAdmit
 from policies.eviction.lfu_lifetime import LfuLifetime
 from policies.eviction.lru import Lru
 from policies.eviction.random import Random
-from policies.prediction.none import NoPrediction
-from policies.prefetch.none import NoPrefetch
-from policies.substitution.none import NoSubstitution
+from scripts.command_line import parser_of, run
+from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
@@ -74,9 +70,8 @@ class Row:
 
 def replayed(trace: Trace, rule: Eviction, capacity: CacheConfig, seed: int = 0) -> dict[str, float]:
     """Metrics of one replay that fetches on demand only; its hits do not depend on the machine."""
-    policy = Policy("published", rule, NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
-    run = RunConfig(seed=seed)
-    table = StepTable(assemble(trace, policy, load_hardware("rtx4090"), trace.geometry, capacity, run))
+    policy = replace(load_policy("lru"), eviction=rule)
+    table = StepTable(assemble(trace, policy, load_hardware("rtx4090"), trace.geometry, capacity, RunConfig(seed=seed)))
     table.run()
     metrics = table.metrics()
     return {name: float(metrics[name] or 0.0) for name in ("hit_rate", "decode.hit_rate", "bytes_per_token")}
@@ -173,9 +168,9 @@ def show(title: str, rows: Iterator[Row]) -> None:
         )
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path, help="folder with big_moe_on_edge/ and mixtral_offloading/")
     folder = parser.parse_args(argv).folder
     show("Qwen3-30B-A3B on a phone: replayed by its authors, replayed here", phone_rows(folder / "big_moe_on_edge"))
@@ -183,8 +178,7 @@ def main(argv: list[str]) -> int:
         "Mixtral-8x7B on RTX 4090 and 3090: MEASURED on about ten prompts, replayed here on one other",
         mixtral_rows(folder / "mixtral_offloading"),
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -1,8 +1,7 @@
 """Regenerates figures and tables of the README from scratch, and says how long each took.
 
-Not those of these commands, which train models or need a quiet machine: scripts/studies/quality/pareto.py,
-quality_alpha.py, quality_open_loop.py, quality_notions.py, four_systems.py, benchmark_sweep.py and
-`python -m sim validate`.
+Not those of these commands, which train models or need a quiet machine: scripts.studies.quality.pareto, .alpha,
+.open_loop and .notions, scripts.studies.systems.four_systems, scripts.benchmarks.sweep and `python -m sim validate`.
 
 python -m scripts.studies.reproduce [--runs FOLDER] [--only PART ...] [--traces FOLDER]
 
@@ -21,7 +20,6 @@ Parts, in this order; all results SIMULATED on the embedded trace unless said ot
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -31,9 +29,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.command_line import parser_of
+from scripts.command_line import run as script_main
+from sim.paths import ROOT
 from sim.results.table import collect
 
-ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "figures"
 POLICIES = "lru,importance,belady,all_resident"
 FRACTIONS = "0.125,0.1875,0.25,0.375,0.5,0.75"
@@ -73,8 +73,8 @@ def results(places: Places) -> None:
     sim("run", "-m", f"policy={POLICIES},on_demand", f"hydra.sweep.dir={folder}")
     sim("run", "-m", "policy/assignment=link_only", f"hydra.sweep.dir={folder}_link_only")
     print(f"{'policy':<22}{'hit rate':>10}{'cache ratio':>13}{'TPOT ms':>10}{'link ms':>10}   decode steps, SIMULATED")
-    for one, note in ((folder, ""), (Path(f"{folder}_link_only"), ", link only")):
-        for _, run in collect(one).sort_values("tpot_s.mean", ascending=False).iterrows():
+    for runs, note in ((folder, ""), (Path(f"{folder}_link_only"), ", link only")):
+        for _, run in collect(runs).sort_values("tpot_s.mean", ascending=False).iterrows():
             rates = f"{run['decode.hit_rate']:>10.3f}{run['decode.cache_ratio']:>13.3f}"
             times = f"{1e3 * run['tpot_s.mean']:>10.1f}{1e3 * run['time_s_per_token.link']:>10.1f}"
             print(f"{run['policy'] + note:<22}{rates}{times}")
@@ -118,7 +118,7 @@ def run_part(name: str, places: Places) -> str:
 
 def main(argv: list[str]) -> int:
     """Run the parts asked for, print how long each took -> 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--runs", type=Path, help="folder for the runs (default: a new temporary one)")
     parser.add_argument("--traces", type=Path, help="folder with the traces of other people")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), help="only these parts")
@@ -135,4 +135,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    script_main(main)

@@ -10,7 +10,6 @@ model's experts that the shadow used in the same step and layer. Intervals: boot
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scripts.command_line import parser_of, run
 from sim.systems.od_moe.recall import MEASURED_FILE, MODES
 from traces.demo.cache import demo_model
 from traces.demo.recipe import RECIPES
@@ -80,7 +80,7 @@ class Runner:
         return output.logits[:, -1:].argmax(-1), ids
 
 
-def found(shadow: torch.Tensor, true: torch.Tensor) -> NDArray[np.float64]:
+def share_named(shadow: torch.Tensor, true: torch.Tensor) -> NDArray[np.float64]:
     """Share of the true experts that the shadow used, [R], over layers."""
     return (true[..., :, None] == shadow[..., None, :]).any(-1).double().mean(dim=(1, 2)).numpy()
 
@@ -108,7 +108,7 @@ def measure(loaded: LoadedModel, prompts: torch.Tensor, steps: int) -> dict[str,
                     shadow.cache = kept[key]
                 with shadow.tapped():
                     own[key], ids = shadow.step(token if token_aligned else own[key])
-                recall[key][:, number] = found(ids, true)
+                recall[key][:, number] = share_named(ids, true)
             token = following
             print(f"\rstep {number + 1} of {steps}", end="", file=sys.stderr)
     print(file=sys.stderr)
@@ -127,9 +127,9 @@ def curve(recall: NDArray[np.float64], last: list[int]) -> dict[str, list[float]
     }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Measure, print, store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--steps", type=int, default=192)
@@ -168,7 +168,6 @@ def main(argv: list[str]) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
-    return 0
 
 
 def show(result: dict[str, Any]) -> None:
@@ -183,4 +182,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

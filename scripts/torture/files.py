@@ -21,9 +21,10 @@ import warnings
 from pathlib import Path
 from typing import IO
 
-from scripts.command_line import ROOT, environment
+from scripts.command_line import environment
 from scripts.torture.readers import readers
 from scripts.torture.tally import Tally
+from sim.paths import ROOT
 from traces.errors import UserError
 
 MOST_BYTES = 1 << 30

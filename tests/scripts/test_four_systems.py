@@ -1,15 +1,15 @@
 """The side-by-side table: what its rows must have in common, and the arithmetic that can be checked by hand."""
 
-import argparse
-
 import pytest
 
-from scripts.studies.systems.four_systems import ENERGY, Bench, Row, main, table
+from scripts.studies.systems.bench import ENERGY, Bench, Row
+from scripts.studies.systems.four_systems import main, table
+from traces.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def bench():
-    return Bench(argparse.Namespace(hardware="s1_rtx3080ti", capacity=0.25, draws=3))
+    return Bench("s1_rtx3080ti", capacity=0.25, draws=3)
 
 
 def test_energy_by_hand():
@@ -42,7 +42,7 @@ def test_the_device_rows_are_those_of_run(bench):
     assert text.count("unchanged") == 2 and "SIMULATED" not in text
 
 
-def test_a_file_that_is_not_a_result_of_quality_is_refused(tmp_path, capsys):
+def test_a_file_that_is_not_a_result_of_quality_is_refused(tmp_path):
     (tmp_path / "q.json").write_text("[]")
-    assert main(["--draws", "1", "--quality", str(tmp_path / "q.json")]) == 2
-    assert "not a quality.json" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"not a quality\.json"):
+        main(["--draws", "1", "--quality", str(tmp_path / "q.json")])

@@ -6,7 +6,6 @@ demo model and the same model under two policies. Needs the extra: pip install -
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scripts.command_line import parser_of, run
 from sim.assembly.catalogue import load_policy
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -67,11 +67,12 @@ def study_of(loaded: LoadedModel, policy: str) -> Study:
     )  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str]) -> None:
+    """Print the accuracy of the untouched model and of every policy."""
+    parser = parser_of(__doc__)
     parser.add_argument("--items", type=int, default=24)
     parser.add_argument("--policies", nargs="+", default=["lru", "cache_prior"])
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
         os.environ[name] = "1"
     torch.set_num_threads(1)
@@ -87,9 +88,9 @@ def main() -> None:
         task = write_task(Path(folder), passages, given.items)
         print(f"{'demo model':<16}{'accuracy':>10}{'by length':>11}   ({given.items} items, MEASURED)")
         for name, model in models.items():
-            found = evaluate_offline(model, Path(folder), [task])[task]
-            print(f"{name:<16}{found['acc,none']:>10.3f}{found['acc_norm,none']:>11.3f}", flush=True)
+            scores = evaluate_offline(model, Path(folder), [task])[task]
+            print(f"{name:<16}{scores['acc,none']:>10.3f}{scores['acc_norm,none']:>11.3f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,10 +12,11 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
 
-from scripts.command_line import ROOT, parser_of
+from scripts.command_line import parser_of
 from scripts.studies.quality.bench import HARDWARE, Bench
 from sim.figures.registry import save
 from sim.figures.style import STYLE, WIDTH_IN, add_footnote
+from sim.paths import ROOT
 from sim.quality.intervals import DRAWS
 from sim.quality.study import DEMO_SIZES
 from sim.results.json_files import write_json

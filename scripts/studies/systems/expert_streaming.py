@@ -11,22 +11,23 @@ memory of the package. Takes about four minutes on two cores.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
+from scripts.command_line import parser_of, run
 from sim.config import validate
+from sim.paths import CONF
 from sim.systems.expert_streaming.compare import Metrics, compare, metrics
 from sim.systems.expert_streaming.config import Settings
 from sim.systems.expert_streaming.routing import PAPER_MODELS
 from traces.embedded import embedded_trace_path
 from traces.format.files import read_trace
 
-CONFIG = Path(__file__).resolve().parents[3] / "conf" / "system" / "expert_streaming.yaml"
 TOKENS = (16, 64, 256, 1024)
 CHANNEL_GB_PER_S = (8, 16, 25.6, 48, 64, 96, 128)
 LINK_GB_PER_S = (64, 128, 288, 512, 1024)
@@ -44,7 +45,7 @@ FOOTNOTE = (
 
 def settings(**changes: Any) -> Settings:
     """The settings of the yaml with some changed, routing drawn."""
-    config = OmegaConf.to_container(OmegaConf.load(CONFIG))
+    config = OmegaConf.to_container(OmegaConf.load(CONF / "system" / "expert_streaming.yaml"))
     assert isinstance(config, dict)
     return validate(Settings, {str(key): value for key, value in config.items()} | {"routing": "drawn"} | changes)
 
@@ -214,12 +215,9 @@ def draw(found: dict[str, Metrics], folder: Path) -> None:
         left.axhspan(1.22, 2.0, color="#DDDDDD", zorder=0)
         for model, name, look in zip(PAPER_MODELS, MODEL_TITLES, LINES, strict=False):
             rows = [found[f"{model} {tokens}"] for tokens in TOKENS]
-            ups, lows, highs = ([float(one[key] or 0) for one in rows] for key in ("speedup", *BOUNDS))
-            bars = [
-                [u - low for u, low in zip(ups, lows, strict=True)],
-                [h - u for u, h in zip(ups, highs, strict=True)],
-            ]
-            left.errorbar(TOKENS, ups, yerr=bars, **look, capsize=2, elinewidth=0.8, label=name)
+            keys = ("speedup", "speedup.low", "speedup.high")
+            ups, lows, highs = (np.array([float(row[key] or 0) for row in rows]) for key in keys)
+            left.errorbar(TOKENS, ups, yerr=[ups - lows, highs - ups], **look, capsize=2, elinewidth=0.8, label=name)
             right.plot(TOKENS, [100 * float(one["sram_saved"] or 0) for one in rows], **look)
         right.axhline(78.8, color="#888888", linewidth=0.8)
         right.annotate("published: up to 78.8 %", (16, 78.8), xytext=(0, -8), textcoords="offset points", fontsize=6.5)
@@ -236,16 +234,16 @@ def draw(found: dict[str, Metrics], folder: Path) -> None:
             print(f"figure {path}")
 
 
-BOUNDS = ("speedup.low", "speedup.high")
-
-
-def main() -> None:
-    found = over_tokens()
-    if len(sys.argv) > 1:
-        draw(found, Path(sys.argv[1]))
-    parts = assumptions() | sizes()
-    published(found, parts, design_space())
+def main(argv: list[str]) -> None:
+    """Print all tables, draw the first."""
+    parser = parser_of(__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="folder for the figure")
+    folder = parser.parse_args(argv).folder
+    speed_ups = over_tokens()
+    if folder is not None:
+        draw(speed_ups, folder)
+    published(speed_ups, assumptions() | sizes(), design_space())
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -16,7 +16,6 @@ The published table needs the 100 test prompts of github.com/ngavhane/moe-beyond
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from policies.base import Policy
+from scripts.command_line import parser_of, run
 from sim.assembly.build import make_policy, open_trace
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import assemble
@@ -44,9 +44,9 @@ from traces.format.files import read_trace, write_trace
 from traces.format.trace import Trace
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Print both tables, or write a shuffled trace."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--trace", help="trace file (default: the embedded trace)")
     parser.add_argument("--checkpoint", help="what `python -m sim train-predictor` wrote")
     parser.add_argument("--requests", type=int, help="replay only the first n requests")
@@ -59,26 +59,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
-    try:
-        if given.mix:
-            return _mix(Path(given.mix), given.out, given.seed)
-        if not given.checkpoint:
-            raise UserError("--checkpoint is not set: train a predictor with `python -m sim train-predictor`")
-        study = Study(given)
-        print("\n".join(study.counted()), flush=True)
-        print("\n".join(study.timed()))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if given.mix:
+        write_mixed(Path(given.mix), given.out, given.seed)
+        return
+    if not given.checkpoint:
+        raise UserError("--checkpoint is not set: train a predictor with `python -m sim train-predictor`")
+    study = Study(given)
+    print("\n".join(study.counted()), flush=True)
+    print("\n".join(study.timed()))
 
 
-def _mix(source: Path, out: str | None, seed: int) -> int:
+def write_mixed(source: Path, out: str | None, seed: int) -> None:
+    """Write a trace with its requests in an order drawn from the seed."""
     if out is None:
         raise UserError("--out is not set: name the trace file to write")
     trace = write_trace(out, mixed(read_trace(source), seed))
     print(f"{out}: {trace.num_requests} requests in an order drawn from seed {seed}")
-    return 0
 
 
 class Study:
@@ -222,4 +218,4 @@ def _pair(found: FreePrefetch) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)

@@ -10,22 +10,21 @@ taken, the longest of its recall measurements) nor the arrangement of a prompt's
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 from scipy.optimize import brentq, fsolve
 
+from scripts.command_line import parser_of, run
+from sim.paths import CONF
 from sim.systems.od_moe.config import OdMoe, system_from_config
 from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import metrics
 from sim.systems.od_moe.times import sizes, tabulate
 
-YAML = Path(__file__).resolve().parents[3] / "conf" / "system" / "od_moe.yaml"
 ABLATION_LENGTHS: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 513}
 GB = 1e9
 
@@ -54,7 +53,7 @@ class Row:
 
 def configured() -> OdMoe:
     """The system as its yaml has it."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(YAML))
+    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "system" / "od_moe.yaml"))
     return system_from_config(config)[0]
 
 
@@ -84,28 +83,28 @@ def table_2(system: OdMoe) -> Iterator[Row]:
         yield Row(
             f"decode, {prompt} in, {answer} out", published, rate(system, prompt_tokens=prompt, new_tokens=answer)
         )
-    found = simulated(system)
+    ours = simulated(system)
     serial = simulated(system, overlap_prefill=False)
-    yield Row("decode, mean", 3.69, found["tokens_per_s"])
-    yield Row("all experts on GPUs", 4.89, found["all_gpu.tokens_per_s"], "fitted")
-    yield Row("share of all on GPUs", 0.755, found["tokens_per_s"] / found["all_gpu.tokens_per_s"])
-    yield Row("TTFT, ms", 2244, 1e3 * found["ttft_s.mean"], "loads, messages and arithmetic overlap")
+    yield Row("decode, mean", 3.69, ours["tokens_per_s"])
+    yield Row("all experts on GPUs", 4.89, ours["all_gpu.tokens_per_s"], "fitted")
+    yield Row("share of all on GPUs", 0.755, ours["tokens_per_s"] / ours["all_gpu.tokens_per_s"])
+    yield Row("TTFT, ms", 2244, 1e3 * ours["ttft_s.mean"], "loads, messages and arithmetic overlap")
     yield Row("TTFT, ms", 2244, 1e3 * serial["ttft_s.mean"], "if nothing overlaps")
-    yield Row("output", 3.37, found["output_tokens_per_s"], "loads, messages and arithmetic overlap")
+    yield Row("output", 3.37, ours["output_tokens_per_s"], "loads, messages and arithmetic overlap")
     yield Row("output", 3.37, serial["output_tokens_per_s"], "if nothing overlaps")
     for name, published in BASELINES.items():
         yield Row(
-            f"times faster than {name}", 3.69 / published, found["tokens_per_s"] / published, "their rate as published"
+            f"times faster than {name}", 3.69 / published, ours["tokens_per_s"] / published, "their rate as published"
         )
 
 
 def memory(system: OdMoe) -> Iterator[Row]:
     """GPU memory in GB (10^9 bytes)."""
-    found = simulated(system, prompt_tokens=128, new_tokens=256)
+    ours = simulated(system, prompt_tokens=128, new_tokens=256)
     for name, published in (("main", 7.0), ("shadow", 45.0), ("workers", 8.0)):
-        yield Row(name, published, found[f"gpu_memory_bytes.{name}"] / GB)
-    yield Row("all nodes", 60.0, found["gpu_memory_bytes"] / GB)
-    yield Row("all experts on GPUs", 180.0, found["all_gpu.gpu_memory_bytes"] / GB)
+        yield Row(name, published, ours[f"gpu_memory_bytes.{name}"] / GB)
+    yield Row("all nodes", 60.0, ours["gpu_memory_bytes"] / GB)
+    yield Row("all experts on GPUs", 180.0, ours["all_gpu.gpu_memory_bytes"] / GB)
 
 
 def variants(system: OdMoe) -> Iterator[Row]:
@@ -210,16 +209,15 @@ TABLES: dict[str, Callable[[OdMoe], Iterator[Row]]] = {
 }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str]) -> None:
     """Print the tables, or the constants."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--fit", action="store_true", help="find the FITTED constants anew")
     system = configured()
-    if "--help" in argv or "-h" in argv:
-        print(__doc__)
-        return 0
-    if "--fit" in argv:
+    if parser.parse_args(argv).fit:
         for name, value in fit(system):
             print(f"{name}: {value:g} (now {getattr(system, name):g})", flush=True)
-        return 0
+        return
     times = tabulate(system, sizes(system, None))
     print(
         f"load {times.load_ns / 1e6:.2f} ms; hidden up to {times.num_groups} t_M + {times.num_groups - 1} t_W = "
@@ -227,8 +225,7 @@ def main(argv: list[str]) -> int:
     )
     for title, rows in TABLES.items():
         show(title, rows(system))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run(main)
