@@ -1,15 +1,14 @@
 """The five parts of a policy and the signatures of their decisions.
 
-A part is a frozen dataclass of knobs with one or more static methods: its decisions. A decision is a plain function of
-``(state, knobs, memory, ...)`` in numba's array subset: loops and arithmetic over the arrays of a
-``policies.state.State``, no Python objects. ``knobs`` is a float64 array of the part's numeric fields in the order of
-the dataclass; ``memory`` is a float64 array of ``memory_size`` cells that belongs to the part alone: zeros, or what
-``fit`` learned. Every engine calls the same compiled decision.
+A part is a frozen dataclass: its fields are its knobs, some of its methods are its decisions. A decision takes a
+``policies.state.State`` and the part's private memory. It may loop and calculate over their arrays and read the part's
+numeric knobs (``self.alpha``); it uses no other Python objects, because every engine calls it compiled by numba.
+``memory`` is a float64 array of ``memory_size`` cells.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -33,7 +32,7 @@ def require(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """What all parts share: knobs as an array, private memory, and what they need of a trace."""
+    """What all parts share: knobs, private memory, and what they need of a trace."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of 'gate_scores', 'importance' (scores or weights), 'future' (``next_use``), 'oracle' (``routed``),
@@ -43,11 +42,6 @@ class Part:
     def all_needs(self) -> frozenset[str]:
         """The needs of this part with these knobs."""
         return self.needs
-
-    def knobs(self) -> Vector:
-        """All fields but text in dataclass order, float64 [n], None as NaN; text chooses data, not decisions."""
-        values = [getattr(self, knob.name) for knob in fields(self)]
-        return np.array([np.nan if v is None else v for v in values if not isinstance(v, str)], dtype=np.float64)
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         """How many float64 cells of private memory the part wants."""
@@ -68,20 +62,16 @@ class Eviction(Part):
     static: ClassVar[bool] = False
     """True for a placement that never changes: it starts filled, and every miss passes by the cache."""
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         """Update ``state.priority`` after the demand of a layer step is known. Once per layer step."""
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         """Bring priorities of ``layer`` up to date just before a victim is chosen for a copy to that layer."""
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         """An expert takes a slot: its copy starts now."""
 
-    @staticmethod
-    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+    def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
         """Whether a missing ``expert`` of the current layer shall stream past the cache instead of evicting."""
         return False
 
@@ -94,8 +84,7 @@ class Eviction(Part):
 class Prediction(Part):
     """Which experts later layers will want: writes ``state.predicted`` and ``state.num_predicted``."""
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+    def predict(self, state: State, memory: Vector) -> None:
         """Called once per layer step with ``num_predicted`` = 0, ``num_predicted_tokens`` = ``num_tokens``."""
 
     def depth(self, num_layers: int) -> int:
@@ -111,8 +100,7 @@ class Prediction(Part):
 class Prefetch(Part):
     """What to fetch early: writes ``prefetch_layer``, ``prefetch_expert``, ``num_prefetch`` in the order to fetch."""
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         """Called after ``predict`` with ``num_prefetch`` = 0; experts already present or queued are skipped."""
 
     def chunks(self) -> int:
@@ -127,8 +115,7 @@ class Substitution(Part):
     May also mark experts in ``state.degraded``: if such an expert is missing, a low-precision copy of it is fetched.
     """
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+    def substitute(self, state: State, memory: Vector) -> None:
         """Sees the whole batch at once; must not give one token the same expert twice."""
 
 
@@ -139,8 +126,7 @@ class Assignment(Part):
     Both start as: everything over the link, in order of the demand.
     """
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         """Called once per layer step that misses something."""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from policies.jitable import jitable
 from policies.state import State
 
 
-@register_jitable
+@jitable
 def count_token(state: State, memory: NDArray[np.float64], row: int, token: int) -> None:
     """Count one token of the current layer in the counts that begin at ``memory[row]``."""
     memory[row] += 1
@@ -17,7 +17,7 @@ def count_token(state: State, memory: NDArray[np.float64], row: int, token: int)
         memory[row + 1 + state.ids[token, rank]] += 1
 
 
-@register_jitable
+@jitable
 def write_shares(state: State, ahead: int, memory: NDArray[np.float64], row: int) -> bool:
     """Predict for the whole step each expert's share of the tokens counted at ``row``; False if none were counted."""
     if memory[row] == 0.0:

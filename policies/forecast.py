@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
+from policies.jitable import jitable
 from policies.state import State
 
 
-@register_jitable
+@jitable
 def copy_lookahead(state: State, layers: int) -> None:
     """Predict the scores of ``state.lookahead``, at most ``layers`` layers ahead."""
     predicted, lookahead = state.predicted, state.lookahead

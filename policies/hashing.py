@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
+
+from policies.jitable import jitable
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def mix(value: np.uint64) -> np.uint64:
     """One round of SplitMix64. Source: Steele, Lea, Flood, OOPSLA 2014, https://doi.org/10.1145/2660193.2660195."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
@@ -15,7 +16,7 @@ def mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def uniform(seed: int, first: int, second: int, third: int) -> float:
     """A float64 in [0, 1) that is a hash of its arguments, for example of seed, ``now``, layer and expert."""
     value = mix(np.uint64(seed))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
+from policies.jitable import jitable
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def nearness(layer: int, current: int, num_layers: int) -> float:
     """1 for the current layer, 1 - 1/L for the next one, down to 1/L for the one just left."""
     return 1.0 - ((layer - current) % num_layers) / num_layers

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from policies.jitable import jitable
 from policies.state import IN_FLIGHT, RESIDENT, State
 from traces.score_bands import ABOVE_ALL, BELOW_ALL, best_key_below, expert_of, is_top, key_of, top_experts
 
 Scores = NDArray[np.float64]
 
 
-@register_jitable
+@jitable
 def is_missing(state: State, layer: int, expert: int) -> bool:
     """Whether an expert is neither resident in full precision nor on the link; one that only waits is missing."""
     status = state.status[layer, expert]
     return bool(status != RESIDENT and status != IN_FLIGHT)
 
 
-@register_jitable
+@jitable
 def fetch(state: State, layer: int, expert: int) -> None:
     """Put an expert at the end of the list of what to fetch."""
     state.prefetch_layer[state.num_prefetch] = layer
@@ -27,7 +27,7 @@ def fetch(state: State, layer: int, expert: int) -> None:
     state.num_prefetch += 1
 
 
-@register_jitable
+@jitable
 def summed_scores(state: State, ahead: int, total: Scores) -> None:
     """Write the predicted scores of layer + 1 + ``ahead``, summed over the rows of the prediction, to ``total`` [E]."""
     predicted = state.predicted
@@ -38,7 +38,7 @@ def summed_scores(state: State, ahead: int, total: Scores) -> None:
             total[expert] += predicted[ahead, row, expert]
 
 
-@register_jitable
+@jitable
 def best_of_rows(state: State, ahead: int, count: int, total: Scores) -> None:
     """As ``summed_scores``, with 0 for experts that are in no row among its ``count`` best."""
     chosen = np.zeros(state.num_experts, np.uint8)
@@ -55,7 +55,7 @@ def best_of_rows(state: State, ahead: int, count: int, total: Scores) -> None:
             total[expert] = 0.0
 
 
-@register_jitable
+@jitable
 def top_scores(state: State, alpha: float, wanted: Scores) -> None:
     """Write the highest score of each predicted top-score expert of the next layer to ``wanted`` [E], 0 for the others.
 
@@ -75,13 +75,13 @@ def top_scores(state: State, alpha: float, wanted: Scores) -> None:
             wanted[expert] = max(wanted[expert], score if top else 0.0)
 
 
-@register_jitable
+@jitable
 def score_of(scores: NDArray[np.float32], key: int) -> float:
     """The score of a key; 0 for the key of nobody."""
     return 0.0 if key == BELOW_ALL else max(float(scores[expert_of(key)]), 0.0)
 
 
-@register_jitable
+@jitable
 def fetch_top_scores(state: State, alpha: float, limit: int) -> None:
     """Fetch the ``limit`` best of the top-score experts (see ``top_scores``) of a prediction of one row."""
     scores, key = state.predicted[0, 0, : state.num_experts], ABOVE_ALL
@@ -96,7 +96,7 @@ def fetch_top_scores(state: State, alpha: float, limit: int) -> None:
         state.num_prefetch -= 1
 
 
-@register_jitable
+@jitable
 def fetch_best(state: State, ahead: int, scores: Scores, limit: int) -> None:
     """Fetch the ``limit`` experts of layer + 1 + ``ahead`` with the highest ``scores`` [E] above 0.
 
@@ -114,7 +114,7 @@ def fetch_best(state: State, ahead: int, scores: Scores, limit: int) -> None:
         fetch(state, state.layer + 1 + ahead, best)
 
 
-@register_jitable
+@jitable
 def fetch_by_weight(state: State, weights: Scores, limit: int) -> None:
     """Fetch what is missing in order of falling weight, at most ``limit``; ties to the nearer layer, then the lower id.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
+from policies.jitable import jitable
 
 RECENCY_UNIT = 2.0**-33
 """What one tick of a rule's own clock adds to a merit."""
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def with_recency(merit: float, clock: float) -> float:
     """A whole-number merit, and among equals the ``clock`` of the last touch: the older is lower.
 

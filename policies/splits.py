@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from policies.jitable import jitable
 from policies.state import ABSENT, CPU, LINK, State
 
 MOST_TRIED = 12
@@ -18,7 +18,7 @@ Nanoseconds = NDArray[np.int64]
 Places = NDArray[np.int32]
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def ready_ns(state: State) -> int:
     """How long the GPU computes executed experts that need no copy, while the first copies are under way."""
     total = 0
@@ -28,7 +28,7 @@ def ready_ns(state: State) -> int:
     return total
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def sort_falling(keys: NDArray[np.float64], count: int, order: Places) -> None:
     """Write to ``order`` the first ``count`` places by falling key; equal keys stay in the order they had in it."""
     for i in range(1, count):
@@ -39,7 +39,7 @@ def sort_falling(keys: NDArray[np.float64], count: int, order: Places) -> None:
         order[place] = moving
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def by_importance(state: State, order: Places) -> None:
     """Write the missing experts to ``order``, the most important first."""
     keys = np.zeros(state.num_missing, np.float64)
@@ -49,7 +49,7 @@ def by_importance(state: State, order: Places) -> None:
     sort_falling(keys, state.num_missing, order)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def serving_order(load_ns: Nanoseconds, gpu_ns: Nanoseconds, count: int, order: Places) -> None:
     """Reorder ``order`` so that copy, then compute of its experts in that order ends soonest.
 
@@ -63,7 +63,7 @@ def serving_order(load_ns: Nanoseconds, gpu_ns: Nanoseconds, count: int, order: 
     sort_falling(keys, count, order)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def finish_ns(
     load_ns: Nanoseconds, gpu_ns: Nanoseconds, cpu_ns: Nanoseconds, order: Places, side: NDArray[np.uint8], ready: int
 ) -> int:
@@ -83,7 +83,7 @@ def finish_ns(
     return max(gpu, cpu)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def find_best_split(
     load_ns: Nanoseconds,
     gpu_ns: Nanoseconds,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from policies.jitable import jitable
 from policies.state import DECODE, DROPPED, RESIDENT, State
 from traces.score_bands import Flags, best_within, is_top, next_score, next_score_beside
 
@@ -13,13 +13,13 @@ SMALLEST_SCORE = 1e-30
 """Scores below it count as this much, so that their logarithm is finite (float32 scores may be 0)."""
 
 
-@register_jitable  # type: ignore[untyped-decorator]
-def left_alone(state: State, during_prefill: float) -> bool:
+@jitable
+def left_alone(state: State, during_prefill: bool) -> bool:
     """Whether a rule passes this layer step by: a prefill step it was not asked to touch, or no expert to spare."""
-    return bool((state.phase != DECODE and during_prefill == 0.0) or state.num_ranks >= state.num_experts)
+    return bool((state.phase != DECODE and not during_prefill) or state.num_ranks >= state.num_experts)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def all_resident(state: State) -> bool:
     """Whether the step's router asks for nothing but experts in GPU memory in full precision."""
     for token in range(state.num_tokens):
@@ -29,7 +29,7 @@ def all_resident(state: State) -> bool:
     return True
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def all_marked(state: State, token: int, marked: Flags) -> bool:
     """Whether ``marked`` [E] holds every expert that the router gave this token."""
     found = True
@@ -38,7 +38,7 @@ def all_marked(state: State, token: int, marked: Flags) -> bool:
     return bool(found)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def mark_resident(state: State, resident: Flags) -> None:
     """Set ``resident`` [E]: experts of the layer that are in GPU memory in full precision."""
     status, layer = state.status, state.layer
@@ -46,7 +46,7 @@ def mark_resident(state: State, resident: Flags) -> None:
         resident[expert] = status[layer, expert] == RESIDENT
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def mark_routed(state: State, token: int, used: Flags) -> None:
     """Set ``used`` [E]: experts that the router gave this token."""
     for expert in range(state.num_experts):
@@ -55,19 +55,19 @@ def mark_routed(state: State, token: int, used: Flags) -> None:
         used[state.ids[token, rank]] = 1
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def is_low(state: State, token: int, rank: int, edge: float, alpha: float) -> bool:
     """Whether the expert routed at this rank is low-score: below (1 + alpha) * S_{k+1}, with ``edge`` = S_{k+1}."""
     return not is_top(state.scores[token, state.ids[token, rank]], edge, alpha)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def next_score_of(state: State, token: int) -> float:
     """S_{k+1} of a token: its highest gate score outside the router's choice."""
     return float(next_score(state.scores[token, : state.num_experts], state.ids[token], state.num_ranks))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def share_of_weight(state: State, token: int, rank: int) -> float:
     """Weight of a rank over the sum of the token's ranks; gate scores stand in where the trace has no weights."""
     total, own = 0.0, 0.0
@@ -81,7 +81,7 @@ def share_of_weight(state: State, token: int, rank: int) -> float:
     return own / total if total > 0.0 else 0.0
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def substitute_in_band(state: State, alpha: float, include_next: bool, available: Flags, free: Flags) -> None:
     """SMoE's expert-cache router with the best substitute first; see ``policies.substitution.score_band``.
 
@@ -105,7 +105,7 @@ def substitute_in_band(state: State, alpha: float, include_next: bool, available
                     state.executed_ids[token, rank] = best
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def mark_available(state: State, alpha: float, available: Flags, routed: Flags) -> float:
     """Set ``available`` [E]: resident, or a top-score expert of any token -> S_{k+1} of the last token looked at.
 
@@ -124,7 +124,7 @@ def mark_available(state: State, alpha: float, available: Flags, routed: Flags) 
     return edge
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def write_choice(state: State, token: int, chosen: NDArray[np.int32], count: int) -> None:
     """Let a token execute the first ``count`` of ``chosen`` and nothing else.
 
@@ -148,7 +148,7 @@ def write_choice(state: State, token: int, chosen: NDArray[np.int32], count: int
             following += 1
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def is_routed(state: State, token: int, expert: int) -> bool:
     """Whether the router gave this token this expert."""
     found = False
@@ -157,13 +157,13 @@ def is_routed(state: State, token: int, expert: int) -> bool:
     return bool(found)
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def logit_of(score: float) -> float:
     """The logit behind a gate score, up to a constant that all experts of the token share."""
     return float(np.log(max(float(score), SMALLEST_SCORE)))
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def rank_experts(scores: NDArray[np.float32], count: int, taken: Flags, ranked: NDArray[np.int32]) -> None:
     """Write the ``count`` experts with the highest of ``scores`` [E] to ``ranked``, best first, ties to the lower id.
 
@@ -179,7 +179,7 @@ def rank_experts(scores: NDArray[np.float32], count: int, taken: Flags, ranked: 
         taken[best] = True
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def prefer_resident(
     ranked: NDArray[np.int32], window: int, keep: int, resident: Flags, chosen: NDArray[np.int32], count: int
 ) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
+from policies.jitable import jitable
 from policies.state import State
 
 
-@register_jitable
+@jitable
 def layers_left(state: State, layers: int) -> int:
     """How many of the next ``layers`` layers the model still has."""
     return min(layers, state.num_layers - 1 - state.layer)
 
 
-@register_jitable
+@jitable
 def write_routed(state: State, ahead: int, token: int) -> None:
     """Predict for a token of layer + 1 + ``ahead`` what its router will choose: score 1 for those, 0 for the others."""
     for expert in range(state.num_experts):

@@ -26,8 +26,7 @@ class BestSplit(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"importance", "cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         count = state.num_missing
         load_ns, gpu_ns = state.missing_load_ns[:count], state.missing_gpu_ns[:count]
         order = np.zeros(count, np.int32)

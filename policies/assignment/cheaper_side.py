@@ -28,14 +28,13 @@ class CheaperSide(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         count = state.num_missing
         gpu_side = np.zeros(count, np.int64)
         for i in range(count):
             gpu_side[i] = state.missing_load_ns[i] + state.missing_gpu_ns[i]
             if state.missing_cpu_ns[i] < gpu_side[i]:
                 state.side[i] = CPU
-        if knobs[0] != 0.0:
+        if self.balance:
             nothing = np.zeros(count, np.int64)
             find_best_split(gpu_side, nothing, state.missing_cpu_ns[:count], state.order[:count].copy(), 0, state.side)

@@ -20,7 +20,6 @@ class CpuOnly(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         for i in range(state.num_missing):
             state.side[i] = CPU

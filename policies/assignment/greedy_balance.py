@@ -24,8 +24,7 @@ class GreedyBalance(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         difference = np.zeros(state.num_missing, np.float64)
         ranked = np.zeros(state.num_missing, np.int32)
         for i in range(state.num_missing):

@@ -29,9 +29,8 @@ class SimulatedSplit(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.phase != DECODE and knobs[0] == 0.0:
+    def assign(self, state: State, memory: Vector) -> None:
+        if state.phase != DECODE and not self.during_prefill:
             return
         cached, cached_count, tokens = np.zeros(state.num_executed, np.int32), 0, np.zeros(state.num_executed)
         for i in range(state.num_executed):

@@ -26,8 +26,7 @@ class SmoeCodeSplit(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         tokens = np.zeros(state.num_missing, np.float64)
         ranked = np.zeros(state.num_missing, np.int32)
         for i in range(state.num_missing):

@@ -21,8 +21,7 @@ class TwoPointer(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"importance", "cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         ranked = state.order
         for i in range(state.num_missing):
             place = i

@@ -30,18 +30,17 @@ class ActivationPrior(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + num_layers + num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         layers, experts, layer = state.num_layers, state.num_experts, state.layer
         if memory[0] != state.group + 1:
             memory[:] = 0.0
             memory[0] = state.group + 1
             for other in range(layers):
-                state.priority[other, :] = knobs[0] * (1.0 - other / layers)
+                state.priority[other, :] = self.epsilon * (1.0 - other / layers)
         base = 1 + layers + layer * experts
         memory[1 + layer] += state.num_tokens
         for i in range(state.num_executed):
             memory[base + state.executed[i]] += state.executed_tokens[i]
         for expert in range(experts):
-            share = (memory[base + expert] + knobs[0]) / memory[1 + layer]
+            share = (memory[base + expert] + self.epsilon) / memory[1 + layer]
             state.priority[layer, expert] = share * (1.0 - layer / layers)

@@ -31,26 +31,23 @@ class AgedLfu(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + 2 * num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         for i in range(state.num_executed):
             expert = state.executed[i]
             cell = 1 + 2 * (state.layer * state.num_experts + expert)
             age = (state.now - memory[cell + 1]) / state.num_layers
-            memory[cell] = 1.0 + memory[cell] * 0.5 ** (age / knobs[0])
+            memory[cell] = 1.0 + memory[cell] * 0.5 ** (age / self.half_life_tokens)
             memory[cell + 1] = state.now
             state.priority[state.layer, expert] = 0.0
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         if prefetched:
             cell = 1 + 2 * (layer * state.num_experts + expert)
-            memory[cell] *= 0.5 ** ((state.now - memory[cell + 1]) / state.num_layers / knobs[0])
+            memory[cell] *= 0.5 ** ((state.now - memory[cell + 1]) / state.num_layers / self.half_life_tokens)
             memory[cell + 1] = state.now
             state.priority[layer, expert] = 0.0
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         if memory[0] == state.now:
             return
         memory[0] = state.now

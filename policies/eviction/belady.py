@@ -18,6 +18,5 @@ class Belady(BeladyAdmit):
     Source: Belady 1966 (see ``belady_admit``), extended by the choice not to admit.
     """
 
-    @staticmethod
-    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+    def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
         return bool(state.next_use[state.layer, expert] >= state.next_use[victim_layer, victim])

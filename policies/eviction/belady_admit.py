@@ -20,12 +20,10 @@ class BeladyAdmit(Eviction):
 
     needs: ClassVar[frozenset[str]] = frozenset({"future"})
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         for i in range(state.num_demand):
             expert = state.demand[i]
             state.priority[state.layer, expert] = -float(state.next_use[state.layer, expert])
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         state.priority[layer, expert] = -float(state.next_use[layer, expert])

@@ -24,13 +24,11 @@ class EdgeMoe(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         for i in range(state.num_executed):
             memory[1 + state.layer * state.num_experts + state.executed[i]] += 1.0
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         if memory[0] == state.now:
             return
         memory[0] = state.now

@@ -18,7 +18,6 @@ class Fifo(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         memory[0] += 1
         state.priority[layer, expert] = memory[0]

@@ -26,6 +26,5 @@ class FrozenLayers(Eviction):
         """Worth of every expert as initial content, [L, E]: later layers first."""
         return np.repeat(np.arange(num_layers, dtype=np.float64)[:, None], num_experts, axis=1)
 
-    @staticmethod
-    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+    def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
         return True

@@ -39,6 +39,5 @@ class FrozenPopularity(Eviction):
         """Worth of every expert as initial content, [L, E]: the highest are in the cache at a warm start."""
         return memory.reshape(num_layers, num_experts)
 
-    @staticmethod
-    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+    def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
         return True

@@ -23,8 +23,7 @@ class InCacheVisits(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         for i in range(state.num_executed):
             cell = state.layer * state.num_experts + state.executed[i]
             memory[cell] += 1.0

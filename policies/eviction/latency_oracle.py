@@ -28,8 +28,7 @@ class LatencyOracle(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         if memory[0] == state.now:
             return
         memory[0] = state.now
@@ -40,14 +39,12 @@ class LatencyOracle(Eviction):
                     distance = max(next_use - state.now, 1)
                     state.priority[other, expert] = 0.0 if next_use == NEVER else state.load_ns[other] / distance
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         next_use = state.next_use[layer, expert]
         distance = max(next_use - state.now, 1)
         state.priority[layer, expert] = 0.0 if next_use == NEVER else state.load_ns[layer] / distance
 
-    @staticmethod
-    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+    def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
         next_use = state.next_use[state.layer, expert]
         distance = max(next_use - state.now, 1)
         worth = 0.0 if next_use == NEVER else state.load_ns[state.layer] / distance

@@ -21,14 +21,12 @@ class LeastStale(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         if memory[0] != state.step + 1:
             memory[0] = state.step + 1
             state.priority[:, :] = 0.0
         for i in range(state.num_executed):
             state.priority[state.layer, state.executed[i]] = 1.0
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         state.priority[layer, expert] = 1.0

@@ -23,8 +23,7 @@ class Lfu(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         base = 1 + state.layer * state.num_experts
         for i in range(state.num_executed):
             expert = state.executed[i]
@@ -33,8 +32,7 @@ class Lfu(Eviction):
             memory[0] += 1.0
             state.priority[state.layer, expert] = with_recency(memory[base + expert], memory[0])
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         if prefetched:
             memory[1 + layer * state.num_experts + expert] = 0.0
             memory[0] += 1.0

@@ -17,13 +17,11 @@ class Lru(Eviction):
     section 3.1, https://arxiv.org/abs/2312.17238.
     """
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         share = 1.0 / max(1, state.num_executed)
         for i in range(state.num_executed):
             state.priority[state.layer, state.executed[i]] = state.now + i * share
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         if prefetched:
             state.priority[layer, expert] = state.now

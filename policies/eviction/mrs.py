@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Eviction, Vector, require
+from policies.memory import given
 from policies.state import State
 
 
@@ -37,10 +38,9 @@ class Mrs(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
-        alpha, base = knobs[0], state.layer * state.num_experts
-        kept = 2 * state.num_ranks if np.isnan(knobs[1]) else int(knobs[1])
+    def touch(self, state: State, memory: Vector) -> None:
+        alpha, base = self.alpha, state.layer * state.num_experts
+        kept = int(self.kept) if given(self.kept) else 2 * state.num_ranks
         left = np.zeros(state.num_experts)
         for token in range(state.num_tokens):
             for expert in range(state.num_experts):

@@ -29,8 +29,7 @@ class ProbabilityVisits(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         base = state.layer * state.num_experts
         for i in range(state.num_executed):
             memory[base + state.executed[i]] += 1.0
@@ -39,4 +38,4 @@ class ProbabilityVisits(Eviction):
             for token in range(state.num_tokens):
                 probability += state.scores[token, expert] / state.num_tokens
             worth = probability * memory[base + expert]
-            state.priority[state.layer, expert] = float(int(worth)) if knobs[0] != 0.0 else worth
+            state.priority[state.layer, expert] = float(int(worth)) if self.truncate else worth

@@ -22,12 +22,10 @@ class Random(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         state.priority[layer, expert] = uniform(state.seed, state.now, layer, expert)
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         if memory[0] == state.now:
             return
         memory[0] = state.now

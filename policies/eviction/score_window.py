@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from numba.extending import register_jitable
-
 from policies.base import Eviction, Vector, require
+from policies.jitable import jitable
 from policies.state import DECODE, State
 
 COARSE = 1.5 * 2.0**12
 """Floats of this size are multiples of 2^-40, so that adding it and taking it away rounds a smaller number to one."""
 
 
-@register_jitable
+@jitable
 def mean_scores(state: State, mean: Vector) -> None:
     """Write the gate scores of the step, averaged over its tokens, to ``mean`` [E]."""
     scores, tokens = state.scores, state.num_tokens
@@ -55,11 +54,10 @@ class ScoreWindow(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * (1 + (1 + self.window) * num_experts)
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.phase != DECODE and knobs[1] == 0.0:
+    def touch(self, state: State, memory: Vector) -> None:
+        if state.phase != DECODE and not self.during_prefill:
             return
-        window, experts = int(knobs[0]), state.num_experts
+        window, experts = self.window, state.num_experts
         start = state.layer * (1 + (1 + window) * experts)
         seen, sums = int(memory[start]), memory[start + 1 : start + 1 + experts]
         place = start + 1 + (1 + seen % window) * experts

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numba.extending import register_jitable
-
 from policies.base import Eviction, Vector, require
+from policies.jitable import jitable
+from policies.memory import given
 from policies.state import ABSENT, State
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def drop_absent(state: State, memory: Vector, arriving: int) -> None:
     """Shorten the load order to what is resident or in flight, without ``arriving`` (layer * E + expert, -1: none)."""
     length = 0
@@ -21,7 +20,7 @@ def drop_absent(state: State, memory: Vector, arriving: int) -> None:
     memory[0] = length
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@jitable
 def push_scores(state: State, memory: Vector, window: int) -> None:
     """Add the scores of every token of the step to its layer's ring of the last ``window`` tokens."""
     experts = state.num_experts
@@ -67,23 +66,20 @@ class SmoeCode(Eviction):
         scores = 0 if self.window is None else num_layers * (1 + (self.window + 1) * num_experts)
         return 1 + num_layers * num_experts + scores
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
-        if not np.isnan(knobs[0]):
-            push_scores(state, memory, int(knobs[0]))
+    def touch(self, state: State, memory: Vector) -> None:
+        if given(self.window):
+            push_scores(state, memory, int(self.window))
 
-    @staticmethod
-    def admit(state: State, knobs: Vector, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
+    def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         key = layer * state.num_experts + expert
         drop_absent(state, memory, key)
         memory[0] += 1.0
         memory[int(memory[0])] = key
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         drop_absent(state, memory, -1)
         experts, length = state.num_experts, int(memory[0])
-        window = 0 if np.isnan(knobs[0]) else int(knobs[0])
+        window = int(self.window) if given(self.window) else 0
         for position in range(length):
             key = int(memory[1 + position])
             other, expert = key // experts, key % experts

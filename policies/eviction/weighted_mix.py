@@ -35,8 +35,7 @@ class WeightedMix(Eviction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 2 + num_layers + 3 * num_layers * num_experts
 
-    @staticmethod
-    def touch(state: State, knobs: Vector, memory: Vector) -> None:
+    def touch(self, state: State, memory: Vector) -> None:
         if memory[0] != state.group + 1:
             memory[:] = 0.0
             memory[0] = state.group + 1
@@ -49,16 +48,16 @@ class WeightedMix(Eviction):
             if state.degraded[expert] == 0:
                 memory[cell + 2] += 1.0
 
-    @staticmethod
-    def refresh(state: State, knobs: Vector, memory: Vector, layer: int) -> None:
+    def refresh(self, state: State, memory: Vector, layer: int) -> None:
         if memory[1] == state.now:
             return
         memory[1] = state.now
         for other in range(state.num_layers):
-            near = knobs[3] * nearness(other, state.layer, state.num_layers)
+            near = self.layer * nearness(other, state.layer, state.num_layers)
             steps = max(memory[2 + other], 1.0)
             for expert in range(state.num_experts):
                 if state.status[other, expert] == RESIDENT:
                     cell = 2 + state.num_layers + 3 * (other * state.num_experts + expert)
-                    used = knobs[0] * memory[cell] + knobs[1] * memory[cell + 1] + knobs[2] * memory[cell + 2]
+                    used = self.recency * memory[cell] + self.frequency * memory[cell + 1]
+                    used += self.high_precision * memory[cell + 2]
                     state.priority[other, expert] = used / steps + near

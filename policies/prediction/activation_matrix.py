@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
 from policies.base import Prediction, Vector, require
-from policies.collected import Matrix, cosine_of, dot, matrix_at
+from policies.jitable import jitable
+from policies.memory import Matrix, cosine_of, dot, matrix_at
 from policies.state import State
 from traces.errors import UserError
 from traces.format.trace import Trace
 
 
-@register_jitable
+@jitable
 def collect(matrix: Matrix, collected: Matrix, matched: Matrix, filled: int) -> int:
     """Let a finished sequence join the collection -> how many it holds then; a full one loses its least matched."""
     size, layers = matched.shape[0], matrix.shape[0]
@@ -23,7 +23,7 @@ def collect(matrix: Matrix, collected: Matrix, matched: Matrix, filled: int) -> 
     return int(min(filled + 1, size))
 
 
-@register_jitable
+@jitable
 def nearest(cosines: Matrix, filled: int, first_layer: int) -> int:
     """The collected sequence with the highest sum of cosines from ``first_layer`` on; ties to the first."""
     best, highest = 0, -1.0
@@ -91,16 +91,15 @@ class ActivationMatrix(Prediction):
         memory[1] = trace.num_requests - first
         return memory
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        layers, experts, size, layer = state.num_layers, state.num_experts, int(knobs[0]), state.layer
+    def predict(self, state: State, memory: Vector) -> None:
+        layers, experts, size, layer = state.num_layers, state.num_experts, self.collection, state.layer
         start = 2 + layers * experts
         current = matrix_at(memory, 2, layers, experts)
         matched = memory[start : start + size]
         cosines = matrix_at(memory, start + size, size, layers)
         collected = matrix_at(memory, start + size * (1 + layers), size * layers, experts)
         if memory[0] != state.group + 1:
-            if knobs[2] == 1.0 and current.sum() > 0.0:
+            if self.online and current.sum() > 0.0:
                 memory[1] = collect(current, collected, matched, int(memory[1]))
             memory[0] = state.group + 1
             current[:] = 0.0
@@ -114,11 +113,11 @@ class ActivationMatrix(Prediction):
             cosines[place, layer] = cosine_of(dot(current[layer], other), square, dot(other, other))
         if filled == 0 or layer == layers - 1:
             return
-        place = nearest(cosines, filled, layer + 1 if knobs[4] == 1.0 else 0)
+        place = nearest(cosines, filled, layer + 1 if self.later_layers_only else 0)
         matched[place] += 1
         state.num_predicted, state.num_predicted_tokens = layers - 1 - layer, 1
         for ahead in range(state.num_predicted):
             row = collected[place * layers + layer + 1 + ahead]
-            decay, total = 1.0 - (1 + ahead) / (layers + knobs[3]), max(row.sum(), 1.0)
+            decay, total = 1.0 - (1 + ahead) / (layers + self.code_decay), max(row.sum(), 1.0)
             for expert in range(experts):
-                state.predicted[ahead, 0, expert] = (row[expert] / total + knobs[5]) * decay
+                state.predicted[ahead, 0, expert] = (row[expert] / total + self.epsilon) * decay

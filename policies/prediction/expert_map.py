@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from policies.base import Prediction, Vector, require
-from policies.collected import Matrix, cosine_of, dot, matrix_at
+from policies.jitable import jitable
+from policies.memory import Matrix, cosine_of, dot, matrix_at
 from policies.state import DECODE, State
 from traces.errors import UserError
 from traces.format.trace import Trace
 
 
-@register_jitable
+@jitable
 def mean_scores(state: State, mean: Matrix) -> None:
     """Write the gate scores of the step's tokens, averaged, to ``mean`` [E]."""
     mean[:] = 0.0
@@ -23,7 +23,7 @@ def mean_scores(state: State, mean: Matrix) -> None:
             mean[expert] += state.scores[token, expert] / state.num_tokens
 
 
-@register_jitable
+@jitable
 def best_match(products: Matrix, squares: Matrix, own_square: float, filled: int) -> int:
     """The stored map with the highest cosine to the layers seen so far; ties to the first."""
     best, highest = 0, -1.0
@@ -88,9 +88,8 @@ class ExpertMap(Prediction):
         start[0] = filled
         return np.concatenate([start, squares.ravel(), store.ravel()])
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        layers, experts, layer, size = state.num_layers, state.num_experts, state.layer, int(knobs[0])
+    def predict(self, state: State, memory: Vector) -> None:
+        layers, experts, layer, size = state.num_layers, state.num_experts, state.layer, self.capacity
         start = 2 + layers * experts
         current = matrix_at(memory, 2, layers, experts)
         products, squares = memory[start : start + size], memory[start + size : start + 2 * size]
@@ -108,14 +107,14 @@ class ExpertMap(Prediction):
             squares[place] += row_squares[place, layer]
         place = best_match(products, squares, memory[1], filled)
         if layer == layers - 1:
-            if knobs[3] == 1.0 and state.phase == DECODE:
+            if self.online and state.phase == DECODE:
                 place = filled if filled < size else place
                 store[place * layers : (place + 1) * layers] = current
                 for other in range(layers):
                     row_squares[place, other] = dot(current[other], current[other])
                 memory[0] = max(filled, place + 1)
             return
-        first = 0 if layer == 0 else int(knobs[1]) - 1
+        first = 0 if layer == 0 else self.distance - 1
         if filled == 0 or layer + 1 + first >= layers:
             return
         similarity = cosine_of(products[place], squares[place], memory[1])

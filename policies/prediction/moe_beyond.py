@@ -40,6 +40,5 @@ class MoeBeyond(Prediction):
     def depth(self, num_layers: int) -> int:
         return self.layers
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        copy_lookahead(state, int(knobs[0]))
+    def predict(self, state: State, memory: Vector) -> None:
+        copy_lookahead(state, self.layers)

@@ -28,9 +28,8 @@ class Oracle(Prediction):
     def depth(self, num_layers: int) -> int:
         return max(1, min(self.layers, num_layers - 1))
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        state.num_predicted = layers_left(state, int(knobs[0]))
+    def predict(self, state: State, memory: Vector) -> None:
+        state.num_predicted = layers_left(state, self.layers)
         for ahead in range(state.num_predicted):
             for token in range(state.num_tokens):
                 write_routed(state, ahead, token)

@@ -51,13 +51,12 @@ class Popularity(Prediction):
             rows[layer, 1:] = np.bincount(trace.topk_ids[:, layer].ravel(), minlength=trace.num_experts)
         return rows.ravel()
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+    def predict(self, state: State, memory: Vector) -> None:
         width = 1 + state.num_experts
         own = state.layer * width
-        if knobs[1] == 1.0:
+        if self.online:
             for token in range(state.num_tokens):
                 count_token(state, memory, own, token)
-        for ahead in range(layers_left(state, int(knobs[0]))):
+        for ahead in range(layers_left(state, self.layers)):
             if not write_shares(state, ahead, memory, own + (1 + ahead) * width):
                 return

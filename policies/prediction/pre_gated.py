@@ -22,8 +22,7 @@ class PreGated(Prediction):
 
     needs: ClassVar[frozenset[str]] = frozenset({"oracle"})
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+    def predict(self, state: State, memory: Vector) -> None:
         state.num_predicted = layers_left(state, 1)
         if state.num_predicted > 0:
             for token in range(state.num_tokens):

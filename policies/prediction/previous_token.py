@@ -34,8 +34,7 @@ class PreviousToken(Prediction):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + num_layers * (1 + num_experts)
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+    def predict(self, state: State, memory: Vector) -> None:
         width = 1 + state.num_experts
         if memory[0] != state.group + 1:
             memory[:] = 0.0
@@ -44,7 +43,7 @@ class PreviousToken(Prediction):
         if state.phase != DECODE:  # prompts of a batch come one after the other: remember the last token of each
             count_token(state, memory, own, state.num_tokens - 1)
             return
-        for ahead in range(layers_left(state, int(knobs[0]))):
+        for ahead in range(layers_left(state, self.layers)):
             if not write_shares(state, ahead, memory, own + (1 + ahead) * width):
                 break
         memory[own : own + width] = 0.0

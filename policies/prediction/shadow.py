@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from policies.base import Prediction, Vector, require
 from policies.hashing import uniform
+from policies.jitable import jitable
 from policies.state import DECODE, State
 from policies.truth import layers_left, write_routed
 
 
-@register_jitable
+@jitable
 def err(state: State, recall: float, ahead: int, token: int, used: NDArray[np.uint8]) -> None:
     """Replace each expert of a true prediction by a wrong one with probability 1 - ``recall``; ``used``: scratch."""
     layer, step_start = state.layer + 1 + ahead, state.now - state.layer
@@ -34,7 +34,7 @@ def err(state: State, recall: float, ahead: int, token: int, used: NDArray[np.ui
             wrong -= 1
 
 
-@register_jitable
+@jitable
 def nth_unused(used: NDArray[np.uint8], nth: int) -> int:
     """The expert with exactly ``nth`` unused ones below it, itself unused."""
     left = nth
@@ -76,13 +76,12 @@ class Shadow(Prediction):
     def depth(self, num_layers: int) -> int:
         return max(1, min(self.layers, num_layers - 1))
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.phase != DECODE and knobs[2] == 0.0:
+    def predict(self, state: State, memory: Vector) -> None:
+        if state.phase != DECODE and not self.during_prefill:
             return
-        state.num_predicted = layers_left(state, int(knobs[1]))
+        state.num_predicted = layers_left(state, self.layers)
         used = np.zeros(state.num_experts, np.uint8)
         for ahead in range(state.num_predicted):
             for token in range(state.num_tokens):
                 write_routed(state, ahead, token)
-                err(state, knobs[0], ahead, token, used)
+                err(state, self.recall, ahead, token, used)

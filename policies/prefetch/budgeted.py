@@ -29,14 +29,13 @@ class Budgeted(Prefetch):
         require("policy.prefetch.share", self.share, 0.0, 1000.0)
         require("policy.prefetch.count", self.count, 0, 65536)
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         if state.num_predicted == 0:
             return
-        count = min(state.num_ranks if knobs[1] == 0.0 else int(knobs[1]), state.num_experts)
+        count = min(self.count or state.num_ranks, state.num_experts)
         total = np.zeros(state.num_experts)
         best_of_rows(state, 0, count, total)
-        layer, left_ns = state.layer + 1, knobs[0] * state.window_ns
+        layer, left_ns = state.layer + 1, self.share * state.window_ns
         while True:
             best = int(np.argmax(total))
             if total[best] <= 0.0:

@@ -26,10 +26,9 @@ class ByWeightAllLayers(Prefetch):
     def __post_init__(self) -> None:
         require("policy.prefetch.limit", self.limit, 0, 1000000)
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         experts = state.num_experts
         weights = np.zeros(state.num_predicted * experts)
         for ahead in range(state.num_predicted):
             summed_scores(state, ahead, weights[ahead * experts : (ahead + 1) * experts])
-        fetch_by_weight(state, weights, weights.shape[0] if knobs[0] == 0.0 else int(knobs[0]))
+        fetch_by_weight(state, weights, self.limit or weights.shape[0])

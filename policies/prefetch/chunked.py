@@ -35,11 +35,10 @@ class Chunked(Prefetch):
     def chunks(self) -> int:
         return self.pieces
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
-        count = min(state.num_ranks if knobs[2] == 0.0 else int(knobs[2]), state.num_experts)
+    def choose(self, state: State, memory: Vector) -> None:
+        count = min(self.count or state.num_ranks, state.num_experts)
         total = np.zeros(state.num_experts)
-        first = 0 if state.layer == 0 else int(knobs[1]) - 1
-        for ahead in range(first, min(int(knobs[1]), state.num_predicted)):
+        first = 0 if state.layer == 0 else self.stride - 1
+        for ahead in range(first, min(self.stride, state.num_predicted)):
             best_of_rows(state, ahead, count, total)
             fetch_best(state, ahead, total, state.num_experts)

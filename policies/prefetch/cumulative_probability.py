@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from policies.base import Prefetch, Vector, require
+from policies.jitable import jitable
+from policies.memory import given
 from policies.predicted import Scores, fetch_by_weight
 from policies.state import State
 
@@ -34,28 +35,27 @@ class CumulativeProbability(Prefetch):
             require("policy.prefetch.similarity", self.similarity, 0.0, 1.0)
         require("policy.prefetch.at_least", self.at_least, 0, 65536)
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         experts, first = state.num_experts, -1
-        least = state.num_ranks if knobs[1] == 0.0 else int(knobs[1])
+        least = self.at_least or state.num_ranks
         priorities = np.zeros(state.num_predicted * experts)
         for ahead in range(state.num_predicted):
             found = priorities[ahead * experts : (ahead + 1) * experts]
             for row in range(state.num_predicted_tokens):
-                choose_of_row(state.predicted[ahead, row, :experts], knobs[0], least, found)
+                choose_of_row(state.predicted[ahead, row, :experts], self.similarity, least, found)
             if first < 0 and found.max() > 0.0:
                 first = ahead
             found *= 1.0 - (ahead - first) / (state.num_layers + 1)
         fetch_by_weight(state, priorities, priorities.shape[0])
 
 
-@register_jitable
-def choose_of_row(scores: NDArray[np.float32], similarity: float, least: int, found: Scores) -> None:
+@jitable
+def choose_of_row(scores: NDArray[np.float32], similarity: float | None, least: int, found: Scores) -> None:
     """Raise ``found`` [E] to the probabilities of the experts that one row of predicted ``scores`` [E] asks for."""
     total = 0.0
     for expert in range(scores.shape[0]):
         total += scores[expert]
-    allowed = 1.0 - (min(total, 1.0) if np.isnan(similarity) else similarity)
+    allowed = 1.0 - (similarity if given(similarity) else min(total, 1.0))
     order, reached = np.argsort(-scores, kind="mergesort"), 0.0
     for rank in range(order.shape[0]):
         expert = order[rank]

@@ -26,9 +26,8 @@ class LayersAhead(Prefetch):
     def __post_init__(self) -> None:
         require("policy.prefetch.count", self.count, 0, 65536)
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
-        count = min(state.num_ranks if knobs[0] == 0.0 else int(knobs[0]), state.num_experts)
+    def choose(self, state: State, memory: Vector) -> None:
+        count = min(self.count or state.num_ranks, state.num_experts)
         total = np.zeros(state.num_experts)
         for ahead in range(state.num_predicted):
             best_of_rows(state, ahead, count, total)

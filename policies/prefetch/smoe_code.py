@@ -29,12 +29,11 @@ class SmoeCode(Prefetch):
     def __post_init__(self) -> None:
         require("policy.prefetch.alpha", self.alpha, 0.0, 1.0)
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         if state.num_predicted == 0 or state.num_missing == 0:
             return
         wanted = np.zeros(state.num_experts)
-        top_scores(state, knobs[0], wanted)
+        top_scores(state, self.alpha, wanted)
         for expert in range(state.num_experts):
             if not is_missing(state, state.layer + 1, expert):
                 wanted[expert] = 0.0

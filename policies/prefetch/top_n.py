@@ -27,8 +27,7 @@ class TopN(Prefetch):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_experts
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         if state.num_predicted > 0:
             summed_scores(state, 0, memory)
-            fetch_best(state, 0, memory, min(int(knobs[0]), state.num_experts))
+            fetch_best(state, 0, memory, min(self.n, state.num_experts))

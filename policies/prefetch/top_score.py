@@ -30,13 +30,12 @@ class TopScore(Prefetch):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_experts
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         if state.num_predicted == 0:
             return
-        limit = state.num_experts if knobs[1] == 0.0 else int(knobs[1])
+        limit = self.limit or state.num_experts
         if state.num_predicted_tokens == 1:
-            fetch_top_scores(state, knobs[0], limit)
+            fetch_top_scores(state, self.alpha, limit)
         else:
-            top_scores(state, knobs[0], memory)
+            top_scores(state, self.alpha, memory)
             fetch_best(state, 0, memory, limit)

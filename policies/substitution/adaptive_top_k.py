@@ -34,13 +34,12 @@ class AdaptiveTopK(Substitution):
         require("policy.substitution.tolerance", self.tolerance, 0.0, 1e6)
         require("policy.substitution.sensitivity", self.sensitivity, 1e-9, 1e9)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.phase != DECODE and knobs[3] == 0.0:
+    def substitute(self, state: State, memory: Vector) -> None:
+        if state.phase != DECODE and not self.during_prefill:
             return
-        threshold = np.sqrt(knobs[0] / knobs[1])
+        threshold = np.sqrt(self.tolerance / self.sensitivity)
         for token in range(state.num_tokens):
             for rank in range(1, state.num_ranks):
                 held = state.status[state.layer, state.ids[token, rank]] == RESIDENT
-                if not (held and knobs[2] != 0.0) and share_of_weight(state, token, rank) < threshold:
+                if not (held and self.only_missing) and share_of_weight(state, token, rank) < threshold:
                     state.executed_ids[token, rank] = DROPPED

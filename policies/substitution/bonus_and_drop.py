@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.memory import given
 from policies.state import DROPPED, State
 from policies.substitutes import left_alone, logit_of, mark_resident, rank_experts, write_choice
 
@@ -39,11 +40,10 @@ class BonusAndDrop(Substitution):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+    def substitute(self, state: State, memory: Vector) -> None:
         experts = state.num_experts
         base = state.layer * experts
-        if not left_alone(state, 0.0):
+        if not left_alone(state, False):
             resident = np.zeros(experts, np.bool_)
             mark_resident(state, resident)
             oldest = 1.0
@@ -61,11 +61,11 @@ class BonusAndDrop(Substitution):
                 for expert in range(experts):
                     if resident[expert]:
                         age = (state.now - memory[base + expert]) / oldest
-                        logits[expert] += gap * (1.0 - age if np.isnan(knobs[1]) else knobs[1])
+                        logits[expert] += gap * (self.constant if given(self.constant) else 1.0 - age)
                 rank_experts(logits, state.num_ranks, taken, chosen)
                 kept = 0
                 for rank in range(state.num_ranks):
-                    if rank < knobs[0] or resident[chosen[rank]]:
+                    if rank < self.keep or resident[chosen[rank]]:
                         chosen[kept] = chosen[rank]
                         kept += 1
                 write_choice(state, token, chosen, kept)

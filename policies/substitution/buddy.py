@@ -57,9 +57,8 @@ class Buddy(Substitution):
         together[:, np.arange(experts), np.arange(experts)] = 0.0
         return together.reshape(-1)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[3]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         experts = state.num_experts
         resident = np.zeros(experts, np.bool_)
@@ -68,7 +67,7 @@ class Buddy(Substitution):
         for i in range(state.num_demand):
             if not resident[state.demand[i]]:
                 missing += 1
-        if missing >= knobs[2] * state.num_demand:
+        if missing >= self.max_missing * state.num_demand:
             return
         used = np.zeros(experts, np.bool_)
         for token in range(state.num_tokens):
@@ -76,13 +75,13 @@ class Buddy(Substitution):
             for expert in range(experts):
                 score = float(state.scores[token, expert])
                 entropy -= score * logit_of(score)
-            if entropy <= knobs[1] * np.log(experts):
+            if entropy <= self.min_entropy * np.log(experts):
                 continue
             mark_routed(state, token, used)
             replaced = 0
             for rank in range(state.num_ranks):
                 routed = state.ids[token, rank]
-                if resident[routed] or replaced >= knobs[0]:
+                if resident[routed] or replaced >= self.max_per_token:
                     continue
                 row = (state.layer * experts + routed) * experts
                 best = -1

@@ -42,12 +42,11 @@ class CachePrior(Substitution):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 2 * num_layers
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[3]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         experts, at = state.num_experts, 2 * state.layer
-        keep = min(int(knobs[1]), experts)
+        keep = min(self.keep, experts)
         resident = np.zeros(experts, np.bool_)
         mark_resident(state, resident)
         taken = np.zeros(experts, np.bool_)
@@ -59,12 +58,12 @@ class CachePrior(Substitution):
             spread = float(logits.max() - logits.min())
             memory[at] += 1.0
             share = 1.0 / memory[at]
-            if knobs[2] > 0.0 and memory[at] > 1.0:
-                share = 1.0 - knobs[2]
+            if self.decay > 0.0 and memory[at] > 1.0:
+                share = 1.0 - self.decay
             memory[at + 1] += share * (spread - memory[at + 1])
             rank_experts(logits, keep, taken, chosen)  # leaves in ``taken`` the token's own best
             for expert in range(experts):
                 if resident[expert] or taken[expert]:
-                    logits[expert] += knobs[0] * memory[at + 1]
+                    logits[expert] += self.bonus * memory[at + 1]
             rank_experts(logits, state.num_ranks, taken, chosen)
             write_choice(state, token, chosen, state.num_ranks)

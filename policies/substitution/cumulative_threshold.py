@@ -32,9 +32,8 @@ class CumulativeThreshold(Substitution):
         require("policy.substitution.mass", self.mass, 0.0, 1.0)
         require("policy.substitution.keep", self.keep, 0, 65535)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[2]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         resident = np.zeros(state.num_experts, np.bool_)
         mark_resident(state, resident)
@@ -45,8 +44,8 @@ class CumulativeThreshold(Substitution):
             scores = state.scores[token, : state.num_experts]
             rank_experts(scores, state.num_experts, taken, ranked)
             window, held = 0, 0.0
-            while window < state.num_experts and (window < state.num_ranks or held < knobs[0]):
+            while window < state.num_experts and (window < state.num_ranks or held < self.mass):
                 held += float(scores[ranked[window]])
                 window += 1
-            prefer_resident(ranked, window, int(knobs[1]), resident, chosen, state.num_ranks)
+            prefer_resident(ranked, window, self.keep, resident, chosen, state.num_ranks)
             write_choice(state, token, chosen, state.num_ranks)

@@ -34,11 +34,10 @@ class ImportancePlus(Substitution):
         require("policy.substitution.loss", self.loss, 0.0, 1.0)
         require("policy.substitution.keep", self.keep, 0, 65535)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[2]) or all_resident(state):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill) or all_resident(state):
             return
-        experts, keep = state.num_experts, int(knobs[1])
+        experts, keep = state.num_experts, self.keep
         resident = np.zeros(experts, np.bool_)
         mark_resident(state, resident)
         used = np.zeros(experts, np.bool_)
@@ -59,7 +58,7 @@ class ImportancePlus(Substitution):
                 if best < 0:
                     break
                 lost = float(state.scores[token, routed]) - float(state.scores[token, best])
-                if lost > knobs[0] * total:
+                if lost > self.loss * total:
                     continue
                 used[best] = True
                 state.executed_ids[token, rank] = best

@@ -32,11 +32,10 @@ class MaxRank(Substitution):
         require("policy.substitution.max_rank", self.max_rank, 1, 65535)
         require("policy.substitution.keep", self.keep, 0, 65535)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[2]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
-        window = min(max(int(knobs[0]), state.num_ranks), state.num_experts)
+        window = min(max(self.max_rank, state.num_ranks), state.num_experts)
         resident = np.zeros(state.num_experts, np.bool_)
         mark_resident(state, resident)
         taken = np.zeros(state.num_experts, np.bool_)
@@ -44,5 +43,5 @@ class MaxRank(Substitution):
         chosen = np.zeros(state.num_ranks, np.int32)
         for token in range(state.num_tokens):
             rank_experts(state.scores[token, : state.num_experts], window, taken, ranked)
-            prefer_resident(ranked, window, int(knobs[1]), resident, chosen, state.num_ranks)
+            prefer_resident(ranked, window, self.keep, resident, chosen, state.num_ranks)
             write_choice(state, token, chosen, state.num_ranks)

@@ -36,9 +36,8 @@ class MixedPrecision(Substitution):
         require("policy.substitution.low_until", self.low_until, self.full_until, 1.0)
         require("policy.substitution.low_bits", self.low_bits, 1.0, 64.0)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.phase != DECODE and knobs[2] == 0.0:
+    def substitute(self, state: State, memory: Vector) -> None:
+        if state.phase != DECODE and not self.during_prefill:
             return
         full = np.zeros(state.num_experts, np.bool_)
         for token in range(state.num_tokens):
@@ -46,9 +45,9 @@ class MixedPrecision(Substitution):
             for rank in range(state.num_ranks):
                 expert = state.ids[token, rank]
                 status = state.status[state.layer, expert]
-                if before <= knobs[0]:
+                if before <= self.full_until:
                     full[expert] = True
-                elif before > knobs[1] and status == ABSENT:
+                elif before > self.low_until and status == ABSENT:
                     state.executed_ids[token, rank] = DROPPED
                 elif status in (ABSENT, LOW):
                     state.degraded[expert] = 1

@@ -30,9 +30,8 @@ class RandomReplacement(Substitution):
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[1]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         resident = np.zeros(state.num_experts, np.bool_)
         mark_resident(state, resident)
@@ -42,7 +41,7 @@ class RandomReplacement(Substitution):
             edge = next_score_of(state, token)
             mark_routed(state, token, used)
             for rank in range(state.num_ranks):
-                if resident[state.ids[token, rank]] or not is_low(state, token, rank, edge, knobs[0]):
+                if resident[state.ids[token, rank]] or not is_low(state, token, rank, edge, self.alpha):
                     continue
                 count = 0
                 for expert in range(state.num_experts):

@@ -24,9 +24,8 @@ class ReplaceAllMissing(Substitution):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[0]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         resident = np.zeros(state.num_experts, np.bool_)
         mark_resident(state, resident)

@@ -40,9 +40,8 @@ class ScoreBand(Substitution):
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 2 * num_experts
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[2]) or all_resident(state):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill) or all_resident(state):
             return
         available, free = memory[: state.num_experts], memory[state.num_experts :]
-        substitute_in_band(state, knobs[0], knobs[1] != 0.0, available, free)
+        substitute_in_band(state, self.alpha, self.include_next, available, free)

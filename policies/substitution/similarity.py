@@ -44,9 +44,8 @@ class Similarity(Substitution):
         """What ``memory`` holds at the start, from the trace's ``expert_similarity`` [L, E, E]."""
         return np.ascontiguousarray(similarity, dtype=np.float64).reshape(-1)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[2]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         experts = state.num_experts
         resident = np.zeros(experts, np.bool_)
@@ -57,12 +56,12 @@ class Similarity(Substitution):
             mark_routed(state, token, used)
             for rank in range(state.num_ranks):
                 routed = state.ids[token, rank]
-                if resident[routed] or not is_low(state, token, rank, edge, knobs[0]):
+                if resident[routed] or not is_low(state, token, rank, edge, self.alpha):
                     continue
                 row = (state.layer * experts + routed) * experts
                 best = -1
                 for expert in range(experts):
-                    alike = memory[row + expert] >= knobs[1] and resident[expert] and not used[expert]
+                    alike = memory[row + expert] >= self.min_similarity and resident[expert] and not used[expert]
                     if alike and (best < 0 or memory[row + expert] > memory[row + best]):
                         best = expert
                 if best >= 0:

@@ -35,17 +35,16 @@ class Skip(Substitution):
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, knobs[3]):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, self.during_prefill):
             return
         available = np.zeros(state.num_experts, np.bool_)
-        substitute_in_band(state, knobs[0], knobs[1] != 0.0, available, np.zeros(state.num_experts, np.bool_))
+        substitute_in_band(state, self.alpha, self.include_next, available, np.zeros(state.num_experts, np.bool_))
         for token in range(state.num_tokens):
             kept = 0
             for rank in range(state.num_ranks):
                 routed = state.ids[token, rank]
-                low_miss = knobs[2] != 0.0 and not available[routed]
+                low_miss = self.without_substitute and not available[routed]
                 if low_miss or state.executed_ids[token, rank] != routed:
                     state.executed_ids[token, rank] = DROPPED
                 else:

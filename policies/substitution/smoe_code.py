@@ -33,13 +33,12 @@ class SmoeCode(Substitution):
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if left_alone(state, 0.0):
+    def substitute(self, state: State, memory: Vector) -> None:
+        if left_alone(state, False):
             return
         available = np.zeros(state.num_experts, np.bool_)
         used = np.zeros(state.num_experts, np.bool_)
-        mark_available(state, knobs[0], available, used)
+        mark_available(state, self.alpha, available, used)
         for token in range(state.num_tokens):
             mark_routed(state, token, used)
             edge = next_score_beside(state.scores[token, : state.num_experts], used)
@@ -48,7 +47,7 @@ class SmoeCode(Substitution):
                     continue
                 for expert in range(state.num_experts):
                     score = state.scores[token, expert]
-                    inside = (1.0 - knobs[0]) * edge < score < edge
+                    inside = (1.0 - self.alpha) * edge < score < edge
                     if inside and available[expert] and not used[expert]:
                         used[expert] = True
                         state.executed_ids[token, rank] = expert

@@ -9,11 +9,13 @@ from typing import Any, get_args, get_type_hints
 
 from omegaconf import OmegaConf
 
+from policies.base import Part
 from scripts.torture.files import LONGEST_SENTENCE
 from scripts.torture.tally import Tally
 from sim.assembly.build import make_part
 from sim.assembly.catalogue import PARTS, POLICY_FOLDER, rule_names
 from sim.config import RunConfig, TimeConfig, TraceConfig, validate
+from sim.engine.decision.rule_compilation import knobs_struct
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import HARDWARE_FOLDER, hardware_from_config
 from sim.machine.model import MODEL_FOLDER, dimensions_from_config
@@ -50,8 +52,8 @@ def knob_cases() -> Tally:
                 try:
                     made = make(knob, value)
                     outcome, defect = "accepted", "NaN is taken for a number" if numeric and value is math.nan else ""
-                    if hasattr(made, "knobs"):
-                        made.knobs()
+                    if isinstance(made, Part):
+                        knobs_struct(made)
                 except UserError as error:
                     one = "\n" not in str(error) and len(str(error)) <= LONGEST_SENTENCE
                     outcome, defect = "refused", "" if one else "not one sentence"

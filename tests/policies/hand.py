@@ -38,7 +38,7 @@ def decode_state(layers: int, experts: int, ranks: int, tokens: int = 1, depth: 
 def predict(part: Any, state: State, memory: Any = None) -> list[Any]:
     """Call ``predict`` as an engine does -> predicted scores by layer ahead, each [rows, E] as lists."""
     state.num_predicted, state.num_predicted_tokens = 0, state.num_tokens
-    part.predict(state, part.knobs(), empty_memory(part, state) if memory is None else memory)
+    part.predict(state, empty_memory(part, state) if memory is None else memory)
     rows = state.num_predicted_tokens
     return [state.predicted[ahead, :rows].tolist() for ahead in range(state.num_predicted)]
 
@@ -50,6 +50,6 @@ def choose(part: Any, state: State, *predicted: Any) -> list[tuple[int, int]]:
         state.num_predicted_tokens = rows.shape[0]
         state.predicted[ahead, : rows.shape[0]] = rows
     state.num_predicted, state.num_prefetch = len(predicted), 0
-    part.choose(state, part.knobs(), empty_memory(part, state))
+    part.choose(state, empty_memory(part, state))
     pairs = zip(state.prefetch_layer.tolist(), state.prefetch_expert.tolist(), strict=True)
     return list(pairs)[: state.num_prefetch]

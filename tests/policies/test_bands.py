@@ -25,7 +25,7 @@ def test_one_row_twice_is_fetched_as_one_row(values, alpha, limit, data):
         state.num_predicted, state.num_predicted_tokens = 1, rows
         state.predicted[0] = np.array(values, np.float32)
         part = TopScore(alpha, limit)
-        part.choose(state, part.knobs(), np.full(len(values), 7.0))
+        part.choose(state, np.full(len(values), 7.0))
         fetched.append(state.prefetch_expert[: state.num_prefetch].tolist())
     scores = np.array(values, np.float32)
     ranked = best_first(scores)
@@ -42,7 +42,7 @@ def test_the_window_is_its_mean_after_many_steps():
     memory, seen = np.zeros(part.memory_size(1, 6, 2)), []
     for step in range(400):
         state.scores[:] = rng.random((3, 6)) ** rng.integers(1, 30)
-        part.touch(state, part.knobs(), memory)
+        part.touch(state, memory)
         seen.append(state.scores.astype(np.float64).mean(0))
         direct = np.mean(seen[-5:], axis=0)
         assert np.abs(state.priority[0] - direct).max() <= 2.0**-40 + 3e-8, step  # plain Python adds up in float32
@@ -58,6 +58,6 @@ def test_a_step_of_one_token_enters_the_window_to_the_last_bit_of_its_unit(seed)
     memory = np.zeros(part.memory_size(1, 4, 2))
     for row in rows:
         state.scores[0] = row
-        part.touch(state, part.knobs(), memory)
+        part.touch(state, memory)
     units = np.rint(rows[-3:].astype(np.float64) * 2.0**40) * 2.0**-40
     assert state.priority[0].tolist() == (units.sum(0) / 3).tolist()

@@ -36,7 +36,7 @@ class Cache:
         self.state.now = 0
 
     def call(self, decision, *more):
-        return getattr(self.part, decision)(self.state, self.part.knobs(), self.memory, *more)
+        return getattr(self.part, decision)(self.state, self.memory, *more)
 
     def load(self, layer, *experts):
         """Warm content or prefetches: their copies start and arrive."""

@@ -103,8 +103,7 @@ def test_compiled_rules_predict_what_plain_python_does(name):
 class Cheat(Prediction):
     """Reads the next layer's routing and does not say so."""
 
-    @staticmethod
-    def predict(state: State, knobs, memory) -> None:
+    def predict(self, state: State, memory) -> None:
         if state.layer + 1 < state.num_layers:
             state.num_predicted = 1
             for token in range(state.num_tokens):

@@ -18,7 +18,7 @@ def decide(part, decision, state, memory=None, *more):
     memory = (
         np.zeros(part.memory_size(state.num_layers, state.num_experts, state.num_ranks)) if memory is None else memory
     )
-    return getattr(part, decision)(state, part.knobs(), memory, *more)
+    return getattr(part, decision)(state, memory, *more)
 
 
 def routed_state(scores, ids, resident, phase=DECODE):

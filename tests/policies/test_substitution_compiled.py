@@ -1,14 +1,15 @@
 """Compiled substitution and assignment rules decide exactly as the same functions do in plain Python."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from numba import f8, i8, njit, void
+from numba import i8, njit, void
 
 from policies.state import DECODE, PREFILL, State, array_fields, plain_state
-from sim.engine.decision.layout import RULE, STATE, as_state
-from sim.engine.decision.rule_compilation import compile_decision
+from sim.assembly.catalogue import load_policy
+from sim.engine.decision.layout import PART_NAMES, STATE, as_rules, as_state
+from sim.engine.decision.rule_compilation import compile_rules
 from sim.engine.decision.struct_views import Struct
 from tests.policies.test_assignment_properties import PARTS as ASSIGNMENTS
 from tests.policies.test_substitution_properties import LAYERS, RANKS, drawn_state, memory_of
@@ -17,9 +18,22 @@ from tests.policies.test_substitution_properties import PARTS as SUBSTITUTIONS
 COUNTERS = ("layer", "now", "phase", "num_tokens", "has_scores", "num_demand", "num_executed", "num_missing")
 
 
-@njit(void(RULE, i8, f8[::1], f8[::1]))
-def decide(rule, address, knobs, memory):
-    rule(as_state(address), knobs, memory)
+@njit(void(i8, i8))
+def substitute(rules, state):
+    r = as_rules(rules)
+    r.substitute(r.substitution, as_state(state), r.substitution_memory)
+
+
+@njit(void(i8, i8))
+def assign(rules, state):
+    r = as_rules(rules)
+    r.assign(r.assignment, as_state(state), r.assignment_memory)
+
+
+def rules_with(memory, **parts):
+    """The compiled rules of a policy with these parts, all of which share a memory."""
+    policy = replace(load_policy("lru"), **parts)
+    return compile_rules(policy, dict.fromkeys(PART_NAMES, memory))
 
 
 def compiled_copy(plain):
@@ -38,15 +52,15 @@ def compiled_copy(plain):
 @pytest.mark.parametrize("name", sorted(SUBSTITUTIONS))
 def test_substitution(name):
     part = SUBSTITUTIONS[name]
-    rule = compile_decision(part, "substitute", RULE)
     for seed in range(60):
         phase = PREFILL if seed % 10 == 0 else DECODE
         plain, rng = drawn_state(seed, 1 + seed % 4, phase, (0.2, 0.5, 0.8)[seed % 3])
         state, arrays = compiled_copy(plain)
         memory = memory_of(part, rng)
         compiled_memory = memory.copy()
-        part.substitute(plain, part.knobs(), memory)
-        decide(rule, state.address, part.knobs(), compiled_memory)
+        part.substitute(plain, memory)
+        rules = rules_with(compiled_memory, substitution=part)
+        substitute(rules.address, state.address)
         for field in ("executed_ids", "degraded"):
             np.testing.assert_array_equal(arrays[field], getattr(plain, field))
         np.testing.assert_allclose(compiled_memory, memory, rtol=1e-6)
@@ -71,11 +85,11 @@ def drawn_misses(seed):
 @pytest.mark.parametrize("name", sorted(ASSIGNMENTS))
 def test_assignment(name):
     part = ASSIGNMENTS[name]
-    rule = compile_decision(part, "assign", RULE)
+    rules = rules_with(np.zeros(0), assignment=part)
     for seed in range(40):
         plain = drawn_misses(seed)
         state, arrays = compiled_copy(plain)
-        part.assign(plain, part.knobs(), np.zeros(0))
-        decide(rule, state.address, part.knobs(), np.zeros(0))
+        part.assign(plain, np.zeros(0))
+        assign(rules.address, state.address)
         for field in ("side", "order"):
             np.testing.assert_array_equal(arrays[field], getattr(plain, field))

@@ -72,7 +72,7 @@ def test_what_is_executed_is_valid_distinct_and_no_worse_placed(name, seed, toke
     part = PARTS[name]
     state, rng = drawn_state(seed, tokens, phase, share)
     read_only = {field: getattr(state, field).copy() for field in ("ids", "scores", "weights", "status", "priority")}
-    part.substitute(state, part.knobs(), memory_of(part, rng))
+    part.substitute(state, memory_of(part, rng))
     for field, before in read_only.items():
         np.testing.assert_array_equal(getattr(state, field), before)
     resident = state.status[1] == RESIDENT

@@ -11,8 +11,7 @@ from policies.state import CPU, DROPPED, State
 class Silent(Prediction):
     """Predict nothing: a prefetch rule must stand beside a prediction, also one that does not look at it."""
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+    def predict(self, state: State, memory: Vector) -> None:
         state.num_predicted = 0
 
 
@@ -29,12 +28,11 @@ class FetchRow(Prefetch):
     def chunks(self) -> int:
         return self.pieces
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.layer == 0 and state.step >= knobs[4]:
-            for i in range(int(knobs[2])):
-                state.prefetch_layer[i] = int(knobs[0])
-                state.prefetch_expert[i] = int(knobs[1]) + i
+    def choose(self, state: State, memory: Vector) -> None:
+        if state.layer == 0 and state.step >= self.since:
+            for i in range(self.count):
+                state.prefetch_layer[i] = self.layer
+                state.prefetch_expert[i] = self.first + i
                 state.num_prefetch += 1
 
 
@@ -47,9 +45,8 @@ class LowUntil(Substitution):
 
     needs: ClassVar[frozenset[str]] = frozenset({"low_precision"})
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
-        if state.step < knobs[0]:
+    def substitute(self, state: State, memory: Vector) -> None:
+        if state.step < self.steps:
             for expert in range(state.num_experts):
                 state.degraded[expert] = 1
 
@@ -62,10 +59,9 @@ class LastOnCpu(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         for i in range(state.num_missing):
-            if i >= state.num_missing - knobs[0]:
+            if i >= state.num_missing - self.count:
                 state.side[i] = CPU
 
 
@@ -75,17 +71,15 @@ class Refuse(Eviction):
 
     key: int = 0
 
-    @staticmethod
-    def bypass(state: State, knobs: Vector, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
-        return bool(victim_layer * state.num_experts + victim == knobs[0])
+    def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
+        return bool(victim_layer * state.num_experts + victim == self.key)
 
 
 @dataclass(frozen=True)
 class Twice(Substitution):
     """Breaks the contract: give every rank of a token its best expert."""
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+    def substitute(self, state: State, memory: Vector) -> None:
         for token in range(state.num_tokens):
             for rank in range(state.num_ranks):
                 state.executed_ids[token, rank] = state.ids[token, 0]
@@ -100,8 +94,7 @@ class FetchAll(Prefetch):
     def chunks(self) -> int:
         return self.pieces
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         if state.layer + 1 < state.num_layers:
             for expert in range(state.num_experts):
                 state.prefetch_layer[expert] = state.layer + 1
@@ -113,8 +106,7 @@ class FetchAll(Prefetch):
 class DropAll(Substitution):
     """Execute nothing."""
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+    def substitute(self, state: State, memory: Vector) -> None:
         for token in range(state.num_tokens):
             for rank in range(state.num_ranks):
                 state.executed_ids[token, rank] = DROPPED

@@ -24,8 +24,7 @@ class Guess(Prediction):
     def depth(self, num_layers: int) -> int:
         return 2
 
-    @staticmethod
-    def predict(state: State, knobs: Vector, memory: Vector) -> None:
+    def predict(self, state: State, memory: Vector) -> None:
         state.num_predicted = min(2, state.num_layers - 1 - state.layer)
         state.num_predicted_tokens = 1
         for ahead in range(state.num_predicted):
@@ -40,8 +39,7 @@ class Eager(Prefetch):
     def chunks(self) -> int:
         return 3
 
-    @staticmethod
-    def choose(state: State, knobs: Vector, memory: Vector) -> None:
+    def choose(self, state: State, memory: Vector) -> None:
         for ahead in range(state.num_predicted):
             for expert in range(state.num_experts):
                 if state.predicted[ahead, 0, expert] > 0.7:
@@ -58,8 +56,7 @@ class Shake(Substitution):
 
     needs: ClassVar[frozenset[str]] = frozenset({"low_precision"})
 
-    @staticmethod
-    def substitute(state: State, knobs: Vector, memory: Vector) -> None:
+    def substitute(self, state: State, memory: Vector) -> None:
         for expert in range(state.num_experts):
             state.degraded[expert] = uniform(state.seed, state.now, 1, expert) < 0.4
         for token in range(state.num_tokens):
@@ -82,8 +79,7 @@ class CoinSide(Assignment):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
 
-    @staticmethod
-    def assign(state: State, knobs: Vector, memory: Vector) -> None:
+    def assign(self, state: State, memory: Vector) -> None:
         for i in range(state.num_missing):
             if uniform(state.seed, state.now, 3, state.missing[i]) < 0.4:
                 state.side[i] = CPU

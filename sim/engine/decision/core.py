@@ -64,7 +64,7 @@ def fill(s: Any, m: Any, r: Any, order: Any) -> None:
         if m.used[pool] + m.size[layer] <= m.capacity[pool]:
             m.status[key] = RESIDENT
             join(m, pool, key, m.size[layer])
-            r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, True)
+            r.admit(r.eviction, s, r.eviction_memory, layer, expert, True)
 
 
 @core_jit
@@ -149,11 +149,11 @@ def shield_step(s: Any, m: Any) -> None:
 def predict_and_queue(s: Any, m: Any, r: Any) -> None:
     """Let the policy predict and choose; queue what is neither present nor queued yet, protect what is present."""
     s.num_predicted, s.num_predicted_tokens, s.num_prefetch = 0, s.num_tokens, 0
-    r.predict(s, r.prediction_knobs, r.prediction_memory)
+    r.predict(r.prediction, s, r.prediction_memory)
     if m.choose == 0:
         return
     estimate_window(s, m)
-    r.choose(s, r.prefetch_knobs, r.prefetch_memory)
+    r.choose(r.prefetch, s, r.prefetch_memory)
     if s.num_prefetch > s.prefetch_layer.shape[0]:
         raise ValueError("a prefetch rule wrote more experts than prefetch_expert holds")
     if m.prefetch_head > 0:
@@ -205,7 +205,7 @@ def begin(s: Any, m: Any, r: Any, layer: int) -> None:
     s.num_demand = distinct(s, m, s.ids, s.demand)
     if m.substitute:
         s.degraded[:] = 0
-        r.substitute(s, r.substitution_knobs, r.substitution_memory)
+        r.substitute(r.substitution, s, r.substitution_memory)
         s.num_executed = distinct(s, m, s.executed_ids, s.executed)
     else:
         s.num_executed = s.num_demand
@@ -214,14 +214,14 @@ def begin(s: Any, m: Any, r: Any, layer: int) -> None:
     sort_executed(s, m)
     if m.assign and s.num_missing > 0:
         price_missing(s, m)
-        r.assign(s, r.assignment_knobs, r.assignment_memory)
+        r.assign(r.assignment, s, r.assignment_memory)
         check_assignment(s)
         mark_cpu(s, m)
     count_ranks(s, m)
     settle_outcomes(s, m)
     shield_step(s, m)
     if m.touch:
-        r.touch(s, r.eviction_knobs, r.eviction_memory)
+        r.touch(r.eviction, s, r.eviction_memory)
     queue_work(s, m)
     if m.predict and m.predict_at_end == 0:
         predict_and_queue(s, m, r)

@@ -6,7 +6,7 @@ import warnings
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
-from numba import b1, f4, f8, i4, i8, njit, types, u1, void
+from numba import b1, f4, f8, i4, i8, types, u1
 from numba.core.errors import NumbaExperimentalFeatureWarning
 from numpy.typing import NDArray
 
@@ -29,11 +29,13 @@ def _numba_type(hint: Any) -> Any:
 STATE_FIELDS = {name: _numba_type(hint) for name, hint in get_type_hints(State, include_extras=True).items()}
 STATE = View("State", STATE_FIELDS)
 
-KNOBS = MEMORY = f8[::1]
-RULE = types.FunctionType(types.void(STATE, KNOBS, MEMORY))
-REFRESH = types.FunctionType(types.void(STATE, KNOBS, MEMORY, i8))
-ADMIT = types.FunctionType(types.void(STATE, KNOBS, MEMORY, i8, i8, b1))
-BYPASS = types.FunctionType(b1(STATE, KNOBS, MEMORY, i8, i8, i8))
+PART = View("Part", {})
+"""The ``self`` of a decision: its knobs, which only the decision itself knows by name."""
+MEMORY = f8[::1]
+RULE = types.FunctionType(types.void(PART, STATE, MEMORY))
+REFRESH = types.FunctionType(types.void(PART, STATE, MEMORY, i8))
+ADMIT = types.FunctionType(types.void(PART, STATE, MEMORY, i8, i8, b1))
+BYPASS = types.FunctionType(b1(PART, STATE, MEMORY, i8, i8, i8))
 
 PART_NAMES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
 DECISIONS = {
@@ -50,7 +52,8 @@ DECISIONS = {
 
 RULES = View(
     "Rules",
-    {f"{part}_{kind}": f8[::1] for part in PART_NAMES for kind in ("knobs", "memory")}
+    dict.fromkeys(PART_NAMES, PART)
+    | {f"{part}_memory": MEMORY for part in PART_NAMES}
     | {name: signature for name, (_, signature) in DECISIONS.items()},
 )
 
@@ -210,21 +213,3 @@ CLOCK = View("Clock", dict.fromkeys(CLOCK_INTS, i8) | CLOCK_ARRAYS)
 
 as_state, as_machine, as_rules, as_clock = caster(STATE), caster(MACHINE), caster(RULES), caster(CLOCK)
 """Take an address for a struct."""
-
-
-@njit(void(i8, RULE, REFRESH, ADMIT, BYPASS, RULE, RULE, RULE, RULE), cache=True)
-def set_rules(
-    address: int,
-    touch: Any,
-    refresh: Any,
-    admit: Any,
-    bypass: Any,
-    predict: Any,
-    choose: Any,
-    substitute: Any,
-    assign: Any,
-) -> None:
-    """Write compiled decisions, in the order of ``DECISIONS``, into the Rules at an address."""
-    r = as_rules(address)
-    r.touch, r.refresh, r.admit, r.bypass = touch, refresh, admit, bypass
-    r.predict, r.choose, r.substitute, r.assign = predict, choose, substitute, assign

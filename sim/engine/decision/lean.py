@@ -50,7 +50,7 @@ def take_place(s: Any, m: Any, r: Any, layer: int, expert: int) -> None:
         join(m, pool, key, size)
     m.status[key] = IN_FLIGHT
     if m.admit:
-        r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, False)
+        r.admit(r.eviction, s, r.eviction_memory, layer, expert, False)
     m.status[key] = RESIDENT
 
 
@@ -66,7 +66,7 @@ def lean_step(s: Any, m: Any, r: Any, c: Any, kv_tokens: int, pairs: int) -> Non
     kv_ns = max(kv_tokens * c.kv_ps_per_token, pairs * c.pair_ps) // 1000
     call_ns, launch_ns, end_ns = c.call_ns, c.expert_launch_ns, c.sync_ns
     begin_ns = c.layer_launch_ns + c.readback_ns + c.host_ns
-    touch, knobs, memory = r.touch, r.eviction_knobs, r.eviction_memory
+    touch, eviction, memory = r.touch, r.eviction, r.eviction_memory
     touches = m.touch
     hits = fetches = wait_ns = compute_ns = dense_ns = copy_sum_ns = copied_bytes = 0
     now_ns, now = c.now_ns, s.now
@@ -97,7 +97,7 @@ def lean_step(s: Any, m: Any, r: Any, c: Any, kv_tokens: int, pairs: int) -> Non
                 s.scores[0, expert] = scores[0, layer, expert]
         s.layer, s.now, s.num_missing = layer, now, absent
         if touches:
-            touch(s, knobs, memory)
+            touch(eviction, s, memory)
         run_ns = launch_ns + compute[layer, 1]
         dense_ns += attention[layer, 1] + kv_ns
         compute_ns += shared[layer, 1] + ranks * compute[layer, 1]

@@ -2,59 +2,89 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import cache
 from types import FunctionType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
-from numba import njit
+from numba import boolean, f8, i8, njit
+from numba.core.compiler import CompileResult
 from numba.core.errors import NumbaError
+from numba.core.typing import Signature
 from numpy.typing import NDArray
 
 from policies.base import Part, Policy
-from sim.engine.decision.layout import DECISIONS, PART_NAMES, RULES, set_rules
-from sim.engine.decision.struct_views import Struct
+from sim.engine.decision.layout import DECISIONS, PART_NAMES, RULES
+from sim.engine.decision.struct_views import Struct, View
 from traces.errors import UserError
 from traces.numba_cache import rule_cache
 
 
+def knobs_view(rule: type) -> View:
+    """The struct that compiled decisions of a rule see as ``self``: its numeric fields by name.
+
+    Text chooses data, not decisions: it is left out. A field that may be None is a float64, NaN for None.
+    """
+    names = {knob.name for knob in fields(rule)}
+    kinds = {name: _kind(hint) for name, hint in get_type_hints(rule).items() if name in names}
+    return View("Knobs", {name: kind for name, kind in kinds.items() if kind is not None})
+
+
+def _kind(hint: Any) -> Any:
+    options = set(get_args(hint) or (hint,))
+    exact = {bool: boolean, int: i8}.get(hint)
+    return exact if exact is not None else f8 if options <= {int, float, type(None)} else None
+
+
+def knobs_struct(part: Part) -> Struct:
+    """A part's knobs as its compiled decisions read them."""
+    view = knobs_view(type(part))
+    knobs = {name: getattr(part, name) for name in view.fields}
+    return Struct(view, **{name: math.nan if value is None else value for name, value in knobs.items()})
+
+
 @cache
-def compiled(function: FunctionType, name: str, signature: Any) -> Any:
-    """A decision as a compiled function, once per process.
+def compiled(function: FunctionType, name: str, signature: Signature) -> CompileResult:
+    """A decision as machine code, compiled once per process.
 
     Most rules allocate nothing and run faster without numba's reference counting; one that allocates cannot do
     without.
     """
     with rule_cache(function):
         try:
-            return njit(signature.signature, cache=True, _nrt=False)(function)
+            dispatcher = njit(signature, cache=True, _nrt=False)(function)
         except NumbaError:
-            return njit(signature.signature, cache=True)(function)
+            dispatcher = njit(signature, cache=True)(function)
+    return dispatcher.get_compile_result(signature)
 
 
-def compile_decision(part: Part, name: str, signature: Any) -> Any:
-    """The compiled static method ``name`` of a part. Raises UserError naming the rule and numba's complaint."""
-    function = getattr(type(part), name)
+def compile_decision(part: Part, name: str) -> CompileResult:
+    """The compiled method ``name`` of a part. Raises UserError naming the rule and numba's complaint."""
+    function, kind = getattr(type(part), name), DECISIONS[name][1].signature
     try:
-        return compiled(function, name, signature)
+        return compiled(function, name, kind.return_type(knobs_view(type(part)), *kind.args[1:]))
     except NumbaError as error:
         where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "unknown reason")
         raise UserError(
             f"{type(part).__name__}.{name} ({where}) does not compile: {reason}; a decision may use only loops, "
-            "arithmetic and the arrays of policies.state.State"
+            "arithmetic, its numeric knobs and the arrays of policies.state.State"
         ) from error
 
 
 def compile_rules(policy: Policy, memories: Mapping[str, NDArray[np.float64]]) -> Struct:
     """Compiled decisions of a policy with the knobs and the memory of each part, as the engine's Rules."""
     parts = dict(zip(PART_NAMES, policy.parts(), strict=True))
-    decisions = [compile_decision(parts[part], name, kind) for name, (part, kind) in DECISIONS.items()]
+    knobs = {name: knobs_struct(part) for name, part in parts.items()}
+    decisions = {name: compile_decision(parts[part], name) for name, (part, _) in DECISIONS.items()}
     rules = Struct(RULES)
-    for name, part in parts.items():
-        rules.set(f"{name}_knobs", part.knobs())
+    for name in PART_NAMES:
+        rules.set(name, knobs[name].address)
         rules.set(f"{name}_memory", memories[name])
-    rules.kept = decisions
-    set_rules(rules.address, *decisions)
+    for name, decision in decisions.items():
+        rules.set_function(name, decision)
+    rules.kept = (knobs, decisions)
     return rules

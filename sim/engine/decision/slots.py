@@ -17,7 +17,7 @@ NOBODY = 2**31 - 1
 def find_victim(s: Any, m: Any, r: Any, layer: int) -> int:
     """Lowest (priority, layer, expert) unshielded resident of ``layer``'s pool as layer * E + expert; -1 if none."""
     if m.refresh:
-        r.refresh(s, r.eviction_knobs, r.eviction_memory, layer)
+        r.refresh(r.eviction, s, r.eviction_memory, layer)
     pool = m.pool_of[layer]
     members, status, shield, priorities = m.members, m.status, m.shield, m.priority
     best, lowest = NOBODY, np.inf
@@ -96,7 +96,7 @@ def take_slot(s: Any, m: Any, r: Any, layer: int, expert: int, size: int, prefet
     m.status[key] = IN_FLIGHT
     join(m, m.pool_of[layer], key, size)
     if m.admit:
-        r.admit(s, r.eviction_knobs, r.eviction_memory, layer, expert, prefetched)
+        r.admit(r.eviction, s, r.eviction_memory, layer, expert, prefetched)
 
 
 @core_jit
@@ -142,7 +142,7 @@ def place_demand(s: Any, m: Any, r: Any, layer: int, expert: int) -> bool:
 def refuses(s: Any, m: Any, r: Any, expert: int, victim: int) -> bool:
     """Whether the rule lets a missing expert stream past the cache rather than evict ``victim``."""
     layer, candidate = victim // s.num_experts, victim % s.num_experts
-    return bool(r.bypass(s, r.eviction_knobs, r.eviction_memory, expert, layer, candidate))
+    return bool(r.bypass(r.eviction, s, r.eviction_memory, expert, layer, candidate))
 
 
 @core_jit

@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.compiler import CompileResult
 from numba.core.datamodel import models
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 core_jit = njit(cache=True, _nrt=False)
 """Compiles engine code, which owns no memory: without numba's reference counting it runs half again as fast."""
-FUNCTION_WORDS = 8
-"""Room for a first-class function, with some to spare: nothing may follow it but other functions."""
+FUNCTION_WORDS = 3
+"""Addresses of a first-class function: as C calls it, its Python object, as compiled code calls it."""
 
 
 class View(types.Type):  # type: ignore[misc]
@@ -47,14 +48,16 @@ class ViewFields(AttributeTemplate):  # type: ignore[misc]
 
 
 def _field(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
-    layout = ir.LiteralStructType([context.get_value_type(kind) for kind in view.fields.values()])
+    kinds = (types.int64 if kind is types.boolean else kind for kind in view.fields.values())
+    layout = ir.LiteralStructType([context.get_value_type(kind) for kind in kinds])
     struct = builder.bitcast(pointer, layout.as_pointer())
     return cgutils.gep_inbounds(builder, struct, 0, list(view.fields).index(field))
 
 
 @lower_getattr_generic(View)  # type: ignore[untyped-decorator]
 def _load(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
-    return builder.load(_field(context, builder, view, pointer, field))
+    value = builder.load(_field(context, builder, view, pointer, field))
+    return cgutils.is_true(builder, value) if view.fields[field] is types.boolean else value
 
 
 @lower_setattr_generic(View)  # type: ignore[untyped-decorator]
@@ -91,13 +94,12 @@ def borrowed(_: Any, array: Any) -> Any:
 
 
 class Struct:
-    """Memory for one struct: every field takes whole 8-byte words, in order. Integers and arrays can be set by name.
-
-    Arrays are kept alive as long as the struct.
+    """Memory for one struct: every field takes whole 8-byte words, in order. Numbers, arrays and compiled functions can
+    be set by name; arrays are kept alive as long as the struct.
     """
 
     def __init__(self, view: View, **values: Any) -> None:
-        self.offsets, size = {}, 0
+        self.fields, self.offsets, size = view.fields, {}, 0
         for field, kind in view.fields.items():
             self.offsets[field] = size
             size += words(kind)
@@ -108,8 +110,8 @@ class Struct:
         for field, value in values.items():
             self.set(field, value)
 
-    def set(self, field: str, value: int | NDArray[Any]) -> None:
-        """Write an integer, or let an array field share a numpy array's memory."""
+    def set(self, field: str, value: float | NDArray[Any]) -> None:
+        """Write a number, or let an array field share a numpy array's memory."""
         at = self.offsets[field]
         if isinstance(value, np.ndarray):
             self.arrays[field] = value
@@ -117,7 +119,17 @@ class Struct:
             row = (0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
             self.memory[at : at + len(row)] = row
         else:
-            self.memory[at] = value
+            self.memory[at] = np.float64(value).view(np.int64) if self.fields[field] is types.float64 else value
+
+    def set_function(self, field: str, compiled: CompileResult) -> None:
+        """Let a function field call a compiled function.
+
+        Its own signature may name another view where that of the field has one: both are bare pointers.
+        """
+        at, code = self.offsets[field], compiled.fndesc
+        address = compiled.library.get_pointer_to_function
+        row = (address(code.llvm_cfunc_wrapper_name), id(compiled.entry_point), address(code.llvm_func_name))
+        self.memory[at : at + FUNCTION_WORDS] = row
 
     def get(self, field: str) -> int:
         """Read an integer."""

@@ -172,8 +172,7 @@ def test_help_needs_no_torch(capsys):
 class BestTwo(Prefetch):
     """Fetch the two experts of the next layer with the highest predicted score, for tests."""
 
-    @staticmethod
-    def choose(state, knobs, memory):
+    def choose(self, state, memory):
         if state.num_predicted == 0:
             return
         first, second = 0, -1
@@ -211,6 +210,6 @@ def test_a_rule_copies_what_the_network_says_as_far_as_it_reaches(part):
     state.num_tokens, state.num_lookahead = 2, 1
     state.lookahead[:2, :2] = [[[0.25, 0.5], [1, 0]], [[9, 9], [9, 9]]]
     rule = part(layers=2)
-    rule.predict(state, rule.knobs(), np.zeros(0))
+    rule.predict(state, np.zeros(0))
     assert state.num_predicted == 1 and rule.depth(3) == 2
     assert state.predicted[0, :2].tolist() == [[0.25, 0.5], [1, 0]] and not state.predicted[1].any()

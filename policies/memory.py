@@ -1,21 +1,30 @@
-"""Matrices [L, E] kept in a rule's flat memory, and how alike two of their rows are."""
+"""For all rules: matrices in a part's flat memory, how alike two of their rows are, and knobs that may be null."""
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
-from numba.extending import register_jitable
 from numpy.typing import NDArray
+
+from policies.jitable import jitable
 
 Matrix = NDArray[np.float64]
 
 
-@register_jitable
+@jitable
+def given(knob: float | None) -> TypeGuard[float]:
+    """Whether a knob that may be null was given; a compiled decision sees NaN for null."""
+    return knob is not None and not np.isnan(knob)
+
+
+@jitable
 def matrix_at(memory: Matrix, start: int, rows: int, columns: int) -> Matrix:
     """The cells of ``memory`` from ``start`` on as a view [rows, columns]."""
     return memory[start : start + rows * columns].reshape((rows, columns))
 
 
-@register_jitable
+@jitable
 def dot(first: Matrix, second: Matrix) -> float:
     """Sum of products of two rows [E]: four sums side by side, because one alone waits for each addition."""
     size = first.shape[0]
@@ -30,7 +39,7 @@ def dot(first: Matrix, second: Matrix) -> float:
     return (a + b) + (c + d)
 
 
-@register_jitable
+@jitable
 def cosine_of(product: float, first_square: float, second_square: float) -> float:
     """Cosine of two vectors from their product and their squared lengths; 0 where one is empty."""
     square = first_square * second_square
