@@ -9,16 +9,17 @@ numeric knobs (``self.alpha``); it uses no other Python objects, because every e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.allocation.base import Allocation
 from policies.allocation.uniform import Uniform
+from policies.needs import Need, need_named
 from policies.state import State
 from traces.errors import UserError
-from traces.format.trace import Trace
+from traces.format.trace import Geometry, Trace
 
 Vector = NDArray[np.float64]
 
@@ -34,12 +35,12 @@ def require(name: str, value: float, low: float, high: float) -> None:
 class Part:
     """What all parts share: knobs, private memory, and what they need of a trace."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Of 'gate_scores', 'importance' (scores or weights), 'future' (``next_use``), 'oracle' (``routed``),
-    'lookahead_before', 'lookahead_after' (recorded early gates), 'forecast' (a trained predictor), 'expert_similarity',
-    'fit' (other requests to learn from), 'cpu' (the time of CPU experts), 'low_precision' (its copy time)."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    one_layer: ClassVar[bool] = False
+    """True if decisions in a layer depend on nothing of other layers (a counter that only orders events of one layer
+    does not count). ``python -m sim quality`` then runs the part in one parallel pass."""
 
-    def all_needs(self) -> frozenset[str]:
+    def all_needs(self) -> frozenset[Need]:
         """The needs of this part with these knobs."""
         return self.needs
 
@@ -47,11 +48,19 @@ class Part:
         """How many float64 cells of private memory the part wants."""
         return 0
 
-    def fit(self, trace: Trace) -> Vector:
-        """What ``memory`` holds at the start, [memory_size], for parts with the need 'fit'; others begin with zeros.
+    def initial_memory(self, geometry: Geometry, similarity: NDArray[Any] | None, others: Trace | None) -> Vector:
+        """What ``memory`` holds at the start, [memory_size]: zeros, or what ``fit`` learns for a part with that need.
 
-        ``trace`` holds the requests to learn from; they are never replayed.
+        ``similarity`` [L, E, E] of the experts' outputs is there for parts that need it; ``others`` are the requests to
+        learn from, which are never replayed.
         """
+        if Need.FIT in self.all_needs():
+            assert others is not None
+            return self.fit(others)
+        return np.zeros(self.memory_size(geometry.num_layers, geometry.num_experts, geometry.top_k))
+
+    def fit(self, trace: Trace) -> Vector:
+        """What a part with the need 'fit' learns from the requests of a trace, [memory_size]."""
         raise NotImplementedError(f"{type(self).__name__} states the need 'fit' and has no fit()")
 
 
@@ -115,6 +124,14 @@ class Substitution(Part):
     May also mark experts in ``state.degraded``: if such an expert is missing, a low-precision copy of it is fetched.
     """
 
+    def band(self) -> float | None:
+        """alpha, if it needs scores down to (1 - alpha) * S_{k+1}, where S_{k+1} is the highest outside the top k."""
+        return None
+
+    def low_precision_bits(self) -> float | None:
+        """Bits per weight of the copies of degraded experts, for rules with the need 'low_precision'."""
+        return None
+
     def substitute(self, state: State, memory: Vector) -> None:
         """Sees the whole batch at once; must not give one token the same expert twice."""
 
@@ -159,7 +176,8 @@ class Policy:
     def parts(self) -> tuple[Part, ...]:
         return (self.eviction, self.prediction, self.prefetch, self.substitution, self.assignment)
 
-    def needs(self) -> dict[str, str]:
-        """What the parts need of a trace or machine -> the class name of the part that needs it."""
-        found = {need: type(part).__name__ for part in self.parts() for need in sorted(part.all_needs())}
-        return {need: type(self.allocation).__name__ for need in self.allocation.needs} | found
+    def needs(self) -> dict[Need, str]:
+        """What the parts need -> the class name of the part that needs it (of the last one, if several do)."""
+        stated = [(type(self.allocation).__name__, self.allocation.needs)]
+        stated += [(type(part).__name__, part.all_needs()) for part in self.parts()]
+        return {need_named(need, rule): rule for rule, needs in stated for need in sorted(needs)}

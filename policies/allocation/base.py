@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.needs import Need
 from traces.errors import UserError
 from traces.format.trace import Trace
 
@@ -16,7 +17,7 @@ from traces.format.trace import Trace
 class Allocation:
     """A rule that splits a capacity over the layers."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
     """'fit' if it learns from requests that are not replayed."""
 
     def slots(self, total: int, num_experts: int, others: Trace | None, size: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.splits import by_importance, find_best_split, ready_ns, serving_order
 from policies.state import State
 
@@ -24,7 +25,8 @@ class BestSplit(Assignment):
     Source: bound of this project for the rules that split.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"importance", "cpu"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMPORTANCE, Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         count = state.num_missing

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.splits import find_best_split
 from policies.state import CPU, State
 
@@ -26,7 +27,8 @@ class CheaperSide(Assignment):
 
     balance: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         count = state.num_missing

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.state import CPU, State
 
 
@@ -18,7 +19,8 @@ class CpuOnly(Assignment):
     https://github.com/kvcache-ai/ktransformers.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         for i in range(state.num_missing):

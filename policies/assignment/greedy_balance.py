@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.splits import sort_falling
 from policies.state import CPU, LINK, State
 
@@ -22,7 +23,8 @@ class GreedyBalance(Assignment):
     Source: DALI, https://arxiv.org/abs/2602.03495.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         difference = np.zeros(state.num_missing, np.float64)

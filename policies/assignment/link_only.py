@@ -1,6 +1,7 @@
 """Every missing expert is copied over the link."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Assignment
 
@@ -11,3 +12,5 @@ class LinkOnly(Assignment):
 
     Source: plain offloading, for example https://arxiv.org/abs/2312.17238.
     """
+
+    one_layer: ClassVar[bool] = True

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.splits import sort_falling
 from policies.state import ABSENT, CPU, DECODE, LINK, State
 
@@ -27,7 +28,8 @@ class SimulatedSplit(Assignment):
 
     during_prefill: bool = True
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         if state.phase != DECODE and not self.during_prefill:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.splits import sort_falling
 from policies.state import CPU, LINK, State
 
@@ -24,7 +25,7 @@ class SmoeCodeSplit(Assignment):
     https://github.com/goingshr/SMoE.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         tokens = np.zeros(state.num_missing, np.float64)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Assignment, Vector
+from policies.needs import Need
 from policies.state import CPU, LINK, State
 
 
@@ -19,7 +20,8 @@ class TwoPointer(Assignment):
     Source: SMoE, Algorithm 2, https://arxiv.org/abs/2508.18983.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"importance", "cpu"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMPORTANCE, Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         ranked = state.order

@@ -1,6 +1,7 @@
 """MoE-Infinity's eviction as its paper describes it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Eviction, Vector, require
 from policies.state import State
@@ -23,6 +24,8 @@ class ActivationPrior(Eviction):
     """
 
     epsilon: float = 1e-6
+
+    one_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("policy.eviction.epsilon", self.epsilon, 0.0, 1.0)

@@ -1,6 +1,7 @@
 """Frequency that fades: one recency list per class of frequency."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class AgedLfu(Eviction):
     """
 
     half_life_tokens: float = 128.0
+
+    one_layer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("policy.eviction.half_life_tokens", self.half_life_tokens, 1e-3, 1e9)

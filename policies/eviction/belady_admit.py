@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
+from policies.needs import Need
 from policies.state import State
 
 
@@ -18,7 +19,7 @@ class BeladyAdmit(Eviction):
     1966, https://doi.org/10.1147/sj.52.0078.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"future"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FUTURE})
 
     def touch(self, state: State, memory: Vector) -> None:
         for i in range(state.num_demand):

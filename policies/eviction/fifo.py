@@ -1,6 +1,7 @@
 """First in, first out."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Eviction, Vector
 from policies.state import State
@@ -14,6 +15,8 @@ class Fifo(Eviction):
 
     Source: textbook; as expert cache it is what SMoE's released code runs under the name LRU (see ``smoe_code``).
     """
+
+    one_layer: ClassVar[bool] = True
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1

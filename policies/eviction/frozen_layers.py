@@ -20,6 +20,7 @@ class FrozenLayers(Eviction):
     Source: llama.cpp, --n-cpu-moe (pull request 15077), https://github.com/ggml-org/llama.cpp.
     """
 
+    one_layer: ClassVar[bool] = True
     static: ClassVar[bool] = True
 
     def initial(self, num_layers: int, num_experts: int, memory: Vector) -> NDArray[np.float64] | None:

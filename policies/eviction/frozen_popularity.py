@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Eviction, Vector
+from policies.needs import Need
 from policies.state import State
 from traces.format.trace import Trace
 
@@ -24,8 +25,9 @@ class FrozenPopularity(Eviction):
     Source: Fiddler, expert placement by popularity, https://arxiv.org/abs/2402.07033.
     """
 
+    one_layer: ClassVar[bool] = True
     static: ClassVar[bool] = True
-    needs: ClassVar[frozenset[str]] = frozenset({"fit"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FIT})
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts

@@ -1,6 +1,7 @@
 """MoE-Infinity's eviction as its code runs it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Eviction, Vector
 from policies.state import State
@@ -19,6 +20,8 @@ class InCacheVisits(Eviction):
     Source: MoE-Infinity's code, core/parallel/expert_dispatcher.cpp (GPUFetchFunc),
     https://github.com/EfficientMoE/MoE-Infinity; its paper: see ``activation_prior``.
     """
+
+    one_layer: ClassVar[bool] = True
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts

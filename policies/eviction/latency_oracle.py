@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
+from policies.needs import Need
 from policies.state import NEVER, RESIDENT, State
 
 
@@ -23,7 +24,7 @@ class LatencyOracle(Eviction):
     https://www.usenix.org/conference/usits-97/cost-aware-www-proxy-caching-algorithms, with Belady's knowledge.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"future"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FUTURE})
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1

@@ -1,6 +1,7 @@
 """Least frequently used while in the cache."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Eviction, Vector
 from policies.recency import with_recency
@@ -19,6 +20,8 @@ class Lfu(Eviction):
     Source: textbook (in-cache LFU), as in libCacheSim's LFU, https://github.com/1a1a11a/libCacheSim,
     libCacheSim/cache/eviction/LFU.c: there equals leave in the order in which they reached their count.
     """
+
+    one_layer: ClassVar[bool] = True
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + num_layers * num_experts

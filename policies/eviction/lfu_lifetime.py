@@ -1,6 +1,7 @@
 """Least frequently used over the whole run."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Eviction, Vector
 from policies.recency import with_recency
@@ -19,6 +20,8 @@ class LfuLifetime(Eviction):
     Source: textbook (perfect LFU); the rule ``lfu`` of BigMoeOnEdge's scripts/route-replay.py,
     https://github.com/Helldez/BigMoeOnEdge, and of the expert cache measured in https://github.com/h39s/mlsys.
     """
+
+    one_layer: ClassVar[bool] = True
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1 + num_layers * num_experts

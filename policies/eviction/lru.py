@@ -1,6 +1,7 @@
 """Least recently used."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Eviction, Vector
 from policies.state import State
@@ -16,6 +17,8 @@ class Lru(Eviction):
     Source: textbook; as expert cache in Eliseev and Mazur, "Fast Inference of MoE Language Models with Offloading",
     section 3.1, https://arxiv.org/abs/2312.17238.
     """
+
+    one_layer: ClassVar[bool] = True
 
     def touch(self, state: State, memory: Vector) -> None:
         share = 1.0 / max(1, state.num_executed)

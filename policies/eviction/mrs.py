@@ -7,6 +7,7 @@ import numpy as np
 
 from policies.base import Eviction, Vector, require
 from policies.memory import given
+from policies.needs import Need
 from policies.state import State
 
 
@@ -28,7 +29,8 @@ class Mrs(Eviction):
     kept: int | None = None
     """p: how many scores enter S; null: twice the experts per token."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.eviction.alpha", self.alpha, 0.0, 1.0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
+from policies.needs import Need
 from policies.state import State
 
 
@@ -24,7 +25,8 @@ class ProbabilityVisits(Eviction):
 
     truncate: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts

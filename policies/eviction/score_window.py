@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from policies.base import Eviction, Vector, require
 from policies.jitable import jitable
+from policies.needs import Need
 from policies.state import DECODE, State
 
 COARSE = 1.5 * 2.0**12
@@ -46,7 +47,8 @@ class ScoreWindow(Eviction):
     during_prefill: bool = False
     """Whether prefill steps enter the window too (the paper says decode iterations)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.eviction.window", self.window, 1, 4096)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from policies.base import Eviction, Vector, require
 from policies.jitable import jitable
 from policies.memory import given
+from policies.needs import Need
 from policies.state import ABSENT, State
 
 
@@ -59,8 +60,8 @@ class SmoeCode(Eviction):
         if self.window is not None:
             require("policy.eviction.window", self.window, 1, 4096)
 
-    def all_needs(self) -> frozenset[str]:
-        return frozenset() if self.window is None else frozenset({"gate_scores"})
+    def all_needs(self) -> frozenset[Need]:
+        return frozenset() if self.window is None else frozenset({Need.GATE_SCORES})
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         scores = 0 if self.window is None else num_layers * (1 + (self.window + 1) * num_experts)

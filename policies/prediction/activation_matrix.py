@@ -8,6 +8,7 @@ import numpy as np
 from policies.base import Prediction, Vector, require
 from policies.jitable import jitable
 from policies.memory import Matrix, cosine_of, dot, matrix_at
+from policies.needs import Need
 from policies.state import State
 from traces.errors import UserError
 from traces.format.trace import Trace
@@ -69,8 +70,8 @@ class ActivationMatrix(Prediction):
         if not (self.online or self.fitted):
             raise UserError("policy.prediction.online=false and fitted=false: one of them must be true")
 
-    def all_needs(self) -> frozenset[str]:
-        return frozenset({"fit"} if self.fitted else ())
+    def all_needs(self) -> frozenset[Need]:
+        return frozenset({Need.FIT} if self.fitted else ())
 
     def depth(self, num_layers: int) -> int:
         return max(1, num_layers - 1)

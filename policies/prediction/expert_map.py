@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from policies.base import Prediction, Vector, require
 from policies.jitable import jitable
 from policies.memory import Matrix, cosine_of, dot, matrix_at
+from policies.needs import Need
 from policies.state import DECODE, State
 from traces.errors import UserError
 from traces.format.trace import Trace
@@ -62,7 +63,7 @@ class ExpertMap(Prediction):
     fitted: bool = True
     online: bool = True
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.prediction.capacity", self.capacity, 1, 100000)
@@ -70,8 +71,8 @@ class ExpertMap(Prediction):
         if not (self.online or self.fitted):
             raise UserError("policy.prediction.online=false and fitted=false: one of them must be true")
 
-    def all_needs(self) -> frozenset[str]:
-        return self.needs | ({"fit"} if self.fitted else set())
+    def all_needs(self) -> frozenset[Need]:
+        return self.needs | ({Need.FIT} if self.fitted else set())
 
     def depth(self, num_layers: int) -> int:
         return max(1, num_layers - 1)

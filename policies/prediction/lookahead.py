@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from policies.base import Prediction, Vector, require
 from policies.forecast import copy_lookahead
+from policies.needs import Need
 from policies.state import MAX_LOOKAHEAD, State
 from traces.errors import UserError
 
@@ -26,15 +27,15 @@ class Lookahead(Prediction):
     layers: int = 1
     """How many layers ahead to look: 1 to 3, as far as the trace was recorded."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.variant not in ("before", "after"):
             raise UserError(f"policy.prediction.variant={self.variant}: must be before or after")
         require("policy.prediction.layers", self.layers, 1, MAX_LOOKAHEAD)
 
-    def all_needs(self) -> frozenset[str]:
-        return frozenset({f"lookahead_{self.variant}"})
+    def all_needs(self) -> frozenset[Need]:
+        return frozenset({Need(f"lookahead_{self.variant}")})
 
     def available_at_end(self) -> bool:
         return self.variant == "after"

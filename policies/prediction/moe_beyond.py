@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from policies.base import Prediction, Vector, require
 from policies.forecast import copy_lookahead
+from policies.needs import Need
 from policies.state import MAX_LOOKAHEAD, State
 
 
@@ -29,13 +30,13 @@ class MoeBeyond(Prediction):
     """Must be as the checkpoint was trained."""
 
     kind: ClassVar[str] = "moe_beyond"
-    needs: ClassVar[frozenset[str]] = frozenset({"forecast"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORECAST})
 
     def __post_init__(self) -> None:
         require("policy.prediction.layers", self.layers, 1, MAX_LOOKAHEAD)
 
-    def all_needs(self) -> frozenset[str]:
-        return self.needs if self.causal else self.needs | {"oracle"}
+    def all_needs(self) -> frozenset[Need]:
+        return self.needs if self.causal else self.needs | {Need.ORACLE}
 
     def depth(self, num_layers: int) -> int:
         return self.layers

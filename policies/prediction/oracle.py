@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Prediction, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.truth import layers_left, write_routed
 
@@ -20,7 +21,7 @@ class Oracle(Prediction):
 
     layers: int = 1
 
-    needs: ClassVar[frozenset[str]] = frozenset({"oracle"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ORACLE})
 
     def __post_init__(self) -> None:
         require("policy.prediction.layers", self.layers, 1, 1024)

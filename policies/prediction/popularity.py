@@ -6,6 +6,7 @@ import numpy as np
 
 from policies.base import Prediction, Vector, require
 from policies.counted import count_token, write_shares
+from policies.needs import Need
 from policies.state import State
 from policies.truth import layers_left
 from traces.errors import UserError
@@ -35,8 +36,8 @@ class Popularity(Prediction):
         if not (self.online or self.fitted):
             raise UserError("policy.prediction.online=false and fitted=false: one of them must be true")
 
-    def all_needs(self) -> frozenset[str]:
-        return frozenset({"fit"} if self.fitted else ())
+    def all_needs(self) -> frozenset[Need]:
+        return frozenset({Need.FIT} if self.fitted else ())
 
     def depth(self, num_layers: int) -> int:
         return max(1, min(self.layers, num_layers - 1))

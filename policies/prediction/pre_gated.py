@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Prediction, Vector
+from policies.needs import Need
 from policies.state import State
 from policies.truth import layers_left, write_routed
 
@@ -20,7 +21,7 @@ class PreGated(Prediction):
     Source: "Pre-gated MoE", https://arxiv.org/abs/2308.12066.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"oracle"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ORACLE})
 
     def predict(self, state: State, memory: Vector) -> None:
         state.num_predicted = layers_left(state, 1)

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from policies.base import Prediction, Vector, require
 from policies.forecast import copy_lookahead
+from policies.needs import Need
 from policies.state import MAX_LOOKAHEAD, State
 
 
@@ -25,7 +26,7 @@ class PromoeMlp(Prediction):
     """How many layers ahead to look: 1 to 3, at most the ``predictor.stride`` it was trained with."""
 
     kind: ClassVar[str] = "promoe_mlp"
-    needs: ClassVar[frozenset[str]] = frozenset({"forecast"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORECAST})
 
     def __post_init__(self) -> None:
         require("policy.prediction.layers", self.layers, 1, MAX_LOOKAHEAD)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from policies.base import Prediction, Vector, require
 from policies.hashing import uniform
 from policies.jitable import jitable
+from policies.needs import Need
 from policies.state import DECODE, State
 from policies.truth import layers_left, write_routed
 
@@ -67,7 +68,7 @@ class Shadow(Prediction):
     during_prefill: bool = False
     """Whether prompts are predicted too (OD-MoE does not)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"oracle"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ORACLE})
 
     def __post_init__(self) -> None:
         require("policy.prediction.recall", self.recall, 0.0, 1.0)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import DECODE, DROPPED, RESIDENT, State
 from policies.substitutes import share_of_weight
 
@@ -28,7 +29,8 @@ class AdaptiveTopK(Substitution):
     only_missing: bool = False
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"importance"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMPORTANCE})
 
     def __post_init__(self) -> None:
         require("policy.substitution.tolerance", self.tolerance, 0.0, 1e6)

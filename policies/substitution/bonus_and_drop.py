@@ -7,6 +7,7 @@ import numpy as np
 
 from policies.base import Substitution, Vector, require
 from policies.memory import given
+from policies.needs import Need
 from policies.state import DROPPED, State
 from policies.substitutes import left_alone, logit_of, mark_resident, rank_experts, write_choice
 
@@ -30,7 +31,8 @@ class BonusAndDrop(Substitution):
     keep: int = 3
     constant: float | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.keep", self.keep, 1, 65535)

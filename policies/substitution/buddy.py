@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import left_alone, logit_of, mark_resident, mark_routed
 from traces.format.trace import Trace
@@ -35,7 +36,8 @@ class Buddy(Substitution):
     max_missing: float = 1.0
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores", "fit"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES, Need.FIT})
 
     def __post_init__(self) -> None:
         require("policy.substitution.max_per_token", self.max_per_token, 0, 65535)

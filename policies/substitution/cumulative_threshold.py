@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import left_alone, mark_resident, prefer_resident, rank_experts, write_choice
 
@@ -26,7 +27,8 @@ class CumulativeThreshold(Substitution):
     keep: int = 2
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.mass", self.mass, 0.0, 1.0)

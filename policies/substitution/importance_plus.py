@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import all_resident, left_alone, mark_resident, mark_routed
 
@@ -28,7 +29,8 @@ class ImportancePlus(Substitution):
     keep: int = 1
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.loss", self.loss, 0.0, 1.0)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import ABSENT, DECODE, DROPPED, LOW, State
 from policies.substitutes import share_of_weight
 
@@ -29,12 +30,15 @@ class MixedPrecision(Substitution):
     low_bits: float = 4.0
     """Stored bits per weight of a low-precision copy; must be below the model's own."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"importance", "low_precision"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.IMPORTANCE, Need.LOW_PRECISION})
 
     def __post_init__(self) -> None:
         require("policy.substitution.full_until", self.full_until, 0.0, 1.0)
         require("policy.substitution.low_until", self.low_until, self.full_until, 1.0)
         require("policy.substitution.low_bits", self.low_bits, 1.0, 64.0)
+
+    def low_precision_bits(self) -> float:
+        return self.low_bits
 
     def substitute(self, state: State, memory: Vector) -> None:
         if state.phase != DECODE and not self.during_prefill:

@@ -1,6 +1,7 @@
 """Execute exactly what the router picked."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from policies.base import Substitution
 
@@ -8,3 +9,5 @@ from policies.base import Substitution
 @dataclass(frozen=True)
 class NoSubstitution(Substitution):
     """Execute exactly what the router picked: the part switched off."""
+
+    one_layer: ClassVar[bool] = True

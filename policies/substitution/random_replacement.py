@@ -7,6 +7,7 @@ import numpy as np
 
 from policies.base import Substitution, Vector, require
 from policies.hashing import uniform
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import is_low, left_alone, mark_resident, mark_routed, next_score_of
 
@@ -25,10 +26,14 @@ class RandomReplacement(Substitution):
     alpha: float = 0.35
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
+
+    def band(self) -> float:
+        return self.alpha
 
     def substitute(self, state: State, memory: Vector) -> None:
         if left_alone(state, self.during_prefill):

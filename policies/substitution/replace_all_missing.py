@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import left_alone, mark_resident, mark_routed
 
@@ -22,7 +23,8 @@ class ReplaceAllMissing(Substitution):
 
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def substitute(self, state: State, memory: Vector) -> None:
         if left_alone(state, self.during_prefill):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import all_resident, left_alone, substitute_in_band
 
@@ -32,10 +33,14 @@ class ScoreBand(Substitution):
     during_prefill: bool = False
     """Whether prefill steps substitute too (the released code does not; the paper credits pipelining for TTFT)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
+
+    def band(self) -> float:
+        return self.alpha
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 2 * num_experts

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import is_low, left_alone, mark_resident, mark_routed, next_score_of
+from traces.format.trace import Geometry, Trace
 
 
 @dataclass(frozen=True)
@@ -31,18 +33,21 @@ class Similarity(Substitution):
     min_similarity: float = 0.0
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores", "expert_similarity"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES, Need.EXPERT_SIMILARITY})
 
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
         require("policy.substitution.min_similarity", self.min_similarity, -1.0, 1.0)
 
+    def band(self) -> float:
+        return self.alpha
+
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_layers * num_experts * num_experts
 
-    def similarity_memory(self, similarity: NDArray[Any]) -> Vector:
-        """What ``memory`` holds at the start, from the trace's ``expert_similarity`` [L, E, E]."""
-        return np.ascontiguousarray(similarity, dtype=np.float64).reshape(-1)
+    def initial_memory(self, geometry: Geometry, similarity: NDArray[Any] | None, others: Trace | None) -> Vector:
+        return np.asarray(similarity, dtype=np.float64).reshape(-1)
 
     def substitute(self, state: State, memory: Vector) -> None:
         if left_alone(state, self.during_prefill):

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import DROPPED, State
 from policies.substitutes import left_alone, substitute_in_band
 
@@ -30,10 +31,14 @@ class Skip(Substitution):
     without_substitute: bool = False
     during_prefill: bool = False
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    one_layer: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
+
+    def band(self) -> float:
+        return self.alpha
 
     def substitute(self, state: State, memory: Vector) -> None:
         if left_alone(state, self.during_prefill):

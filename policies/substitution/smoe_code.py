@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.needs import Need
 from policies.state import State
 from policies.substitutes import left_alone, mark_available, mark_routed
 from traces.score_bands import next_score_beside
@@ -28,10 +29,13 @@ class SmoeCode(Substitution):
 
     alpha: float = 0.25
 
-    needs: ClassVar[frozenset[str]] = frozenset({"gate_scores"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
         require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
+
+    def band(self) -> float:
+        return self.alpha
 
     def substitute(self, state: State, memory: Vector) -> None:
         if left_alone(state, False):

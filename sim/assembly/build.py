@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from policies.allocation.base import Allocation
 from policies.base import Policy
+from policies.needs import Need
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import Notes, Replay, assemble
 from sim.config import RunConfig, TimeConfig, TraceConfig, to_plain_dict, validate
@@ -83,17 +84,18 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
         raise UserError(f"trace.requests={config.requests}: the trace has {total} requests{less}")
     if held is not None and held >= total:
         raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
-    learns, notes = "fit" in policy.needs(), []
+    learner, notes = policy.needs().get(Need.FIT), []
+    learns = learner is not None
     if held is None:
         held = total - config.requests if config.requests is not None else -(-total // 4) if learns else 0
         if learns and config.requests is None and total > 1:
             notes = [
-                f"{policy.needs()['fit']} learned from the last {held} requests, which are not replayed: compare with "
+                f"{learner} learned from the last {held} requests, which are not replayed: compare with "
                 f"policies run with trace.fit_requests={held}"
             ]
     if learns and (held == 0 or total == held):
         raise UserError(
-            f"policy {policy.name}: {policy.needs()['fit']} learns from requests that are not replayed, and there are "
+            f"policy {policy.name}: {learner} learns from requests that are not replayed, and there are "
             "none: give trace.fit_requests=N, or a trace with more requests"
         )
     replayed = trace.select_requests(config.requests or total - held)

@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from policies.allocation.base import Allocation
 from policies.base import Part, Policy
+from policies.needs import Need
 from sim.assembly.build import make_part, make_policy
 from sim.engine.decision.device import BASES
 from sim.paths import CONF
@@ -43,7 +44,7 @@ class Rule:
     what: str
     docstring: str
     source: str | None
-    needs: tuple[str, ...]
+    needs: tuple[Need, ...]
     knobs: tuple[Knob, ...]
 
 
@@ -55,7 +56,7 @@ class System:
     what: str
     header: tuple[str, ...]
     """Its comment, a paragraph each: what it is, source, with which overrides to run it, what is left out."""
-    needs: dict[str, str]
+    needs: dict[Need, str]
     """What it needs -> the class of the rule that needs it."""
     parts: dict[str, str]
     """Part -> name of the rule's yaml."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from policies.allocation.uniform import Uniform
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
+from policies.needs import Need
 from sim.config import RunConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
@@ -51,7 +52,7 @@ def _check_sequential(policy: Policy) -> None:
         "prefetch": decides(policy.prefetch, Prefetch, "choose"),
         "substitution": decides(policy.substitution, Substitution, "substitute"),
         "assignment": decides(policy.assignment, Assignment, "assign"),
-        "eviction": "gate_scores" in policy.eviction.all_needs(),
+        "eviction": Need.GATE_SCORES in policy.eviction.all_needs(),
     }
     for part, active in whole.items():
         if active:

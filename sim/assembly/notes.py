@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from policies.needs import Need
 from sim.assembly.fragility import fragile_trace
 from sim.assembly.replay import Notes, Replay, lookahead_tables
 
@@ -21,7 +22,7 @@ def describe_replay(replay: Replay) -> Notes:
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
     if not trace.ranked and trace.topk_weights is None and trace.router_logits is None:
         warnings.append("experts of a token are not ranked: recency inside a step follows the stored order")
-    if "gate_scores" in replay.policy.needs() and (trace.score_function or "").startswith("sigmoid"):
+    if Need.GATE_SCORES in replay.policy.needs() and (trace.score_function or "").startswith("sigmoid"):
         estimated.append("gate scores are the softmax of the logits, while this model's router uses a sigmoid")
     if replay.durations.unmodelled and replay.timed:
         parts = ", ".join(replay.durations.unmodelled)
@@ -32,7 +33,7 @@ def describe_replay(replay: Replay) -> Notes:
             estimated.append("lookahead scores outside the recorded best share the remaining mass equally")
     if replay.spec.has_scores and trace.router_logits is not None and trace.router_logits.truncated:
         estimated.append("gate scores outside the recorded best share the remaining mass equally")
-    if not replay.timed and replay.policy.needs().keys() & {"lookahead_before", "lookahead_after"}:
+    if not replay.timed and lookahead_tables(replay.policy):
         warnings.append("replay without a clock: every prefetch counts as in time")
     if "statement" in trace.provenance:
         estimated.append(f"routing of {trace.geometry.model}: {trace.provenance['statement']}")

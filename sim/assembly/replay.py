@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from policies.needs import Need
 from sim.assembly.combinations import check_combination, has_clock
-from sim.assembly.needs import check_needs, wants_scores, wants_weights
+from sim.assembly.needs import check_needs, initial_memories, wants_scores, wants_weights
 from sim.config import RunConfig, TimeConfig
-from sim.engine.decision.device import BASES, Costs, Device, DeviceSpec
+from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
 from sim.machine.capacity import CacheConfig, Pools, make_pools
 from sim.machine.durations import Durations, tabulate
@@ -111,7 +112,7 @@ def assemble(
         max_tokens=max_tokens,
         costs=costs_of(durations, policy, has_clock(cache, run)),
         low_size=np.asarray(low_bytes or (0,) * trace.num_layers, np.int64),
-        memories=memories(policy, trace, others),
+        memories=initial_memories(policy, trace.geometry, trace.expert_similarity, others),
         launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
         staging_slots=hardware.staging_slots,
@@ -161,9 +162,9 @@ def low_precision_bytes(policy: Policy, geometry: Geometry) -> tuple[int, ...] |
 
     Raises: UserError where the stored bits per weight are not known.
     """
-    if "low_precision" not in policy.needs():
+    bits = policy.substitution.low_precision_bits()
+    if Need.LOW_PRECISION not in policy.needs() or bits is None:
         return None
-    bits = getattr(policy.substitution, "low_bits")  # noqa: B009
     if geometry.weight_bits is None or bits >= geometry.weight_bits:
         raise UserError(
             f"policy.substitution.low_bits={bits:g}: must be below the model's {geometry.weight_bits} bits per weight"
@@ -190,42 +191,21 @@ def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
 
 def lookahead_tables(policy: Policy) -> tuple[str, ...]:
     """The trace's score tables that the policy's prediction reads, for 1, 2, ... layers ahead."""
-    return tuple(need for need in policy.needs() if need.startswith("lookahead_"))
+    return tuple(need.value for need in policy.needs() if need in (Need.LOOKAHEAD_BEFORE, Need.LOOKAHEAD_AFTER))
 
 
 def forecaster(policy: Policy, trace: Trace, as_decode: bool) -> Any:
     """The trained predictor of the policy's prediction, or None."""
-    if "forecast" not in policy.needs():
+    if Need.FORECAST not in policy.needs():
         return None
     from sim.predictors.forecast import make_forecaster
 
     return make_forecaster(policy.prediction, trace, as_decode)
 
 
-def memories(policy: Policy, trace: Trace, others: Trace | None) -> dict[str, NDArray[np.float64]]:
-    """What each part knows at the start.
-
-    Raises: UserError where a part learns from other requests and there are none.
-    """
-    found = {}
-    for name, part in zip(BASES, policy.parts(), strict=True):
-        size = part.memory_size(trace.num_layers, trace.num_experts, trace.top_k)
-        memory = np.zeros(size)
-        if "expert_similarity" in part.all_needs():
-            memory = np.ascontiguousarray(part.similarity_memory(trace.expert_similarity), dtype=np.float64)  # type: ignore[attr-defined]
-        elif "fit" in part.all_needs():
-            if others is None:
-                raise UserError(f"policy {policy.name}: {type(part).__name__} learns from other requests; none given")
-            memory = np.ascontiguousarray(part.fit(others), dtype=np.float64)
-        if memory.shape != (size,):
-            raise ValueError(f"{type(part).__name__} remembers {memory.shape} at the start, memory_size says {size}")
-        found[name] = memory
-    return found
-
-
 def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse | None:
     """When everything is demanded next, for rules that see the future."""
-    if "future" not in policy.needs():
+    if Need.FUTURE not in policy.needs():
         return None
     trace = schedule.trace
     blocks = ((block.rows, block.bounds) for block in schedule.blocks())

@@ -23,21 +23,8 @@ from typing import TYPE_CHECKING
 from traces.errors import UserError
 
 if TYPE_CHECKING:
+    from policies.needs import Need
     from sim.assembly.catalogue import Rule, System
-
-NEEDS = {
-    "gate_scores": "scores of all experts, not only of those chosen (router_logits of the trace)",
-    "importance": "scores, or the weights of the chosen experts",
-    "lookahead_before": "recorded gates of the next layer, applied before this layer's experts ran",
-    "lookahead_after": "recorded gates of the next layer, applied after this layer's experts ran",
-    "expert_similarity": "measured similarity of the experts' outputs",
-    "fit": "requests to learn from that are not replayed (trace.fit_requests)",
-    "forecast": "a trained predictor (python -m sim train-predictor)",
-    "cpu": "the time of an expert on the CPU (cpu_load_ratio or cpu_expert_bytes_per_s of the hardware)",
-    "low_precision": "bits per weight of the model, and the hardware's dequantise_bytes_per_s",
-    "future": "sees the FUTURE: when every expert is demanded next; a bound, no rule for a live system",
-    "oracle": "sees the FUTURE: what later layers choose; a bound, no rule for a live system",
-}
 
 
 def main(argv: list[str]) -> int:
@@ -81,6 +68,7 @@ def chosen(name: str | None) -> tuple[list[System], list[Rule]]:
 
 def overview(systems: list[System], rules: list[Rule]) -> str:
     """One line per system and rule, and what the needs mean."""
+    from policies.needs import Need
     from sim.assembly.catalogue import PARTS
 
     blocks = [["systems: python -m sim run policy=NAME", *_lines((s.name, s.what, s.needs) for s in systems)]]
@@ -88,7 +76,7 @@ def overview(systems: list[System], rules: list[Rule]) -> str:
         lines = _lines((rule.name, rule.what, rule.needs) for rule in rules if rule.part == part)
         blocks.append([f"{part}: policy/{part}=NAME", *lines])
     used = {need for s in systems for need in s.needs} | {need for rule in rules for need in rule.needs}
-    blocks.append(["needs, in brackets", *(f"  {n:<18} {words}" for n, words in NEEDS.items() if n in used)])
+    blocks.append(["needs, in brackets", *(f"  {need:<18} {need.sentence}" for need in Need if need in used)])
     blocks.append(["python -m sim policies NAME explains one of them."])
     return "\n\n".join("\n".join(block) for block in blocks)
 
@@ -124,5 +112,6 @@ def explain_rule(rule: Rule) -> str:
     return "\n".join(lines)
 
 
-def _needs(found: dict[str, str]) -> list[str]:
-    return [f"    {need}{by}: {NEEDS[need]}" for need, by in found.items()] or ["    nothing: any trace will do"]
+def _needs(rules: dict[Need, str]) -> list[str]:
+    lines = [f"    {need}{rule}: {need.sentence}" for need, rule in rules.items()]
+    return lines or ["    nothing: any trace will do"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from policies.base import Prefetch
+from policies.needs import Need
 from sim.engine.decision.counters import CPU_WAIT, EXPERT, HOST, LINK_WAIT
 from sim.engine.decision.device import Device, DeviceSpec, Plan, decides
 from sim.execution.backend import Backend
@@ -37,7 +38,7 @@ class Executor:
     def __init__(self, spec: DeviceSpec, backend_for: Callable[[int], Backend], source_of: Sequence[int]) -> None:
         if spec.hold:
             raise UserError("cache.overflow=hold has no clock, so nothing can run it: use stream")
-        if "low_precision" in spec.policy.needs():
+        if Need.LOW_PRECISION in spec.policy.needs():
             raise UserError(f"policy {spec.policy.name}: a real run holds experts in one precision only")
         if spec.policy.write_back != "none":
             raise UserError(f"write_back={spec.policy.write_back}: a real run does not copy victims home; use none")

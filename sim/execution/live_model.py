@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from policies.base import Policy
+from policies.needs import Need
 from sim.engine.decision.counters import ATTENTION, EXPERT, HOST, SYNC
 from sim.engine.decision.device import Device
 from sim.execution.backend import make_backend
@@ -52,8 +53,8 @@ class OffloadedModel:
         self.tap = Tap(
             model,
             self._on_route,
-            on_layer_end=self._on_layer_end if "lookahead_after" in policy.needs() else None,
-            lookahead="lookahead_before" in policy.needs(),
+            on_layer_end=self._on_layer_end if Need.LOOKAHEAD_AFTER in policy.needs() else None,
+            lookahead=Need.LOOKAHEAD_BEFORE in policy.needs(),
         )
         self.layers = self.tap.layers
         self.geometry: Geometry = measure_geometry(model, self.layers, family_name(model))

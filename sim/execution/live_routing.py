@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from policies.needs import Need
 from policies.state import DROPPED
 from sim.assembly.combinations import check_combination
-from sim.assembly.needs import wants_weights
+from sim.assembly.needs import check_cpu, initial_memories, wants_weights
 from sim.assembly.replay import costs_of
 from sim.config import RunConfig
-from sim.engine.decision.device import BASES, Device, DeviceSpec
+from sim.engine.decision.device import Device, DeviceSpec
 from sim.machine.capacity import CacheConfig, make_pools
 from sim.machine.durations import tabulate
 from sim.machine.hardware import Hardware
@@ -26,22 +27,13 @@ from traces.recording.tap import Routing
 if TYPE_CHECKING:
     import torch
 
-UNKNOWN = {
-    "future": "the future",
-    "oracle": "the router's choice in later layers",
-    "forecast": "a trained network's forecasts, which are made from a trace",
-    "expert_similarity": "measured similarities of expert outputs",
-    "low_precision": "experts in low precision",
-}
-
 
 def check_live(policy: Policy, hardware: Hardware) -> None:
     """Raises UserError where a policy needs what a running model cannot give."""
     for need, rule in policy.needs().items():
-        if need in UNKNOWN:
-            raise UserError(f"policy {policy.name}: {rule} needs {UNKNOWN[need]}, which is not known while generating")
-        if need == "cpu" and not hardware.has_cpu:
-            raise UserError(f"policy {policy.name}: {rule} needs the CPU's time, and {hardware.name} states none")
+        if need.unless_running is not None:
+            raise UserError(f"policy {policy.name}: {rule} {need.unless_running}, so it cannot decide while generating")
+    check_cpu(policy, hardware)
 
 
 def live_spec(
@@ -66,25 +58,13 @@ def live_spec(
         max_tokens=max_tokens,
         costs=costs_of(durations, policy, timed=True),
         low_size=np.zeros(geometry.num_layers, np.int64),
-        memories=live_memories(policy, geometry, others),
+        memories=initial_memories(policy, geometry, None, others),
         launch_ns=durations.expert_launch_ns,
-        has_scores="gate_scores" in policy.needs(),
+        has_scores=Need.GATE_SCORES in policy.needs(),
         staging_slots=hardware.staging_slots,
         warm=cache.warm or policy.eviction.static,
         seed=seed,
     )
-
-
-def live_memories(policy: Policy, geometry: Geometry, others: Trace | None) -> dict[str, NDArray[np.float64]]:
-    """What each part knows at the start. Raises UserError where one learns from requests and none are given."""
-    found = {}
-    for name, part in zip(BASES, policy.parts(), strict=True):
-        found[name] = np.zeros(part.memory_size(geometry.num_layers, geometry.num_experts, geometry.top_k))
-        if "fit" in part.all_needs():
-            if others is None:
-                raise UserError(f"policy {policy.name}: {type(part).__name__} learns from other requests; none given")
-            found[name] = np.ascontiguousarray(part.fit(others), dtype=np.float64)
-    return found
 
 
 class LiveStep:
@@ -168,7 +148,7 @@ class LiveRouting:
 
     def __init__(self, geometry: Geometry, policy: Policy) -> None:
         needs = policy.needs()
-        self.geometry, self.scores, self.weights = geometry, "gate_scores" in needs, wants_weights(policy)
+        self.geometry, self.scores, self.weights = geometry, Need.GATE_SCORES in needs, wants_weights(policy)
         self.ahead = next((need for need in needs if need.startswith("lookahead_")), None)
 
     def step(self, tokens: int) -> LiveStep:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from policies.needs import SEES_FUTURE
 from sim.results.json_files import read_json
 
 RULES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
-FUTURE = frozenset({"future", "oracle"})
-"""Needs that no live system can meet."""
 GROUPS = ("setup", "workload", "batch_size")
 PANEL_KEYS = ("hardware", "model", "trace", "batch_size", "embedded", "path", "label", "labels", "workload", "geometry")
 """Settings that have a column or a panel of their own: they are no part of a contender's name."""
@@ -80,7 +79,7 @@ def sees_future(part: Mapping[str, Any]) -> bool:
         needs = getattr(importlib.import_module(module), name).needs
     except (ImportError, AttributeError):
         return False
-    return bool(FUTURE & set(needs))
+    return bool(SEES_FUTURE & set(needs))
 
 
 def contender(series: str) -> str:

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from policies.base import Part, Policy, Prediction, Prefetch, Substitution
+from policies.base import Policy, Prediction, Prefetch, Substitution
+from policies.needs import Need
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
-
-ONE_LAYER = frozenset(
-    {
-        # eviction: private memory by layer, or by layer in effect (counters that only order events of one layer)
-        "ActivationPrior", "AgedLfu", "Fifo", "FrozenLayers", "FrozenPopularity", "InCacheVisits", "Lfu", "LfuLifetime",
-        "Lru", "Mrs", "ProbabilityVisits", "ScoreWindow",
-        # substitution
-        "AdaptiveTopK", "BonusAndDrop", "Buddy", "CachePrior", "CumulativeThreshold", "ImportancePlus", "MaxRank",
-        "NoSubstitution", "RandomReplacement", "ReplaceAllMissing", "ScoreBand", "Similarity", "Skip",
-        # assignment
-        "BestSplit", "CheaperSide", "CpuOnly", "GreedyBalance", "LinkOnly", "SimulatedSplit", "TwoPointer",
-    }
-)  # fmt: skip
-"""Rules whose decisions in a layer depend on nothing of other layers. Tests compare each of them with decoding. A rule
-of one's own says so by a class attribute ``one_layer = True``."""
-
-REFUSED = {
-    "future": "sees the future, which a running model does not have",
-    "oracle": "sees the routing of later layers, which a running model does not have",
-    "forecast": "reads a trained predictor, which is evaluated over recorded traces only",
-    "low_precision": "executes low-precision copies of experts, and the running model has none",
-}
 
 
 def check_closed_loop(policy: Policy) -> None:
     """Raises: UserError naming the rule that a running model cannot serve."""
     for need, rule in policy.needs().items():
-        if need in REFUSED:
-            raise UserError(f"policy {policy.name}: {rule} {REFUSED[need]}, so it cannot run in a closed loop")
-
-
-def looks_at_one_layer(part: Part) -> bool:
-    """Whether a part's decisions in a layer depend on that layer alone."""
-    return type(part).__name__ in ONE_LAYER or bool(getattr(part, "one_layer", False))
+        if need.unless_running is not None and need != Need.EXPERT_SIMILARITY:  # which is measured before the loop
+            raise UserError(f"policy {policy.name}: {rule} {need.unless_running}, so it cannot run in a closed loop")
 
 
 def parallel_obstacle(policy: Policy, cache: CacheConfig) -> str | None:
@@ -53,7 +27,7 @@ def parallel_obstacle(policy: Policy, cache: CacheConfig) -> str | None:
         if decides(part, base, decision):
             return f"{type(part).__name__} of policy {policy.name} works across layers, and the clock decides in it"
     for rule in (policy.eviction, policy.substitution, policy.assignment):
-        if not looks_at_one_layer(rule):
+        if not rule.one_layer:
             return f"{type(rule).__name__} of policy {policy.name} is not known to look at one layer only"
     return None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policies.base import Policy
+from policies.needs import Need
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TimeConfig, TraceConfig
 from sim.machine.capacity import CacheConfig, Pools
@@ -87,14 +88,14 @@ def make_study(
     cloze.check(settings.windows, settings.tokens)
     generation.check(settings.windows, settings.tokens)
     needs = policy.needs()
-    learns = bool({"fit", "expert_similarity"} & set(needs)) or type(policy.allocation).needs != frozenset()
+    learns = bool({Need.FIT, Need.EXPERT_SIMILARITY} & set(needs)) or type(policy.allocation).needs != frozenset()
     extra = settings.fit_windows if learns else SPEC_WINDOWS
     if windows is None:
         windows = make_windows(
             settings.prompts, loaded.tokenizer, settings.windows + extra, settings.tokens, settings.text_seed
         )
     chosen, others = windows.part(0, settings.windows), windows.part(settings.windows, settings.windows + extra)
-    trace, layers = recorded or record_windows(loaded, others, "expert_similarity" in needs, run.seed)
+    trace, layers = recorded or record_windows(loaded, others, Need.EXPERT_SIMILARITY in needs, run.seed)
     geometry, estimated, warnings = sizes_of(trace, settings.sizes, default_sizes)
     template = assemble(trace, policy, hardware, geometry, cache, replace(run, engine="compiled"), time, others=trace)
     reader, gate = template.reader, GateRule.named(trace.score_function)

@@ -118,7 +118,7 @@ def test_similarity_takes_the_most_similar_free_resident_of_the_layer():
     state = routed_state(SCORES, [0, 1, 2], [4, 5, 6])
     state.layer, state.num_layers = 1, 2
     state.status = np.repeat(state.status, 2, axis=0)
-    memory = part.similarity_memory(alike)
+    memory = part.initial_memory(None, alike, None)
     assert memory.shape == (part.memory_size(2, 8, 3),)
     assert executed(part, state, memory) == [[0, 6, 5]]  # 0 is missing too, but top-score
     state.executed_ids[:] = state.ids

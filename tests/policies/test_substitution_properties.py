@@ -53,7 +53,7 @@ def drawn_state(seed, tokens, phase, share):
 
 def memory_of(part, rng):
     if "expert_similarity" in part.all_needs():
-        return part.similarity_memory(rng.uniform(-1, 1, (LAYERS, EXPERTS, EXPERTS)))
+        return part.initial_memory(None, rng.uniform(-1, 1, (LAYERS, EXPERTS, EXPERTS)), None)
     if "fit" in part.all_needs():
         return rng.integers(0, 5, part.memory_size(LAYERS, EXPERTS, RANKS)).astype(np.float64)
     return np.zeros(part.memory_size(LAYERS, EXPERTS, RANKS))
@@ -120,5 +120,5 @@ def test_a_replay_gives_the_rule_the_similarities_of_the_trace():
     part = replace(PARTS["similarity"], min_similarity=0.25)
     policy = replace(BARE, name="similarity", substitution=part)
     replay = assemble(trace, policy, machine(), trace.geometry, CacheConfig(slots_per_layer=6), RunConfig())
-    np.testing.assert_array_equal(replay.device.memories["substitution"], part.similarity_memory(alike))
+    np.testing.assert_array_equal(replay.device.memories["substitution"], part.initial_memory(None, alike, None))
     assert run(replay)["decode.substitution_rate"] > 0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Assignment, Eviction, Prediction, Prefetch, Substitution, Vector
+from policies.needs import Need
 from policies.state import CPU, DROPPED, State
 
 
@@ -43,7 +44,10 @@ class LowUntil(Substitution):
     steps: int = 1
     low_bits: float = 4.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"low_precision"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOW_PRECISION})
+
+    def low_precision_bits(self) -> float:
+        return self.low_bits
 
     def substitute(self, state: State, memory: Vector) -> None:
         if state.step < self.steps:
@@ -57,7 +61,7 @@ class LastOnCpu(Assignment):
 
     count: int = 1
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         for i in range(state.num_missing):

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from policies.base import Assignment, Prediction, Prefetch, Substitution, Vector
 from policies.hashing import uniform
+from policies.needs import Need
 from policies.prefetch.top_score import TopScore
 from policies.state import CPU, DROPPED, State
 
@@ -54,7 +55,10 @@ class Shake(Substitution):
 
     low_bits: float = 4.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({"low_precision"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOW_PRECISION})
+
+    def low_precision_bits(self) -> float:
+        return self.low_bits
 
     def substitute(self, state: State, memory: Vector) -> None:
         for expert in range(state.num_experts):
@@ -77,7 +81,7 @@ class Shake(Substitution):
 class CoinSide(Assignment):
     """Let a coin decide who supplies an expert; serve in reverse order."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CPU})
 
     def assign(self, state: State, memory: Vector) -> None:
         for i in range(state.num_missing):

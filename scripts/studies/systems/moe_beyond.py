@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from policies.base import Policy
+from policies.needs import Need
 from scripts.command_line import parser_of, run
 from sim.assembly.build import make_policy, open_trace
 from sim.assembly.compose import compose_run
@@ -184,7 +185,7 @@ class Study:
     def _replayed(self, policy: Policy, machine: Hardware) -> tuple[float, float]:
         """(TPOT in ms, loads per decode token) of one replay with a clock."""
         cache = CacheConfig(fraction=self.given.capacity)
-        others = self.others if "fit" in policy.needs() else None
+        others = self.others if Need.FIT in policy.needs() else None
         table = StepTable(assemble(self.trace, policy, machine, self.geometry, cache, others=others))
         table.run()
         metrics = table.metrics()

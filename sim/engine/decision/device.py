@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefetch, Substitution
+from policies.needs import Need
 from policies.state import RESIDENT, array_fields
 from sim.engine.decision import calls_by_address as calls
 from sim.engine.decision.counters import PLAN
@@ -153,7 +154,7 @@ class Device:
         policy = self.spec.policy
         parts = dict(zip(BASES, policy.parts(), strict=True))
         return {name: int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()} | {
-            "needs_importance": int("importance" in policy.assignment.all_needs()),
+            "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
             "hold": int(self.spec.hold),
             "static": int(policy.eviction.static),
             "predict_at_end": int(policy.prediction.available_at_end()),

@@ -50,11 +50,6 @@ PARTS["prediction"] |= {"guess": Guess()}
 PARTS["prefetch"] |= {"in_pieces": InPieces(), "eager": Eager()}
 PARTS["substitution"] |= {"shake": Shake()}
 PARTS["assignment"] |= {"coin": CoinSide()}
-# low precision needs its bits
-PARTS["substitution"] = {
-    name: part for name, part in PARTS["substitution"].items()
-    if "low_precision" not in part.all_needs() or hasattr(part, "low_bits")
-}  # fmt: skip
 
 machines = {
     "seed": st.integers(0, 10_000),

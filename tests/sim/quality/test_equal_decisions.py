@@ -13,10 +13,9 @@ from policies.base import Policy
 from policies.eviction.smoe_code import SmoeCode
 from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
-from sim.assembly.catalogue import load_rule, make_part
+from sim.assembly.catalogue import make_part
 from sim.assembly.replay import Replay
-from sim.engine.decision.device import BASES
-from sim.quality.conditions import ONE_LAYER, check_parallel, parallel_obstacle
+from sim.quality.conditions import check_parallel, parallel_obstacle
 from sim.quality.decode import decode
 from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant
@@ -39,7 +38,7 @@ def one_layer_rules() -> list[tuple[str, str]]:
     """(part, yaml) of every rule that claims to look at one layer only."""
     parts = ("eviction", "substitution", "assignment")
     rules = [(part, path.stem) for part in parts for path in sorted((RULES / part).glob("*.yaml"))]
-    return [(part, rule) for part, rule in rules if load_rule(part, rule).target.split(".")[-1] in ONE_LAYER]
+    return [(part, rule) for part, rule in rules if getattr(policy_with(part, rule), part).one_layer]
 
 
 def policy_with(part: str, rule: str) -> Policy:
@@ -139,10 +138,3 @@ def test_policies_that_work_across_layers_are_refused_by_name() -> None:
     assert "SmoeCode" in (parallel_obstacle(replace(BARE, eviction=SmoeCode()), CacheConfig()) or "")
     with pytest.raises(UserError, match=r"Belady sees the future"):
         study_of(policy=POLICIES["belady"])
-
-
-def test_every_rule_of_the_list_exists() -> None:
-    names = {
-        load_rule(part, path.stem).target.split(".")[-1] for part in BASES for path in (RULES / part).glob("*.yaml")
-    }
-    assert names >= ONE_LAYER - {"ImportancePlus"}
