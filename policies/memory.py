@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.jitable import jitable
+from policies.state import State
 
 Matrix = NDArray[np.float64]
 
@@ -22,6 +23,13 @@ def given(knob: float | None) -> TypeGuard[float]:
 def matrix_at(memory: Matrix, start: int, rows: int, columns: int) -> Matrix:
     """The cells of ``memory`` from ``start`` on as a view [rows, columns]."""
     return memory[start : start + rows * columns].reshape((rows, columns))
+
+
+@jitable
+def layer_row(state: State, memory: Matrix, start: int) -> Matrix:
+    """The cells [E] of the current layer in a matrix [L, E] that begins at ``start``, as a view."""
+    first = start + state.layer * state.num_experts
+    return memory[first : first + state.num_experts]
 
 
 @jitable

@@ -1,4 +1,4 @@
-"""Steps that several substitution rules share: who is resident, who is low-score, how a new choice is written down."""
+"""For substitution rules: who is resident, who is low-score, how a new choice is written down."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from policies.jitable import jitable
 from policies.state import DECODE, DROPPED, RESIDENT, State
-from traces.score_bands import Flags, best_within, is_top, next_score, next_score_beside
+from traces.score_bands import Flags, best_within, is_top, next_score_beside
 
-SMALLEST_SCORE = 1e-30
-"""Scores below it count as this much, so that their logarithm is finite (float32 scores may be 0)."""
+Values = NDArray[np.float32] | NDArray[np.float64]
 
 
 @jitable
@@ -47,6 +46,20 @@ def mark_resident(state: State, resident: Flags) -> None:
 
 
 @jitable
+def best_resident(values: Values, lowest: float, resident: Flags, used: Flags) -> int:
+    """The resident expert not yet ``used`` with the highest of ``values`` [E], ties to the lower id.
+
+    -1 where none of them has at least ``lowest``.
+    """
+    best = -1
+    for expert in range(values.shape[0]):
+        free = values[expert] >= lowest and resident[expert] and not used[expert]
+        if free and (best < 0 or values[expert] > values[best]):
+            best = expert
+    return best
+
+
+@jitable
 def mark_routed(state: State, token: int, used: Flags) -> None:
     """Set ``used`` [E]: experts that the router gave this token."""
     for expert in range(state.num_experts):
@@ -59,26 +72,6 @@ def mark_routed(state: State, token: int, used: Flags) -> None:
 def is_low(state: State, token: int, rank: int, edge: float, alpha: float) -> bool:
     """Whether the expert routed at this rank is low-score: below (1 + alpha) * S_{k+1}, with ``edge`` = S_{k+1}."""
     return not is_top(state.scores[token, state.ids[token, rank]], edge, alpha)
-
-
-@jitable
-def next_score_of(state: State, token: int) -> float:
-    """S_{k+1} of a token: its highest gate score outside the router's choice."""
-    return float(next_score(state.scores[token, : state.num_experts], state.ids[token], state.num_ranks))
-
-
-@jitable
-def share_of_weight(state: State, token: int, rank: int) -> float:
-    """Weight of a rank over the sum of the token's ranks; gate scores stand in where the trace has no weights."""
-    total, own = 0.0, 0.0
-    for other in range(state.num_ranks):
-        weight = float(state.weights[token, other])
-        if np.isnan(weight):
-            weight = float(state.scores[token, state.ids[token, other]])
-        total += weight
-        if other == rank:
-            own = weight
-    return own / total if total > 0.0 else 0.0
 
 
 @jitable
@@ -155,28 +148,6 @@ def is_routed(state: State, token: int, expert: int) -> bool:
     for rank in range(state.num_ranks):
         found = found or state.ids[token, rank] == expert
     return bool(found)
-
-
-@jitable
-def logit_of(score: float) -> float:
-    """The logit behind a gate score, up to a constant that all experts of the token share."""
-    return float(np.log(max(float(score), SMALLEST_SCORE)))
-
-
-@jitable
-def rank_experts(scores: NDArray[np.float32], count: int, taken: Flags, ranked: NDArray[np.int32]) -> None:
-    """Write the ``count`` experts with the highest of ``scores`` [E] to ``ranked``, best first, ties to the lower id.
-
-    ``taken`` [E] is scratch.
-    """
-    taken[:] = False
-    for place in range(count):
-        best = -1
-        for expert in range(scores.shape[0]):
-            if not taken[expert] and (best < 0 or scores[expert] > scores[best]):
-                best = expert
-        ranked[place] = best
-        taken[best] = True
 
 
 @jitable

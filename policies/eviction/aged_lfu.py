@@ -6,7 +6,22 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Eviction, Vector, require
+from policies.jitable import jitable
+from policies.priorities import first_call
 from policies.state import RESIDENT, State
+
+
+@jitable
+def age_of(state: State, memory: Vector, cell: int) -> float:
+    """Forward passes since the last touch of an expert, whose CRF and time of the last touch begin at ``cell``."""
+    return float((state.now - memory[cell + 1]) / state.num_layers)
+
+
+@jitable
+def fade(state: State, memory: Vector, cell: int, half_life: float) -> None:
+    """Let an expert's CRF fade by its age, and note a touch."""
+    memory[cell] *= 0.5 ** (age_of(state, memory, cell) / half_life)
+    memory[cell + 1] = state.now
 
 
 @dataclass(frozen=True)
@@ -38,26 +53,23 @@ class AgedLfu(Eviction):
         for i in range(state.num_executed):
             expert = state.executed[i]
             cell = 1 + 2 * (state.layer * state.num_experts + expert)
-            age = (state.now - memory[cell + 1]) / state.num_layers
-            memory[cell] = 1.0 + memory[cell] * 0.5 ** (age / self.half_life_tokens)
-            memory[cell + 1] = state.now
+            fade(state, memory, cell, self.half_life_tokens)
+            memory[cell] += 1.0
             state.priority[state.layer, expert] = 0.0
 
     def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         if prefetched:
             cell = 1 + 2 * (layer * state.num_experts + expert)
-            memory[cell] *= 0.5 ** ((state.now - memory[cell + 1]) / state.num_layers / self.half_life_tokens)
-            memory[cell + 1] = state.now
+            fade(state, memory, cell, self.half_life_tokens)
             state.priority[layer, expert] = 0.0
 
     def refresh(self, state: State, memory: Vector, layer: int) -> None:
-        if memory[0] == state.now:
+        if not first_call(state, memory):
             return
-        memory[0] = state.now
         for other in range(state.num_layers):
             for expert in range(state.num_experts):
                 if state.status[other, expert] == RESIDENT:
                     cell = 1 + 2 * (other * state.num_experts + expert)
-                    age = (state.now - memory[cell + 1]) / state.num_layers
+                    age = age_of(state, memory, cell)
                     # the floor of 2^-20 is for experts that were fetched early and never used
                     state.priority[other, expert] = -age / 2.0 ** np.floor(np.log2(max(memory[cell], 2.0**-20)))

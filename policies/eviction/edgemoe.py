@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from policies.base import Eviction, Vector
-from policies.nearness import nearness
+from policies.memory import layer_row, matrix_at
+from policies.priorities import first_call, nearness
 from policies.state import RESIDENT, State
 
 
@@ -25,15 +26,16 @@ class EdgeMoe(Eviction):
         return 1 + num_layers * num_experts
 
     def touch(self, state: State, memory: Vector) -> None:
+        counts = layer_row(state, memory, 1)
         for i in range(state.num_executed):
-            memory[1 + state.layer * state.num_experts + state.executed[i]] += 1.0
+            counts[state.executed[i]] += 1.0
 
     def refresh(self, state: State, memory: Vector, layer: int) -> None:
-        if memory[0] == state.now:
+        if not first_call(state, memory):
             return
-        memory[0] = state.now
+        counts = matrix_at(memory, 1, state.num_layers, state.num_experts)
         for other in range(state.num_layers):
             near = nearness(other, state.layer, state.num_layers)
             for expert in range(state.num_experts):
                 if state.status[other, expert] == RESIDENT:
-                    state.priority[other, expert] = memory[1 + other * state.num_experts + expert] * near
+                    state.priority[other, expert] = counts[other, expert] * near

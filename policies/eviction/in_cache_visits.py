@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
+from policies.memory import layer_row
 from policies.state import State
 
 
@@ -27,7 +28,7 @@ class InCacheVisits(Eviction):
         return num_layers * num_experts
 
     def touch(self, state: State, memory: Vector) -> None:
+        visits = layer_row(state, memory, 0)
         for i in range(state.num_executed):
-            cell = state.layer * state.num_experts + state.executed[i]
-            memory[cell] += 1.0
-            state.priority[state.layer, state.executed[i]] = memory[cell]
+            visits[state.executed[i]] += 1.0
+            state.priority[state.layer, state.executed[i]] = visits[state.executed[i]]

@@ -4,8 +4,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
+from policies.jitable import jitable
 from policies.needs import Need
+from policies.priorities import first_call
 from policies.state import NEVER, RESIDENT, State
+
+
+@jitable
+def worth(state: State, layer: int, expert: int) -> float:
+    """Copy time of an expert over the layer steps until its next demand; 0 if it is never demanded again."""
+    next_use = state.next_use[layer, expert]
+    return 0.0 if next_use == NEVER else float(state.load_ns[layer] / max(next_use - state.now, 1))
 
 
 @dataclass(frozen=True)
@@ -30,23 +39,15 @@ class LatencyOracle(Eviction):
         return 1
 
     def refresh(self, state: State, memory: Vector, layer: int) -> None:
-        if memory[0] == state.now:
+        if not first_call(state, memory):
             return
-        memory[0] = state.now
         for other in range(state.num_layers):
             for expert in range(state.num_experts):
                 if state.status[other, expert] == RESIDENT:
-                    next_use = state.next_use[other, expert]
-                    distance = max(next_use - state.now, 1)
-                    state.priority[other, expert] = 0.0 if next_use == NEVER else state.load_ns[other] / distance
+                    state.priority[other, expert] = worth(state, other, expert)
 
     def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
-        next_use = state.next_use[layer, expert]
-        distance = max(next_use - state.now, 1)
-        state.priority[layer, expert] = 0.0 if next_use == NEVER else state.load_ns[layer] / distance
+        state.priority[layer, expert] = worth(state, layer, expert)
 
     def bypass(self, state: State, memory: Vector, expert: int, victim_layer: int, victim: int) -> bool:
-        next_use = state.next_use[state.layer, expert]
-        distance = max(next_use - state.now, 1)
-        worth = 0.0 if next_use == NEVER else state.load_ns[state.layer] / distance
-        return bool(worth <= state.priority[victim_layer, victim])
+        return worth(state, state.layer, expert) <= float(state.priority[victim_layer, victim])

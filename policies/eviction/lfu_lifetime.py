@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
-from policies.recency import with_recency
+from policies.memory import layer_row
+from policies.priorities import with_recency
 from policies.state import State
 
 
@@ -27,12 +28,12 @@ class LfuLifetime(Eviction):
         return 1 + num_layers * num_experts
 
     def touch(self, state: State, memory: Vector) -> None:
-        base = 1 + state.layer * state.num_experts
+        counts = layer_row(state, memory, 1)
         for i in range(state.num_executed):
             expert = state.executed[i]
-            memory[base + expert] += 1.0
+            counts[expert] += 1.0
             memory[0] += 1.0
-            state.priority[state.layer, expert] = with_recency(memory[base + expert], memory[0])
+            state.priority[state.layer, expert] = with_recency(counts[expert], memory[0])
 
     def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
         if prefetched:

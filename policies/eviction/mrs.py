@@ -6,8 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Eviction, Vector, require
-from policies.memory import given
+from policies.memory import given, layer_row
 from policies.needs import Need
+from policies.scores import mean_scores
 from policies.state import State
 
 
@@ -41,20 +42,18 @@ class Mrs(Eviction):
         return num_layers * num_experts
 
     def touch(self, state: State, memory: Vector) -> None:
-        alpha, base = self.alpha, state.layer * state.num_experts
+        averages = layer_row(state, memory, 0)
         kept = int(self.kept) if given(self.kept) else 2 * state.num_ranks
         left = np.zeros(state.num_experts)
-        for token in range(state.num_tokens):
-            for expert in range(state.num_experts):
-                left[expert] += state.scores[token, expert] / state.num_tokens
+        mean_scores(state, left)
         for expert in range(state.num_experts):
-            memory[base + expert] *= 1.0 - alpha
+            averages[expert] *= 1.0 - self.alpha
         for _ in range(min(kept, state.num_experts)):
             best = 0
             for expert in range(state.num_experts):
                 if left[expert] > left[best]:
                     best = expert
-            memory[base + best] += alpha * max(left[best], 0.0)
+            averages[best] += self.alpha * max(left[best], 0.0)
             left[best] = -1.0
         for expert in range(state.num_experts):
-            state.priority[state.layer, expert] = memory[base + expert]
+            state.priority[state.layer, expert] = averages[expert]

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector
+from policies.memory import layer_row
 from policies.needs import Need
+from policies.scores import mean_scores
 from policies.state import State
 
 
@@ -32,12 +34,11 @@ class ProbabilityVisits(Eviction):
         return num_layers * num_experts
 
     def touch(self, state: State, memory: Vector) -> None:
-        base = state.layer * state.num_experts
+        visits, priority = layer_row(state, memory, 0), state.priority[state.layer]
         for i in range(state.num_executed):
-            memory[base + state.executed[i]] += 1.0
+            visits[state.executed[i]] += 1.0
+        mean_scores(state, priority)
         for expert in range(state.num_experts):
-            probability = 0.0
-            for token in range(state.num_tokens):
-                probability += state.scores[token, expert] / state.num_tokens
-            worth = probability * memory[base + expert]
-            state.priority[state.layer, expert] = float(int(worth)) if self.truncate else worth
+            priority[expert] *= visits[expert]
+            if self.truncate:
+                priority[expert] = float(int(priority[expert]))

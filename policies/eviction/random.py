@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from policies.base import Eviction, Vector
 from policies.hashing import uniform
+from policies.priorities import first_call
 from policies.state import RESIDENT, State
 
 
@@ -26,9 +27,8 @@ class Random(Eviction):
         state.priority[layer, expert] = uniform(state.seed, state.now, layer, expert)
 
     def refresh(self, state: State, memory: Vector, layer: int) -> None:
-        if memory[0] == state.now:
+        if not first_call(state, memory):
             return
-        memory[0] = state.now
         for other in range(state.num_layers):
             for expert in range(state.num_experts):
                 if state.status[other, expert] == RESIDENT:

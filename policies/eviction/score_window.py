@@ -4,27 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Eviction, Vector, require
-from policies.jitable import jitable
 from policies.needs import Need
+from policies.scores import mean_scores
 from policies.state import DECODE, State
 
 COARSE = 1.5 * 2.0**12
 """Floats of this size are multiples of 2^-40, so that adding it and taking it away rounds a smaller number to one."""
-
-
-@jitable
-def mean_scores(state: State, mean: Vector) -> None:
-    """Write the gate scores of the step, averaged over its tokens, to ``mean`` [E]."""
-    scores, tokens = state.scores, state.num_tokens
-    if tokens == 1:  # the same numbers without dividing by one
-        for expert in range(state.num_experts):
-            mean[expert] = scores[0, expert]
-        return
-    for expert in range(state.num_experts):
-        mean[expert] = 0.0
-    for token in range(tokens):
-        for expert in range(state.num_experts):
-            mean[expert] += scores[token, expert] / tokens
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from policies.base import Eviction, Vector, require
-from policies.nearness import nearness
+from policies.priorities import nearness
 from policies.state import RESIDENT, State
 
 

@@ -10,18 +10,10 @@ from policies.base import Prediction, Vector, require
 from policies.jitable import jitable
 from policies.memory import Matrix, cosine_of, dot, matrix_at
 from policies.needs import Need
+from policies.scores import mean_scores
 from policies.state import DECODE, State
 from traces.errors import UserError
 from traces.format.trace import Trace
-
-
-@jitable
-def mean_scores(state: State, mean: Matrix) -> None:
-    """Write the gate scores of the step's tokens, averaged, to ``mean`` [E]."""
-    mean[:] = 0.0
-    for token in range(state.num_tokens):
-        for expert in range(state.num_experts):
-            mean[expert] += state.scores[token, expert] / state.num_tokens
 
 
 @jitable

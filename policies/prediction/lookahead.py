@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from policies.base import Prediction, Vector, require
-from policies.forecast import copy_lookahead
 from policies.needs import Need
+from policies.predictions import copy_lookahead
 from policies.state import MAX_LOOKAHEAD, State
 from traces.errors import UserError
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.base import Prediction, Vector, require
-from policies.counted import count_token, write_shares
 from policies.needs import Need
+from policies.predictions import count_token, layers_left, write_shares
 from policies.state import State
-from policies.truth import layers_left
 from traces.errors import UserError
 from traces.format.trace import Trace
 

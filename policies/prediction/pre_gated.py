@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from policies.base import Prediction, Vector
 from policies.needs import Need
+from policies.predictions import layers_left, write_routed
 from policies.state import State
-from policies.truth import layers_left, write_routed
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from policies.base import Prediction, Vector, require
-from policies.counted import count_token, write_shares
+from policies.predictions import count_token, layers_left, write_shares
 from policies.state import DECODE, State
-from policies.truth import layers_left
 
 
 @dataclass(frozen=True)

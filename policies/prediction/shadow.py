@@ -10,8 +10,8 @@ from policies.base import Prediction, Vector, require
 from policies.hashing import uniform
 from policies.jitable import jitable
 from policies.needs import Need
+from policies.predictions import layers_left, write_routed
 from policies.state import DECODE, State
-from policies.truth import layers_left, write_routed
 
 
 @jitable

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.base import Prefetch, Vector, require
-from policies.predicted import fetch_by_weight, summed_scores
+from policies.prefetches import fetch_by_weight, summed_scores
 from policies.state import State
 
 

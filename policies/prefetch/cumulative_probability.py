@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from policies.base import Prefetch, Vector, require
 from policies.jitable import jitable
 from policies.memory import given
-from policies.predicted import Scores, fetch_by_weight
+from policies.prefetches import Scores, fetch_by_weight
 from policies.state import State
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.base import Prefetch, Vector, require
-from policies.predicted import best_of_rows, fetch_best, is_missing
+from policies.prefetches import best_of_rows, fetch_best, is_missing
 from policies.state import State
 
 

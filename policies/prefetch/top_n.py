@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from policies.base import Prefetch, Vector, require
-from policies.predicted import fetch_best, summed_scores
+from policies.prefetches import fetch_best, summed_scores
 from policies.state import State
 
 

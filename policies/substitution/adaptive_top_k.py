@@ -7,8 +7,8 @@ import numpy as np
 
 from policies.base import Substitution, Vector, require
 from policies.needs import Need
+from policies.scores import share_of_weight
 from policies.state import DECODE, DROPPED, RESIDENT, State
-from policies.substitutes import share_of_weight
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
-from policies.memory import given
+from policies.memory import given, layer_row
 from policies.needs import Need
+from policies.scores import logit_of, rank_experts
 from policies.state import DROPPED, State
-from policies.substitutes import left_alone, logit_of, mark_resident, rank_experts, write_choice
+from policies.substitutes import left_alone, mark_resident, write_choice
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,14 @@ class BonusAndDrop(Substitution):
 
     def substitute(self, state: State, memory: Vector) -> None:
         experts = state.num_experts
-        base = state.layer * experts
+        last_use = layer_row(state, memory, 0)
         if not left_alone(state, False):
             resident = np.zeros(experts, np.bool_)
             mark_resident(state, resident)
             oldest = 1.0
             for expert in range(experts):
                 if resident[expert]:
-                    oldest = max(oldest, state.now - memory[base + expert])
+                    oldest = max(oldest, state.now - last_use[expert])
             taken = np.zeros(experts, np.bool_)
             logits = np.zeros(experts, np.float32)
             chosen = np.zeros(state.num_ranks, np.int32)
@@ -62,7 +63,7 @@ class BonusAndDrop(Substitution):
                 gap = logits[chosen[0]] - logits[chosen[state.num_ranks - 1]]
                 for expert in range(experts):
                     if resident[expert]:
-                        age = (state.now - memory[base + expert]) / oldest
+                        age = (state.now - last_use[expert]) / oldest
                         logits[expert] += gap * (self.constant if given(self.constant) else 1.0 - age)
                 rank_experts(logits, state.num_ranks, taken, chosen)
                 kept = 0
@@ -74,4 +75,4 @@ class BonusAndDrop(Substitution):
         for token in range(state.num_tokens):
             for rank in range(state.num_ranks):
                 if state.executed_ids[token, rank] != DROPPED:
-                    memory[base + state.executed_ids[token, rank]] = state.now
+                    last_use[state.executed_ids[token, rank]] = state.now

@@ -6,9 +6,11 @@ from typing import ClassVar
 import numpy as np
 
 from policies.base import Substitution, Vector, require
+from policies.memory import matrix_at
 from policies.needs import Need
+from policies.scores import logit_of
 from policies.state import State
-from policies.substitutes import left_alone, logit_of, mark_resident, mark_routed
+from policies.substitutes import best_resident, left_alone, mark_resident, mark_routed
 from traces.format.trace import Trace
 
 _ROWS = 4096
@@ -72,6 +74,7 @@ class Buddy(Substitution):
         if missing >= self.max_missing * state.num_demand:
             return
         used = np.zeros(experts, np.bool_)
+        together = matrix_at(memory, state.layer * experts * experts, experts, experts)
         for token in range(state.num_tokens):
             entropy = 0.0
             for expert in range(experts):
@@ -85,12 +88,7 @@ class Buddy(Substitution):
                 routed = state.ids[token, rank]
                 if resident[routed] or replaced >= self.max_per_token:
                     continue
-                row = (state.layer * experts + routed) * experts
-                best = -1
-                for expert in range(experts):
-                    free = memory[row + expert] > 0.0 and resident[expert] and not used[expert]
-                    if free and (best < 0 or memory[row + expert] > memory[row + best]):
-                        best = expert
+                best = best_resident(together[routed], 1.0, resident, used)
                 if best >= 0:
                     used[best] = True
                     state.executed_ids[token, rank] = best

@@ -7,8 +7,9 @@ import numpy as np
 
 from policies.base import Substitution, Vector, require
 from policies.needs import Need
+from policies.scores import logit_of, rank_experts
 from policies.state import State
-from policies.substitutes import left_alone, logit_of, mark_resident, rank_experts, write_choice
+from policies.substitutes import left_alone, mark_resident, write_choice
 
 
 @dataclass(frozen=True)

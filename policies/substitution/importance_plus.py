@@ -8,7 +8,7 @@ import numpy as np
 from policies.base import Substitution, Vector, require
 from policies.needs import Need
 from policies.state import State
-from policies.substitutes import all_resident, left_alone, mark_resident, mark_routed
+from policies.substitutes import all_resident, best_resident, left_alone, mark_resident, mark_routed
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,7 @@ class ImportancePlus(Substitution):
                 routed = state.ids[token, rank]
                 if resident[routed]:
                     continue
-                best = -1
-                for expert in range(experts):
-                    free = resident[expert] and not used[expert]
-                    if free and (best < 0 or state.scores[token, expert] > state.scores[token, best]):
-                        best = expert
+                best = best_resident(state.scores[token, :experts], 0.0, resident, used)
                 if best < 0:
                     break
                 lost = float(state.scores[token, routed]) - float(state.scores[token, best])

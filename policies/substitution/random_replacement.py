@@ -8,8 +8,9 @@ import numpy as np
 from policies.base import Substitution, Vector, require
 from policies.hashing import uniform
 from policies.needs import Need
+from policies.scores import next_score_of
 from policies.state import State
-from policies.substitutes import is_low, left_alone, mark_resident, mark_routed, next_score_of
+from policies.substitutes import is_low, left_alone, mark_resident, mark_routed
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from policies.base import Substitution, Vector
 from policies.needs import Need
 from policies.state import State
-from policies.substitutes import left_alone, mark_resident, mark_routed
+from policies.substitutes import best_resident, left_alone, mark_resident, mark_routed
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,12 @@ class ReplaceAllMissing(Substitution):
         mark_resident(state, resident)
         used = np.zeros(state.num_experts, np.bool_)
         for token in range(state.num_tokens):
-            scores = state.scores[token]
+            scores = state.scores[token, : state.num_experts]
             mark_routed(state, token, used)
             for rank in range(state.num_ranks):
                 if resident[state.ids[token, rank]]:
                     continue
-                best = -1
-                for expert in range(state.num_experts):
-                    free = resident[expert] and not used[expert]
-                    if free and (best < 0 or scores[expert] > scores[best]):
-                        best = expert
+                best = best_resident(scores, 0.0, resident, used)
                 if best >= 0:
                     used[best] = True
                     state.executed_ids[token, rank] = best

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Substitution, Vector, require
+from policies.memory import matrix_at
 from policies.needs import Need
+from policies.scores import next_score_of
 from policies.state import State
-from policies.substitutes import is_low, left_alone, mark_resident, mark_routed, next_score_of
+from policies.substitutes import best_resident, is_low, left_alone, mark_resident, mark_routed
 from traces.format.trace import Geometry, Trace
 
 
@@ -56,6 +58,7 @@ class Similarity(Substitution):
         resident = np.zeros(experts, np.bool_)
         mark_resident(state, resident)
         used = np.zeros(experts, np.bool_)
+        alike = matrix_at(memory, state.layer * experts * experts, experts, experts)
         for token in range(state.num_tokens):
             edge = next_score_of(state, token)
             mark_routed(state, token, used)
@@ -63,12 +66,7 @@ class Similarity(Substitution):
                 routed = state.ids[token, rank]
                 if resident[routed] or not is_low(state, token, rank, edge, self.alpha):
                     continue
-                row = (state.layer * experts + routed) * experts
-                best = -1
-                for expert in range(experts):
-                    alike = memory[row + expert] >= self.min_similarity and resident[expert] and not used[expert]
-                    if alike and (best < 0 or memory[row + expert] > memory[row + best]):
-                        best = expert
+                best = best_resident(alike[routed], self.min_similarity, resident, used)
                 if best >= 0:
                     used[best] = True
                     state.executed_ids[token, rank] = best

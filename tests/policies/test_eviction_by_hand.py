@@ -20,8 +20,7 @@ from policies.eviction.probability_visits import ProbabilityVisits
 from policies.eviction.random import Random
 from policies.eviction.smoe_code import SmoeCode
 from policies.eviction.weighted_mix import WeightedMix
-from policies.nearness import nearness
-from policies.recency import with_recency
+from policies.priorities import nearness, with_recency
 from policies.state import ABSENT, NEVER, RESIDENT, plain_state
 from tests.support.random_traces import routed
 from traces.errors import UserError

@@ -1,4 +1,4 @@
-"""How prefetch rules read a prediction: its scores by expert, its best experts, and the list of what to fetch."""
+"""For prefetch rules: a prediction's scores by expert, its best experts, and the list of what to fetch."""
 
 from __future__ import annotations
 
