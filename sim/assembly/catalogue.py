@@ -21,6 +21,8 @@ from traces.errors import UserError
 
 POLICY_FOLDER = CONF / "policy"
 PARTS: dict[str, type] = {**BASES, "allocation": Allocation}
+DEFAULTS = "base/defaults"
+"""The file of conf/policy that holds what all systems have in common."""
 ALPHA = 0.35
 """Stands for the ``alpha`` of the policy that a rule is listed without."""
 
@@ -76,15 +78,24 @@ def rule_names(part: str) -> list[str]:
 
 def policy_config(name: str) -> DictConfig:
     """The `policy` group as Hydra composes it for policy=NAME, without overrides."""
-    own = _load(POLICY_FOLDER / f"{name}.yaml")
     config = OmegaConf.create()
-    for entry in own.pop("defaults"):
-        if entry == "_self_":
-            config = cast(DictConfig, OmegaConf.merge(config, own))
-        else:
-            ((part, rule),) = entry.items()
-            config[part] = _load(POLICY_FOLDER / part / f"{rule}.yaml")
+    for part, rule in _parts(name).items():
+        config[part] = _load(POLICY_FOLDER / part / f"{rule}.yaml")
+    for file in (DEFAULTS, name):
+        values = {key: value for key, value in _load(POLICY_FOLDER / f"{file}.yaml").items() if key != "defaults"}
+        config = cast(DictConfig, OmegaConf.merge(config, values))
     return cast(DictConfig, OmegaConf.create({"policy": config}).policy)
+
+
+def _parts(name: str) -> dict[str, str]:
+    """Part -> name of the rule's yaml, of conf/policy/<name>.yaml on top of what all systems have in common."""
+    rules = {}
+    for file in (DEFAULTS, name):
+        for entry in _load(POLICY_FOLDER / f"{file}.yaml").defaults:
+            if not isinstance(entry, str):
+                ((key, rule),) = entry.items()  # `part`, `override part` or `/policy/part@part`
+                rules[str(key).split(" ")[-1].split("@")[-1]] = str(rule)
+    return {part: rules[part] for part in PARTS}
 
 
 def load_policy(name: str) -> Policy:
@@ -97,9 +108,7 @@ def load_policy(name: str) -> Policy:
 def load_system(name: str) -> System:
     """What conf/policy/<name>.yaml says."""
     header, policy = paragraphs(POLICY_FOLDER / f"{name}.yaml"), load_policy(name)
-    entries = [entry for entry in _load(POLICY_FOLDER / f"{name}.yaml").defaults if entry != "_self_"]
-    parts = {str(part): str(rule) for entry in entries for part, rule in entry.items()}
-    return System(name, header[0], header, policy.needs(), parts, policy.residency, policy.write_back)
+    return System(name, header[0], header, policy.needs(), _parts(name), policy.residency, policy.write_back)
 
 
 def load_rule(part: str, name: str) -> Rule:
