@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from policies.base import Prediction, Vector, require
-from policies.needs import Need
-from policies.predictions import copy_lookahead
-from policies.state import MAX_LOOKAHEAD, State
+from policies.prediction.trained import TrainedPrediction
 
 
 @dataclass(frozen=True)
-class PromoeMlp(Prediction):
+class PromoeMlp(TrainedPrediction):
     """Predict layer l + s by ProMoE's perceptron: sigmoid(W2 relu(W1 x_l)), one pair of weights for each (l, s).
 
     ``checkpoint`` is the file that ``python -m sim train-predictor predictor=promoe_mlp`` wrote. The original's x_l is
@@ -21,18 +18,4 @@ class PromoeMlp(Prediction):
     Source: "ProMoE: Fast MoE-based LLM Serving using Proactive Caching", https://arxiv.org/abs/2410.22134.
     """
 
-    checkpoint: str = ""
-    layers: int = 1
-    """How many layers ahead to look: 1 to 3, at most the ``predictor.stride`` it was trained with."""
-
     kind: ClassVar[str] = "promoe_mlp"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.FORECAST})
-
-    def __post_init__(self) -> None:
-        require("policy.prediction.layers", self.layers, 1, MAX_LOOKAHEAD)
-
-    def depth(self, num_layers: int) -> int:
-        return self.layers
-
-    def predict(self, state: State, memory: Vector) -> None:
-        copy_lookahead(state, self.layers)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Prediction
+from policies.prediction.trained import TrainedPrediction
 from sim.predictors.checkpoint import HOW, Checkpoint, read_checkpoint
 from sim.predictors.inputs import RowSource, Shape
 from sim.predictors.split import refuse_learned
@@ -113,7 +114,9 @@ def make_forecaster(part: Prediction, trace: Trace, as_decode: bool = False) -> 
     Raises: UserError where there is no checkpoint, it does not fit the part or the trace, or it learned from a request
     that is to be replayed.
     """
-    name = str(getattr(part, "checkpoint", ""))
+    if not isinstance(part, TrainedPrediction):
+        raise UserError(f"{type(part).__name__} needs a forecast: must be a subclass of {TrainedPrediction.__module__}")
+    name = part.checkpoint
     if not name:
         raise UserError(f"policy.prediction.checkpoint is not set: train a predictor with {HOW} and name its file")
     checkpoint = read_checkpoint(Path(name))
@@ -145,15 +148,14 @@ def forecaster_of(checkpoint: Checkpoint, trace: Trace, depth: int, as_decode: b
     return Forecaster(network, source, depth)
 
 
-def _check_part(part: Prediction, checkpoint: Checkpoint, name: str, depth: int) -> None:
+def _check_part(part: TrainedPrediction, checkpoint: Checkpoint, name: str, depth: int) -> None:
     """The part must be of the checkpoint's kind, causal as it is, and ask for no layer it does not reach."""
-    kind = getattr(part, "kind", checkpoint.kind)
-    if kind != checkpoint.kind:
+    if part.kind != checkpoint.kind:
         raise UserError(
             f"policy.prediction.checkpoint={name}: holds a predictor of kind {checkpoint.kind}, and the policy wants "
-            f"one of kind {kind}"
+            f"one of kind {part.kind}"
         )
-    causal = getattr(part, "causal", True)
+    causal = part.is_causal()
     if causal != checkpoint.settings.causal:
         trained = str(checkpoint.settings.causal).lower()
         raise UserError(f"policy.prediction.causal={str(causal).lower()}: {name} was trained with causal={trained}")
