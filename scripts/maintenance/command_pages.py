@@ -33,11 +33,11 @@ def pages() -> dict[str, str]:
     summaries = {name: (load(name).__doc__ or "").strip().splitlines()[0] for name in command_names()}
     index = ["# Commands", "", "`python -m sim COMMAND`; each page is what `--help` prints.", ""]
     index += [f"- [{name}](commands/{name}.md): {summary}" for name, summary in summaries.items()]
-    found = {"commands.md": "\n".join(index) + "\n"}
+    texts = {"commands.md": "\n".join(index) + "\n"}
     for name in summaries:
         text = f"# python -m sim {name}\n\n```text\n{help_of(name)}\n```\n"
-        found[f"commands/{name}.md"] = text + (f"\nSee also: {SEE_ALSO[name]}\n" if name in SEE_ALSO else "")
-    return found
+        texts[f"commands/{name}.md"] = text + (f"\nSee also: {SEE_ALSO[name]}\n" if name in SEE_ALSO else "")
+    return texts
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ PROJECT = "moe-offload-sim"
 
 def closure(name: str, extras: frozenset[str]) -> dict[str, str]:
     """Version by name of what a distribution needs with some extras, and what that needs in turn."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [(name, extras)]
     while waiting:
@@ -29,7 +29,7 @@ def closure(name: str, extras: frozenset[str]) -> dict[str, str]:
         seen.add(current)
         try:
             needs = requires(current[0]) or []
-            found[canonicalize_name(current[0])] = version(current[0])
+            versions[canonicalize_name(current[0])] = version(current[0])
         except PackageNotFoundError:
             raise SystemExit(f"error: {current[0]} is not installed here: pip install -e '.[dev]' first") from None
         for need in map(Requirement, needs):
@@ -37,8 +37,8 @@ def closure(name: str, extras: frozenset[str]) -> dict[str, str]:
             if any(wanted):
                 waiting.append((need.name, frozenset(need.extras)))
     for own in (PROJECT, "pip"):
-        found.pop(own, None)
-    return found
+        versions.pop(own, None)
+    return versions
 
 
 def main() -> None:

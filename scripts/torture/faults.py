@@ -98,13 +98,13 @@ class Arena:
 
 def check(arena: Arena, job: Job, out: Path, tally: Tally) -> None:
     """Whatever has its final name must be whole; a run that shows metrics must show everything."""
-    found, whole = contents(out, job), arena.whole[job.name]
-    for name, content in found.items():
+    left, whole = contents(out, job), arena.whole[job.name]
+    for name, content in left.items():
         if content != whole[name]:
             tally.defects[f"{job.name}: {Path(name).name} is not whole"] += 1
-    for name in found:
+    for name in left:
         beside = {other for other in whole if Path(other).parent == Path(name).parent}
-        if name.endswith("metrics.json") and not beside <= set(found):
+        if name.endswith("metrics.json") and not beside <= set(left):
             tally.defects[f"{job.name}: metrics.json is there and another file is not"] += 1
 
 
@@ -112,8 +112,8 @@ def again(arena: Arena, job: Job, out: Path, tally: Tally) -> None:
     """The next start into the same folder works and writes what an undisturbed one does."""
     status = finish(start(job.argv(arena.work, out), arena.work / "log"))
     if status or contents(out, job) != arena.whole[job.name]:
-        said = (arena.work / "log").read_text().strip().splitlines()[-1:]
-        tally.defects[f"{job.name}: the next start ends with {status}: {said}"] += 1
+        last_line = (arena.work / "log").read_text().strip().splitlines()[-1:]
+        tally.defects[f"{job.name}: the next start ends with {status}: {last_line}"] += 1
 
 
 def kills(arena: Arena, name: str, count: int, seed: int) -> Tally:
@@ -150,8 +150,8 @@ def no_room(arena: Arena, name: str, count: int, seed: int) -> Tally:
         read, write = os.pipe()
         child = start_piped(job.argv(arena.work, out), write, limit)
         os.close(write)
-        said = drain(read)
-        judge(finish(child), said, job, tally)
+        output = drain(read)
+        judge(finish(child), output, job, tally)
         check(arena, job, out, tally)
     return tally
 
@@ -170,15 +170,15 @@ def drain(read: int) -> str:
     return b"".join(pieces).decode(errors="replace")
 
 
-def judge(status: int, said: str, job: Job, tally: Tally, allowed: tuple[int, ...] = (0, 2)) -> None:
+def judge(status: int, output: str, job: Job, tally: Tally, allowed: tuple[int, ...] = (0, 2)) -> None:
     """Exit status and words of a command that was disturbed."""
     tally.trials += 1
     tally.outcomes[f"exit {status}"] += 1
-    if "Traceback" in said:
-        tally.defects[f"{job.name}: a traceback: {said.strip().splitlines()[-1][:120]}"] += 1
+    if "Traceback" in output:
+        tally.defects[f"{job.name}: a traceback: {output.strip().splitlines()[-1][:120]}"] += 1
     elif status not in allowed:
-        tally.defects[f"{job.name}: exit {status}: {said.strip().splitlines()[-1:]}"] += 1
-    elif status == 2 and "error: " not in said:
+        tally.defects[f"{job.name}: exit {status}: {output.strip().splitlines()[-1:]}"] += 1
+    elif status == 2 and "error: " not in output:
         tally.defects[f"{job.name}: exit 2 without a sentence"] += 1
 
 
@@ -220,8 +220,8 @@ def changed_traces(arena: Arena, count: int, seed: int) -> Tally:
         time.sleep(rng.uniform(0.2, 1.0) * takes_s)
         change = rng.choice(("cut", "overwritten", "replaced"))
         spoil_in_place(path, change, good, rng)
-        status, said = finish(child), (arena.work / "log").read_text(errors="replace")
-        judge(status, said, job, tally)
+        status, output = finish(child), (arena.work / "log").read_text(errors="replace")
+        judge(status, output, job, tally)
         tally.outcomes[f"{change}: exit {status}"] += 1
         if status == 0 and (out / "metrics.json").read_bytes() != right:
             tally.defects[f"{change}: other numbers without a word"] += 1

@@ -50,11 +50,16 @@ def settings(**changes: Any) -> Settings:
     return validate(Settings, {str(key): value for key, value in config.items()} | {"routing": "drawn"} | changes)
 
 
-def row(title: str, found: Metrics) -> str:
+def simulated(**changes: Any) -> Metrics:
+    """Metrics of the settings of the yaml with some changed."""
+    return metrics(compare(settings(**changes), None))
+
+
+def row(title: str, values: Metrics) -> str:
     """One line of a table."""
-    cells = [f"{found['speedup']:.2f} [{found['speedup.low']:.2f}, {found['speedup.high']:.2f}]"]
-    cells += [f"{100 * float(found[key] or 0):.0f} %" for key in SHARES]
-    cells += [f"{float(found[f'{side}.sram_peak_bytes'] or 0) / 1e6:.1f}" for side in ("baseline", "streaming")]
+    cells = [f"{values['speedup']:.2f} [{values['speedup.low']:.2f}, {values['speedup.high']:.2f}]"]
+    cells += [f"{100 * float(values[key] or 0):.0f} %" for key in SHARES]
+    cells += [f"{float(values[f'{side}.sram_peak_bytes'] or 0) / 1e6:.1f}" for side in ("baseline", "streaming")]
     return f"{title:34}" + "".join(f"{cell:>18}" if i == 0 else f"{cell:>9}" for i, cell in enumerate(cells))
 
 
@@ -73,32 +78,30 @@ HEAD = f"{'':34}{'speed-up':>18}" + "".join(
 def table(title: str, rows: Iterable[tuple[str, Metrics]]) -> dict[str, Metrics]:
     """Print a table line by line; its rows by title."""
     print(f"\n{title}\n{HEAD}", flush=True)
-    found = {}
+    by_title = {}
     for name, values in rows:
-        found[name] = values
+        by_title[name] = values
         print(row(name, values), flush=True)
-    return found
+    return by_title
 
 
 def over_tokens() -> dict[str, Metrics]:
     """Speed-up and memory of the four models over tokens per iteration, and of the embedded trace."""
     trace = read_trace(embedded_trace_path())
     drawn = (
-        (f"{model} {tokens}", metrics(compare(settings(model=model, tokens=tokens), None)))
-        for model in PAPER_MODELS
-        for tokens in TOKENS
+        (f"{model} {tokens}", simulated(model=model, tokens=tokens)) for model in PAPER_MODELS for tokens in TOKENS
     )
-    found = table("Tokens per iteration, drawn routing", drawn)
+    by_title = table("Tokens per iteration, drawn routing", drawn)
     traced = (
         (f"demo trace, DeepSeek sizes {n}", metrics(compare(replace(settings(tokens=n), routing="trace"), trace)))
         for n in TOKENS
     )
-    return found | table("Tokens per iteration, embedded trace", traced)
+    return by_title | table("Tokens per iteration, embedded trace", traced)
 
 
 def varied(title: str, base: dict[str, Any], rows: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Metrics]:
     """A table of changes to the same settings, five draws each."""
-    return table(title, ((name, metrics(compare(settings(**{"draws": 5} | base | one), None))) for name, one in rows))
+    return table(title, ((name, simulated(**{"draws": 5} | base | changes)) for name, changes in rows))
 
 
 def assumptions() -> dict[str, Metrics]:
@@ -116,32 +119,32 @@ def assumptions() -> dict[str, Metrics]:
         (f"... {AHEAD}", CODE | {"baseline_slots": 1}),
         ("... and the code's link time", CODE | {"d2d_bytes_per_s": 288e9 / 16}),
     ]
-    found = varied("Assumptions, DeepSeek-MoE-16B, 256 tokens", base, rows)
+    by_title = varied("Assumptions, DeepSeek-MoE-16B, 256 tokens", base, rows)
     many = varied("The same with 1024 tokens", base | {"tokens": 1024}, rows[:6])
-    found |= {f"{name}, 1024": one for name, one in many.items()}
+    by_title |= {f"{name}, 1024": values for name, values in many.items()}
     late = {"model": "phi_3_5_moe", "tokens": 16, "iterations": 8}
     for refill in (True, False):
         word = ROOM if refill else LOCKSTEP
         cases = [(f"{100 * slack:.0f} % may wait", {"slack": slack}) for slack in (0.0, 0.1, 0.2, 0.3)]
         some = varied(f"Token buffering, Phi-3.5-MoE, 16 tokens, {word}", late | {"refill": refill}, cases)
-        found |= {f"{name}, {word}": one for name, one in some.items()}
-    return found
+        by_title |= {f"{name}, {word}": values for name, values in some.items()}
+    return by_title
 
 
 def design_space() -> dict[tuple[float, float], Metrics]:
     """Share of time that dies compute under streaming, over the rates of channels and links; Qwen3, 256 tokens."""
     print("\nBusy share of the dies under streaming (speed-up), Qwen3-30B-A3B, 256 tokens, 2 draws")
     print(f"{'DDR GB/s per die':18}" + "".join(f"{f'D2D {link}':>16}" for link in LINK_GB_PER_S), flush=True)
-    found: dict[tuple[float, float], Metrics] = {}
+    space: dict[tuple[float, float], Metrics] = {}
     for channel in CHANNEL_GB_PER_S:
         cells = []
         for link in LINK_GB_PER_S:
             rates = {"ddr_bytes_per_s": channel * 1e9, "d2d_bytes_per_s": link * 1e9}
-            one = metrics(compare(settings(model="qwen3_30b_a3b", tokens=256, draws=2, **rates), None))
-            found[channel, link] = one
-            cells.append(f"{100 * float(one['streaming.compute_utilisation'] or 0):.0f} % ({one['speedup']:.2f})")
+            point = simulated(model="qwen3_30b_a3b", tokens=256, draws=2, **rates)
+            space[channel, link] = point
+            cells.append(f"{100 * float(point['streaming.compute_utilisation'] or 0):.0f} % ({point['speedup']:.2f})")
         print(f"{channel:<18g}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
-    return found
+    return space
 
 
 def sizes() -> dict[str, Metrics]:
@@ -152,27 +155,27 @@ def sizes() -> dict[str, Metrics]:
         for d in (288, 512)
         for n in (4, 5, 6, 8, 12, 16)
     ]
-    found = varied("Slots per die, 16 slices per expert, Qwen3-30B-A3B, 256 tokens, DDR 48 GB/s", base, slots)
+    by_title = varied("Slots per die, 16 slices per expert, Qwen3-30B-A3B, 256 tokens, DDR 48 GB/s", base, slots)
     few = (("equal memory, 0.75 experts per die (at least 4 slots)", 3), ("12 slots each", 0))
     for title, slots_per_slice in few:
         cases: list[tuple[str, dict[str, Any]]] = []
         for n in (1, 2, 4, 8):
             held = max(4, slots_per_slice * n) if slots_per_slice else 12
             cases.append((f"{4 * n} slices per expert, {held} slots", {"slices_per_chiplet": n, "slots": held}))
-        found |= varied(f"Slices per expert, {title}", base, cases)
+        by_title |= varied(f"Slices per expert, {title}", base, cases)
     square: list[tuple[str, dict[str, Any]]] = [
         (f"{n}x{n} dies, link {d} GB/s", {"rows": n, "columns": n, "d2d_bytes_per_s": d * 1e9})
         for n in (2, 3, 4)
         for d in (288, 1024)
     ]
     phi = {"model": "phi_3_5_moe", "tokens": 256, "draws": 3}
-    return found | varied("Size of the package, Phi-3.5-MoE, 256 tokens", phi, square)
+    return by_title | varied("Size of the package, Phi-3.5-MoE, 256 tokens", phi, square)
 
 
-def published(found: dict[str, Metrics], parts: dict[str, Metrics], space: dict[tuple[float, float], Metrics]) -> None:
+def published(rows: dict[str, Metrics], parts: dict[str, Metrics], space: dict[tuple[float, float], Metrics]) -> None:
     """The paper's statements beside ours."""
-    ups = [float(one["speedup"] or 0) for one in found.values()]
-    saved = [float(one["sram_saved"] or 0) for one in found.values()]
+    ups = [float(row["speedup"] or 0) for row in rows.values()]
+    saved = [float(row["sram_saved"] or 0) for row in rows.values()]
     enough = [c for c in CHANNEL_GB_PER_S if float(space[c, 288]["streaming.compute_utilisation"] or 0) > 0.6]
 
     def up(title: str) -> str:
@@ -201,7 +204,7 @@ def published(found: dict[str, Metrics], parts: dict[str, Metrics], space: dict[
         print(f"{name:34}{theirs:30}{ours}")
 
 
-def draw(found: dict[str, Metrics], folder: Path) -> None:
+def draw(by_title: dict[str, Metrics], folder: Path) -> None:
     """Speed-up and on-chip memory over tokens per iteration, as PDF and PNG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -214,7 +217,7 @@ def draw(found: dict[str, Metrics], folder: Path) -> None:
         left, right = figure.subplots(1, 2, sharex=True)
         left.axhspan(1.22, 2.0, color="#DDDDDD", zorder=0)
         for model, name, look in zip(PAPER_MODELS, MODEL_TITLES, LINES, strict=False):
-            rows = [found[f"{model} {tokens}"] for tokens in TOKENS]
+            rows = [by_title[f"{model} {tokens}"] for tokens in TOKENS]
             keys = ("speedup", "speedup.low", "speedup.high")
             ups, lows, highs = (np.array([float(row[key] or 0) for row in rows]) for key in keys)
             left.errorbar(TOKENS, ups, yerr=[ups - lows, highs - ups], **look, capsize=2, elinewidth=0.8, label=name)

@@ -129,23 +129,23 @@ class Study:
         for fraction in _numbers(self.given.fractions):
             capacity = max(1, int(fraction * total + 1e-9))
             plain_lru = count_hits(ids, ids[:, :, :0], trace.num_experts, capacity)
-            found = count_hits(ids, predicted, trace.num_experts, capacity)
-            known = count_hits(ids, before, trace.num_experts, capacity)
+            with_predicted = count_hits(ids, predicted, trace.num_experts, capacity)
+            with_last_token = count_hits(ids, before, trace.num_experts, capacity)
             lines.append(
-                f"{fraction:>9.1%}{_pair(plain_lru):>17}{_pair(found):>20}{_pair(known):>18}"
+                f"{fraction:>9.1%}{_pair(plain_lru):>17}{_pair(with_predicted):>20}{_pair(with_last_token):>18}"
                 f"{self._belady(capacity):>18}"
             )
-        recall = found.recall
+        recall = with_predicted.recall
         return [*lines, f"recall of the {trace.top_k} predicted: {recall:.1%}", ""]
 
     def _predicted(self) -> NDArray[np.int64]:
         """[T, L, K] the best experts of each layer as known one layer before."""
         forecaster = make_forecaster(self.policy.prediction, self.trace)
-        found = []
+        best = []
         for first, end in zip(self.trace.request_offsets[:-1], self.trace.request_offsets[1:], strict=True):
             scores = forecaster.at_distance(0, np.arange(first, end))
-            found.append(best_predicted(scores, self.trace.top_k))
-        return np.concatenate(found)
+            best.append(best_predicted(scores, self.trace.top_k))
+        return np.concatenate(best)
 
     def _follows(self) -> NDArray[np.bool_]:
         """Whether a row follows one of its own request."""
@@ -175,9 +175,9 @@ class Study:
         ]
         for speed in _numbers(self.given.links):
             machine = replace(hardware, link_bytes_per_s=speed * 1e9)
-            found = {name: self._replayed(policy, machine) for name, policy in policies.items()}
-            cells = [f"{tpot_ms:.2f} / {loads:.1f}" for tpot_ms, loads in found.values()]
-            gain_ms = found["lru"][0] - found[learned][0]
+            replayed = {name: self._replayed(policy, machine) for name, policy in policies.items()}
+            cells = [f"{tpot_ms:.2f} / {loads:.1f}" for tpot_ms, loads in replayed.values()]
+            gain_ms = replayed["lru"][0] - replayed[learned][0]
             lines.append(f"{speed:>9g}" + "".join(f"{cell:>24}" for cell in cells) + f"{gain_ms:>12.2f}")
         notes = ["the time of the predictor's own network is not counted", *self.estimated]
         return [*lines, *(f"ESTIMATED: {note}" for note in notes)]
@@ -214,8 +214,8 @@ def _number(metrics: Metrics, name: str) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _pair(found: FreePrefetch) -> str:
-    return f"{100 * found.hit_rate:.1f} / {found.loads_per_token:.1f}"
+def _pair(counts: FreePrefetch) -> str:
+    return f"{100 * counts.hit_rate:.1f} / {counts.loads_per_token:.1f}"
 
 
 if __name__ == "__main__":
