@@ -41,9 +41,9 @@ MACHINE = Hardware(
 SLOTS = 8
 
 
-def replay_of(trace: Trace, policy: str, engine: str, semantics: str = "step") -> Replay:
+def replay_of(trace: Trace, policy: str, engine: str) -> Replay:
     """A replay with 8 slots per layer. Raises: UserError where there is no such engine."""
-    cache = CacheConfig(slots_per_layer=SLOTS, semantics=semantics)
+    cache = CacheConfig(slots_per_layer=SLOTS)
     return assemble(trace, POLICIES[policy], MACHINE, trace.geometry, cache, RunConfig(engine=engine))
 
 

@@ -35,6 +35,7 @@ from traces.format.trace import Trace
 from traces.importers import load_importer
 
 MIB = 2**20
+ON_DEMAND = load_policy("lru")
 SEEDS = range(12)
 """Seeds over which random eviction is averaged."""
 PHONE_RULES: dict[str, tuple[Eviction, str]] = {
@@ -70,7 +71,7 @@ class Row:
 
 def replayed(trace: Trace, rule: Eviction, capacity: CacheConfig, seed: int = 0) -> dict[str, float]:
     """Metrics of one replay that fetches on demand only; its hits do not depend on the machine."""
-    policy = replace(load_policy("lru"), eviction=rule)
+    policy = replace(ON_DEMAND, name="published", eviction=rule)
     table = StepTable(assemble(trace, policy, load_hardware("rtx4090"), trace.geometry, capacity, RunConfig(seed=seed)))
     table.run()
     metrics = table.metrics()
