@@ -22,6 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.formatting import number, percent
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,19 +67,13 @@ def text(pairs: pd.DataFrame) -> str:
 
 def _line(row: pd.Series, width: int) -> str:
     """One pair."""
-    interval = f"{_number(row['difference_low'])} to {_number(row['difference_high'])}"
-    known = row["p_holm"] == row["p_holm"]
-    p = f"{row['p_holm']:.2g}" if known else "-"
-    wins = f"{row['wins']:.1%}" if row["wins"] == row["wins"] else "-"
+    interval = f"{number(row['difference_low'])} to {number(row['difference_high'])}"
+    p, wins = number(row["p_holm"], ".2g"), percent(row["wins"])
     mark = "" if row["distinguishable"] else "  not distinguishable"
     return (
-        f"{row['series']:<{width}}  {row['against']:<{width}}  {_number(row['value']):>10} "
-        f"{_number(row['against_value']):>10} {_number(row['difference']):>10}  {interval:^23} {p:>8} {wins:>7}{mark}"
+        f"{row['series']:<{width}}  {row['against']:<{width}}  {number(row['value']):>10} "
+        f"{number(row['against_value']):>10} {number(row['difference']):>10}  {interval:^23} {p:>8} {wins:>7}{mark}"
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if value == value else "-"
 
 
 def _arguments(argv: list[str]) -> tuple[Path, dict[str, str]]:

@@ -9,6 +9,8 @@ from traces.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sim.metrics.registry import Column
+
 USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [out=FOLDER]
 
 Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
@@ -28,20 +30,6 @@ Examples
   python -m sim plot outputs/sweep/2026-01-31_12-00-00 figure=capacity columns=1 out=paper/figures
   python -m sim plot demo figure=score_by_rank,routing
 """
-
-# Heading, column of the table of results, and how a value of it is written.
-_COLUMNS = (
-    ("capacity %", "capacity", "{:.1f}", 100.0),
-    ("hit rate %", "hit_rate", "{:.1f}", 100.0),
-    ("cache ratio %", "cache_ratio", "{:.1f}", 100.0),
-    ("substituted %", "substitution_rate", "{:.1f}", 100.0),
-    ("MB/token", "bytes_per_token", "{:.1f}", 1e-6),
-    ("TPOT ms", "tpot_s.mean", "{:.2f}", 1e3),
-    ("95 % low", "tpot_s.low", "{:.2f}", 1e3),
-    ("95 % high", "tpot_s.high", "{:.2f}", 1e3),
-    ("P99 ms", "tpot_s.p99", "{:.2f}", 1e3),
-    ("TTFT ms", "ttft_s.mean", "{:.1f}", 1e3),
-)
 
 
 def help_text() -> str:
@@ -87,24 +75,41 @@ def main(argv: list[str]) -> int:
 
 def _print_runs(folder: Path, table: "pd.DataFrame") -> None:
     """The table of all runs, and a warning for every one that left no results."""
-    from sim.results.table import unfinished_runs
+    from sim.results.run_files import unfinished_runs
 
     for run in unfinished_runs(folder):
         print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
     print(format_table(table))
 
 
+def shown_columns() -> "list[Column]":
+    """The columns of the table of all runs."""
+    from sim.metrics.registry import Column, column_of
+
+    rates = [column_of(name) for name in ("hit_rate", "cache_ratio", "substitution_rate")]
+    tpot = column_of("tpot_s.mean")
+    return [
+        Column("capacity", "capacity %", 100.0, ".1f"),
+        *rates,
+        column_of("bytes_per_token", "MB/token"),
+        tpot,
+        Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
+        Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
+        column_of("tpot_s.p99", "P99 ms"),
+        column_of("ttft_s.mean", form=".1f"),
+    ]
+
+
 def format_table(table: "pd.DataFrame") -> str:
-    """The runs as aligned text, a line each, equal ones once; a dash where a figure does not exist."""
-    head = ["policy", *(heading for heading, *_ in _COLUMNS)]
-    lines = [head]
+    """The runs as aligned text, a line each, equal ones once; a dash where a number is not known."""
+    from sim.formatting import number
+
+    columns = shown_columns()
+    lines = [["policy", *(column.heading for column in columns)]]
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
-        cells = [str(run["series"])]
-        for _, column, form, scale in _COLUMNS:
-            value = float(run[column]) if column in table else float("nan")
-            cells.append("-" if value != value else form.format(value * scale))
-        lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        cells = [number(run.get(column.name), column.form, column.scale) for column in columns]
+        lines.append([str(run["series"]), *cells])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
     return "\n".join(
         "  ".join(
             [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]

@@ -11,7 +11,7 @@ from sim.figures.missing import MissingData
 from sim.figures.parts import legend_above, lengths_of, numbers, side_by_side
 from sim.figures.style import BLUE, LINES, add_footnote
 from sim.figures.traces import describe, open_trace
-from sim.results.table import request_interval
+from sim.statistics.bootstrap import request_interval
 from traces.format.trace import Trace
 from traces.statistics.routing import counted_rows, row_chunks
 

@@ -1,4 +1,4 @@
-"""What each lockstep batch contributes to every metric: the rows that statistics draw again."""
+"""What each lockstep batch contributes to every metric: the units of resampling."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class BlockSums:
     def _amounts(self, steps: Columns) -> list[NDArray[np.float64]]:
         tokens = np.asarray(steps["num_tokens"], np.float64)
         layer_steps = np.full(len(tokens), float(self.num_layers))
-        found = [np.ones(len(tokens)), tokens, layer_steps, layer_steps * self.slots]
-        found += [np.asarray(steps[name], np.float64) for name in COUNTERS]
+        amounts = [np.ones(len(tokens)), tokens, layer_steps, layer_steps * self.slots]
+        amounts += [np.asarray(steps[name], np.float64) for name in COUNTERS]
         if self.timed:
             times = [np.asarray(steps[name], np.float64) for name in TIMES]
-            found += times + [time * tokens for time in times]
+            amounts += times + [time * tokens for time in times]
         if self.knows_gate_mass:
-            found.append(np.nan_to_num(np.asarray(steps["lost_gate_mass"], np.float64)) * tokens)
-        return found
+            amounts.append(np.nan_to_num(np.asarray(steps["lost_gate_mass"], np.float64)) * tokens)
+        return amounts
 
     def names(self) -> list[str]:
         """Names of the amounts, in order."""
-        found = ["steps", "num_tokens", "layer_steps", "slot_steps", *COUNTERS]
-        found += [*TIMES, *(f"token_{name}" for name in TIMES)] if self.timed else []
-        return found + (["lost_gate_mass_tokens"] if self.knows_gate_mass else [])
+        names = ["steps", "num_tokens", "layer_steps", "slot_steps", *COUNTERS]
+        names += [*TIMES, *(f"token_{name}" for name in TIMES)] if self.timed else []
+        return names + (["lost_gate_mass_tokens"] if self.knows_gate_mass else [])
 
     def columns(self) -> Columns:
         """One row per (block, phase): `group`, `phase`, and sums over the block's steps.
@@ -61,5 +61,5 @@ class BlockSums:
         sums = np.zeros((len(names), len(self.names())))
         for keys, amounts in self.kept:
             sums[np.searchsorted(names, keys)] += amounts
-        found: Columns = {"group": names // 2, "phase": (names % 2).astype(np.int64)}
-        return found | {name: np.ascontiguousarray(sums[:, i]) for i, name in enumerate(self.names())}
+        keys_of_rows: Columns = {"group": names // 2, "phase": (names % 2).astype(np.int64)}
+        return keys_of_rows | {name: np.ascontiguousarray(sums[:, i]) for i, name in enumerate(self.names())}

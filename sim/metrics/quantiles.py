@@ -23,13 +23,13 @@ def order_statistics(values: Spill, ranks: Sequence[int]) -> list[int]:
     """
     low = min(int(chunk.min()) for chunk in values.chunks())
     bits = (max(int(chunk.max()) for chunk in values.chunks()) - low).bit_length()
-    found = [(low, rank) for rank in ranks]  # (first value of the interval, rank inside it)
+    places = [(low, rank) for rank in ranks]  # (first value of the interval, rank inside it)
     while bits > 0:
         shift = max(0, bits - DIGIT_BITS)
-        counts = _count_digits(values, sorted({first for first, _ in found}), bits, shift)
-        found = [_descend(counts[first], first, rank, shift) for first, rank in found]
+        counts = _count_digits(values, sorted({first for first, _ in places}), bits, shift)
+        places = [_descend(counts[first], first, rank, shift) for first, rank in places]
         bits = shift
-    return [first for first, _ in found]
+    return [first for first, _ in places]
 
 
 def _count_digits(values: Spill, firsts: Sequence[int], bits: int, shift: int) -> dict[int, NDArray[np.int64]]:
@@ -50,14 +50,14 @@ def _descend(counts: NDArray[np.int64], first: int, rank: int, shift: int) -> tu
     return first + (part << shift), rank - int(upto[part] - counts[part])
 
 
-def percentiles(values: Spill, points: Sequence[float], convert: Convert) -> list[float]:
-    """``np.percentile(convert(all values), points)``, linear; ``convert`` must not change the order."""
-    exact = [(len(values) - 1) * (point / 100) for point in points]
+def quantiles(values: Spill, shares: Sequence[float], convert: Convert) -> list[float]:
+    """``np.quantile(convert(all values), shares)``, linear; ``convert`` must not change the order."""
+    exact = [(len(values) - 1) * share for share in shares]
     below = [int(np.floor(index)) for index in exact]
     wanted = [rank for low in below for rank in (low, min(low + 1, len(values) - 1))]
-    found = convert(np.array(order_statistics(values, wanted)))
+    ordered = convert(np.array(order_statistics(values, wanted)))
     return [
-        _between(float(found[2 * i]), float(found[2 * i + 1]), index - low)
+        _between(float(ordered[2 * i]), float(ordered[2 * i + 1]), index - low)
         for i, (index, low) in enumerate(zip(exact, below, strict=True))
     ]
 

@@ -1,90 +1,252 @@
-"""Every metric as a ratio of two sums over blocks, and which way is better."""
+"""Every metric, defined once: what it is a ratio of, its unit, its names in tables, its definition.
+
+What computes, compares, prints, plots or explains metrics derives from these tables; docs/metrics.md repeats the
+definitions, and a test holds it equal.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from sim.engine.decision.counters import PARTS
+from sim.formatting import milliseconds, number, percent, size
 from traces.errors import UserError
 
 PREFIXES = {"": (0, 1), "prefill.": (0,), "decode.": (1,)}
+"""Prefix of a metric's name in metrics.json -> the phases whose steps it counts."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-REQUEST_TIMES = ("tpot_s", "ttft_s", "latency_s")
+STALLS = ("link", "cpu", "launch", "sync", "host")
+"""Parts of a token's time that are waiting or overhead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
-    """Sum of the columns `above` over sum of the columns `below`, times `scale`."""
+class Unit:
+    """How a number is shown: alone by `format`; in a column of a table times `scale` with the digits of `form`."""
 
-    above: tuple[str, ...]
-    below: tuple[str, ...]
-    scale: float = 1.0
+    format: Callable[[object], str]
+    scale: float
+    form: str
 
 
-RATES = {
-    "hit_rate": Ratio(("hits",), ("demanded",)),
-    "late_rate": Ratio(("late",), ("demanded",)),
-    "cache_ratio": Ratio(("resident_executed",), ("executed",)),
-    "substitution_rate": Ratio(("substituted_ranks",), ("routed_ranks",)),
-    "drop_rate": Ratio(("dropped_ranks",), ("routed_ranks",)),
-    "cpu_rate": Ratio(("cpu",), ("demanded",)),
-    "bytes_per_token": Ratio(("copied_bytes",), ("num_tokens",)),
-    "loads_per_token": Ratio(("demand_copies", "prefetch_copies"), ("num_tokens",)),
-    "prefetches_per_token": Ratio(("prefetch_copies",), ("num_tokens",)),
-    "prefetch_precision": Ratio(("prefetch_used", "prefetch_late"), ("prefetch_copies",)),
-    "demand_to_capacity": Ratio(("demanded",), ("slot_steps",)),
-    "overflow_rate": Ratio(("overflow_steps",), ("layer_steps",)),
-    "lost_gate_mass": Ratio(("lost_gate_mass_tokens",), ("num_tokens",)),
-}
-TOKEN_TIMES = {"itl_s.mean": Ratio(("token_latency_ns",), ("num_tokens",), 1e-9)} | {
-    f"{kind}_s_per_token.{part}": Ratio((f"token_{part}_ns",), ("num_tokens",), 1e-9)
-    for kind, parts in (("time", PARTS), ("stall", ("link", "cpu", "launch", "sync", "host")))
-    for part in parts
-}
-"""Of decode tokens."""
-
-HIGHER_IS_BETTER = ("hit_rate", "cache_ratio", "prefetch_precision")
+FRACTION, SECONDS, BYTES = Unit(percent, 100.0, ".1f"), Unit(milliseconds, 1e3, ".2f"), Unit(size, 1e-6, ".1f")
+PLAIN = Unit(number, 1.0, ".4g")
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric's name taken apart. ``ratio`` is None for times of requests, ``quantile`` None for means."""
+    """The sum of the columns `above` over the sum of the columns `below`, divided by `divisor`.
+
+    `above` and `below` are empty for times of requests and for totals of a run, which are no such ratio. `title` names
+    the metric in what `run` prints, `heading` in tables of runs, with the unit.
+    """
 
     name: str
+    title: str
+    definition: str
+    unit: Unit = FRACTION
+    above: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
+    divisor: float = 1.0
+    higher_is_better: bool = False
+    heading: str = ""
+
+    def value(self, sums: Mapping[str, float]) -> float | None:
+        """The ratio of these sums; None where one is not known or there is nothing to divide by."""
+        if not all(name in sums for name in (*self.above, *self.below)):
+            return None
+        whole = sum(sums[name] for name in self.below)
+        return float(sum(sums[name] for name in self.above) / self.divisor / whole) if whole else None
+
+
+RATES = (
+    Metric(
+        "hit_rate", "hit rate", "hits / demanded (layer step, expert) pairs, before substitution; late is not a hit",
+        FRACTION, ("hits",), ("demanded",), higher_is_better=True, heading="hit rate %",
+    ),
+    Metric(
+        "late_rate", "late (still on the link)", "demanded experts that were already on the link / demanded",
+        FRACTION, ("late",), ("demanded",),
+    ),
+    Metric(
+        "cache_ratio", "cache ratio (after substitution)",
+        "resident executions / distinct experts executed per layer step, after substitution (SMoE's cache ratio)",
+        FRACTION, ("resident_executed",), ("executed",), higher_is_better=True, heading="cache ratio %",
+    ),
+    Metric(
+        "substitution_rate", "substituted (token, rank) pairs",
+        "(token, rank) pairs whose expert was replaced / all (token, rank) pairs",
+        FRACTION, ("substituted_ranks",), ("routed_ranks",), heading="substituted %",
+    ),
+    Metric(
+        "drop_rate", "dropped (token, rank) pairs", "(token, rank) pairs that were not executed at all / all",
+        FRACTION, ("dropped_ranks",), ("routed_ranks",),
+    ),
+    Metric(
+        "cpu_rate", "computed on the CPU", "demanded experts computed on the CPU / demanded",
+        FRACTION, ("cpu",), ("demanded",),
+    ),
+    Metric(
+        "bytes_per_token", "copied per token", "bytes copied to the GPU / tokens",
+        BYTES, ("copied_bytes",), ("num_tokens",), heading="copied MB/token",
+    ),
+    Metric(
+        "loads_per_token", "loads per token", "demand copies and prefetches / tokens",
+        PLAIN, ("demand_copies", "prefetch_copies"), ("num_tokens",),
+    ),
+    Metric(
+        "prefetches_per_token", "prefetches per token", "prefetches that started / tokens",
+        PLAIN, ("prefetch_copies",), ("num_tokens",),
+    ),
+    Metric(
+        "prefetch_precision", "prefetched experts then demanded",
+        "prefetches whose expert was then demanded, in time or late / prefetches that started",
+        FRACTION, ("prefetch_used", "prefetch_late"), ("prefetch_copies",), higher_is_better=True,
+    ),
+    Metric(
+        "demand_to_capacity", "demand / capacity", "mean demand of a layer step / slots of the layer",
+        PLAIN, ("demanded",), ("slot_steps",),
+    ),
+    Metric(
+        "overflow_rate", "layer steps over capacity",
+        "layer steps that demand more than the capacity holds / layer steps",
+        FRACTION, ("overflow_steps",), ("layer_steps",),
+    ),
+    Metric(
+        "lost_gate_mass", "gate mass not executed as routed",
+        "share of the router's weight that was not executed as routed, mean over tokens and layers: a proxy for the "
+        "cost in quality, not a measure of it",
+        FRACTION, ("lost_gate_mass_tokens",), ("num_tokens",), heading="lost gate mass %",
+    ),
+)  # fmt: skip
+"""Of all steps, and with the prefixes of those of one phase."""
+
+REQUEST_TIMES = (
+    Metric(
+        "tpot_s", "TPOT over requests",
+        "time per output token of a request: (latency - TTFT) / its decode steps; in a batch it includes waiting while "
+        "other prompts are prefilled; `.mean`, `.p50`, `.p90`, `.p99` over requests", SECONDS, heading="TPOT ms",
+    ),
+    Metric(
+        "ttft_s", "TTFT",
+        "time to first token: from the start of its batch until its prompt is prefilled; null for traces without "
+        "prefill", SECONDS, heading="TTFT ms",
+    ),
+    Metric(
+        "latency_s", "latency of a request", "from the start of its batch until the last token of a request", SECONDS,
+    ),
+)  # fmt: skip
+"""Means and quantiles over requests."""
+
+TOKEN_TIME = Metric(
+    "itl_s", "time per decode token",
+    "latency of single decode steps, over decode tokens; a batch step's time is each of its members'",
+    SECONDS, ("token_latency_ns",), ("num_tokens",), 1e9,
+)  # fmt: skip
+"""Mean and quantiles over decode tokens."""
+
+PART_TIMES = tuple(
+    Metric(
+        f"{kind}_s_per_token.{part}", f"{word} {part}", definition, SECONDS, (f"token_{part}_ns",), ("num_tokens",), 1e9
+    )
+    for part in PARTS
+    for kind, word, definition in (
+        ("time", "time of", "where a decode token's time goes; the parts sum to the whole"),
+        ("stall", "stall of", "the same for the parts that are waiting or overhead"),
+    )
+    if kind == "time" or part in STALLS
+)
+"""Over decode tokens."""
+
+TOTALS = (
+    Metric("link_utilisation", "link busy", "busy time of the link / simulated time, prefill included"),
+    Metric("cpu_utilisation", "CPU busy", "busy time of the CPU / simulated time, prefill included"),
+    Metric("simulated_s", "simulated time", "simulated time of the whole replay", SECONDS),
+)
+"""Of the whole replay, without an interval."""
+
+DECODE_MEASURES = (
+    Metric(
+        "bytes_per_step", "copied per step", "bytes copied to the GPU / steps", BYTES, ("copied_bytes",), ("steps",),
+    ),
+    Metric(
+        "copies_per_step", "copies per step", "demand copies and prefetches / steps",
+        PLAIN, ("demand_copies", "prefetch_copies"), ("steps",),
+    ),
+    *(
+        Metric(f"{end}_per_token", f"prefetches {end} per token", f"prefetches that ended {end} / tokens",
+               PLAIN, (f"prefetch_{end}",), ("num_tokens",))
+        for end in ("used", "late", "wasted", "abandoned")
+    ),
+)  # fmt: skip
+"""Of decode steps, with the prefix `decode.`: what figures show beside metrics.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A metric of some phases, under its name in metrics.json; `quantile`: over requests, None for a mean or ratio."""
+
+    name: str
+    metric: Metric
     phases: tuple[int, ...]
-    ratio: Ratio | None = None
-    request_time: str | None = None
     quantile: float | None = None
+
+    @property
+    def request_time(self) -> str | None:
+        """The column of the requests' table that it is a mean or quantile of."""
+        return self.metric.name if self.metric in REQUEST_TIMES else None
 
     @property
     def is_time(self) -> bool:
         """Whether it rests on the figures of the hardware file."""
-        return self.request_time is not None or self.name in TOKEN_TIMES
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether less of it is better."""
-        return self.name.rpartition(".")[2] not in HIGHER_IS_BETTER
+        return self.metric.unit is SECONDS
 
 
-def metric_names() -> tuple[str, ...]:
-    """All metrics with an interval, under their names in metrics.json."""
-    rates = [f"{prefix}{name}" for prefix in PREFIXES for name in RATES]
-    times = [f"{name}.{kind}" for name in REQUEST_TIMES for kind in ("mean", *QUANTILES)]
-    return (*rates, *times, *TOKEN_TIMES)
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        *(Quantity(f"{prefix}{rate.name}", rate, phases) for prefix, phases in PREFIXES.items() for rate in RATES),
+        *(
+            Quantity(f"{time.name}.{kind}", time, PREFIXES[""], QUANTILES.get(kind))
+            for time in REQUEST_TIMES
+            for kind in ("mean", *QUANTILES)
+        ),
+        Quantity(f"{TOKEN_TIME.name}.mean", TOKEN_TIME, PREFIXES["decode."]),
+        *(Quantity(part.name, part, PREFIXES["decode."]) for part in PART_TIMES),
+    )
+}
+"""All that have an interval and can be compared."""
+
+MEASURES = {
+    f"decode.{measure.name}": Quantity(f"decode.{measure.name}", measure, PREFIXES["decode."])
+    for measure in DECODE_MEASURES
+}
 
 
-def metric_of(name: str) -> Metric:
-    """The metric called `name`, as in metrics.json; `tpot_s` alone is its mean.
+def quantity_of(name: str) -> Quantity:
+    """What stands under `name` in metrics.json; `tpot_s` alone is its mean.
 
     Raises: UserError for a name without interval.
     """
-    if name in TOKEN_TIMES:
-        return Metric(name, PREFIXES["decode."], TOKEN_TIMES[name])
-    stem, _, kind = name.partition(".")
-    if stem in REQUEST_TIMES and kind in ("", "mean", *QUANTILES):
-        return Metric(name, (0, 1), request_time=stem, quantile=QUANTILES.get(kind))
-    prefix = next((prefix for prefix in ("prefill.", "decode.") if name.startswith(prefix)), "")
-    if name.removeprefix(prefix) in RATES:
-        return Metric(name, PREFIXES[prefix], RATES[name.removeprefix(prefix)])
-    raise UserError(f"metric {name} is not known: those that can be compared are {', '.join(metric_names())}")
+    if f"{name}.mean" in QUANTITIES and name != TOKEN_TIME.name:
+        return replace(QUANTITIES[f"{name}.mean"], name=name)
+    quantity = QUANTITIES.get(name) or MEASURES.get(name)
+    if quantity is None:
+        raise UserError(f"metric {name} is not known: those that can be compared are {', '.join(QUANTITIES)}")
+    return quantity
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table of runs: the quantity it shows, its heading, the factor and the digits of its numbers."""
+
+    name: str
+    heading: str
+    scale: float
+    form: str
+
+
+def column_of(name: str, heading: str = "", form: str = "") -> Column:
+    """The column that shows a quantity, with its metric's heading and digits unless others are given."""
+    metric = quantity_of(name).metric
+    return Column(name, heading or metric.heading, metric.unit.scale, form or metric.unit.form)

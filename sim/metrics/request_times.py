@@ -49,8 +49,12 @@ class RequestTimes:
         batch are prefilled (NaN without decode steps).
         """
         steps, first, last = self.decode_steps, self.first_s, self.last_s
-        found: dict[str, NDArray[Any]] = {"request": np.arange(len(steps)), "group": self.groups, "decode_steps": steps}
+        columns: dict[str, NDArray[Any]] = {
+            "request": np.arange(len(steps)),
+            "group": self.groups,
+            "decode_steps": steps,
+        }
         if timed:
             tpot = np.where(steps > 0, (last - np.nan_to_num(first)) / np.maximum(steps, 1), np.nan)
-            found |= {"ttft_s": first, "tpot_s": tpot, "latency_s": last}
-        return found
+            columns |= {"ttft_s": first, "tpot_s": tpot, "latency_s": last}
+        return columns

@@ -17,15 +17,14 @@ from policies.state import DECODE, PREFILL
 from sim.assembly.replay import Replay
 from sim.engine.decision.counters import COUNTERS, PARTS
 from sim.engine.interface import BlockResult
-from sim.metrics.quantiles import percentiles, total
+from sim.metrics.quantiles import quantiles, total
+from sim.metrics.registry import PART_TIMES, PREFIXES, QUANTILES, RATES, REQUEST_TIMES, TOKEN_TIME
 from sim.metrics.request_times import RequestTimes
 from sim.spill import Spill
 
 Metrics = dict[str, float | int | str | None]
 Columns = dict[str, NDArray[Any]]
 COLUMNS = ("group", "request", "phase", "num_tokens", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS)
-STALLS = ("link", "cpu", "launch", "sync", "host")
-QUANTILES = {"p50": 50, "p90": 90, "p99": 99}
 LATENCY, FIRST_PART, FIRST_COUNTER = (COLUMNS.index(n) for n in ("latency_ns", f"{PARTS[0]}_ns", COUNTERS[0]))
 
 
@@ -115,30 +114,32 @@ class StepTable:
     def metrics(self) -> Metrics:
         """The flat row of metrics."""
         result = identity(self.replay)
-        for prefix, phases in (("", (PREFILL, DECODE)), ("prefill.", (PREFILL,)), ("decode.", (DECODE,))):
-            sums = dict(zip(COLUMNS, self.sums[list(phases)].sum(axis=0).tolist(), strict=True))
-            found = rates(sums, int(self.steps[list(phases)].sum()), self.replay)
-            found["lost_gate_mass"] = self._lost_mass(phases, sums["num_tokens"])
-            result |= {f"{prefix}{name}": value for name, value in found.items()}
-        return result | self._times()
+        for prefix, phases in PREFIXES.items():
+            sums = self._sums(phases)
+            result |= {f"{prefix}{rate.name}": rate.value(sums) for rate in RATES}
+        return result | self._times() | self._totals()
 
-    def _lost_mass(self, phases: tuple[int, ...], tokens: int) -> float | None:
-        """Mean share of the router's weight, over tokens and layers, that was not executed as routed."""
-        return ratio(total(self.lost[phases], np.asarray), tokens) if self.knows_gate_mass else None
+    def _sums(self, phases: tuple[int, ...]) -> dict[str, float]:
+        """Sums over the steps of these phases, under the names of ``BlockSums``."""
+        sums = dict(zip(COLUMNS, self.sums[list(phases)].sum(axis=0).tolist(), strict=True))
+        layer_steps = int(self.steps[list(phases)].sum()) * self.replay.trace.num_layers
+        sums |= {"layer_steps": layer_steps, "slot_steps": self.replay.pools.slots() * layer_steps}
+        if self.knows_gate_mass:
+            sums["lost_gate_mass_tokens"] = total(self.lost[phases], np.asarray)
+        return sums
 
     def _times(self) -> Metrics:
-        timed, requests = self.replay.timed, self.requests()
-        tokens = len(self.token_latency_ns)
-        result: Metrics = {}
-        for name in ("tpot_s", "ttft_s", "latency_s"):
-            values = requests.get(name, np.empty(0))
-            result |= summary(name, values[~np.isnan(values)])
-        result |= spilled_summary("itl_s", self.token_latency_ns)
-        for part, spent_ns in zip(PARTS, self.decode_parts_ns.tolist(), strict=True):
-            value = spent_ns / 1e9 / tokens if tokens else None
-            result[f"time_s_per_token.{part}"] = value
-            if part in STALLS:
-                result[f"stall_s_per_token.{part}"] = value
+        requests, result = self.requests(), Metrics()
+        for time in REQUEST_TIMES:
+            values = requests.get(time.name, np.empty(0))
+            result |= summary(time.name, values[~np.isnan(values)])
+        result |= spilled_summary(TOKEN_TIME.name, self.token_latency_ns)
+        sums = {"num_tokens": len(self.token_latency_ns)}
+        sums |= {f"token_{part}_ns": spent for part, spent in zip(PARTS, self.decode_parts_ns.tolist(), strict=True)}
+        return result | {time.name: time.value(sums) for time in PART_TIMES}
+
+    def _totals(self) -> Metrics:
+        timed, result = self.replay.timed, Metrics()
         clock_ns = float(self.sums[:, LATENCY].sum())
         result["link_utilisation"] = self.replay.engine.link_busy_ns / clock_ns if timed and clock_ns else None
         result["cpu_utilisation"] = self.replay.engine.cpu_busy_ns / clock_ns if timed and clock_ns else None
@@ -187,32 +188,12 @@ def ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 
-def rates(sums: dict[str, int], num_steps: int, replay: Replay) -> Metrics:
-    """Shares and amounts per token from sums over steps."""
-    tokens, steps = sums["num_tokens"], num_steps * replay.trace.num_layers
-    slots = replay.pools.slots() * steps
-    return {
-        "hit_rate": ratio(sums["hits"], sums["demanded"]),
-        "late_rate": ratio(sums["late"], sums["demanded"]),
-        "cache_ratio": ratio(sums["resident_executed"], sums["executed"]),
-        "substitution_rate": ratio(sums["substituted_ranks"], sums["routed_ranks"]),
-        "drop_rate": ratio(sums["dropped_ranks"], sums["routed_ranks"]),
-        "cpu_rate": ratio(sums["cpu"], sums["demanded"]),
-        "bytes_per_token": ratio(sums["copied_bytes"], tokens),
-        "loads_per_token": ratio(sums["demand_copies"] + sums["prefetch_copies"], tokens),
-        "prefetches_per_token": ratio(sums["prefetch_copies"], tokens),
-        "prefetch_precision": ratio(sums["prefetch_used"] + sums["prefetch_late"], sums["prefetch_copies"]),
-        "demand_to_capacity": ratio(sums["demanded"], slots),
-        "overflow_rate": ratio(sums["overflow_steps"], steps),
-    }
-
-
 def summary(name: str, values: NDArray[np.float64]) -> Metrics:
     """Mean and quantiles (linear interpolation) of ``values``; None where there are none."""
-    found: Metrics = {f"{name}.mean": float(values.mean()) if values.size else None}
-    for key, q in QUANTILES.items():
-        found[f"{name}.{key}"] = float(np.percentile(values, q)) if values.size else None
-    return found
+    metrics: Metrics = {f"{name}.mean": float(values.mean()) if values.size else None}
+    for key, share in QUANTILES.items():
+        metrics[f"{name}.{key}"] = float(np.quantile(values, share)) if values.size else None
+    return metrics
 
 
 def spilled_summary(name: str, values_ns: Spill) -> Metrics:
@@ -220,7 +201,7 @@ def spilled_summary(name: str, values_ns: Spill) -> Metrics:
     keys = ("mean", *QUANTILES)
     if not len(values_ns):
         return {f"{name}.{key}": None for key in keys}
-    numbers = (total(values_ns, seconds) / len(values_ns), *percentiles(values_ns, [*QUANTILES.values()], seconds))
+    numbers = (total(values_ns, seconds) / len(values_ns), *quantiles(values_ns, [*QUANTILES.values()], seconds))
     return {f"{name}.{key}": number for key, number in zip(keys, numbers, strict=True)}
 
 

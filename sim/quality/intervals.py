@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS, SEED, LEVEL = 4000, 0, 0.95
+from sim.statistics.bootstrap import multinomial_counts, percentile_interval
+
+DRAWS, SEED = 4000, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,12 @@ def block_sums(columns: NDArray[Any], blocks: Sequence[str]) -> NDArray[np.float
 
 
 def estimate(sums: NDArray[np.float64], statistic: Statistic, draws: int = DRAWS, seed: int = SEED) -> Estimate:
-    """``statistic`` of the total of block sums [B, C], with the percentile interval over blocks drawn again.
-
-    Source: percentile bootstrap (Efron and Tibshirani 1993, chapter 13).
-    """
+    """``statistic`` of the total of block sums [B, C], with the plain percentile interval over blocks drawn again."""
     value = float(statistic(sums.sum(axis=0)))
     if len(sums) < 2:
         return Estimate(value, None, None)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), draws)
-    found = np.asarray(statistic(drawn @ sums), np.float64)
-    low, high = np.quantile(found, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Estimate(value, float(low), float(high))
+    drawn = statistic(multinomial_counts(len(sums), draws, seed) @ sums)
+    return Estimate(value, *percentile_interval(drawn))
 
 
 def mean_of(column: int) -> Statistic:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.formatting import percent
 from sim.quality.conditions import substitutes
 from sim.quality.evaluate import Results
 from sim.quality.measures import COLUMNS
@@ -117,7 +118,7 @@ def interval(row: Row, name: str, shown: Any, bounds: bool = True) -> str:
 
 
 def share(row: Row, name: str) -> str:
-    return f"{100 * float(row[name] or 0.0):.1f} %"
+    return percent(float(row[name] or 0.0), unit=" %")
 
 
 def layers(row: Row, names: list[str]) -> list[str]:

@@ -2,58 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sim.engine.decision.counters import PARTS
 from sim.figures.attribution import PART_LOOK
 from sim.figures.bounds import FILE, answers
+from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.report.comparison import TIME, Comparison
-from sim.report.words import interval, milliseconds, percent
-from sim.results.table import PARTS
 
-NAMED = 6
+SHOWN_NAMES = 6
 """Runs that the last sentence names; of more it gives the number."""
 
 
-def answer(found: Sequence[Comparison]) -> list[str]:
+def answer(comparisons: Sequence[Comparison]) -> list[str]:
     """Three sentences; fewer where there is nothing to say."""
-    if not found:
+    if not comparisons:
         return ["No run has a time or a hit rate, so there is nothing to compare."]
-    first = found[0]
-    return [best_sentence(found), limit_sentence(first.best), sure_sentence(first)]
+    first = comparisons[0]
+    return [best_sentence(comparisons), limit_sentence(first.best), certainty_sentence(first)]
 
 
-def best_sentence(found: Sequence[Comparison]) -> str:
+def best_sentence(comparisons: Sequence[Comparison]) -> str:
     """Which policy is best, by how much, at what price."""
-    one = found[0]
-    best, timed = one.best, one.metric == TIME
-    value = spoken_value(best, one.metric)
-    where = conditions(best)
-    if len(one.runs) == 1:
+    first = comparisons[0]
+    best, timed = first.best, first.metric == TIME
+    value, where = value_and_interval(best, first.metric), conditions(best)
+    if len(first.runs) == 1:
         return f"{best['contender']} was the only contender {where}: {value}{price(best)}."
     what = "lowest time per output token" if timed else "highest hit rate"
     sentence = f"{best['contender']} has the {what} {where}, {value}{price(best)}"
-    rival = one.rivals.iloc[0]
-    name = one.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
-    of = f"the next best of {len(one.runs) - 1}" if len(one.runs) > 2 else "the only other contender"
-    sentence += f"; that is {difference(rival, timed)} than {name}, {of}"
-    if len(found) > 1:
-        same = sum(str(other.best["contender"]) == str(best["contender"]) for other in found)
-        sentence += f"; under the {len(found)} conditions that were run it is best {same} times"
+    rival = first.rivals.iloc[0]
+    name = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
+    rank = f"the next best of {len(first.runs) - 1}" if len(first.runs) > 2 else "the only other contender"
+    sentence += f"; that is {lead(rival, timed)} than {name}, {rank}"
+    if len(comparisons) > 1:
+        wins = sum(str(other.best["contender"]) == str(best["contender"]) for other in comparisons)
+        sentence += f"; under the {len(comparisons)} conditions that were run it is best {wins} times"
     return sentence + "."
 
 
-def difference(rival: Any, timed: bool) -> str:
+def lead(rival: Any, timed: bool) -> str:
     """By how much the best beats a rival, from the interval of rival - best or rival / best."""
     if timed:
         less = [1 - 1 / rival[name] for name in ("ratio", "ratio_high", "ratio_low")]
         low, high = sorted(less[1:])
-        return f"{percent(less[0])}{interval(low, high, 100.0, '.1f')} less"
+        return f"{with_interval(percent(less[0], unit=' %'), low, high, '.1f', 100.0)} less"
     low, high = sorted(-float(rival[f"difference_{end}"]) for end in ("low", "high"))
-    return f"{-100 * rival['difference']:.1f}{interval(low, high, 100.0, '.1f')} points more"
+    points = f"{-100 * rival['difference']:.1f}"
+    return f"{with_interval(points, low, high, '.1f', 100.0)} points more"
 
 
 def price(run: Any) -> str:
@@ -61,7 +62,8 @@ def price(run: Any) -> str:
     lost = run.get("decode.lost_gate_mass", float("nan"))
     if not lost > 0:
         return ""
-    return f", at the price of {percent(lost)} of the gate mass of decode steps that is not executed as routed"
+    share = percent(lost, unit=" %")
+    return f", at the price of {share} of the gate mass of decode steps that is not executed as routed"
 
 
 def conditions(run: Any) -> str:
@@ -70,13 +72,13 @@ def conditions(run: Any) -> str:
     return f"at {100 * run['capacity']:.3g} % of the experts on {run['setup']}, workload {run['workload']}, {batch}"
 
 
-def spoken_value(run: Any, metric: str) -> str:
+def value_and_interval(run: Any, metric: str) -> str:
     """The metric of a run with its interval."""
     stem = metric.removesuffix(".mean")
     low, high = run.get(f"{stem}.low"), run.get(f"{stem}.high")
     if metric == TIME:
-        return f"{milliseconds(run[metric])}{interval(low, high, 1e3, '.2f')}"
-    return f"{percent(run[metric])}{interval(low, high, 100.0, '.1f')}"
+        return with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
+    return with_interval(percent(run[metric], unit=" %"), low, high, ".1f", 100.0)
 
 
 def limit_sentence(run: Any) -> str:
@@ -86,47 +88,44 @@ def limit_sentence(run: Any) -> str:
         first = answers(path)[0]
         return f"For {run['contender']}, {first['binding']}; {first['bound']}."
     parts = {part: float(run.get(f"time_s_per_token.{part}", 0.0) or 0.0) for part in PARTS}
-    parts = {part: value for part, value in parts.items() if value == value}
+    parts = {part: value for part, value in parts.items() if not math.isnan(value)}
     whole = sum(parts.values())
     if not whole:
         return "What limits it is not known: these runs have no clock (engine=compiled gives one)."
     largest = max(parts, key=lambda part: parts[part])
     word = PART_LOOK[largest][0]
     return (
-        f"The largest part of its time per token is {word}, {percent(parts[largest] / whole)}; "
+        f"The largest part of its time per token is {word}, {percent(parts[largest] / whole, unit=' %')}; "
         "what_if=true replays it with one thing idealised at a time and says what binds."
     )
 
 
-def sure_sentence(one: Comparison) -> str:
+def certainty_sentence(comparison: Comparison) -> str:
     """What cannot be told from the best."""
-    rivals = one.rivals
+    rivals = comparison.rivals
     if rivals.empty:
         return "With one contender there is nothing to tell apart: add policies with python -m sim run -m policy=A,B."
     if rivals["p_holm"].isna().all():
         return "One batch of requests was replayed: its noise is not known, so nothing can be told apart for certain."
-    names = one.runs.set_index("series")["contender"]
+    names = comparison.runs.set_index("series")["contender"]
     equal = [str(names.get(series, series)) for series in rivals[~rivals["distinguishable"].astype(bool)]["series"]]
-    many = f"the {len(rivals)} other contenders" if len(rivals) > 1 else "the other contender"
+    others = f"the {len(rivals)} other contenders" if len(rivals) > 1 else "the other contender"
     corrected = "95 %, paired over the same requests, corrected for all pairs by Holm"
     if not equal:
-        return f"It can be told from {many} ({corrected})."
-    listed = ", ".join(equal[:NAMED]) + (f" and {len(equal) - NAMED} more" if len(equal) > NAMED else "")
+        return f"It can be told from {others} ({corrected})."
+    listed = shortlist(equal, SHOWN_NAMES)
     if len(equal) < len(rivals):
-        return f"Not distinguishable from it: {listed}; the rest of {many} is ({corrected})."
+        return f"Not distinguishable from it: {listed}; the rest of {others} is ({corrected})."
     return f"Not distinguishable from it: {listed}, so the order of all contenders may be chance ({corrected})."
 
 
 def limits(table: pd.DataFrame) -> list[dict[str, str]]:
     """What every run that asked what if says limits it."""
-    found = []
+    limits_of_runs = []
     for _, run in table.iterrows():
         path = Path(str(run["folder"])) / FILE
         if path.is_file():
             first = answers(path)[0]
-            found.append({"run": _full_name(run), "binding": str(first["binding"]), "bound": str(first["bound"])})
-    return found
-
-
-def _full_name(run: Any) -> str:
-    return f"{run['name']}, {100 * run['capacity']:.3g} %"
+            name = f"{run['name']}, {100 * run['capacity']:.3g} %"
+            limits_of_runs.append({"run": name, "binding": str(first["binding"]), "bound": str(first["bound"])})
+    return limits_of_runs

@@ -1,14 +1,14 @@
-"""Who is best under which conditions, and who cannot be told from the best: the report's only use of statistics."""
+"""Which policy is best under which conditions, and which cannot be distinguished from the best."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from sim.figures.setups import USUAL_CAPACITY
-from sim.results.table import comparisons
+from sim.results.table import comparisons as compare_runs
 from sim.statistics.pairs import corrected_together
 
 TIME, HITS = "tpot_s.mean", "hit_rate"
@@ -39,7 +39,7 @@ class Comparison:
         return chosen.sort_values("series", key=lambda names: names.map(order))
 
 
-def metric_of(table: pd.DataFrame) -> str:
+def ranking_metric(table: pd.DataFrame) -> str:
     """What runs are ranked by: TPOT, or the hit rate where nothing has a clock."""
     return TIME if table[TIME].notna().any() else HITS
 
@@ -55,31 +55,31 @@ def compare_all(table: pd.DataFrame) -> list[Comparison]:
     The first is the one with the most contenders, of several the one nearest to a quarter of the experts at
     the smallest batch.
     """
-    metric = metric_of(table)
+    metric = ranking_metric(table)
     known = table.dropna(subset=[metric]).drop_duplicates(["conditions", "series"])
-    found = []
+    comparisons = []
     for _, group in known.groupby("conditions", sort=True):
         bound = is_bound(group)
         runs = group[~bound].sort_values([metric, "series"], ascending=[metric == TIME, True])
         if len(runs):
-            pairs = comparisons(group, metric, str(runs.iloc[0]["series"]))
-            found.append(Comparison(metric, runs, group[bound], pairs))
-    found.sort(key=_rank)
-    return _corrected(found)
+            pairs = compare_runs(group, metric, str(runs.iloc[0]["series"]))
+            comparisons.append(Comparison(metric, runs, group[bound], pairs))
+    return _corrected(sorted(comparisons, key=_rank))
 
 
-def _rank(one: Comparison) -> tuple[int, float, int]:
+def _rank(comparison: Comparison) -> tuple[int, float, int]:
     """Sorts the comparison that the answer speaks of to the front."""
-    return -len(one.runs), abs(float(one.best["capacity"]) - USUAL_CAPACITY), int(one.best["batch_size"])
+    best = comparison.best
+    return -len(comparison.runs), abs(float(best["capacity"]) - USUAL_CAPACITY), int(best["batch_size"])
 
 
-def _corrected(found: list[Comparison]) -> list[Comparison]:
+def _corrected(comparisons: list[Comparison]) -> list[Comparison]:
     """All pairs as one family."""
-    if not any(len(one.pairs) for one in found):
-        return found
-    together = corrected_together(pd.concat([one.pairs for one in found], ignore_index=True))
-    ends = np.cumsum([len(one.pairs) for one in found])
+    if not any(len(comparison.pairs) for comparison in comparisons):
+        return comparisons
+    together = corrected_together(pd.concat([comparison.pairs for comparison in comparisons], ignore_index=True))
+    ends = np.cumsum([len(comparison.pairs) for comparison in comparisons])
     return [
-        Comparison(one.metric, one.runs, one.bounds, together.iloc[end - len(one.pairs) : end])
-        for one, end in zip(found, ends, strict=True)
+        replace(comparison, pairs=together.iloc[end - len(comparison.pairs) : end])
+        for comparison, end in zip(comparisons, ends, strict=True)
     ]

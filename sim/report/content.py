@@ -16,19 +16,18 @@ from sim.figures.measures import add_measures
 from sim.figures.notes import values_of
 from sim.figures.settings import add_settings
 from sim.figures.validation import errors, note, read_validation
+from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.report.answer import answer, limits
 from sim.report.comparison import compare_all
 from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
-from sim.report.words import interval, shown
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
 from traces.errors import UserError
 
-OWN_SECTION = ("attribution", "what_if")
-SHOWN_COMMANDS, NAMED = 60, 3
+SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class Content:
     @property
     def figures(self) -> list[Picture]:
         """The pictures without a section of their own."""
-        return [one for name, one in self.pictures.items() if name not in OWN_SECTION]
+        return [picture for picture in self.pictures.values() if not picture.name not in ("attribution", "what_if")]
 
 
 def content(folder: Path, validation: Path | None = None) -> Content:
@@ -91,7 +90,7 @@ def content(folder: Path, validation: Path | None = None) -> Content:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
     collected = table_of(folder, runs) if runs and own else collect(folder) if runs else pd.DataFrame()
     table = add_measures(add_settings(collected)) if runs else collected
-    found = compare_all(table) if runs else []
+    comparisons = compare_all(table) if runs else []
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
     return Content(
@@ -99,9 +98,9 @@ def content(folder: Path, validation: Path | None = None) -> Content:
         labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
         was_run=tuple(_was_run(table, systems)),
         unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
-        sentences=tuple(answer(found)) if runs else (),
+        sentences=tuple(answer(comparisons)) if runs else (),
         headings=tuple(headings(table)) if runs else (),
-        rows=tuple(rows(table, found)) if runs else (),
+        rows=tuple(rows(table, comparisons)) if runs else (),
         pictures=pictures(table) if runs else {},
         limits=tuple(limits(table)) if runs else (),
         validation=None if validation is None else _validation(validation),
@@ -118,15 +117,15 @@ def content(folder: Path, validation: Path | None = None) -> Content:
 def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun]) -> list[tuple[str, str]]:
     names = {"policies": "policy", "set-ups": "setup", "sizes of": "model", "traces": "trace", "workloads": "workload",
              "batch sizes": "batch_size"}  # fmt: skip
-    found = [("runs", str(len(table) + len(systems)))]
-    found += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
-    found += [(word, ", ".join(values_of(table, key))) for word, key in names.items() if values_of(table, key)]
+    facts = [("runs", str(len(table) + len(systems)))]
+    facts += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
+    facts += [(word, ", ".join(values_of(table, key))) for word, key in names.items() if values_of(table, key)]
     if "capacity" in table:
         shares = sorted(set(table["capacity"]))
-        found.append(("capacities", ", ".join(f"{100 * share:.3g} %" for share in shares)))
+        facts.append(("capacities", ", ".join(f"{100 * share:.3g} %" for share in shares)))
         blocks = sorted({int(count) for count in table["requests"]})
-        found.append(("requests or lockstep batches drawn for intervals", ", ".join(map(str, blocks))))
-    return found
+        facts.append(("requests or lockstep batches drawn for intervals", ", ".join(map(str, blocks))))
+    return facts
 
 
 def _failure(path: Path, folder: Path) -> str:
@@ -148,31 +147,27 @@ def _sentences(table: pd.DataFrame, column: str) -> tuple[str, ...]:
 
 def _warnings(table: pd.DataFrame) -> list[str]:
     """What makes runs fragile, each sentence once, with the runs it is said of."""
-    said: dict[str, list[str]] = {}
+    runs_of: dict[str, list[str]] = {}
     for _, run in table.iterrows():
         for sentence in run["warnings"]:
-            said.setdefault(str(sentence), []).append(f"{run['name']} at {100 * run['capacity']:.3g} %")
-    return [f"{sentence} ({listed(names, len(table))})" for sentence, names in said.items()]
+            runs_of.setdefault(str(sentence), []).append(f"{run['name']} at {100 * run['capacity']:.3g} %")
+    return [f"{sentence} ({_which(names, len(table))})" for sentence, names in runs_of.items()]
 
 
-def listed(names: Sequence[str], of: int) -> str:
-    """The first names, and how many more."""
-    if len(names) == of:
-        return "all runs"
-    return "; ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+def _which(names: Sequence[str], count: int) -> str:
+    return "all runs" if len(names) == count else shortlist(names, SHOWN_NAMES, "; ")
 
 
 def _validation(path: Path) -> Validation:
     table = read_validation(path)
-    found = []
+    rows = []
     for (_, row), error in zip(table.iterrows(), errors(table), strict=True):
-        times = [
-            shown(row[f"{side}_s"], 1e3, ".2f", " ms")
-            + interval(row[f"{side}_low"], row[f"{side}_high"], 1e3, ".2f")
+        measured, predicted = (
+            with_interval(milliseconds(row[f"{side}_s"], ".2f"), row[f"{side}_low"], row[f"{side}_high"], ".2f", 1e3)
             for side in ("measured", "predicted")
-        ]  # fmt: skip
-        found.append((str(row["setting"]), *times, shown(error, 100.0, "+.1f", " %")))
-    return Validation(picture("validation", table), note(table), tuple(found))  # type: ignore[arg-type]
+        )
+        rows.append((str(row["setting"]), measured, predicted, percent(error, "+.1f", " %")))
+    return Validation(picture("validation", table), note(table), tuple(rows))
 
 
 def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -181,29 +176,29 @@ def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> 
         for package, number in (one.get("versions") or {}).items():
             versions.setdefault(str(package), {})[str(number)] = None
     hashes = sorted({str(one["trace_hash"]) for one in provenances if one.get("trace_hash")})
-    found = [("trace, sha256", ", ".join(hashes))] if hashes else []
+    facts = [("trace, sha256", ", ".join(hashes))] if hashes else []
     keys = (("engine", "engine"), ("seed", "seed"), ("code, sha256", "code_version"))
-    found += [(word, ", ".join(values_of(table, key))) for word, key in keys if values_of(table, key)]
-    return found + [(package, ", ".join(numbers)) for package, numbers in versions.items()]
+    facts += [(word, ", ".join(values_of(table, key))) for word, key in keys if values_of(table, key)]
+    return facts + [(package, ", ".join(numbers)) for package, numbers in versions.items()]
 
 
 def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
     """The machines by name; of a figure in which runs differ all values."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    values_of_machines: dict[str, dict[str, dict[str, str]]] = {}
     labels: dict[str, str] = {}
     for one in provenances:
         hardware = (one.get("config") or {}).get("hardware")
         if not isinstance(hardware, dict) or "name" not in hardware:
             continue
         labels[str(hardware["name"])] = str(hardware.get("label"))
-        figures = found.setdefault(str(hardware["name"]), {})
+        figures = values_of_machines.setdefault(str(hardware["name"]), {})
         for name, value in hardware.items():
             if name not in ("name", "label", "sources") and value is not None:
                 figures.setdefault(name, {})[str(value)] = str((hardware.get("sources") or {}).get(name, ""))
     return [
         Hardware(name, labels[name], tuple((figure, ", ".join(values), next(iter(values.values())))
                                            for figure, values in figures.items()))
-        for name, figures in found.items()
+        for name, figures in values_of_machines.items()
     ]  # fmt: skip
 
 

@@ -8,29 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from sim.report.comparison import TIME, Comparison, is_bound
-from sim.report.words import NOTHING, interval, known, shown
+from sim.formatting import interval, is_known, number
+from sim.metrics.registry import Column, column_of, quantity_of
+from sim.report.comparison import Comparison, is_bound, ranking_metric
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A heading, what it means, the metric it shows, the factor and the form of its numbers."""
-
-    heading: str
-    title: str
-    metric: str
-    scale: float = 1.0
-    form: str = ".1f"
-
-
-COLUMNS = (
-    Column("TPOT ms", "time per output token, mean over requests [95 %]", "tpot_s.mean", 1e3, ".2f"),
-    Column("hit rate %", "demanded experts that were resident, before substitution [95 %]", "hit_rate", 100.0),
-    Column("cache ratio %", "resident executions over executions, decode [95 %]", "decode.cache_ratio", 100.0),
-    Column("copied MB/token", "bytes over the link per token [95 %]", "bytes_per_token", 1e-6),
-    Column("lost gate mass %", "router weight not executed as routed, decode [95 %]", "decode.lost_gate_mass", 100.0),
-    Column("TTFT ms", "time to first token, mean over requests [95 %]", "ttft_s.mean", 1e3),
-)
+COLUMNS = tuple(
+    column_of(name)
+    for name in (
+        "tpot_s.mean", "hit_rate", "decode.cache_ratio", "bytes_per_token", "decode.lost_gate_mass", "ttft_s.mean",
+    )
+)  # fmt: skip
+DASH = "–"
+"""Stands for what is not known."""
 BEST, EQUAL, BOUND = "best", "not distinguishable", "bound"
 
 
@@ -57,61 +46,67 @@ def headings(table: pd.DataFrame) -> list[tuple[str, str]]:
     against = "time per output token over that of the best under the same conditions [95 %], same requests"
     chance = "chance of such a difference between equals, two-sided, corrected for all pairs by Holm"
     mark = "best, not distinguishable from it (p of .05 or more), or bound: no live system is so"
-    filled = [(column.heading, column.title) for column in _filled(table)]
+    filled = [(column.heading, meaning(column.name)) for column in _filled(table)]
     return [first[0], ("mark", mark), first[1], *filled, ("against best", against), ("p", chance)]
 
 
-def rows(table: pd.DataFrame, found: Sequence[Comparison]) -> list[Row]:
+def meaning(name: str) -> str:
+    """What a column shows, in one line."""
+    steps = ", decode steps" if name.startswith("decode.") else ""
+    return f"{quantity_of(name).metric.definition}{steps} [95 %]"
+
+
+def rows(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[Row]:
     """One row per run, in the order of conditions and then of the metric; equal runs once."""
-    pairs = {(str(one.best["conditions"]), pair["series"]): pair for one in found for _, pair in one.pairs.iterrows()}
-    best = {(str(one.best["conditions"]), one.best["series"]) for one in found}
+    best = {(str(comparison.best["conditions"]), comparison.best["series"]) for comparison in comparisons}
+    pairs = {
+        (str(comparison.best["conditions"]), pair["series"]): pair
+        for comparison in comparisons
+        for _, pair in comparison.pairs.iterrows()
+    }
     bound = dict(zip(table.index, is_bound(table), strict=True))
     once = table.drop_duplicates(["conditions", "series"])
-    ranked = once.sort_values(["conditions", TIME if once[TIME].notna().any() else "hit_rate"], kind="stable")
-    result = []
-    for index, run in ranked.iterrows():
+    rows_of_runs = []
+    for index, run in once.sort_values(["conditions", ranking_metric(once)], kind="stable").iterrows():
         key = (str(run["conditions"]), run["series"])
         pair = pairs.get(key)
         mark = BEST if key in best else BOUND if bound[index] else _mark(pair)
         cells = [Cell(str(run["name"]), str(run["name"])), _cell(run["capacity"], 100.0, ".1f")]
         cells += [_metric(run, column) for column in _filled(table)]
-        result.append(Row((*cells, _ratio(pair), _p_value(pair)), mark))
-    return result
+        rows_of_runs.append(Row((*cells, _ratio(pair), _p_value(pair)), mark))
+    return rows_of_runs
 
 
 def _filled(table: pd.DataFrame) -> list[Column]:
-    return [column for column in COLUMNS if column.metric in table and table[column.metric].notna().any()]
+    return [column for column in COLUMNS if column.name in table and table[column.name].notna().any()]
 
 
 def _mark(pair: Any) -> str:
-    if pair is None or not known(pair["p_holm"]):
+    if pair is None or not is_known(pair["p_holm"]):
         return ""
     return "" if pair["distinguishable"] else EQUAL
 
 
 def _cell(value: object, scale: float, form: str) -> Cell:
-    number = float(value) if isinstance(value, int | float) and known(value) else None
-    return Cell(shown(value, scale, form), number)
+    return Cell(number(value, form, scale, unknown=DASH), float(value) if is_known(value) else None)
 
 
 def _metric(run: Any, column: Column) -> Cell:
-    cell = _cell(run[column.metric], column.scale, column.form)
-    stem = column.metric.removesuffix(".mean")
-    ends = interval(run.get(f"{stem}.low"), run.get(f"{stem}.high"), column.scale, column.form)
-    return Cell(cell.text, cell.sort, ends.strip() if cell.text != NOTHING else "")
+    cell = _cell(run[column.name], column.scale, column.form)
+    stem = column.name.removesuffix(".mean")
+    ends = interval(run.get(f"{stem}.low"), run.get(f"{stem}.high"), column.form, column.scale)
+    return Cell(cell.text, cell.sort, ends if cell.text != DASH else "")
 
 
 def _ratio(pair: Any) -> Cell:
-    if pair is None or not known(pair["ratio"]):
-        return Cell(NOTHING, None)
+    if pair is None or not is_known(pair["ratio"]):
+        return Cell(DASH, None)
     ends = [float(pair[f"ratio_{end}"]) - 1 for end in ("low", "high")]
-    return Cell(
-        f"{100 * (pair['ratio'] - 1):+.1f} %", float(pair["ratio"]), interval(ends[0], ends[1], 100.0, "+.1f").strip()
-    )
+    return Cell(f"{100 * (pair['ratio'] - 1):+.1f} %", float(pair["ratio"]), interval(ends[0], ends[1], "+.1f", 100.0))
 
 
 def _p_value(pair: Any) -> Cell:
-    if pair is None or not known(pair["p_holm"]):
-        return Cell(NOTHING, None)
+    if pair is None or not is_known(pair["p_holm"]):
+        return Cell(DASH, None)
     p = float(pair["p_holm"])
     return Cell("< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0"), p)

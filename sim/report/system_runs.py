@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim.report.words import NOTHING, known
+from sim.formatting import is_known, number
+from sim.report.rows import DASH
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, is_system
 
@@ -109,7 +110,7 @@ def _system_run(run: Path, provenance: Mapping[str, Any], metrics: Mapping[str, 
         str(provenance.get("label")),
         SOURCES.get(system, "nothing"),
         tuple(lines(system, provenance.get("config") or {}, metrics)),
-        tuple((name, _number(value)) for name, value in metrics.items() if known(value)),
+        tuple((name, format_value(value)) for name, value in metrics.items() if is_known(value)),
         tuple(map(str, provenance.get("estimated") or ())),
         tuple(map(str, provenance.get("fitted") or ())),
     )
@@ -121,20 +122,20 @@ def lines(system: str, config: Mapping[str, Any], metrics: Mapping[str, Any]) ->
         if any(config.get(name) != value for name, value in claim.settings.items()):
             continue
         ours = metrics.get(claim.metric)
-        value = float(ours) * claim.scale if isinstance(ours, int | float) and known(ours) else None
+        value = float(ours) * claim.scale if is_known(ours) else None
         yield Line(claim.name, *_beside(claim.value, value), claim.note)
 
 
 def _beside(published: float | tuple[float, float], ours: float | None) -> tuple[str, str, str]:
     """Published, simulated and error as texts."""
-    simulated = NOTHING if ours is None else _number(ours)
+    simulated = DASH if ours is None else format_value(ours)
     if isinstance(published, tuple):
         inside = ours is not None and published[0] <= ours <= published[1]
-        word = NOTHING if ours is None else "within the range" if inside else "outside the range"
+        word = DASH if ours is None else "within the range" if inside else "outside the range"
         return f"{published[0]:g} to {published[1]:g}", simulated, word
-    error = NOTHING if ours is None else f"{100 * (ours / published - 1):+.1f} %"
+    error = DASH if ours is None else f"{100 * (ours / published - 1):+.1f} %"
     return f"{published:g}", simulated, error
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1e6 else f"{value:.4e}"
+def format_value(value: float) -> str:
+    return number(value, ".4g" if abs(value) < 1e6 else ".4e")

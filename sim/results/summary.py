@@ -7,29 +7,15 @@ from typing import Any
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
 from sim.engine.decision.counters import PARTS
+from sim.formatting import milliseconds, number, percent, size
+from sim.metrics.registry import PREFIXES, QUANTILES, quantity_of
 from sim.metrics.step_table import Metrics
 
-NOTHING = "-"
-
-
-def percent(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else NOTHING
-
-
-def milliseconds(value: object) -> str:
-    return f"{1e3 * value:.3f} ms" if isinstance(value, float) else NOTHING
-
-
-def number(value: object, unit: str = "") -> str:
-    return f"{value:.4g}{unit}" if isinstance(value, int | float) else NOTHING
-
-
-def size(value: object) -> str:
-    """Bytes in the largest decimal unit that leaves at least one whole."""
-    if not isinstance(value, int | float):
-        return NOTHING
-    unit, name = next(((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= u), (1.0, "B"))
-    return f"{value / unit:.1f} {name}"
+RATES_SHOWN = (
+    "hit_rate", "late_rate", "cache_ratio", "substitution_rate", "lost_gate_mass", "cpu_rate", "bytes_per_token",
+    "loads_per_token", "prefetches_per_token", "prefetch_precision", "demand_to_capacity",
+)  # fmt: skip
+TIMES_SHOWN = ("tpot_s", "itl_s", "ttft_s")
 
 
 def head(replay: Replay, metrics: Metrics) -> list[str]:
@@ -47,32 +33,17 @@ def head(replay: Replay, metrics: Metrics) -> list[str]:
 
 
 def rows(metrics: Metrics) -> list[tuple[str, ...]]:
-    """(name, all steps, prefill, decode) of every rate."""
-    shown = (
-        ("hit rate", "hit_rate", percent),
-        ("late (still on the link)", "late_rate", percent),
-        ("cache ratio (after substitution)", "cache_ratio", percent),
-        ("substituted (token, rank) pairs", "substitution_rate", percent),
-        ("gate mass not executed as routed", "lost_gate_mass", percent),
-        ("computed on the CPU", "cpu_rate", percent),
-        ("copied per token", "bytes_per_token", size),
-        ("loads per token", "loads_per_token", number),
-        ("prefetches per token", "prefetches_per_token", number),
-        ("prefetched experts then demanded", "prefetch_precision", percent),
-        ("demand / capacity", "demand_to_capacity", number),
-    )
-    return [
-        (title, *(show(metrics[f"{phase}{key}"]) for phase in ("", "prefill.", "decode.")))
-        for title, key, show in shown
-    ]
+    """(title, all steps, prefill, decode) of every rate."""
+    shown = [quantity_of(name).metric for name in RATES_SHOWN]
+    return [(rate.title, *(rate.unit.format(metrics[f"{prefix}{rate.name}"]) for prefix in PREFIXES)) for rate in shown]
 
 
 def times(metrics: Metrics) -> list[str]:
-    lines = [
-        f"{title:<34}{milliseconds(metrics[f'{key}.mean']):>14}   p50 {milliseconds(metrics[f'{key}.p50'])}   "
-        f"p90 {milliseconds(metrics[f'{key}.p90'])}   p99 {milliseconds(metrics[f'{key}.p99'])}"
-        for title, key in (("TPOT over requests", "tpot_s"), ("time per decode token", "itl_s"), ("TTFT", "ttft_s"))
-    ]
+    lines = []
+    for name in TIMES_SHOWN:
+        title = quantity_of(f"{name}.mean").metric.title
+        points = "   ".join(f"{point} {milliseconds(metrics[f'{name}.{point}'])}" for point in QUANTILES)
+        lines.append(f"{title:<34}{milliseconds(metrics[f'{name}.mean']):>14}   {points}")
     total = metrics["itl_s.mean"]
     if not isinstance(total, float):
         return [*lines, "no times: this replay has no clock"]
@@ -95,7 +66,7 @@ def gains(answers: dict[str, Any]) -> list[str]:
         if row["refused"] is not None:
             lines.append(f"  {row['name']:<40}not possible: {row['refused']}")
             continue
-        change = NOTHING if row["change"] is None else f"{row['change']:+.1%}"
+        change = percent(row["change"], "+.1f")
         shown = f"{milliseconds(row['tpot_s']):>14}{change:>10}{percent(row['hit_rate']):>10}"
         lines.append(f"  {row['name']:<40}{shown}")
     return [*lines, f"  {answers['binding']}", f"  {answers['bound']}"]

@@ -6,21 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sim.metrics.registry import QUANTILES, metric_names
+from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
-from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of, unfinished_runs
-from sim.statistics.bootstrap import request_interval
+from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
 from sim.statistics.pairs import compare, corrected_together
 from sim.statistics.run_sample import intervals
 from traces.errors import UserError
 
 RESULTS = "results.parquet"
-MEANS = tuple(name for name in metric_names() if not name.endswith(tuple(QUANTILES)))
-
-__all__ = ["PARTS", "collect", "comparisons", "load_run", "request_interval", "unfinished_runs"]
-
-# Parts of a token's time, as in `time_s_per_token.<part>`; they sum to the whole.
-PARTS = ("attention", "expert", "link", "cpu", "launch", "sync", "host")
+MEANS = tuple(name for name, quantity in QUANTITIES.items() if quantity.quantile is None)
 
 # Settings that tell two runs of one policy apart; the cache's capacity is the axis of every figure instead.
 _SETTINGS = ("hardware", "model", "trace", "batch_size", "seed")

@@ -21,6 +21,7 @@ from sim.assembly.replay import Replay, assemble
 from sim.config import TimeConfig
 from sim.engine.decision.counters import PARTS
 from sim.metrics.step_table import Columns, Metrics, StepTable
+from sim.statistics.bootstrap import request_interval
 from traces.errors import UserError
 
 SATURATED = 0.9
@@ -197,8 +198,6 @@ def difference(
     group: NDArray[np.int64], one_s: NDArray[np.float64], other_s: NDArray[np.float64]
 ) -> tuple[float, float]:
     """95 % interval of the mean of ``one_s - other_s`` [R] over requests, drawn again by lockstep batch."""
-    from sim.results.table import request_interval
-
     known = ~np.isnan(one_s - other_s)
     _, blocks = np.unique(group[known], return_inverse=True)
     sums = np.bincount(blocks, weights=(one_s - other_s)[known])

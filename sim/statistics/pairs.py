@@ -1,4 +1,4 @@
-"""Paired comparisons of runs, by drawing whole requests again.
+"""Paired comparisons of runs: a cluster bootstrap over whole requests.
 
 The unit that is drawn is the *block*: the requests that decoded in lockstep, one request at batch size 1. The tokens of
 a request depend on each other, requests less so. A metric is a ratio of sums over blocks (or a quantile over requests),
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sim.metrics.registry import Metric, metric_of
-from sim.statistics.bootstrap import DRAWS, LEVEL, SEED, Vector, interval, quotient
+from sim.metrics.registry import Quantity, quantity_of
+from sim.statistics.bootstrap import DRAWS, SEED, SIGNIFICANCE, Vector, interval, quotient
 from sim.statistics.calibration_error import sensitivities
 from sim.statistics.run_sample import Run, block_ratio, draws_of, value_of
 from traces.errors import UserError
@@ -62,7 +62,7 @@ def compare(
         raise UserError("two runs of a comparison have the same name: give every series a name of its own")
     if baseline is not None and baseline not in known:
         raise UserError(f"baseline={baseline} is not one of the runs: they are {', '.join(known)}")
-    kind = metric_of(metric)
+    quantity = quantity_of(metric)
     if runs:
         check_paired(runs)
     for run in runs:
@@ -72,24 +72,24 @@ def compare(
         (run, known[baseline]) for run in runs if run.series != baseline
     ]  # fmt: skip
     drawn = {run.series: draws_of(run, metric, draws, seed) for run in runs}
-    rows = [_compared(one, other, kind, drawn) for one, other in pairs]
+    rows = [_compared(one, other, quantity, drawn) for one, other in pairs]
     return corrected_together(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def corrected_together(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of one or more `compare` with `p_holm` and `distinguishable` for all of them as one family."""
     corrected = holm(table["p"].to_numpy(np.float64))
-    return table.assign(p_holm=corrected, distinguishable=corrected < LEVEL)
+    return table.assign(p_holm=corrected, distinguishable=corrected < SIGNIFICANCE)
 
 
-def _compared(one: Run, other: Run, metric: Metric, drawn: Mapping[str, Vector]) -> dict[str, Any]:
+def _compared(one: Run, other: Run, quantity: Quantity, drawn: Mapping[str, Vector]) -> dict[str, Any]:
     """One row of `compare`, uncorrected."""
-    blocks, name = len(one.groups()), metric.name
+    blocks, name = len(one.groups()), quantity.name
     mine, theirs = drawn[one.series], drawn[other.series]
     value, against = value_of(one, name), value_of(other, name)
     (low, high), (less, more) = interval(mine, blocks), interval(mine - theirs, blocks)
     ratio_low, ratio_high = interval(quotient(mine, theirs), blocks)
-    better = mine < theirs if metric.lower_is_better else mine > theirs
+    better = mine > theirs if quantity.metric.higher_is_better else mine < theirs
     known = ~(np.isnan(mine) | np.isnan(theirs))
     wins = (better + 0.5 * (mine == theirs))[known].mean() if known.any() else float("nan")
     return {
@@ -97,11 +97,11 @@ def _compared(one: Run, other: Run, metric: Metric, drawn: Mapping[str, Vector])
         "against_value": against, "difference": value - against, "difference_low": less, "difference_high": more,
         "ratio": float(quotient(np.array([value]), np.array([against]))[0]),
         "ratio_low": ratio_low, "ratio_high": ratio_high,
-        "p": p_value(one, other, metric, mine - theirs), "wins": float(wins), "blocks": blocks,
+        "p": p_value(one, other, quantity, mine - theirs), "wins": float(wins), "blocks": blocks,
     }  # fmt: skip
 
 
-def p_value(one: Run, other: Run, metric: Metric, drawn_difference: Vector) -> float:
+def p_value(one: Run, other: Run, quantity: Quantity, drawn_difference: Vector) -> float:
     """Two-sided p of the difference of two runs on the same blocks being nothing but chance; NaN for one block.
 
     Student's t with B - 1 degrees on the differences of the blocks' contributions to the two ratios,
@@ -114,23 +114,22 @@ def p_value(one: Run, other: Run, metric: Metric, drawn_difference: Vector) -> f
     blocks = len(one.groups())
     if blocks < 2:
         return float("nan")
-    difference = value_of(one, metric.name) - value_of(other, metric.name)
-    if metric.quantile is not None:
+    difference = value_of(one, quantity.name) - value_of(other, quantity.name)
+    if quantity.quantile is not None:
         variance = float(np.nanvar(drawn_difference))
     else:
-        spread = contributions(one, metric) - contributions(other, metric)
-        variance = float(spread.var(ddof=1)) / blocks + calibration_variance(one, other, metric)
-    scale = max(abs(value_of(one, metric.name)), abs(value_of(other, metric.name)))
+        spread = contributions(one, quantity) - contributions(other, quantity)
+        variance = float(spread.var(ddof=1)) / blocks + calibration_variance(one, other, quantity)
+    scale = max(abs(value_of(one, quantity.name)), abs(value_of(other, quantity.name)))
     if variance <= (1e-12 * scale) ** 2:  # not more than rounding
         return 1.0 if abs(difference) <= 1e-12 * scale else 0.0
     return float(2 * stdtr(blocks - 1, -abs(difference) / np.sqrt(variance)))
 
 
-def contributions(run: Run, metric: Metric) -> Vector:
+def contributions(run: Run, quantity: Quantity) -> Vector:
     """What each block contributes to the ratio's deviation, [B]; their mean is 0."""
-    above, below = block_ratio(run, metric)
-    found: Vector = (above - above.sum() / below.sum() * below) / below.mean()
-    return found
+    above, below = block_ratio(run, quantity)
+    return np.asarray((above - above.sum() / below.sum() * below) / below.mean(), np.float64)
 
 
 def holm(p_values: Vector) -> Vector:
@@ -138,21 +137,21 @@ def holm(p_values: Vector) -> Vector:
 
     Source: Holm 1979, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6.
     """
-    found = np.full(len(p_values), np.nan)
+    corrected = np.full(len(p_values), np.nan)
     order = np.argsort(p_values, kind="stable")
     order = order[~np.isnan(p_values[order])]
     factors = np.arange(len(order), 0, -1)
-    found[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors)) if len(order) else []
-    return found
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors)) if len(order) else []
+    return corrected
 
 
-def calibration_variance(one: Run, other: Run, metric: Metric) -> float:
+def calibration_variance(one: Run, other: Run, quantity: Quantity) -> float:
     """Variance of the difference of two times that uncertain figures cause; of one machine they err together."""
-    if not metric.is_time:
+    if not quantity.is_time:
         return 0.0
     effects: dict[tuple[str, str], float] = {}
     for run, sign in ((one, 1.0), (other, -1.0)):
-        for figure, error in sensitivities(run.blocks, metric, run.errors).items():
+        for figure, error in sensitivities(run.blocks, quantity, run.errors).items():
             key = (run.hardware, figure)
-            effects[key] = effects.get(key, 0.0) + sign * error * value_of(run, metric.name)
+            effects[key] = effects.get(key, 0.0) + sign * error * value_of(run, quantity.name)
     return sum(effect**2 for effect in effects.values())

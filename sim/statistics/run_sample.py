@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.metrics.registry import Metric, metric_of
+from sim.metrics.registry import Quantity, quantity_of
 from sim.statistics.bootstrap import DRAWS, SEED, Vector, drawn_quantiles, drawn_sums, interval, quotient
 from sim.statistics.calibration_error import calibration_draws, sensitivities
 
@@ -52,77 +52,75 @@ class Run:
         }
 
 
-def block_ratio(run: Run, metric: Metric) -> tuple[Vector, Vector]:
-    """Numerator and denominator of a metric of every block, [B] each; NaN where the run does not know it."""
-    if metric.request_time is not None:
-        return _request_sums(run, metric.request_time, run.groups())
-    assert metric.ratio is not None
-    found = []
-    for names in (metric.ratio.above, metric.ratio.below):
-        if any(name not in run.sums for name in names):
-            return np.full(len(run.groups()), np.nan), np.full(len(run.groups()), np.nan)
-        found.append(sum((run.sums[name][list(metric.phases)].sum(axis=0) for name in names), np.zeros(1)))
-    return found[0] * metric.ratio.scale, found[1]
+def block_ratio(run: Run, quantity: Quantity) -> tuple[Vector, Vector]:
+    """Numerator and denominator of a quantity of every block, [B] each; NaN where the run does not know it."""
+    if quantity.request_time is not None:
+        return _request_sums(run, quantity.request_time)
+    metric = quantity.metric
+    if not all(name in run.sums for name in (*metric.above, *metric.below)):
+        return np.full(len(run.groups()), np.nan), np.full(len(run.groups()), np.nan)
+    phases = list(quantity.phases)
+    above, below = (
+        np.sum([run.sums[name][phases].sum(axis=0) for name in names], axis=0) for names in (metric.above, metric.below)
+    )
+    return above / metric.divisor, below
 
 
-def _request_sums(run: Run, name: str, groups: NDArray[np.int64]) -> tuple[Vector, Vector]:
-    values, places = _request_values(run, name, groups)
+def _request_sums(run: Run, name: str) -> tuple[Vector, Vector]:
+    values, places = _request_values(run, name)
+    blocks = len(run.groups())
     if not values.size:
-        return np.full(len(groups), np.nan), np.full(len(groups), np.nan)
-    sums, counts = np.bincount(places, values, len(groups)), np.bincount(places, minlength=len(groups))
+        return np.full(blocks, np.nan), np.full(blocks, np.nan)
+    sums, counts = np.bincount(places, values, blocks), np.bincount(places, minlength=blocks)
     return sums.astype(np.float64), counts.astype(np.float64)
 
 
-def _request_values(run: Run, name: str, groups: NDArray[np.int64]) -> tuple[Vector, NDArray[np.int64]]:
+def _request_values(run: Run, name: str) -> tuple[Vector, NDArray[np.int64]]:
     """Known values of a time of requests, and the block of each."""
     if name not in run.requests:
         return np.empty(0), np.empty(0, np.int64)
     known = run.requests[run.requests[name].notna()]
-    return known[name].to_numpy(np.float64), np.searchsorted(groups, known["group"].to_numpy(np.int64))
+    return known[name].to_numpy(np.float64), np.searchsorted(run.groups(), known["group"].to_numpy(np.int64))
 
 
 def value_of(run: Run, name: str) -> float:
-    """The metric itself; NaN where the run does not know it."""
-    metric = metric_of(name)
-    if metric.quantile is not None and metric.request_time is not None:
-        values, _ = _request_values(run, metric.request_time, run.groups())
-        return float(np.quantile(values, metric.quantile)) if values.size else float("nan")
-    above, below = block_ratio(run, metric)
+    """The quantity itself; NaN where the run does not know it."""
+    quantity = quantity_of(name)
+    if quantity.quantile is not None and quantity.request_time is not None:
+        values, _ = _request_values(run, quantity.request_time)
+        return float(np.quantile(values, quantity.quantile)) if values.size else float("nan")
+    above, below = block_ratio(run, quantity)
     return float(quotient(above.sum(keepdims=True), below.sum(keepdims=True))[0])
 
 
 def draws_of(run: Run, name: str, draws: int = DRAWS, seed: int = SEED) -> Vector:
-    """The metric in every draw of the blocks, [draws]; times also vary as the figures they rest on are uncertain."""
-    metric = metric_of(name)
-    if metric.quantile is not None and metric.request_time is not None:
-        values, places = _request_values(run, metric.request_time, run.groups())
-        found = drawn_quantiles(values, places, len(run.groups()), metric.quantile, draws, seed)
+    """The quantity in every draw of the blocks, [draws]; times also vary as the figures they rest on are uncertain."""
+    quantity = quantity_of(name)
+    if quantity.quantile is not None and quantity.request_time is not None:
+        values, places = _request_values(run, quantity.request_time)
+        drawn = drawn_quantiles(values, places, len(run.groups()), quantity.quantile, draws, seed)
     else:
-        sums = drawn_sums(np.stack(block_ratio(run, metric), axis=1), draws, seed)
-        found = quotient(sums[:, 0], sums[:, 1])
-    return _as_uncertain(run, metric, found, draws, seed)
+        sums = drawn_sums(np.stack(block_ratio(run, quantity), axis=1), draws, seed)
+        drawn = quotient(sums[:, 0], sums[:, 1])
+    return _as_uncertain(run, quantity, drawn, draws, seed)
 
 
-def _as_uncertain(run: Run, metric: Metric, found: Vector, draws: int, seed: int) -> Vector:
+def _as_uncertain(run: Run, quantity: Quantity, drawn: Vector, draws: int, seed: int) -> Vector:
     """The draws of a time with the error of the figures it rests on, where that is known."""
-    if not metric.is_time or not run.errors:
-        return found
-    effects = sensitivities(run.blocks, metric, run.errors)
-    return found * (1.0 + calibration_draws(effects, run.hardware, draws, seed))
+    if not quantity.is_time or not run.errors:
+        return drawn
+    effects = sensitivities(run.blocks, quantity, run.errors)
+    return drawn * (1.0 + calibration_draws(effects, run.hardware, draws, seed))
 
 
 def intervals(run: Run, names: Sequence[str], draws: int = DRAWS, seed: int = SEED) -> dict[str, tuple[float, float]]:
-    """95 % interval of each metric; NaN where the run does not know it or has fewer than two blocks."""
-    metrics = {name: metric_of(name) for name in names}
-    ratios = {name: metric for name, metric in metrics.items() if metric.quantile is None}
-    found: dict[str, Vector] = {}
-    if ratios:  # all at once: the draws are the same
-        pairs = np.stack([block_ratio(run, metric) for metric in ratios.values()])  # [M, 2, B]
-        sums = drawn_sums(np.ascontiguousarray(pairs.reshape(2 * len(ratios), -1).T), draws, seed)
-        for i, (name, metric) in enumerate(ratios.items()):
-            drawn = quotient(sums[:, 2 * i], sums[:, 2 * i + 1])
-            found[name] = _as_uncertain(run, metric, drawn, draws, seed)
-    blocks = len(run.groups())
-    return {
-        name: interval(found[name] if name in found else draws_of(run, name, draws, seed), blocks) for name in names
-    }
+    """95 % interval of each mean or ratio; NaN where the run does not know it or has fewer than two blocks."""
+    quantities = [quantity_of(name) for name in names]
+    ratios = np.stack([block_ratio(run, quantity) for quantity in quantities])  # [M, 2, B]
+    # All at once: the draws are the same.
+    sums = drawn_sums(np.ascontiguousarray(ratios.reshape(2 * len(names), len(run.groups())).T), draws, seed)
+    bounds = {}
+    for i, quantity in enumerate(quantities):
+        drawn = _as_uncertain(run, quantity, quotient(sums[:, 2 * i], sums[:, 2 * i + 1]), draws, seed)
+        bounds[quantity.name] = interval(drawn, len(run.groups()))
+    return bounds

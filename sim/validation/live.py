@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.machine.hardware import Hardware
+from sim.statistics.bootstrap import percentile_interval
 from sim.validation.calibrated import Calibrated, calibrate, calibrated_elsewhere
 from sim.validation.compare import Compared
 from sim.validation.findings import Findings
@@ -19,7 +20,7 @@ from sim.validation.simulate import simulate
 from sim.validation.verdict import findings_of
 from traces.errors import UserError
 
-QUANTILES = (0.05, 0.95)
+COVERAGE = 0.9
 
 
 def analyse(folder: Path, gate: float, draws: int, hardware: Hardware | None = None) -> Findings:
@@ -60,5 +61,4 @@ def _interval(plan: Plan, name: str, calibrated: Calibrated, repeats: int) -> tu
         float(simulate(plan, setting, drawn).latency_ns.mean()) / 1e6 * (spread.of_mean(repeats, rng) if spread else 1)
         for drawn in calibrated.draws
     ]
-    low, high = np.quantile(means, QUANTILES)
-    return float(low), float(high)
+    return percentile_interval(means, COVERAGE)

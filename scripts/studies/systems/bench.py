@@ -16,7 +16,7 @@ from sim.assembly.replay import Replay
 from sim.config import to_plain_dict, validate
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
-from sim.results.table import request_interval
+from sim.statistics.bootstrap import request_interval
 from sim.systems.expert_streaming import compare as expert_streaming_compare
 from sim.systems.expert_streaming.config import Settings
 from sim.systems.od_moe.config import system_from_config

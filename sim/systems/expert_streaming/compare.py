@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.statistics.bootstrap import request_interval
 from sim.systems.expert_streaming.baseline import expert_parallel
 from sim.systems.expert_streaming.config import Settings
 from sim.systems.expert_streaming.layer import Expert, Result, tokens_per_die
@@ -141,8 +142,6 @@ def side_metrics(sides: list[Side], chiplets: int, iterations: int) -> Metrics:
 
 def metrics(found: Comparison) -> Metrics:
     """Flat metrics of a comparison; the speed-up is one of tokens per second, its interval a bootstrap over draws."""
-    from sim.results.table import request_interval  # only now: it loads pandas
-
     settings, chiplets = found.settings, found.settings.rows * found.settings.columns
     times = [np.array([one.makespan_ns / one.tokens for one in sides]) for sides in (found.baseline, found.streaming)]
     low, high = request_interval(times[0], times[1])

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sim.config import validate
+from sim.formatting import number, percent, size
 from sim.results.json_files import write_json
 from sim.results.outputs import SIMULATED, versions
-from sim.results.summary import number, percent, size
 from sim.systems.expert_streaming.compare import Comparison, Metrics, compare, metrics
 from sim.systems.expert_streaming.config import Settings
 from traces.format.trace import Trace

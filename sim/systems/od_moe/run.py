@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.formatting import number as format_number
 from sim.metrics.step_table import Metrics, ratio, summary
 from sim.results.json_files import write_json
 from sim.results.outputs import SIMULATED, versions
@@ -124,8 +125,7 @@ def text(system: OdMoe, found: Metrics) -> str:
     requests_of = "the replayed trace" if system.workload == "trace" else "the configured lengths (no trace is used)"
 
     def number(name: str, scale: float = 1.0, digits: int = 2) -> str:
-        value = found[name]
-        return "unknown" if value is None else f"{float(value) * scale:.{digits}f}"
+        return format_number(found[name], f".{digits}f", scale, unknown="unknown")
 
     rows = [
         ("requests", f"{found['num_requests']}, of {requests_of}"),

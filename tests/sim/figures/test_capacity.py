@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sim.engine.decision.counters import PARTS
 from sim.figures.attribution import attribution
 from sim.figures.capacity import capacity, hit_rates
 from sim.figures.missing import MissingData
-from sim.results.table import PARTS
 from tests.sim.figures.tables import footnote_of, legend, run, study_of, words
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.figures.measures import measured
+from sim.figures.measures import measures_of
 from sim.figures.missing import MissingData
 from sim.figures.pareto import front, pareto
 from sim.figures.prefetches import prefetch_accuracy
 from sim.figures.supply import link_and_cpu, link_time, with_link_time
+from sim.statistics.run_sample import Run
 from tests.sim.figures.tables import footnote_of, legend, run, study_of, widths
 
 COPIES = {
@@ -22,8 +23,12 @@ def test_measures_of_decode_steps_by_hand():
     blocks = pd.DataFrame(
         {"copied_bytes": [100, 300], "demand_copies": [1, 2], "prefetch_copies": [0, 1], "steps": [2, 2],
          "num_tokens": [2, 6], "prefetch_used": [0, 2], "prefetch_late": [0, 0], "prefetch_wasted": [0, 0],
-         "prefetch_abandoned": [0, 0]}
+         "prefetch_abandoned": [0, 0], "group": [0, 1], "phase": 1}
     )  # fmt: skip
+
+    def measured(blocks):
+        return measures_of(Run("lru", blocks, pd.DataFrame()))
+
     found = measured(blocks)
     assert found["decode.bytes_per_step"] == 100
     assert found["decode.copies_per_step"] == 1

@@ -13,7 +13,9 @@ from sim.commands import plot
 from sim.figures.notes import footnote
 from sim.figures.registry import FIGURES, figures_of, save
 from sim.figures.table import study
-from sim.results.table import collect, request_interval, unfinished_runs
+from sim.results.run_files import unfinished_runs
+from sim.results.table import collect
+from sim.statistics.bootstrap import request_interval
 from sim.timeline.event_file import NAME, TimelineFile
 from tests.support.random_traces import random_trace
 from tests.support.replays import replay_of

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 import sim.metrics.quantiles
 import sim.spill
-from sim.metrics.quantiles import order_statistics, percentiles, total
+from sim.metrics.quantiles import order_statistics, quantiles, total
 from sim.spill import Spill
 
-POINTS = [0, 50, 90, 99, 100]
+SHARES = [0, 0.5, 0.9, 0.99, 1]
 
 
 def spilled(values, dtype=np.int64, piece=7):
@@ -22,8 +22,8 @@ def spilled(values, dtype=np.int64, piece=7):
 
 def test_ranks_by_hand():
     assert order_statistics(spilled([30, 10, 20, 10]), [0, 1, 2, 3]) == [10, 10, 20, 30]
-    assert percentiles(spilled([30, 10, 20, 10]), [50, 90], np.float64) == [15.0, pytest.approx(27.0)]
-    assert percentiles(spilled([7]), [50, 99], np.float64) == [7.0, 7.0]
+    assert quantiles(spilled([30, 10, 20, 10]), [0.5, 0.9], np.float64) == [15.0, pytest.approx(27.0)]
+    assert quantiles(spilled([7]), [0.5, 0.99], np.float64) == [7.0, 7.0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,10 +45,10 @@ def test_every_rank_equals_the_sorted_value(values, digit_bits):
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 700), spread=st.sampled_from([1, 3, 1000, 10**9]))
-def test_percentiles_equal_numpy_to_the_last_bit(seed, count, spread):
+def test_quantiles_equal_numpy_to_the_last_bit(seed, count, spread):
     values = np.random.default_rng(seed).integers(0, spread, count) + 10**6
-    found = percentiles(spilled(values, piece=97), POINTS, lambda ns: ns / 1e9)
-    assert found == [float(np.percentile(values / 1e9, point)) for point in POINTS]
+    found = quantiles(spilled(values, piece=97), SHARES, lambda ns: ns / 1e9)
+    assert found == [float(np.quantile(values / 1e9, share)) for share in SHARES]
 
 
 @pytest.mark.parametrize("count", [1, 127, 128, 129, 1000, 4096, 100_003])

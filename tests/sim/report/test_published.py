@@ -34,11 +34,7 @@ def test_a_range_is_met_or_not():
 
 
 def test_the_script_and_the_report_have_the_same_published_figures():
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "scripts" / "studies"))
-    import od_moe
+    from scripts.studies.systems import od_moe
 
     rates = {claim.value for claim in CLAIMS["od_moe"]}
     assert {value for value, *_ in od_moe.ABLATION.values()} <= rates

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from sim.metrics.registry import metric_names, metric_of
+from sim.metrics.registry import MEASURES, QUANTITIES, quantity_of
 from sim.statistics.bootstrap import drawn_sums, interval, request_interval
 from sim.statistics.pairs import compare, holm
 from sim.statistics.run_sample import Run, draws_of, intervals, value_of
@@ -173,7 +173,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="baseline=c is not one of the runs: they are a, b"):
         compare([run_of("a", [1, 2]), run_of("b", [1, 2])], "tpot_s.mean", baseline="c")
     with pytest.raises(UserError, match="metric speed is not known"):
-        metric_of("speed")
+        quantity_of("speed")
 
 
 def test_one_request_gives_no_interval():
@@ -181,8 +181,10 @@ def test_one_request_gives_no_interval():
     assert np.isnan(row[["low", "difference_low", "p", "p_holm"]].astype(float)).all() and not row["distinguishable"]
 
 
-def test_every_metric_name_is_understood():
-    assert all(metric_of(name).name == name for name in metric_names())
+def test_every_quantity_is_found_by_its_name():
+    assert all(quantity_of(name).name == name for name in [*QUANTITIES, *MEASURES, "tpot_s"])
+    with pytest.raises(UserError, match="metric itl_s is not known"):
+        quantity_of("itl_s")
 
 
 @given(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sim.metrics.block_sums import BlockSums
-from sim.metrics.registry import metric_names
+from sim.metrics.registry import QUANTITIES
 from sim.metrics.step_table import StepTable
 from sim.results.table import collect, comparisons
 from sim.statistics.run_sample import Run, value_of
@@ -32,7 +32,7 @@ def test_every_metric_of_the_blocks_is_the_one_of_the_run(policy, batch_size):
         sums.write({name: column[piece] for name, column in columns.items()})
     run = Run(policy, pd.DataFrame(sums.columns()), pd.DataFrame(table.requests()))
     assert len(run.groups()) == 4 // batch_size
-    for name in metric_names():
+    for name in QUANTITIES:
         expected = table.metrics()[name]
         found = value_of(run, name)
         assert np.isnan(found) if expected is None else found == pytest.approx(expected, rel=1e-12), name

@@ -13,6 +13,7 @@ from argparse import Namespace
 
 import numpy as np
 
+from sim.statistics.bootstrap import neighbours, percentile_interval
 from sim.validation.config import PublishedConfig, require_files
 from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary, signed_error_percent
 from sim.validation.published.big_moe_on_edge.phone import fit_phone
@@ -31,7 +32,7 @@ from traces.importers import load_importer
 
 FILES = ("qwen.route.csv", "qwen-lru_a.csv", "qwen-lru_b.csv")
 ORIGIN = "https://github.com/Helldez/BigMoeOnEdge"
-QUANTILES = (0.05, 0.95)
+COVERAGE = 0.9
 BLOCK_TOKENS = 16
 
 
@@ -112,17 +113,13 @@ def _interval_of_means(
     rng = np.random.default_rng(0)
     means: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(draws):
-        starts = rng.integers(0, len(calibrating) - BLOCK_TOKENS + 1, count)
-        chosen = (starts[:, None] + np.arange(BLOCK_TOKENS)).reshape(-1)
+        chosen = neighbours(rng, len(calibrating), BLOCK_TOKENS, count)
         phone = fit_phone(calibrating, expert_bytes, chosen)
         for name, run in runs.items():
             means[name].append(
                 1e3 * float(phone.token_s(reads_of(run, geometry).astype(np.float64), expert_bytes).mean())
             )
-    return {
-        name: (float(np.quantile(values, QUANTILES[0])), float(np.quantile(values, QUANTILES[1])))
-        for name, values in means.items()
-    }
+    return {name: percentile_interval(values, COVERAGE) for name, values in means.items()}
 
 
 NOTES = [

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.statistics.bootstrap import neighbours, percentile_interval
 from sim.validation.published.mixtral_offloading.table import PublishedRun, generated_tokens
 
 CALIBRATE_ON = (("lru", 4), ("random", 6))
 """(rule, experts offloaded per layer) of the runs that calibrate a GPU."""
 BLOCK_TOKENS = 32
 """Consecutive tokens that the bootstrap draws together: routing of neighbours is alike."""
-QUANTILES = (0.05, 0.95)
+COVERAGE = 0.9
 Case = tuple[str, int]
 
 
@@ -74,9 +75,8 @@ def intervals(
     blocks = max(1, length // BLOCK_TOKENS)
     rng = np.random.default_rng(0)
     seconds = np.full((draws, len(works)), np.nan)
-    offsets = np.arange(min(BLOCK_TOKENS, length))
     for draw in range(draws):
-        chosen = ((rng.integers(0, length, blocks)[:, None] + offsets) % length).reshape(-1)
+        chosen = neighbours(rng, length, min(BLOCK_TOKENS, length), blocks, circular=True)
         totals = [work.copies(copies[work.case][0], float(copies[work.case][1][chosen].mean())) for work in works]
         pairs = [(work, total) for work, total in zip(works, totals, strict=True) if work.case in CALIBRATE_ON]
         constants = fit(*zip(*pairs, strict=True))
@@ -86,5 +86,4 @@ def intervals(
     seconds = seconds[~np.isnan(seconds).any(axis=1)]
     if len(seconds) < draws / 2 or blocks < 2:
         return [(None, None)] * len(works)
-    low, high = np.quantile(seconds, QUANTILES, axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return list(zip(*percentile_interval(seconds, COVERAGE), strict=True))

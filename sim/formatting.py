@@ -1,0 +1,55 @@
+"""Numbers as text: shares, times, sizes and intervals; a dash stands for what is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeGuard
+
+UNKNOWN = "-"
+SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def is_known(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: object, form: str = ".4g", scale: float = 1.0, unit: str = "", unknown: str = UNKNOWN) -> str:
+    """A number times ``scale`` in a format of Python, with its unit."""
+    return f"{float(value) * scale:{form}}{unit}" if is_known(value) else unknown
+
+
+def percent(value: object, form: str = ".1f", unit: str = "%") -> str:
+    """A share in percent."""
+    return number(value, form, 100.0, unit)
+
+
+def milliseconds(value: object, form: str = ".3f") -> str:
+    """Seconds in milliseconds."""
+    return number(value, form, 1e3, " ms")
+
+
+def size(value: object) -> str:
+    """Bytes in the largest decimal unit that leaves at least one whole."""
+    if not is_known(value):
+        return UNKNOWN
+    unit, name = next(((unit, name) for unit, name in SIZES if value >= unit), (1.0, "B"))
+    return f"{value / unit:.1f} {name}"
+
+
+def interval(low: object, high: object, form: str = ".4g", scale: float = 1.0) -> str:
+    """``[low, high]``, or nothing where it is not known."""
+    if not (is_known(low) and is_known(high)):
+        return ""
+    return f"[{number(low, form, scale)}, {number(high, form, scale)}]"
+
+
+def with_interval(text: str, low: object, high: object, form: str = ".4g", scale: float = 1.0) -> str:
+    """A number's text, followed by its interval where that is known."""
+    return f"{text} {interval(low, high, form, scale)}".rstrip()
+
+
+def shortlist(names: Sequence[str], count: int, separator: str = ", ") -> str:
+    """The first names, and how many more."""
+    return separator.join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
