@@ -54,8 +54,9 @@ def main(argv: list[str]) -> int:
         print(help_text(), end="")
         return 0 if argv else 2
     what, names, columns, out, steps = _arguments(argv)
-    from sim.figures.registry import RUNS, figures_of, save, sources_of  # pandas and matplotlib take a second to import
-    from sim.figures.table import study
+    from sim.figures.drawing import RUNS
+    from sim.figures.registry import figures_of, save, sources_of  # pandas and matplotlib take a second to import
+    from sim.figures.run_table import study
 
     runs = None
     if RUNS in sources_of(what):
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
     elif not what.exists() and not sources_of(what):
         raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
     written = 0
-    for name, figure in figures_of(what, names, columns, steps, runs):
+    for name, figure in figures_of(what, names, columns, runs, steps=steps):
         for path in save(figure, out / name):
             print(f"wrote {path}")
             written += 1
@@ -121,7 +122,7 @@ def format_table(table: "pd.DataFrame") -> str:
 def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
     """The folder, the figures, the page width in columns, where to write, and the steps of a timeline."""
     from sim.figures.registry import check_name
-    from sim.figures.traces import is_trace
+    from sim.figures.trace_file import is_trace
 
     options: dict[str, str] = {}
     names: list[str] = []

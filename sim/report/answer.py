@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from sim.engine.decision.counters import PARTS
-from sim.figures.attribution import PART_LOOK
-from sim.figures.bounds import FILE, answers
+from sim.figures.drawings.attribution import PART_LOOK
+from sim.figures.drawings.bounds import FILE, answers
 from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.report.comparison import TIME, Comparison
 

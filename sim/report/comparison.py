@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from sim.figures.setups import USUAL_CAPACITY
+from sim.figures.one_capacity import USUAL_CAPACITY
 from sim.results.table import comparisons as compare_runs
 from sim.statistics.pairs import corrected_together
 

@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from sim.figures.drawings.validation import note
 from sim.figures.measures import add_measures
 from sim.figures.notes import values_of
-from sim.figures.settings import add_settings
-from sim.figures.validation import errors, note, read_validation
+from sim.figures.run_settings import add_settings
+from sim.figures.validation_table import errors, read_validation
 from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.report.answer import answer, limits
 from sim.report.comparison import compare_all
@@ -27,6 +28,7 @@ from sim.results.run_files import finished_runs, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
 from traces.errors import UserError
 
+OWN_SECTION = ("attribution", "what_if")
 SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
 
 
@@ -73,7 +75,7 @@ class Content:
     @property
     def figures(self) -> list[Picture]:
         """The pictures without a section of their own."""
-        return [picture for picture in self.pictures.values() if not picture.name not in ("attribution", "what_if")]
+        return [picture for picture in self.pictures.values() if not picture.name not in OWN_SECTION]
 
 
 def content(folder: Path, validation: Path | None = None) -> Content:

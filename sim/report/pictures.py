@@ -12,21 +12,20 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
-from sim.figures.registry import FIGURES, RUNS
+from sim.figures.drawing import RUNS, MissingData
+from sim.figures.registry import FIGURES
 from sim.figures.style import STYLE
 
 SVG = {"svg.hashsalt": "moe-offload-sim", "svg.fonttype": "path"}
 HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")
-LEFT_OUT = ("timeline",)
-"""Figures of one run only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure: its name, what it shows, and an SVG for two columns and for one."""
+    """A figure: its name and heading, what it shows, and an SVG for two columns and for one."""
 
     name: str
+    heading: str
     says: str
     wide: str
     narrow: str
@@ -34,19 +33,20 @@ class Picture:
 
 def pictures(table: pd.DataFrame) -> dict[str, Picture]:
     """Every figure that the runs of a table give, by name."""
-    found = {}
+    drawn = {}
     for name, drawing in FIGURES.items():
-        if drawing.source == RUNS and name not in LEFT_OUT:
+        if drawing.source == RUNS and drawing.in_report:
             with suppress(MissingData):
-                found[name] = picture(name, table)
-    return found
+                drawn[name] = picture(name, table)
+    return drawn
 
 
 def picture(name: str, table: pd.DataFrame) -> Picture:
     """One figure of its table."""
+    drawing = FIGURES[name]
     with rc_context(STYLE):
-        wide, narrow = (data_uri(FIGURES[name].draw(table, columns)) for columns in (2, 1))
-    return Picture(name, FIGURES[name].says, wide, narrow)
+        wide, narrow = (data_uri(drawing.draw(table, columns)) for columns in (2, 1))
+    return Picture(name, drawing.heading or name, drawing.says, wide, narrow)
 
 
 def data_uri(figure: Figure) -> str:
@@ -60,4 +60,4 @@ def data_uri(figure: Figure) -> str:
 def renumbered(svg: str) -> str:
     """An SVG whose hashed names are numbers in order of appearance: matplotlib's hash where objects lie in memory."""
     names = {name: f"n{place}" for place, name in enumerate(dict.fromkeys(HASHED.findall(svg)))}
-    return HASHED.sub(lambda found: names[found.group()], svg)
+    return HASHED.sub(lambda match: names[match.group()], svg)

@@ -9,14 +9,6 @@ from pathlib import Path
 from sim.report.content import Content
 
 FOLDER = Path(__file__).resolve().parent
-SECTIONS = {
-    "capacity": "Capacity", "hit_rates": "Hit rate beside Belady's", "tpot_by_policy": "Time per output token",
-    "cache_ratio_by_policy": "Cache ratio", "alpha": "Width of the score bands", "knob": "Against what was swept",
-    "chain": "Parts added one by one",
-    "evictions": "Eviction rules", "prefetch_accuracy": "Prefetches", "link_time": "Time on the link",
-    "link_and_cpu": "Link and CPU", "pareto": "Latency against quality",
-}  # fmt: skip
-"""Headings of figures; any other is headed by its name."""
 
 
 def render(content: Content) -> str:
@@ -28,7 +20,7 @@ def render(content: Content) -> str:
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; img-src data:; style-src '{_sum(style)}'; script-src '{_sum(script)}'"
     template = environment.get_template("page.html.jinja")
-    return template.render(content=content, sections=SECTIONS, style=style, script=script, policy=policy)
+    return template.render(content=content, style=style, script=script, policy=policy)
 
 
 def _sum(text: str) -> str:

@@ -108,7 +108,7 @@ SECONDS: Mapping[str, Callable[[float], float]] = {
 
 
 def points_table(findings: Findings) -> list[Row]:
-    """The predicted points as ``sim.figures.validation`` reads them, in seconds; what was fitted on is left out."""
+    """The predicted points as ``sim.figures.validation_table`` reads them, in seconds; without what was fitted on."""
     to_seconds = SECONDS[findings.unit]
 
     def row(point: Point) -> Row:

@@ -1,4 +1,4 @@
-"""Tables as `sim.figures.table.study` makes them, with invented results: every value is chosen, none computed."""
+"""Tables as `sim.figures.run_table.study` makes them, with invented results: every value is chosen, none computed."""
 
 from typing import Any
 

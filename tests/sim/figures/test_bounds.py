@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.figures.bounds import FILE, scenarios, what_if
-from sim.figures.missing import MissingData
-from sim.figures.validation import read_validation, validation
+from sim.figures.drawing import MissingData
+from sim.figures.drawings.bounds import FILE, scenarios, what_if
+from sim.figures.validation_table import read_validation, validation
 from tests.sim.figures.tables import footnote_of, run, study_of, widths, words
 from traces.errors import UserError
 

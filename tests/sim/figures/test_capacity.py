@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from sim.engine.decision.counters import PARTS
-from sim.figures.attribution import attribution
-from sim.figures.capacity import capacity, hit_rates
-from sim.figures.missing import MissingData
+from sim.figures.drawing import MissingData
+from sim.figures.drawings.attribution import attribution
+from sim.figures.drawings.capacity import capacity, hit_rates
 from tests.sim.figures.tables import footnote_of, legend, run, study_of, words
 
 

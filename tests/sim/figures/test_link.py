@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sim.figures.drawing import MissingData
+from sim.figures.drawings.pareto import front, pareto
+from sim.figures.drawings.prefetches import prefetch_accuracy
+from sim.figures.drawings.supply import link_and_cpu, link_time, with_link_time
 from sim.figures.measures import measures_of
-from sim.figures.missing import MissingData
-from sim.figures.pareto import front, pareto
-from sim.figures.prefetches import prefetch_accuracy
-from sim.figures.supply import link_and_cpu, link_time, with_link_time
 from sim.statistics.run_sample import Run
 from tests.sim.figures.tables import footnote_of, legend, run, study_of, widths
 

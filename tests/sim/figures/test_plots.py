@@ -12,7 +12,7 @@ import pytest
 from sim.commands import plot
 from sim.figures.notes import footnote
 from sim.figures.registry import FIGURES, figures_of, save
-from sim.figures.table import study
+from sim.figures.run_table import study
 from sim.results.run_files import unfinished_runs
 from sim.results.table import collect
 from sim.statistics.bootstrap import request_interval

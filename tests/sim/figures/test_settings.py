@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.figures.knob import knob, swept
-from sim.figures.missing import MissingData
-from sim.figures.parts import SHOWN_LINES, SHOWN_ROWS, first_lines, first_rows
-from sim.figures.settings import add_settings, contender, settings_of
+from sim.figures.chart_parts import SHOWN_LINES, SHOWN_ROWS, first_lines, first_rows
+from sim.figures.drawing import MissingData
+from sim.figures.drawings.knob import knob, swept
+from sim.figures.run_settings import add_settings, contender, settings_of
 from tests.sim.figures.tables import legend, run, study_of
 
 POLICY = {

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.figures.timeline import (
+from sim.figures.drawings.timeline import (
     FILE,
     LANES,
     LOOKS,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sim.commands import plot
-from sim.figures.gate import reuse, reuse_by_rank, reuse_counts, score_by_rank, scores_by_rank
-from sim.figures.missing import MissingData
+from sim.figures.drawing import MissingData
+from sim.figures.drawings.gate import reuse, reuse_by_rank, reuse_counts, score_by_rank, scores_by_rank
+from sim.figures.drawings.routing import expert_shares, locality, locality_by_layer, routing
 from sim.figures.registry import FIGURES, TRACE
-from sim.figures.routing import expert_shares, locality, locality_by_layer, routing
 from tests.sim.figures.tables import footnote_of, legend
 from tests.support.random_traces import random_trace, recorded_trace, routed
 from traces.format.files import write_trace

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sim.figures.measures import add_measures
-from sim.figures.settings import add_settings
+from sim.figures.run_settings import add_settings
 from sim.report.answer import answer
 from sim.report.comparison import TIME, Comparison, compare_all, is_bound
 from sim.report.rows import BEST, BOUND, EQUAL, rows

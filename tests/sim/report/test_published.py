@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sim.figures.missing import MissingData
+from sim.figures.drawing import MissingData
 from sim.report.system_runs import CLAIMS, lines, system_runs
 
 FOUR = {
@@ -56,7 +56,7 @@ def test_runs_of_a_system_are_found_by_their_provenance(tmp_path):
 def test_figures_leave_such_runs_out(tmp_path, sweep):
     import shutil
 
-    from sim.figures.table import study
+    from sim.figures.run_table import study
 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "provenance.json").write_text(json.dumps({"system": "od_moe", "label": "SIMULATED"}))

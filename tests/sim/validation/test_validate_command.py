@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sim.__main__ import main
-from sim.figures.validation import read_validation
+from sim.figures.validation_table import read_validation
 from sim.validation.findings import Findings, Point, error_summary, signed_error_percent
 from sim.validation.published import published_names
 from sim.validation.report import cell_text, points_table, write_findings

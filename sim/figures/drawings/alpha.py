@@ -3,9 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import legend_above, line, side_by_side
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import legend_above, line, side_by_side
 from sim.figures.style import add_footnote
 
 
@@ -46,3 +46,14 @@ def _name(keys: list[str], group: pd.DataFrame) -> str:
     first = group.iloc[0]
     words = {"batch_size": f"batch {first['batch_size']}", "capacity": f"capacity {100 * first['capacity']:.3g} %"}
     return ", ".join(words.get(key, str(first[key])) for key in keys)
+
+
+DRAWINGS = (
+    Drawing(
+        "alpha",
+        "TPOT and lost gate mass against alpha (SMoE, Fig. 11)",
+        alpha,
+        heading="Width of the score bands",
+        place=60,
+    ),
+)

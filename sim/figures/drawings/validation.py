@@ -1,45 +1,14 @@
 """Predicted beside measured times: the table that `python -m sim validate` writes."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sim.figures.missing import MissingData
-from sim.figures.parts import error_lengths, legend_above, numbers, side_by_side, unique
+from sim.figures.chart_parts import error_lengths, legend_above, numbers, side_by_side, unique
+from sim.figures.drawing import VALIDATION, Drawing
 from sim.figures.style import LINES, add_footnote
-from traces.errors import UserError
-
-FILE = "validation.csv"
-COLUMNS = (
-    "setting", "measured_s", "measured_low", "measured_high", "predicted_s", "predicted_low", "predicted_high",
-)  # fmt: skip
-HOW = "python -m sim validate"
-
-
-def read_validation(path: Path) -> pd.DataFrame:
-    """validation.csv of a folder (or below it), or the file itself.
-
-    Raises: MissingData where there is none, UserError where it lacks a column or a time is no number.
-    """
-    files = [path] if path.is_file() else sorted(path.rglob(FILE)) if path.is_dir() else []
-    if not files:
-        raise MissingData(f"{path} holds no {FILE}: {HOW} writes it, a row per setting, measured and predicted")
-    tables = [pd.read_csv(file) for file in files]
-    for file, table in zip(files, tables, strict=True):
-        for name in COLUMNS:
-            if name not in table:
-                raise UserError(f"{file} lacks the column {name}: it must have {', '.join(COLUMNS)}")
-            if name != "setting" and not pd.api.types.is_numeric_dtype(table[name]):
-                raise UserError(f"{file}: the column {name} must hold seconds")
-    return pd.concat(tables, ignore_index=True)
-
-
-def errors(table: pd.DataFrame) -> pd.Series:
-    """Relative error of each prediction, predicted / measured - 1."""
-    return pd.Series(table["predicted_s"] / table["measured_s"] - 1.0)
+from sim.figures.validation_table import errors, read_validation
 
 
 def validation(table: pd.DataFrame, columns: int = 2) -> Figure:
@@ -84,3 +53,8 @@ def note(table: pd.DataFrame) -> str:
         return said
     largest = float(max(off, key=abs))
     return f"{said} Error of the prediction: median {off.abs().median():.1%}, largest {largest:+.1%}."
+
+
+DRAWINGS = (
+    Drawing("validation", "predicted beside measured times", validation, VALIDATION, read_validation, place=200),
+)

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import name_rows
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import name_rows
 from sim.figures.style import BLUE, SKY, WIDTH_IN, add_footnote
 from sim.results.json_files import read_json
 from traces.errors import UserError
@@ -89,3 +89,14 @@ def _bars(panel: Axes, group: pd.DataFrame, named: bool) -> None:
     first = group.iloc[0]
     panel.set_title(f"{first['series']}, capacity {100 * first['capacity']:.3g} %", loc="left", pad=2, fontsize=7)
     panel.margins(x=0.28)
+
+
+DRAWINGS = (
+    Drawing(
+        "what_if",
+        "what each run would gain if one thing were ideal",
+        what_if,
+        heading="What would be gained if",
+        place=140,
+    ),
+)

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from sim.engine.decision.counters import PARTS
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import first_rows, name_rows, rows_in
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import first_rows, name_rows, rows_in
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, add_footnote
 
 # Word, colour and hatching of each part of a token's time; hatched parts are waits.
@@ -76,3 +76,14 @@ def _draw_bars(panel: Axes, group: pd.DataFrame, parts: list[str]) -> None:
     name_rows(panel, [str(name) for name in group[_key(group)]])
     panel.margins(x=0.09)
     panel.set_ylim(len(group) - 0.5, -0.5)
+
+
+DRAWINGS = (
+    Drawing(
+        "attribution",
+        "where a token's time goes, a stacked bar per policy",
+        attribution,
+        heading="Where the time goes",
+        place=30,
+    ),
+)

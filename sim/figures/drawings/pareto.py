@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sim.figures.capacity import FUTURE
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import grid, legend_above, lengths_of, numbers, unique
+from sim.figures.drawing import Drawing, MissingData
+from sim.figures.drawings.capacity import FUTURE
 from sim.figures.notes import footnote
-from sim.figures.parts import grid, legend_above, lengths_of, numbers, unique
-from sim.figures.settings import GROUPS, group_words
-from sim.figures.setups import one_capacity, said_capacity
+from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.run_settings import GROUPS, group_words
 from sim.figures.style import BLACK, LINES, add_footnote
 
 COSTS = (
@@ -55,7 +55,7 @@ def pareto(table: pd.DataFrame, columns: int = 2) -> Figure:
             panel.set_ylabel(cost[1])
     legend_above(figure, panels.ravel()[0].get_legend_handles_labels())
     proxy = " Gate mass is a proxy for quality, not a measure of it." if cost is COSTS[1] else ""
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + proxy)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + proxy)
     return figure
 
 
@@ -104,3 +104,14 @@ def _name_points(panel: Axes, best: pd.DataFrame, at: NDArray[np.float64], high:
         if len(text) > NAME_LETTERS:
             continue
         panel.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=5.5, color="#444444")
+
+
+DRAWINGS = (
+    Drawing(
+        "pareto",
+        "TPOT against cost in quality: lost gate mass, or perplexity",
+        pareto,
+        heading="Latency against quality",
+        place=130,
+    ),
+)

@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import first_lines, legend_above, lengths_of, numbers, side_by_side, unique
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import first_lines, legend_above, lengths_of, numbers, side_by_side, unique
 from sim.figures.style import BLACK, LINES, add_footnote
 
 FUTURE = {
@@ -106,3 +106,21 @@ def _shade_gap(panel: Axes, table: pd.DataFrame) -> None:
         at = shared.to_numpy(dtype=np.float64) * 100
         low, high = (side.loc[shared].to_numpy(dtype=np.float64) * 100 for side in (causal, ceiling))
         panel.fill_between(at, low, high, where=high >= low, color="#EEEEEE", label="gap to Belady", zorder=0)
+
+
+DRAWINGS = (
+    Drawing(
+        "capacity",
+        "hit rate and TPOT against cache capacity, a line per policy",
+        capacity,
+        heading="Capacity",
+        place=10,
+    ),
+    Drawing(
+        "hit_rates",
+        "decode hit rate against capacity beside Belady and its variants",
+        hit_rates,
+        heading="Hit rate beside Belady's",
+        place=20,
+    ),
+)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from sim.figures.drawing import MissingData
 from sim.figures.measures import add_measures
-from sim.figures.missing import MissingData
-from sim.figures.settings import add_settings
+from sim.figures.run_settings import add_settings
 from sim.results.run_files import finished_runs, is_system
 from sim.results.table import collect, table_of
 

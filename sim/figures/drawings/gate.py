@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sim.figures.missing import MissingData
-from sim.figures.parts import legend_above, lengths_of, numbers, side_by_side
+from sim.figures.chart_parts import legend_above, lengths_of, numbers, side_by_side
+from sim.figures.drawing import TRACE, Drawing, MissingData
 from sim.figures.style import BLUE, LINES, add_footnote
-from sim.figures.traces import describe, open_trace
+from sim.figures.trace_file import describe, open_trace
 from sim.statistics.bootstrap import request_interval
 from traces.format.trace import Trace
 from traces.statistics.routing import counted_rows, row_chunks
@@ -129,3 +129,11 @@ def reuse(table: pd.DataFrame, columns: int = 2) -> Figure:
     legend_above(figure, panel.get_legend_handles_labels(), handlelength=3)
     add_footnote(figure, f"{table['note'].iloc[0]} Bars: 95\u00a0% bootstrap over requests.")
     return figure
+
+
+DRAWINGS = (
+    Drawing("score_by_rank", "gate score by rank (SMoE, Fig. 5)", score_by_rank, TRACE, scores_by_rank, place=160),
+    Drawing(
+        "reuse_by_rank", "reuse within 1 to 3 steps by rank (SMoE, Fig. 7)", reuse, TRACE, reuse_by_rank, place=170
+    ),
+)

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import first_rows, legend_above, lengths_of, name_rows, numbers, rows_in, side_by_side
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import first_rows, legend_above, lengths_of, name_rows, numbers, rows_in, side_by_side
-from sim.figures.setups import one_capacity, said_capacity
+from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import BLUE, ORANGE, VERMILLION, add_footnote
 
 LINK, CPU = (VERMILLION, "////"), (ORANGE, "\\\\\\\\")
@@ -31,7 +31,7 @@ def link_time(table: pd.DataFrame, columns: int = 2) -> Figure:
     bars = (("link_s", "copies on the link", *LINK), ("tpot_s.mean", "time per output token", BLUE, ""))
     figure = _paired(runs, [("Time per decode step (ms)", bars, 1e3)], columns)
     note += " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
 
 
@@ -50,7 +50,7 @@ def link_and_cpu(table: pd.DataFrame, columns: int = 2) -> Figure:
     panels = [("Busy share of the time, prefill included (%)", busy, 100.0), ("Waiting for it per decode token (ms)",
               waits, 1e3)]  # fmt: skip
     figure = _paired(runs, panels, columns)
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
 
 
@@ -82,3 +82,17 @@ def _paired(
         axes[place].set_xlabel(label)
     legend_above(figure, axes[0].get_legend_handles_labels())
     return figure
+
+
+DRAWINGS = (
+    Drawing(
+        "link_time", "time on the link beside TPOT (SMoE, Fig. 20)", link_time, heading="Time on the link", place=110
+    ),
+    Drawing(
+        "link_and_cpu",
+        "how busy link and CPU are, and waits for them (SMoE, Fig. 22)",
+        link_and_cpu,
+        heading="Link and CPU",
+        place=120,
+    ),
+)

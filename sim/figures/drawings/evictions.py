@@ -3,11 +3,11 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import grouped_bars, legend_above, side_by_side, unique
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import grouped_bars, legend_above, side_by_side, unique
-from sim.figures.settings import GROUPS, RULES, group_words
-from sim.figures.setups import one_capacity, said_capacity
+from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.run_settings import GROUPS, RULES, group_words
 from sim.figures.style import add_footnote
 
 OTHERS = [rule for rule in RULES if rule != "eviction"]
@@ -35,7 +35,7 @@ def evictions(table: pd.DataFrame, columns: int = 2) -> Figure:
         panel.set_xticks(range(len(rules)), rules, rotation=30 if max(map(len, rules)) > 6 else 0, ha="right")
     if len(places) > 1:
         legend_above(figure, hits.get_legend_handles_labels())
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs))
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs))
     return figure
 
 
@@ -49,3 +49,10 @@ def comparable(table: pd.DataFrame) -> pd.DataFrame:
         return known
     groups = [group for _, group in known.groupby(OTHERS, sort=True)]
     return one_capacity(max(groups, key=lambda group: group["eviction"].nunique()))
+
+
+DRAWINGS = (
+    Drawing(
+        "evictions", "eviction rules, all else equal (SMoE, Fig. 19)", evictions, heading="Eviction rules", place=90
+    ),
+)

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import FILLS, legend_above, lengths_of, numbers, side_by_side
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import FILLS, legend_above, lengths_of, numbers, side_by_side
-from sim.figures.settings import GROUPS, group_words
-from sim.figures.setups import one_capacity, said_capacity
+from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.run_settings import GROUPS, group_words
 from sim.figures.style import add_footnote
 
 ORDER = ("eviction", "substitution", "prefetch", "assignment")
@@ -83,7 +83,9 @@ def chain(table: pd.DataFrame, columns: int = 2) -> Figure:
     if len(found) > 1:
         legend_above(figure, times.get_legend_handles_labels())
     runs = pd.concat(found.values())
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + " Numbers: change from the step before.")
+    add_footnote(
+        figure, footnote(runs, interval=True) + capacity_sentence(runs) + " Numbers: change from the step before."
+    )
     return figure
 
 
@@ -103,3 +105,14 @@ def _bars(panel: Axes, runs: pd.DataFrame, metric: str, scale: float, index: int
                 f"{change:+.0%}", (place, value + up), xytext=(0, 2), textcoords="offset points", ha="center",
                 fontsize=5 if of > 1 else 6.5,
             )  # fmt: skip
+
+
+DRAWINGS = (
+    Drawing(
+        "chain",
+        "parts added to LRU offloading one by one (SMoE, Fig. 17)",
+        chain,
+        heading="Parts added one by one",
+        place=80,
+    ),
+)

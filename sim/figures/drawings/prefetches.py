@@ -4,9 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
-from sim.figures.notes import footnote
-from sim.figures.parts import (
+from sim.figures.chart_parts import (
     first_rows,
     legend_above,
     lengths_of,
@@ -16,7 +14,9 @@ from sim.figures.parts import (
     rows_in,
     side_by_side,
 )
-from sim.figures.setups import one_capacity, said_capacity
+from sim.figures.drawing import Drawing, MissingData
+from sim.figures.notes import footnote
+from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import BLACK, GREEN, ORANGE, VERMILLION, add_footnote
 
 ENDS = {
@@ -54,5 +54,16 @@ def prefetch_accuracy(table: pd.DataFrame, columns: int = 2) -> Figure:
     name_rows(amount, names if columns == 1 else [""] * len(names))
     amount.set_xlabel("Prefetches that started, per decode token")
     legend_above(figure, amount.get_legend_handles_labels())
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
+
+
+DRAWINGS = (
+    Drawing(
+        "prefetch_accuracy",
+        "what became of prefetches (SMoE, Fig. 21)",
+        prefetch_accuracy,
+        heading="Prefetches",
+        place=100,
+    ),
+)

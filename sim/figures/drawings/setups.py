@@ -3,12 +3,13 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import grid, grouped_bars, legend_above, unique, wrapped
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import grid, grouped_bars, legend_above, unique, wrapped
+from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import add_footnote
 
-SHOWN_POLICIES, SHOWN_PANELS, PANELS_IN_A_ROW, USUAL_CAPACITY = 14, 12, 4, 0.25
+SHOWN_POLICIES, SHOWN_PANELS, PANELS_IN_A_ROW = 14, 12, 4
 
 
 def tpot_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
@@ -19,34 +20,6 @@ def tpot_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
 def cache_ratio_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Cache ratio of decode steps (resident executions over executions) in the same arrangement."""
     return _panels(table, "decode.cache_ratio", 100.0, "Cache ratio, decode (%)", columns, "cache_ratio_by_policy")
-
-
-def one_capacity(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of each set-up at the capacity that most of its contenders share.
-
-    Of several the one nearest to a quarter of the experts, where `python -m sim run` has its default.
-
-    A contender that has only one capacity, such as `all_resident`, keeps it.
-    """
-    kept: list[pd.DataFrame] = []
-    for _, group in table.groupby("setup", sort=False):
-        counts = group.groupby("capacity")["contender"].nunique()
-        common = min(counts.index[counts == counts.max()], key=lambda share: abs(float(share) - USUAL_CAPACITY))
-        alone = group.groupby("contender")["capacity"].transform("nunique") == 1
-        kept.append(group[(group["capacity"] == common) | alone])
-    return pd.concat(kept) if kept else table
-
-
-def said_capacity(table: pd.DataFrame) -> str:
-    """The capacities of the set-ups as a sentence; one where they are all the same."""
-    shares = {}
-    for setup, group in table.groupby("setup", sort=False):
-        inner = group.loc[group["capacity"].between(0, 1, inclusive="neither"), "capacity"]
-        if len(inner):
-            shares[str(setup)] = f"{100 * inner.mode().iloc[0]:.3g} % of the experts"
-    if len(set(shares.values())) == 1:
-        return f" Capacity: {next(iter(shares.values()))}."
-    return f" Capacity: {'; '.join(f'{share} on {setup}' for setup, share in shares.items())}." if shares else ""
 
 
 def _panels(table: pd.DataFrame, metric: str, scale: float, label: str, columns: int, name: str) -> Figure:
@@ -75,5 +48,23 @@ def _panels(table: pd.DataFrame, metric: str, scale: float, label: str, columns:
     legend_above(figure, panels.ravel()[0].get_legend_handles_labels())
     left_out = len(setups) * len(batches) - len(cells)
     note = f" {left_out} more set-ups are not shown." if left_out else ""
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
+
+
+DRAWINGS = (
+    Drawing(
+        "tpot_by_policy",
+        "TPOT by policy, workload, set-up, batch (SMoE, Fig. 12)",
+        tpot_by_policy,
+        heading="Time per output token",
+        place=40,
+    ),
+    Drawing(
+        "cache_ratio_by_policy",
+        "cache ratio in the same arrangement (SMoE, Fig. 13)",
+        cache_ratio_by_policy,
+        heading="Cache ratio",
+        place=50,
+    ),
+)

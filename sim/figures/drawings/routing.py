@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.parts import legend_above, side_by_side
+from sim.figures.chart_parts import legend_above, side_by_side
+from sim.figures.drawing import TRACE, Drawing
 from sim.figures.style import BLUE, GREEN, VERMILLION, add_footnote
-from sim.figures.traces import describe, open_trace
+from sim.figures.trace_file import describe, open_trace
 from traces.format.trace import DECODE
 from traces.statistics.miss_curve import lru_miss_curve
 from traces.statistics.routing import expert_uses, popularity
@@ -90,3 +91,9 @@ def locality(table: pd.DataFrame, columns: int = 2) -> Figure:
         figure, f"{table['note'].iloc[0]} Cold start, a prompt's prefill is one step; exact for every capacity."
     )
     return figure
+
+
+DRAWINGS = (
+    Drawing("routing", "heat map of the use of every expert", routing, TRACE, expert_shares, place=180),
+    Drawing("locality", "LRU hits at every capacity, evenness by layer", locality, TRACE, locality_by_layer, place=190),
+)

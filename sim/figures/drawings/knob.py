@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sim.figures.missing import MissingData
+from sim.figures.chart_parts import legend_above, line, side_by_side
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
-from sim.figures.parts import legend_above, line, side_by_side
-from sim.figures.settings import GROUPS, group_words
-from sim.figures.setups import one_capacity, said_capacity
+from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.run_settings import GROUPS, group_words
 from sim.figures.style import LINES, add_footnote
 
 LEAST_VALUES = 3
@@ -52,7 +52,7 @@ def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
     legend_above(figure, times.get_legend_handles_labels(), handlelength=3)
     left_out = runs["line"].nunique() - len(groups)
     note = f" {left_out} more lines are not shown." if left_out else ""
-    add_footnote(figure, footnote(runs, interval=True) + said_capacity(runs) + note)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
 
 
@@ -85,3 +85,14 @@ def _without(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     found = runs.assign(contender=runs["contender"].map(strip), setup=runs["setup"].map(strip))
     keys = [key for key in GROUPS if key != name and found[key].nunique() > 1]
     return found.assign(line=[", ".join([run["contender"], *group_words(run, keys)]) for _, run in found.iterrows()])
+
+
+DRAWINGS = (
+    Drawing(
+        "knob",
+        "TPOT and hit rate against the number that was swept: link, batch, ...",
+        knob,
+        heading="Against what was swept",
+        place=70,
+    ),
+)

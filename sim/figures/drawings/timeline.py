@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sim.figures.missing import MissingData
+from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
 from traces.errors import UserError
@@ -191,3 +191,15 @@ def _mark_layers(panel: Axes, events: list[dict[str, Any]], begin_us: float, end
 def _patch(kind: str) -> Patch:
     word, color, hatch = LOOKS[kind]
     return Patch(facecolor=color, hatch=hatch, edgecolor="#555555", linewidth=0.3, label=word)
+
+
+DRAWINGS = (
+    Drawing(
+        "timeline",
+        "what GPU, link and CPU did in a few steps of a run",
+        steps_of_a_run,
+        place=150,
+        options=("steps",),
+        in_report=False,
+    ),
+)

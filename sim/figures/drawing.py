@@ -1,0 +1,37 @@
+"""What a figure declares about itself, and what it says when it cannot be drawn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from traces.errors import UserError
+
+RUNS, TRACE, VALIDATION = "runs", "a trace", "a validation"
+LAST = 1000
+
+
+class MissingData(UserError):
+    """A figure cannot be drawn from these results; the sentence names the command that gives what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure.
+
+    `says`: what it shows, in one line. `draw`: function of a table, the columns of the page, and those of the command's
+    options that `options` names. `source`: what it is drawn from; `read` makes the table of that, without it
+    `run_table.study` does. `heading`: over it in the report, where `in_report`. Lists of figures follow `place`.
+    """
+
+    name: str
+    says: str
+    draw: Callable[..., Figure]
+    source: str = RUNS
+    read: Callable[[Path], pd.DataFrame] | None = None
+    heading: str = ""
+    place: int = LAST
+    options: tuple[str, ...] = ()
+    in_report: bool = True
