@@ -71,6 +71,7 @@ def drawn_sums(values: Vector, draws: int = DRAWS, seed: int = SEED) -> Vector:
     return np.concatenate(pieces)
 
 
+@lru_cache(maxsize=4)
 def multinomial_counts(blocks: int, draws: int, seed: int = SEED) -> NDArray[np.int64]:
     """How often each block is drawn, [draws, blocks]."""
     return np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), draws)

@@ -44,7 +44,7 @@ def test_the_bootstrap_is_paired():
     """A rule that saves a fifth of every request saves a fifth in every draw, however requests differ."""
     time = np.array([1.0, 10.0, 100.0, 1000.0])
     old, new = (sums(time * factor, [1] * 4, [1] * 4, [1] * 4) for factor in (1.0, 0.8))
-    weights = replays.draw_blocks(4, 50)
+    weights = replays.multinomial_counts(4, 50)
     assert (weights.sum(axis=1) == 4).all() and len(np.unique(weights, axis=0)) > 5
     assert replays.interval(replays.change([(old, new)], "TPOT", weights)) == pytest.approx((-0.2, -0.2))
     assert np.ptp(replays.value(old, "TPOT", weights)) > 100

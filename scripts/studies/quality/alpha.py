@@ -23,7 +23,7 @@ from policies.substitution.score_band import ScoreBand
 from scripts.command_line import run
 from scripts.studies.quality.bench import QUALITY, STATISTICS, Bench, Case
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
-from scripts.studies.resampling import draw_blocks, with_interval
+from scripts.studies.resampling import with_interval
 from sim.assembly.catalogue import load_policy
 from sim.figures.style import LINES
 from sim.quality.cloze import cloze_item, log_likelihood
@@ -33,6 +33,7 @@ from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, plain_logits
 from sim.quality.settings import ClozeConfig
 from sim.quality.weights import INHERIT
+from sim.statistics.bootstrap import multinomial_counts
 
 ALPHAS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 MARGIN = 0.01
@@ -108,7 +109,7 @@ def rows_of(bench: Bench, alpha: float, items: int) -> list[Row]:
         base, right = cloze_right(bench, None, items), cloze_right(bench, alpha, items)
         change = np.array(right) - np.array(base)
         rows[0]["cloze_accuracy"] = float(np.mean(right))
-        rows[0] |= with_interval("cloze_change", change.mean(), draw_blocks(items, DRAWS) @ change / items)
+        rows[0] |= with_interval("cloze_change", change.mean(), multinomial_counts(items, DRAWS) @ change / items)
         rows[0]["cloze_items"] = items
     return rows
 

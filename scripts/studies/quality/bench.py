@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from policies.base import Policy
-from scripts.studies.resampling import draw_blocks, with_interval
+from scripts.studies.resampling import with_interval
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -32,6 +32,7 @@ from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
 from sim.quality.store import Arrays, Store
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
+from sim.statistics.bootstrap import multinomial_counts
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
 from traces.recording.loading import LoadedModel, load_model
@@ -105,7 +106,7 @@ class Outcome:
 
     def drawn(self, name: str) -> NDArray[np.float64]:
         """The statistic of every draw of documents, [D]; the same draws for every case, so differences are paired."""
-        return np.asarray(STATISTICS[name](draw_blocks(len(self.sums), DRAWS) @ self.sums))
+        return np.asarray(STATISTICS[name](multinomial_counts(len(self.sums), DRAWS) @ self.sums))
 
     def row(self, names: Iterable[str]) -> dict[str, float]:
         """Statistics with their intervals."""

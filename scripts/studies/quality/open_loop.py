@@ -24,7 +24,7 @@ from scripts.command_line import run
 from scripts.studies.quality.bench import Bench, Case, sums_by
 from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
-from scripts.studies.resampling import draw_blocks, with_interval
+from scripts.studies.resampling import with_interval
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
 from sim.figures.style import LINES
@@ -33,6 +33,7 @@ from sim.quality.intervals import DRAWS
 from sim.quality.live import Timing
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, untouched_routing
+from sim.statistics.bootstrap import multinomial_counts
 
 BIN = 32
 COUNTS = ("hits", "demanded", "substituted_ranks", "routed_ranks", "resident_executed", "executed")
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
 def table(name: str, sums: NDArray[np.float64], documents: Iterable[str], tokens: int) -> list[Row]:
     """A row for each bin of positions, and one for all."""
     blocks = np.stack([sums_by(documents, loop) for loop in sums])  # [2, B, bins, 8]
-    draws, rows = draw_blocks(blocks.shape[1], DRAWS), []
+    draws, rows = multinomial_counts(blocks.shape[1], DRAWS), []
     for first in [*range(0, tokens, BIN), -1]:
         here = blocks.sum(axis=2) if first < 0 else blocks[:, :, first // BIN]  # [2, B, 8]
         row: Row = {"policy": name, "positions": "all" if first < 0 else f"{first}-{first + BIN - 1}"}

@@ -18,7 +18,6 @@ from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
 from policies.state import DECODE
 from policies.substitution.score_band import ScoreBand
-from scripts.studies.resampling import draw_blocks, interval
 from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TraceConfig
@@ -27,6 +26,7 @@ from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, load_hardware
 from sim.metrics.step_table import StepTable
+from sim.statistics.bootstrap import multinomial_counts, percentile_interval
 from traces.format.trace import Geometry, Trace
 
 Vector = NDArray[np.float64]
@@ -150,7 +150,7 @@ def change(pairs: Sequence[tuple[Sums, Sums]], measure: str, weights: NDArray[An
 
 def change_interval(pairs: Sequence[tuple[Sums, Sums]], measure: str) -> tuple[float, float]:
     """95 % interval of ``change`` over blocks; the same draws for everything with as many blocks."""
-    return interval(change(pairs, measure, draw_blocks(pairs[0][0].tokens.size, DRAWS)))
+    return percentile_interval(change(pairs, measure, multinomial_counts(pairs[0][0].tokens.size, DRAWS)))
 
 
 @dataclass

@@ -8,7 +8,8 @@ import pytest
 
 from sim.figures.drawing import MissingData
 from sim.figures.drawings.bounds import FILE, scenarios, what_if
-from sim.figures.validation_table import read_validation, validation
+from sim.figures.drawings.validation import validation
+from sim.figures.validation_table import read_validation
 from tests.sim.figures.tables import footnote_of, run, study_of, widths, words
 from traces.errors import UserError
 
