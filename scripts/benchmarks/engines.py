@@ -1,4 +1,4 @@
-"""Print speed, memory and start-up, every ratio from one run: python -m scripts.benchmarks.engines [--data FOLDER]
+"""Prints speed, memory and start-up, every ratio from one run: python -m scripts.benchmarks.engines [--data FOLDER]
 
 Replays the first 28,000 tokens of gpt-oss-20b (--data: the folder of the importer gpt_oss), or a drawn trace of the
 same shape and locality: 24 layers, top 4 of 32 experts, 8 slots per layer. Times are the best and the median of

@@ -1,9 +1,7 @@
-"""What the policy adds to a forward pass of the demo model.
-
-Run: python -m scripts.benchmarks.quality [--windows 4]
+"""Prints what a policy adds to a forward pass of the demo model: python -m scripts.benchmarks.quality [--windows 4]
 
 Each row: the best of several rounds in which the untouched pass and the pass with the policy take turns, on one thread,
-in processor time, so that neither other programs nor a change of the machine's mood decides. MEASURED on this machine;
+in processor time, so that other programs slow both alike. MEASURED on this machine;
 the aim is a ratio of at most 1.25.
 """
 

@@ -1,6 +1,4 @@
-"""Print how long a sweep of 1,000 short runs takes.
-
-Run: python -m scripts.benchmarks.sweep [--data FOLDER] [--workers 2]
+"""Prints how long a sweep of 1,000 short runs takes: python -m scripts.benchmarks.sweep [--data FOLDER] [--workers 2]
 
 Replays the first 28,000 tokens of gpt-oss-20b (--data: the folder of the importer gpt_oss), or a drawn trace of the
 same shape, under 10 eviction rules x 10 capacities x 10 link rates with the compiled engine: ten jobs of the joblib

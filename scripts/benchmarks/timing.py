@@ -1,4 +1,4 @@
-"""Times of runs that take turns, so that a change of the machine's mood strikes all of them alike."""
+"""Times runs in turn, so that other load on the machine slows all of them alike."""
 
 from __future__ import annotations
 

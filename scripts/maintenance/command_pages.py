@@ -1,7 +1,4 @@
-"""Writes docs/commands.md and one page per command below docs/commands, from what each command's --help prints.
-
-python -m scripts.maintenance.command_pages
-"""
+"""Writes docs/commands.md and docs/commands/*.md from each --help: python -m scripts.maintenance.command_pages"""
 
 from __future__ import annotations
 

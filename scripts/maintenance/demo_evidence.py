@@ -1,10 +1,9 @@
-"""Print what the demo model shows on held-out text, beside the untuned contrast.
+"""Prints what the demo model shows on held-out text: python -m scripts.maintenance.demo_evidence
 
-Run: python -m scripts.maintenance.demo_evidence
-
-Trains each model on first use (about ten minutes on one thread, kept in the user's cache), then measures gate slope,
-locality and the harm of replacing every low-band active expert, closed loop (about a minute per model and 96 windows).
-The gate slope of `demo` is set by its training recipe to published statistics, not emergent.
+The untuned contrast stands beside it. Trains each model on first use (about ten minutes on one thread, kept in the
+user's cache), then measures gate slope, locality and the harm of replacing every low-band active expert, closed loop
+(about a minute per model and 96 windows). The gate slope of `demo` is set by its training recipe to published
+statistics, not emergent.
 """
 
 from __future__ import annotations

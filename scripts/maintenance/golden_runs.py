@@ -1,6 +1,4 @@
-"""Checks that a list of runs still writes the same bytes.
-
-Run: python -m scripts.maintenance.golden_runs [--write] [ENGINE ...]
+"""Checks that a list of runs writes the same bytes: python -m scripts.maintenance.golden_runs [--write] [ENGINE ...]
 
 Every run replays the embedded trace; what is compared is the sha256 of its metrics.json with the one that
 tests/golden/runs.json states. `--write` states them anew: only where a change of the results is meant, with a line in

@@ -1,6 +1,4 @@
-"""Print the versions that are installed of everything the project and its extra `dev` need.
-
-Run: python -m scripts.maintenance.lock > requirements/ci.txt
+"""Prints the versions of all that the tests need: python -m scripts.maintenance.lock > requirements/ci.txt
 
 Run it in a fresh environment in which the tests have just passed, and write the output to requirements/ci.txt.
 CI takes it as pip's constraints, where its Python is the one that the first line names.

@@ -1,6 +1,4 @@
-"""Replays routing that others published and prints their hit rates beside ours.
-
-Run: python -m scripts.studies.published_hit_rates FOLDER
+"""Prints published hit rates beside replays: python -m scripts.studies.published_hit_rates FOLDER
 
 FOLDER holds big_moe_on_edge/ (qwen.route.csv, qwen-curve.csv of https://github.com/Helldez/BigMoeOnEdge) and
 mixtral_offloading/ (active_experts.txt of https://github.com/h39s/mlsys, measured.csv gathered from its logs).

@@ -1,4 +1,4 @@
-"""Regenerates figures and tables of the README from scratch, and says how long each took.
+"""Regenerates figures and tables of the README and prints how long each took: python -m scripts.studies.reproduce
 
 Not those of these commands, which train models or need a quiet machine: scripts.studies.quality.pareto, .alpha,
 .open_loop and .notions, scripts.studies.systems.four_systems, scripts.benchmarks.sweep and `python -m sim validate`.

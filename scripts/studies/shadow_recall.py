@@ -1,8 +1,6 @@
-"""Measures how often a quantised shadow of the demo model names the experts of the model itself, by token age.
+"""Measures the recall of a quantised shadow model by token age: python -m scripts.studies.shadow_recall
 
-  python -m scripts.studies.shadow_recall [--requests 24] [--prompt-tokens 32] [--steps 192] [--out FILE]
-
-The model decodes greedily. Beside it run copies of it whose weight matrices are rounded to 8 or 4 bits per row and
+The demo model decodes greedily. Beside it run copies of it whose weight matrices are rounded to 8 or 4 bits per row and
 multiplied in FP32 (their routers too; norms and embeddings stay), in four ways: fed with the model's tokens and given
 its K and V before every step (prompt included), tokens only, K and V only, and left alone. Recall is the share of the
 model's experts that the shadow used in the same step and layer. Intervals: bootstrap over requests. Takes minutes.

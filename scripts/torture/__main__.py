@@ -1,8 +1,8 @@
-"""Stress and fuzz tests: python -m scripts.torture [--short] [--only PART ...] [--seed N] [--cases N]
+"""Prints a table of stress and fuzz tests: python -m scripts.torture [--short] [--only PART ...] [--seed N] [--cases N]
 
 Parts: files (corrupt copies of every kind of file that is read), knobs (every knob at odd values), faults (killed, out
 of room, interrupted, traces changed under way), load (a long trace in 2 GiB). Everything is drawn from the seed; a
-defect names the case that shows it. Prints a table of what was tried, how often, and what came of it; exit code 1 if
+defect names the case that shows it. The table says what was tried, how often, and what came of it; exit code 1 if
 there was a defect. What needs no drawing (bad command lines, odd shapes, other surroundings) is in tests/torture.
 
   python -m scripts.torture --short                       under a minute on two cores, as CI runs it

@@ -1,4 +1,4 @@
-"""Ways to spoil a file: every function takes a random generator and bytes and gives other bytes, the same each time."""
+"""Ways to corrupt a file: each takes a random generator and bytes and gives other bytes, the same for the same seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of the trials of one kind, and the line of the table that says so."""
+"""Counts of outcomes and defects of one kind of trial, and the line of the table that shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SMoE's claim in its own form: quality against alpha, over training seeds: python -m scripts.studies.quality.alpha
+"""Prints quality against SMoE's alpha over training seeds: python -m scripts.studies.quality.alpha
 
 SMoE (its Table IV) reports benchmark scores for alpha 0 ... 0.6 without intervals. Here: its rules (score bands, score
 window, two-pointer CPU; no prefetch, so that one pass decides as decoding does) inside the demo model of three training

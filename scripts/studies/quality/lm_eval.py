@@ -1,4 +1,4 @@
-"""The lm-evaluation-harness over a model with a policy inside it, offline: python -m scripts.studies.quality.lm_eval
+"""Prints scores of the lm-evaluation-harness under policies: python -m scripts.studies.quality.lm_eval
 
 Writes a local multiple-choice task from held-out text (which passage follows?) and lets the harness score the untouched
 demo model and the same model under two policies. Needs the extra: pip install -e ".[lm-eval]". Quality MEASURED.

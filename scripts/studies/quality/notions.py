@@ -1,4 +1,4 @@
-"""Which notion of similarity is worth most: python -m scripts.studies.quality.notions
+"""Prints which notion of similarity is worth most: python -m scripts.studies.quality.notions
 
 On LRU offloading over the link alone, a quarter of the experts, inside the demo model of three training seeds:
 1. Low-score misses at alpha 0.35, replaced by the expert of nearest gate score (SMoE) with its own or the inherited

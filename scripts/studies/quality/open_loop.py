@@ -1,4 +1,4 @@
-"""How wrong open loop is: python -m scripts.studies.quality.open_loop
+"""Prints the error of open-loop replay against closed loop: python -m scripts.studies.quality.open_loop
 
 A policy replayed over the routing that the untouched model would have had (open loop), and the same policy inside the
 model, where every replaced expert changes what is routed later (closed loop): hit rate, substitutions and TPOT by

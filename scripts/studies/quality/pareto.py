@@ -1,4 +1,4 @@
-"""What a millisecond costs in quality, rule by rule: python -m scripts.studies.quality.pareto
+"""Prints TPOT beside quality for every substitution rule: python -m scripts.studies.quality.pareto
 
 Every substitution rule over its knob, on LRU offloading over the link alone, inside the demo model at three capacities:
 TPOT and cache ratio against perplexity, and which settings no other beats in both. Quality is MEASURED in closed loop,

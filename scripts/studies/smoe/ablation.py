@@ -1,6 +1,4 @@
-"""Takes SMoE apart on a trace and sets the paper's figures beside ours.
-
-Run: python -m scripts.studies.smoe.ablation [--quick]
+"""Prints SMoE's ablation on a trace beside the paper's figures: python -m scripts.studies.smoe.ablation [--quick]
 
 All 16 combinations of its four parts on LRU offloading (score-aware eviction, router substitution, prefetch, CPU
 balance), the chain in the paper's order, each part left out, and the whole against the baselines the paper used, on its

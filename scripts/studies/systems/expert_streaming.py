@@ -1,6 +1,4 @@
-"""Prints Expert Streaming as published and as simulated.
-
-  python -m scripts.studies.systems.expert_streaming [FOLDER for the figure]
+"""Prints Expert Streaming as published and as simulated: python -m scripts.studies.systems.expert_streaming [FOLDER]
 
 Four models of the paper on a package of chiplets, expert parallelism (EP) against streaming (ES) on the same routing:
 speed-up and on-chip memory over tokens per iteration, over the rates of memory channels and links, over slices and

@@ -1,13 +1,13 @@
-"""SMoE, MoE-Beyond, OD-MoE and Expert Streaming side by side: one trace, the same sizes, the same parts.
+"""Prints four systems side by side, same trace, sizes and parts: python -m scripts.studies.systems.four_systems
 
   python -m sim train-predictor out=beyond.safetensors trace.fit_requests=6
   python -m scripts.studies.systems.four_systems --checkpoint beyond.safetensors [--out FOLDER]
 
-All serve the same requests of the embedded trace, one at a time, with the sizes of DeepSeek-MoE-16B (6 MoE layers of
-it). Like for like: a GPU, a host link, launches and host time are those of --hardware wherever a system has such a
-part; OD-MoE has one of each per worker, Expert Streaming has the same arithmetic rate and the link's bandwidth spread
-over its memory channels (a second row has four times as much: its paper's 25.6 GB/s per channel). Its attention and
-host are those of the device.
+SMoE, MoE-Beyond, OD-MoE and Expert Streaming serve the same requests of the embedded trace, one at a time, with the
+sizes of DeepSeek-MoE-16B (6 MoE layers of it). Like for like: a GPU, a host link, launches and host time are those of
+--hardware wherever a system has such a part; OD-MoE has one of each per worker, Expert Streaming has the same
+arithmetic rate and the link's bandwidth spread over its memory channels (a second row has four times as much: its
+paper's 25.6 GB/s per channel). Its attention and host are those of the device.
 Neither the time of MoE-Beyond's own network nor what SMoE's CPU experts read is counted. A system that needs more
 parts shows it under memory and parts: no row is better in all.
 Everything is SIMULATED; the energy is a proxy, ESTIMATED: bytes and FLOP of a decode step times the figures of ENERGY.

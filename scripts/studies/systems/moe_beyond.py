@@ -1,4 +1,4 @@
-"""What MoE-Beyond's predictions are worth: its own arithmetic, then with the bytes and the clock it leaves out.
+"""Prints what MoE-Beyond's predictions are worth: python -m scripts.studies.systems.moe_beyond --checkpoint FILE
 
   python -m sim train-predictor out=beyond.safetensors
   python -m scripts.studies.systems.moe_beyond --checkpoint beyond.safetensors               the embedded trace

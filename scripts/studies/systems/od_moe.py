@@ -1,4 +1,4 @@
-"""Reproduces the tables of OD-MoE (arXiv 2512.03927) and prints published / simulated / error.
+"""Prints the tables of OD-MoE (arXiv 2512.03927) as published and simulated: python -m scripts.studies.systems.od_moe
 
   python -m scripts.studies.systems.od_moe           the tables (some two minutes)
   python -m scripts.studies.systems.od_moe --fit     the FITTED constants of conf/system/od_moe.yaml, found anew

@@ -1,0 +1,71 @@
+"""The quality studies' analyses as functions of sums by document, by hand."""
+
+import numpy as np
+import pytest
+
+from scripts.studies.quality import alpha, notions, open_loop, pareto
+from scripts.studies.quality.bench import COLUMNS, Case, Outcome, sums_by
+from scripts.studies.quality.rules import RULES, lru_with
+
+
+def outcome(label="x", knob=0.0, tpot_ms=(2.0, 2.0), kl=(0.1, 0.1)):
+    """Two documents of ten predictions and ten steps each."""
+    sums = np.zeros((2, len(COLUMNS)))
+    columns = {"predictions": (10, 10), "steps": (10, 10), "latency_ns": np.multiply(tpot_ms, 1e7)}
+    columns |= {"kl": np.multiply(kl, 10), "nll": np.multiply(kl, 10)}
+    columns |= dict.fromkeys(("demanded", "executed", "routed_ranks"), (1, 1))
+    for name, values in columns.items():
+        sums[:, COLUMNS.index(name)] = values
+    return Outcome(Case(label, knob, lru_with()), sums)
+
+
+def test_a_statistic_is_the_ratio_of_sums_over_documents():
+    row = outcome(kl=(0.1, 0.3)).row(["kl", "perplexity_change", "tpot_s"])
+    assert row["kl"] == pytest.approx(0.2) and row["perplexity_change"] == pytest.approx(np.expm1(0.2))
+    assert (row["kl.low"], row["kl.high"]) == pytest.approx((0.1, 0.3))
+    assert row["tpot_s"] == row["tpot_s.low"] == pytest.approx(2e-3)
+
+
+def test_differences_are_paired():
+    over = outcome(kl=(0.2, 0.4)).over(outcome(kl=(0.1, 0.3)), ["kl"], "over")
+    assert list(over.values()) == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_rows_are_added_up_by_document():
+    assert sums_by(["b", "a", "b"], np.array([[1.0], [2.0], [4.0]])).tolist() == [[2.0], [5.0]]
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    slow, fast, beaten = (outcome(tpot_ms=(t, t), kl=(k, k)) for t, k in ((3, 0.1), (1, 0.3), (3, 0.2)))
+    rows = pareto.table([slow, fast, beaten])
+    assert [row["on_front.kl"] for row in rows] == [True, True, False]
+
+
+def test_equal_quality_is_read_off_a_straight_line():
+    """At KL 0.2, halfway between 3 and 1 ms, a rule takes 2 ms where the other takes 4: -50 %."""
+    line = [outcome(tpot_ms=(t, t), kl=(k, k)) for t, k in ((3, 0.1), (1, 0.3))]
+    other = [outcome(), outcome("other", 7, tpot_ms=(4, 4), kl=(0.2, 0.2)), outcome("far", 8, kl=(0.5, 0.5))]
+    rows = [row for row in notions.equal_quality({"a": line, "b": other}, "a", "b", 0) if row["quality"] == "kl"]
+    assert [row["knob"] for row in rows] == [7]
+    assert [rows[0][name] for name in ("change", "low", "high")] == pytest.approx([-0.5] * 3)
+    assert notions.verdict(rows).startswith("dominates: -50.0")
+
+
+def test_harmless_ends_at_the_first_alpha_beyond_the_margin():
+    highs = {0.0: 0.0, 0.1: 0.009, 0.2: 0.02, 0.3: 0.001}
+    rows = [{"stand_in": "replaced", "alpha": a, "perplexity_change.high": high} for a, high in highs.items()]
+    assert alpha.largest_harmless([*rows, {"stand_in": "dropped"}]) == 0.1
+
+
+def test_closed_minus_open_by_position():
+    sums = np.ones((2, 2, 2, 8))  # [loops, windows, bins, columns]
+    sums[1, :, 1, 0] = 0.5
+    rows = open_loop.table("p", sums, ["a", "b"], 2 * open_loop.BIN)
+    assert [row["positions"] for row in rows] == ["0-31", "32-63", "all"]
+    assert [row["hit_rate.difference"] for row in rows] == pytest.approx([0.0, -0.5, -0.25])
+
+
+def test_every_rule_takes_every_value_of_its_knob():
+    for rule in RULES.values():
+        for value in rule.values:
+            assert rule.knob == "" or getattr(rule.of(value), rule.knob) == value
