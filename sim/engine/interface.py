@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +16,9 @@ from sim.workload.steps import StepBlock
 
 
 @dataclass(slots=True)
-class BlockResult:
-    """What replaying a block of S steps gave."""
+class StepResults:
+    """What S steps took and counted."""
 
-    block: StepBlock
     latency_ns: NDArray[np.int64]
     """[S]; zeros in a replay without a clock."""
     parts_ns: NDArray[np.int64]
@@ -29,15 +29,48 @@ class BlockResult:
     """[S, 2] share of weight not executed as routed, summed over token-layers; token-layers."""
 
     @classmethod
-    def empty(cls, block: StepBlock) -> BlockResult:
-        steps = len(block)
-        return cls(
-            block,
+    def zeros(cls, steps: int) -> StepResults:
+        return StepResults(
             np.zeros(steps, np.int64),
             np.zeros((steps, len(PARTS)), np.int64),
             np.zeros((steps, len(COUNTERS)), np.int64),
             np.zeros((steps, 2)),
         )
+
+    @classmethod
+    def joined(cls, results: Sequence[StepResults]) -> StepResults:
+        """The steps of several results, in order."""
+        columns = ([getattr(result, field.name) for result in results] for field in fields(StepResults))
+        return StepResults(*map(np.concatenate, columns))
+
+    def take(self, steps: slice) -> StepResults:
+        """Some of the steps."""
+        return StepResults(*(getattr(self, field.name)[steps] for field in fields(StepResults)))
+
+    def part_ns(self, name: str) -> NDArray[np.int64]:
+        """[S] time of one part."""
+        return self.parts_ns[:, PARTS.index(name)]
+
+    def count(self, name: str) -> NDArray[np.int64]:
+        """[S] one counter."""
+        return self.counts[:, COUNTERS.index(name)]
+
+
+@dataclass(slots=True)
+class BlockResult(StepResults):
+    """What replaying a block of S steps gave."""
+
+    block: StepBlock
+
+    @classmethod
+    def empty(cls, block: StepBlock) -> BlockResult:
+        """Zeros, to be filled in."""
+        return cls.of(block, StepResults.zeros(len(block)))
+
+    @classmethod
+    def of(cls, block: StepBlock, results: StepResults) -> BlockResult:
+        """The results of the steps of a block."""
+        return cls(results.latency_ns, results.parts_ns, results.counts, results.lost, block)
 
 
 class Engine(Protocol):

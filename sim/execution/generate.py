@@ -16,10 +16,11 @@ from sim.engine.decision.counters import COUNTERS, PARTS
 from sim.engine.interface import BlockResult
 from sim.execution.forced import StepRecord
 from sim.execution.live_model import OffloadedModel
-from sim.execution.live_routing import LiveStep
+from sim.execution.live_routing import routed_trace
 from sim.execution.load import Load, Snapshot
 from sim.execution.run import RealRun, thread_columns, undisturbed
 from sim.execution.settings import RealSettings
+from sim.live.router_output import StepArrays
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.metrics.step_table import StepTable
@@ -67,7 +68,7 @@ def generate(
         for number, prompt in enumerate(prompts):
             _continue(live, prompt, max_new_tokens, number, rows)
         load = Load.between(before, Snapshot.now())
-    trace = live.routing.trace(rows.steps, rows.lengths, rows.prompts, rows.phases)
+    trace = routed_trace(live.geometry, rows.steps, rows.lengths, rows.prompts, rows.phases)
     run = RunConfig(seed=seed)
     replay = assemble(trace, policy, hardware, live.geometry, live.cache, run, others=others)
     return LiveRun(_collected(live, rows, replay, load), rows.tokens, trace, replay, rows.logits)
@@ -77,7 +78,7 @@ def generate(
 class _Rows:
     """Results of the steps so far; of each request its tokens, what was generated, and its logits."""
 
-    steps: list[LiveStep] = field(default_factory=list)
+    steps: list[StepArrays] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
     parts_ns: list[list[int]] = field(default_factory=list)
     counts: list[NDArray[np.int64]] = field(default_factory=list)

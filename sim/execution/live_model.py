@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.needs import Need
@@ -14,10 +15,12 @@ from sim.engine.decision.counters import ATTENTION, EXPERT, HOST, SYNC
 from sim.engine.decision.device import Device
 from sim.execution.backend import make_backend
 from sim.execution.executor import Executor, single_thread
-from sim.execution.live_routing import LiveRouting, LiveStep, check_live, live_spec
+from sim.execution.live_routing import check_live, live_spec
 from sim.execution.load import RunQueue
 from sim.execution.offloaded import HostTier, OneExpert, move_rest
 from sim.execution.settings import RealSettings
+from sim.live.router_output import Reads, Routed, StepArrays
+from sim.live.weights import GateRule, replacement, substitutes
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from traces.format.trace import Geometry, Trace
@@ -59,7 +62,8 @@ class OffloadedModel:
         self.layers = self.tap.layers
         self.geometry: Geometry = measure_geometry(model, self.layers, family_name(model))
         self.spec = live_spec(self.geometry, policy, hardware, self.cache, max_tokens, seed, others)
-        self.routing = LiveRouting(self.geometry, policy)
+        self.reads = Reads.of(policy, recorded=True)
+        self.gate = GateRule.probed(model, self.layers) if substitutes(policy) else GateRule.named(None)
         self.tier = HostTier(model, self.layers, pinned=settings.device == "cuda" and settings.pinned)
         self.executor = Executor(
             self.spec,
@@ -70,7 +74,9 @@ class OffloadedModel:
         self.ends_late = policy.prediction.available_at_end()
         self.on_device = [OneExpert(layer, self.tier.names) for layer in self.layers]
         self.on_host = [OneExpert(layer, self.tier.names) for layer in self.layers]
-        self.step: LiveStep | None = None
+        self.step: StepArrays | None = None
+        self.routing: Routing | None = None
+        self.routed: Routed | None = None
         self.queues = RunQueue()
 
     @property
@@ -98,12 +104,12 @@ class OffloadedModel:
         move_rest(self.model, self.layers, self.home)
         self.queues.close()
 
-    def begin_step(self, num_tokens: int, phase: int, group: int) -> LiveStep:
+    def begin_step(self, num_tokens: int, phase: int, group: int) -> StepArrays:
         """The next forward pass has so many tokens."""
         if self.cache.resets:
             self.executor.enter_group(group)
-        self.step = self.routing.step(num_tokens)
-        self.executor.load(self.step.arrays(), phase, group)
+        self.step = StepArrays(num_tokens, self.geometry, self.reads)
+        self.executor.load(self.step.all(), phase, group)
         self.executor.clock.start()
         return self.step
 
@@ -119,14 +125,16 @@ class OffloadedModel:
         clock.mark(ATTENTION)
         self.executor.backend.readback()
         clock.mark(SYNC)
-        self.step.put(routing)
+        self.routing, self.routed = routing, Routed.of(routing, self.reads)
+        self.step.fill(self.routed)
         clock.mark(HOST)
 
     def _on_layer_end(self, layer: int, logits: torch.Tensor) -> None:
         """The residual behind a layer is known, and with it what the next layer's gate says to it."""
         assert self.step is not None
         if self.ends_late:
-            self.step.put_after(layer, logits, self.device)
+            self.step.fill_ahead(layer, logits)
+            self.device.arrays["lookahead"][0, : len(self.step.ids)] = self.step.lookahead[:, layer, 0]
             self.executor.end()
 
     def _forward_of(self, layer: int) -> Any:
@@ -143,20 +151,18 @@ class OffloadedModel:
         """The routed experts of a layer on the tokens [T, H], as the policy lets them run."""
         import torch
 
-        assert self.step is not None
         executor = self.executor
         plan = executor.begin(layer)
-        ids, weights = self.step.executed(layer, self.device)
+        ids, weights = self._executed()
         places = {e: np.nonzero((ids == e).T)[::-1] for e in (*plan.gpu_queue, *plan.cpu_queue)}
         on_host = hidden.cpu() if plan.cpu_queue else hidden
-        given = torch.from_numpy(weights).to(self.step.weight_type)
 
-        def computed_by(one: OneExpert, states: torch.Tensor) -> Any:
+        def computed_by(module: OneExpert, states: torch.Tensor) -> Any:
             def compute(expert: int, parameters: tuple[torch.Tensor, ...]) -> torch.Tensor:
                 tokens, ranks = places[expert]
-                share = given[tokens, ranks].to(states.device)
+                share = weights[tokens, ranks].to(states.device)
                 with torch.no_grad():
-                    return one(states[torch.from_numpy(tokens).to(states.device)], share, parameters)
+                    return module(states[torch.from_numpy(tokens).to(states.device)], share, parameters)
 
             return compute
 
@@ -168,3 +174,12 @@ class OffloadedModel:
             final.index_add_(0, tokens, outputs[expert].to(hidden.device))
         executor.clock.mark(EXPERT)
         return final
+
+    def _executed(self) -> tuple[NDArray[np.int32], torch.Tensor]:
+        """What the policy lets run of the routed layer: ids [B, K] (DROPPED: none) and their weights [B, K]."""
+        routing, routed = self.routing, self.routed
+        assert routing is not None and routed is not None
+        executed = self.device.arrays["executed_ids"][: len(routed.ids)]
+        replaced = replacement(self.gate, routing, routed, executed, self.gate.best_scheme)
+        weights = routing.topk_weights if replaced is None else replaced[1].to(routing.topk_weights.dtype)
+        return routed.in_router_order(executed), weights.detach().cpu()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policies.base import Policy, Prediction, Prefetch, Substitution
+from policies.base import Policy, Prediction, Prefetch
 from policies.needs import Need
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
@@ -37,8 +37,3 @@ def check_parallel(policy: Policy, cache: CacheConfig) -> None:
     obstacle = parallel_obstacle(policy, cache)
     if obstacle is not None:
         raise UserError(f"mode=parallel is not exact here: {obstacle}; use mode=decode")
-
-
-def substitutes(policy: Policy) -> bool:
-    """Whether the policy may execute other experts than those routed."""
-    return decides(policy.substitution, Substitution, "substitute")

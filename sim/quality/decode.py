@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
+from sim.engine.interface import StepResults
+from sim.live.router_output import Routed, StepArrays
+from sim.live.weights import replacement
 from sim.quality.drive import begin_step, end_step, time_layer
-from sim.quality.live import Timing
-from sim.quality.loop import Loop, Routed, StepArrays, Variant, replacement
+from sim.quality.loop import Loop, Variant
 from sim.quality.parallel import Pass
 from traces.recording.tap import Routing, Tap
 
@@ -36,7 +38,7 @@ class CoSimulation:
             layers=loop.layers,
         )
         self.after, self.past, self.context = after, None, 0
-        self.rows: list[tuple[Any, ...]] = []
+        self.steps: list[StepResults] = []
         self.executed: list[NDArray[np.int32]] = []
         self.arrays: list[StepArrays] = []
         if loop.resets:
@@ -67,25 +69,21 @@ class CoSimulation:
             output: Any = self.loop.model(input_ids=inputs, past_key_values=self.past, use_cache=True)
         self.past = output.past_key_values
         end_step(*live.addresses, live.clock.address)
-        self.rows.append(
-            (
-                live.clock.get("now_ns") - begin_ns,
-                live.clock.arrays["parts"].copy(),
-                live.device.counts - counts,
-                live.device.lost - lost,
-            )
+        latency_ns = np.array([live.clock.get("now_ns") - begin_ns], np.int64)
+        parts_ns = live.clock.arrays["parts"].copy()[None]
+        self.steps.append(
+            StepResults(latency_ns, parts_ns, (live.device.counts - counts)[None], (live.device.lost - lost)[None])
         )
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def timing(self) -> Timing:
+    def timing(self) -> StepResults:
         """What each step took so far."""
-        latency, parts, counts, lost = (np.stack(column) for column in zip(*self.rows, strict=True))
-        return Timing(latency.astype(np.int64), parts, counts, lost)
+        return StepResults.joined(self.steps)
 
     def _on_route(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor] | None:
         routed = Routed.of(routing, self.loop.reads)
-        self.arrays[-1].fill(routed, slice(None))
+        self.arrays[-1].fill(routed)
         executed = np.zeros(routed.ids.shape, np.int32)
         waits = self.after and routing.layer + 1 < len(self.loop.layers)
         saved = self.loop.live.save() if waits else None
@@ -114,12 +112,4 @@ def decode(loop: Loop, window: NDArray[np.int64], variant: Variant, number: int 
 
     with CoSimulation(loop, variant, number) as run:
         logits = torch.stack([run.step(window[i : i + 1])[0] for i in range(len(window))])
-    return Pass(logits, np.concatenate(run.executed), joined(run.arrays), run.timing())
-
-
-def joined(steps: list[StepArrays]) -> StepArrays:
-    """The router output of several steps as one."""
-    whole = steps[0]
-    for name in ("ids", "weights", "scores", "lookahead"):
-        setattr(whole, name, np.concatenate([getattr(step, name) for step in steps]))
-    return whole
+    return Pass(logits, np.concatenate(run.executed), StepArrays.joined(run.arrays), run.timing())

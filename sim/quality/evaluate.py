@@ -26,7 +26,7 @@ TIMES = ("latency_ns", "parts_ns", "counts", "lost")
 @dataclass(slots=True)
 class Results:
     """What the tasks gave, each in order of its windows. Keys of windows: `<variant>` [S-1, columns of
-    ``sim.quality.measures``], `<variant>.changed` [2], and the fields of ``sim.quality.live.Timing``; of cloze items:
+    ``sim.quality.measures``], `<variant>.changed` [2], and the fields of ``StepResults``; of cloze items:
     `base` and `<variant>` [choices]; of continuations: `base` and `<variant>` [new tokens]."""
 
     windows: list[Arrays] = field(default_factory=list)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE, PREFILL
+from sim.engine.interface import StepResults
 from sim.quality.decode import CoSimulation
-from sim.quality.live import Timing
 from sim.quality.loop import Loop, Variant
 
 
@@ -29,7 +29,7 @@ def plain_continuation(model: Any, prompt: NDArray[np.int64], new_tokens: int) -
 
 def continuation(
     loop: Loop, prompt: NDArray[np.int64], new_tokens: int, variant: Variant, number: int = 0
-) -> tuple[NDArray[np.int64], Timing]:
+) -> tuple[NDArray[np.int64], StepResults]:
     """The greedy continuation with the policy active, the clock in the loop: (tokens [new_tokens], times of the steps).
 
     The prompt is one prefill step; every new token but the last is fed back as a decode step.

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from policies.state import DECODE, DROPPED
 from sim.engine.decision.counters import N_DROPPED_RANKS, N_SUBSTITUTED_RANKS
+from sim.engine.interface import StepResults
+from sim.live.router_output import NO_AHEAD, NO_TIMES, Routed, StepArrays
+from sim.live.weights import replacement
 from sim.quality.drive import AS_RULED, layer_over_tokens
-from sim.quality.live import Timing
-from sim.quality.loop import NO_AHEAD, NO_TIMES, Loop, Routed, StepArrays, Variant, replacement
+from sim.quality.loop import Loop, Variant
 from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Pass:
     logits: torch.Tensor
     executed: NDArray[np.int32]
     arrays: StepArrays
-    timing: Timing | None
+    timing: StepResults | None
 
 
 def plain_logits(model: torch.nn.Module, windows: NDArray[np.int64]) -> torch.Tensor:
@@ -73,7 +75,7 @@ class ParallelPass:
             self.executed[window, :, layer] = executed[rows]
         return replacement(loop.gate, routing, routed, executed, self.variant.scheme)
 
-    def timing(self, window: int) -> Timing | None:
+    def timing(self, window: int) -> StepResults | None:
         """What the policy's decisions take on the clock: the same router output replayed, the same decisions."""
         if self.variant.stand_in != AS_RULED or self.variant.layer is not None:
             return None
@@ -83,7 +85,7 @@ class ParallelPass:
         self._compare(window, timing)
         return timing
 
-    def _compare(self, window: int, timing: Timing) -> None:
+    def _compare(self, window: int, timing: StepResults) -> None:
         """The clock must decide what the pass decided."""
         ids, executed = self.arrays[window].ids, self.executed[window]
         dropped = executed == DROPPED

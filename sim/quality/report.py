@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sim.formatting import percent
-from sim.quality.conditions import substitutes
+from sim.live.weights import substitutes
 from sim.quality.evaluate import Results
 from sim.quality.measures import COLUMNS
 from sim.quality.metrics import Row

@@ -9,16 +9,17 @@ from policies.base import Policy
 from policies.needs import Need
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TimeConfig, TraceConfig
+from sim.live.router_output import Reads
+from sim.live.weights import INHERIT, OWN, GateRule, substitutes
 from sim.machine.capacity import CacheConfig, Pools
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware
 from sim.quality.calibration import record_windows
-from sim.quality.conditions import check_closed_loop, check_parallel, parallel_obstacle, substitutes
+from sim.quality.conditions import check_closed_loop, check_parallel, parallel_obstacle
 from sim.quality.drive import DROP, RANDOM
-from sim.quality.live import LiveDevice
-from sim.quality.loop import Loop, Reads, Variant
+from sim.quality.loop import Loop, Variant
+from sim.quality.modelled_device import ModelledDevice
 from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
-from sim.quality.weights import INHERIT, OWN, GateRule
 from sim.quality.windows import Windows, make_windows
 from traces.format.trace import Geometry, Trace
 from traces.recording.loading import LoadedModel
@@ -98,13 +99,11 @@ def make_study(
     trace, layers = recorded or record_windows(loaded, others, Need.EXPERT_SIMILARITY in needs, run.seed)
     geometry, estimated, warnings = sizes_of(trace, settings.sizes, default_sizes)
     template = assemble(trace, policy, hardware, geometry, cache, replace(run, engine="compiled"), time, others=trace)
-    reader, gate = template.reader, GateRule.named(trace.score_function)
+    gate = GateRule.named(trace.score_function)
     gate.check(settings.weights, family_name(loaded.model))
-    reads = Reads(reader.wants_weights, reader.wants_scores, next(iter(reader.lookahead), None))
     spec, durations = template.spec, template.durations
-    loop = Loop(
-        loaded.model, layers, LiveDevice(spec, durations), LiveDevice(spec, durations), gate, reads, cache.resets
-    )
+    live, clock = (ModelledDevice(spec, durations) for _ in range(2))
+    loop = Loop(loaded.model, layers, live, clock, gate, Reads.of(policy), cache.resets)
     parallel = settings.mode == "parallel" or (settings.mode == "auto" and parallel_obstacle(policy, cache) is None)
     if learns:
         warnings = [*warnings, f"rules learned from {extra} further windows of the same text, which are not evaluated"]

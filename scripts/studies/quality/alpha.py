@@ -26,13 +26,13 @@ from scripts.studies.quality.study import Row, arguments, bench_of, bounds, pane
 from scripts.studies.resampling import with_interval
 from sim.assembly.catalogue import load_policy
 from sim.figures.style import LINES
+from sim.live.weights import INHERIT
 from sim.quality.cloze import cloze_item, log_likelihood
 from sim.quality.drive import DROP, RANDOM
 from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, plain_logits
 from sim.quality.settings import ClozeConfig
-from sim.quality.weights import INHERIT
 from sim.statistics.bootstrap import multinomial_counts
 
 ALPHAS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)

@@ -27,9 +27,9 @@ from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
 from scripts.studies.resampling import with_interval
 from sim.figures.style import LINES
+from sim.live.weights import INHERIT
 from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant
-from sim.quality.weights import INHERIT
 
 OWN = Variant("policy")
 INHERITED = Variant("policy", scheme=INHERIT)

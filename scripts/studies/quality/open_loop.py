@@ -27,10 +27,10 @@ from scripts.studies.quality.study import Row, arguments, bench_of, bounds, pane
 from scripts.studies.resampling import with_interval
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
+from sim.engine.interface import StepResults
 from sim.figures.style import LINES
 from sim.quality.decode import decode
 from sim.quality.intervals import DRAWS
-from sim.quality.live import Timing
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, untouched_routing
 from sim.statistics.bootstrap import multinomial_counts
@@ -52,7 +52,7 @@ def policies() -> dict[str, Policy]:
     }
 
 
-def sums_of(timing: Timing) -> NDArray[np.float64]:
+def sums_of(timing: StepResults) -> NDArray[np.float64]:
     """[S / BIN, 8] sums over bins of positions: COUNTS, seconds, steps."""
     counts = timing.counts[:, [COUNTERS.index(name) for name in COUNTS]].astype(np.float64)
     rows = np.column_stack([counts, timing.latency_ns / 1e9, np.ones(len(counts))])

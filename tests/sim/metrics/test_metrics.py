@@ -41,7 +41,7 @@ def a_block(phases, sizes, requests, latency_ns, group=None):
         attended_pairs=np.ones(steps, np.int64),
     )
     lost = np.stack([np.arange(steps) / 4, np.ones(steps)], axis=1)
-    return BlockResult(block, np.array(latency_ns), parts, counts, lost)
+    return BlockResult(np.array(latency_ns), parts, counts, lost, block)
 
 
 def test_a_batch_of_two_by_hand():

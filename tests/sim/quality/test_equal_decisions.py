@@ -15,12 +15,12 @@ from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
 from sim.assembly.catalogue import make_part
 from sim.assembly.replay import Replay
+from sim.live.weights import INHERIT
 from sim.quality.conditions import check_parallel, parallel_obstacle
 from sim.quality.decode import decode
 from sim.quality.drive import AS_RULED, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel
-from sim.quality.weights import INHERIT
 from tests.sim.quality.small import BAND, study_of
 from tests.support.replays import BARE, POLICIES
 from traces.errors import UserError

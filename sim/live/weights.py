@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+from traces.format.score_function import name_score_function
+
+from policies.base import Policy, Substitution
 from policies.state import DROPPED
+from sim.engine.decision.device import decides
+from sim.live.router_output import Routed, as_array
 from traces.errors import UserError
+from traces.recording.moe_layers import MoELayer
+from traces.recording.moe_probe import probe_tokens
+from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
     import torch
-
-    from traces.recording.tap import Routing
 
 OWN, INHERIT = "own", "inherit"
 SCHEMES = (OWN, INHERIT)
@@ -32,6 +40,25 @@ class GateRule:
     def named(cls, name: str | None) -> GateRule:
         """From a trace's ``score_function``, for example "softmax_topk"."""
         return cls(None, False) if name is None else cls(name.removesuffix("_topk"), name.endswith("_topk"))
+
+    @classmethod
+    def probed(cls, model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> GateRule:
+        """From the weights that the model's routers give in one short pass."""
+        import torch
+
+        routings: list[Routing] = []
+        with torch.no_grad(), Tap(model, routings.append, layers=layers):
+            model(input_ids=probe_tokens(model))
+        ids = np.stack([routing.topk_ids.cpu().numpy() for routing in routings], axis=1)
+        weights = np.stack([as_array(routing.topk_weights) for routing in routings], axis=1)
+        logits = [as_array(routing.router_logits) for routing in routings if routing.router_logits is not None]
+        known = len(logits) == len(routings)
+        return cls.named(name_score_function(ids, weights, np.stack(logits, axis=1) if known else None)[0])
+
+    @property
+    def best_scheme(self) -> str:
+        """``own``, or ``inherit`` where it is not known how the router makes weights."""
+        return INHERIT if self.function is None else OWN
 
     def check(self, scheme: str, family: str) -> None:
         """Raises: UserError where substitutes cannot have weights of their own."""
@@ -71,3 +98,23 @@ class GateRule:
         scores = logits.softmax(-1) if self.function == "softmax" else logits.sigmoid()
         scale = weights.sum(-1, keepdim=True) / scores.gather(1, ids).sum(-1, keepdim=True)
         return scale * scores.gather(1, chosen)
+
+
+def substitutes(policy: Policy) -> bool:
+    """Whether the policy may execute other experts than those routed."""
+    return decides(policy.substitution, Substitution, "substitute")
+
+
+def replacement(
+    gate: GateRule, routing: Routing, routed: Routed, executed: NDArray[np.int32], scheme: str
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Ids and weights [T, K], in the router's order of ranks, in place of a routing; None where that is itself.
+
+    ``executed`` [T, K]: what the policy executes, in the order of ``routed``.
+    """
+    if np.array_equal(executed, routed.ids):
+        return None
+    import torch
+
+    chosen = torch.from_numpy(routed.in_router_order(executed).astype(np.int64)).to(routing.topk_ids.device)
+    return gate.replacement(routing, routing.topk_ids.long(), chosen, scheme)

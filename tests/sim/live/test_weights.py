@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from policies.state import DROPPED
-from sim.quality.weights import INHERIT, OWN, GateRule
+from sim.live.weights import INHERIT, OWN, GateRule
 from tests.support.tiny_models import build
 from traces.errors import UserError
 from traces.recording.tap import Routing, Tap

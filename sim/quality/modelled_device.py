@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,35 +9,16 @@ from numpy.typing import NDArray
 
 from sim.engine.clocks.compiled_engine import CompiledEngine
 from sim.engine.clocks.recurrence import run_steps
-from sim.engine.decision.counters import COUNTERS, PARTS
 from sim.engine.decision.device import DeviceSpec
 from sim.engine.decision.layout import machine_arrays
+from sim.engine.interface import StepResults
 from sim.machine.durations import Durations
 
-WITHIN_A_STEP = ("ids", "weights", "scores", "lookahead", "predicted", "routed", "executed_ids")
+STEP_ARRAYS = ("ids", "weights", "scores", "lookahead", "predicted", "routed", "executed_ids")
 """Arrays of the state that mean nothing between two layer steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """What S steps cost on the clock: latency_ns [S], parts_ns [S, parts], counts [S, counters], lost [S, 2]."""
-
-    latency_ns: NDArray[np.int64]
-    parts_ns: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    lost: NDArray[np.float64]
-
-    @classmethod
-    def empty(cls, steps: int) -> Timing:
-        return cls(
-            np.zeros(steps, np.int64),
-            np.zeros((steps, len(PARTS)), np.int64),
-            np.zeros((steps, len(COUNTERS)), np.int64),
-            np.zeros((steps, 2)),
-        )
-
-
-class LiveDevice:
+class ModelledDevice:
     """One modelled device whose rules decide over a model that really runs."""
 
     def __init__(self, spec: DeviceSpec, durations: Durations) -> None:
@@ -51,11 +31,11 @@ class LiveDevice:
         """Every array that decisions or the clock change."""
         device, spec = self.device, self.spec
         names = set(machine_arrays(spec.num_layers, spec.num_experts, spec.pools.capacity.size)) | {"used"}
-        found = [array for name, array in device.machine_arrays.items() if name in names and array.size]
-        found += [array for name, array in device.arrays.items() if name not in WITHIN_A_STEP]
-        found += [memory for memory in device.memories.values() if memory.size]
-        found += [device.state.memory, device.machine.memory, self.clock.memory]
-        return [*found, self.clock.arrays["arrived_at"], self.clock.arrays["parts"]]
+        arrays = [array for name, array in device.machine_arrays.items() if name in names and array.size]
+        arrays += [array for name, array in device.arrays.items() if name not in STEP_ARRAYS]
+        arrays += [memory for memory in device.memories.values() if memory.size]
+        arrays += [device.state.memory, device.machine.memory, self.clock.memory]
+        return [*arrays, self.clock.arrays["arrived_at"], self.clock.arrays["parts"]]
 
     def save(self) -> list[NDArray[Any]]:
         """The whole state."""
@@ -75,13 +55,13 @@ class LiveDevice:
         """Of state, machine and rules."""
         return self.device.structs
 
-    def replay(self, arrays: tuple[NDArray[Any], ...], phase: int, group: int) -> Timing:
+    def replay(self, arrays: tuple[NDArray[Any], ...], phase: int, group: int) -> StepResults:
         """Replay T recorded decode steps of one token each on the clock, their context growing from one token on."""
         steps = arrays[0].shape[0]
-        found, context = Timing.empty(steps), np.arange(1, steps + 1)
+        results, context = StepResults.zeros(steps), np.arange(1, steps + 1)
         run_steps(
             *self.addresses, self.clock.address, False, 0, steps, self.engine.totals,
             np.arange(steps + 1), np.full(steps, phase, np.uint8), np.full(steps, group), context, context, *arrays,
-            found.latency_ns, found.parts_ns, found.counts, found.lost,
+            results.latency_ns, results.parts_ns, results.counts, results.lost,
         )  # fmt: skip
-        return found
+        return results
