@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from traces.format.score_function import name_score_function
 
 from policies.base import Policy, Substitution
 from policies.state import DROPPED
@@ -16,6 +15,7 @@ from sim.live.router_output import Routed, as_array
 from traces.errors import UserError
 from traces.recording.moe_layers import MoELayer
 from traces.recording.moe_probe import probe_tokens
+from traces.recording.score_function import name_score_function
 from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
