@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from scripts.command_line import parser_of, run
+from sim.statistics.bootstrap import percentile_interval
 from sim.systems.od_moe.recall import MEASURED_FILE, MODES
 from traces.demo.cache import demo_model
 from traces.demo.recipe import RECIPES
@@ -118,7 +119,7 @@ def curve(recall: NDArray[np.float64], last: list[int]) -> dict[str, list[float]
     first = [0, *last[:-1]]
     means = np.stack([recall[:, a:b].mean(axis=1) for a, b in zip(first, last, strict=True)])  # [ranges, R]
     chosen = np.random.default_rng(0).integers(0, recall.shape[0], (RESAMPLES, recall.shape[0]))
-    low, high = np.percentile(means[:, chosen].mean(axis=-1), [2.5, 97.5], axis=1)
+    low, high = percentile_interval(means[:, chosen].mean(axis=-1).T)
     return {
         name: [round(float(value), 4) for value in values]
         for name, values in (("mean", means.mean(axis=1)), ("low", low), ("high", high))

@@ -21,9 +21,8 @@ from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.score_band import ScoreBand
 from scripts.command_line import run
-from scripts.studies.quality.bench import QUALITY, STATISTICS, Bench, Case
+from scripts.studies.quality.bench import QUALITY, STATISTICS, Bench, Case, with_interval
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
-from scripts.studies.resampling import with_interval
 from sim.assembly.catalogue import load_policy
 from sim.figures.style import LINES
 from sim.live.weights import INHERIT

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 from policies.base import Policy
-from scripts.studies.resampling import with_interval
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -32,7 +31,7 @@ from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
 from sim.quality.store import Arrays, Store
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
-from sim.statistics.bootstrap import multinomial_counts
+from sim.statistics.bootstrap import multinomial_counts, percentile_interval
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
 from traces.recording.loading import LoadedModel, load_model
@@ -91,6 +90,12 @@ STATISTICS: dict[str, Callable[[NDArray[np.float64]], Any]] = {
     "drop_rate": share("dropped_ranks", "routed_ranks"),
     "bytes_per_token": share("copied_bytes", "steps"),
 }
+
+
+def with_interval(name: str, value: float, drawn: NDArray[np.float64]) -> dict[str, float]:
+    """A row's entries `name`, `name`.low and `name`.high."""
+    low, high = percentile_interval(drawn)
+    return {name: float(value), f"{name}.low": low, f"{name}.high": high}
 
 
 @dataclass

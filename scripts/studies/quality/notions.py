@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.command_line import run
-from scripts.studies.quality.bench import Bench, Case, Outcome
+from scripts.studies.quality.bench import Bench, Case, Outcome, with_interval
 from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
-from scripts.studies.resampling import with_interval
 from sim.figures.style import LINES
 from sim.live.weights import INHERIT
 from sim.quality.drive import AS_RULED, DROP, RANDOM

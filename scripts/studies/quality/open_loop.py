@@ -21,10 +21,9 @@ from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.state import DECODE
 from scripts.command_line import run
-from scripts.studies.quality.bench import Bench, Case, sums_by
+from scripts.studies.quality.bench import Bench, Case, sums_by, with_interval
 from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
-from scripts.studies.resampling import with_interval
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import StepResults
