@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
+from sim.ranges import Amount, Count, OneOf, Range, Seed, check_ranges
 from traces.errors import UserError
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ def to_plain_dict(config: Any, name: str = "config") -> dict[str, Any]:
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
-    return get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
 
 
 LARGEST = 2**63
@@ -71,9 +72,9 @@ class TraceConfig:
     path: str | None = None
     labels: list[str] | None = None
     """Only requests that carry one of these labels, as `python -m sim info` lists them."""
-    requests: int | None = None
+    requests: Count | None = None
     """Only the first n requests (of those labels)."""
-    fit_requests: int | None = None
+    fit_requests: Amount | None = None
     """Hold out the last n requests: not replayed, for rules that learn from other requests. null: those that
     ``requests`` leaves out, else the last quarter if a rule of the policy needs them, else none."""
     as_decode: bool = False
@@ -82,10 +83,7 @@ class TraceConfig:
     """For the embedded trace: the model whose sizes ``model=auto`` takes."""
 
     def __post_init__(self) -> None:
-        if self.requests is not None and self.requests < 1:
-            raise UserError(f"trace.requests={self.requests}: must be at least 1")
-        if self.fit_requests is not None and self.fit_requests < 0:
-            raise UserError(f"trace.fit_requests={self.fit_requests}: must be at least 0")
+        check_ranges(self, "trace.")
         if self.labels is not None and not (self.labels and all(isinstance(label, str) for label in self.labels)):
             raise UserError(f"trace.labels={self.labels}: must be a list of labels, as [code,prose], or null")
         if self.embedded is None and self.path is None:
@@ -128,12 +126,11 @@ class TimeConfig:
     link_call: bool = True
     contention: bool = True
     dequantise: bool = True
-    memory: str = "pinned"
+    memory: Annotated[str, OneOf("pinned", "pageable", "staged")] = "pinned"
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
-        if self.memory not in ("pinned", "pageable", "staged"):
-            raise UserError(f"time.memory={self.memory}: must be pinned, pageable or staged")
+        check_ranges(self, "time.")
 
 
 ENGINES = ("simpy", "compiled", "untimed")
@@ -143,26 +140,17 @@ ENGINES = ("simpy", "compiled", "untimed")
 class RunConfig:
     """Knobs of a replay that belong to no group."""
 
-    batch_size: int = 1
-    prefill_chunk: int | None = None
+    batch_size: Count = 1
+    prefill_chunk: Annotated[int | None, Range(1, null="whole prompts")] = None
     """Tokens of a prompt that one step prefills; null: the whole prompt."""
-    seed: int = 0
+    seed: Seed = 0
     timeline: bool = False
     """Write what GPU, link and CPU did when."""
-    timeline_steps: int | None = 200
+    timeline_steps: Annotated[int | None, Range(1, null="all steps")] = 200
     """Only of the first n steps; null: of all."""
     what_if: bool = False
     """Replay again with one thing idealised at a time."""
-    engine: str = "simpy"
+    engine: Annotated[str, OneOf(*ENGINES)] = "simpy"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={self.batch_size}: must be at least 1")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed={self.seed}: must be between 0 and 2**63 - 1")
-        if self.prefill_chunk is not None and self.prefill_chunk < 1:
-            raise UserError(f"prefill_chunk={self.prefill_chunk}: must be at least 1, or null for whole prompts")
-        if self.timeline_steps is not None and self.timeline_steps < 1:
-            raise UserError(f"timeline_steps={self.timeline_steps}: must be at least 1, or null for all steps")
-        if self.engine not in ENGINES:
-            raise UserError(f"engine={self.engine}: must be one of {', '.join(ENGINES)}")
+        check_ranges(self)

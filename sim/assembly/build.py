@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from sim.config import RunConfig, TimeConfig, TraceConfig, to_plain_dict, valida
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
-from sim.machine.hardware import hardware_from_config
+from sim.machine.hardware import Hardware, hardware_from_config
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
@@ -130,6 +130,26 @@ def make_policy(config: DictConfig) -> Policy:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """What `run` and `quality` both configure: a policy on a machine, its cache, and which times count."""
+
+    policy: Policy
+    hardware: Hardware
+    cache: CacheConfig
+    time: TimeConfig
+
+
+def read_device(config: DictConfig) -> DeviceConfig:
+    """The objects of the groups `policy`, `hardware`, `cache` and `time`. Raises: UserError where one is no group."""
+    return DeviceConfig(
+        cache=validate(CacheConfig, to_plain_dict(config.cache, "cache"), "cache."),
+        time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
+        policy=make_policy(config.policy),
+        hardware=hardware_from_config(to_plain_dict(config.hardware, "hardware")),
+    )
+
+
 def build(config: DictConfig) -> Replay:
     """Objects for one replay. Raises UserError before any work where the configuration cannot be run."""
     for name in GROUPS:
@@ -137,11 +157,11 @@ def build(config: DictConfig) -> Replay:
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     run = validate(RunConfig, knobs)
-    cache = validate(CacheConfig, to_plain_dict(config.cache), "cache.")
+    device = read_device(config)
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
-    time = validate(TimeConfig, to_plain_dict(config.time), "time.")
-    policy, hardware = make_policy(config.policy), hardware_from_config(to_plain_dict(config.hardware))
-    trace, others, notes = split_requests(open_trace(trace_config), trace_config, policy)
+    trace, others, notes = split_requests(open_trace(trace_config), trace_config, device.policy)
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, to_plain_dict(config.model))
-    replay = assemble(trace, policy, hardware, geometry, cache, run, time, trace_config.as_decode, others)
+    replay = assemble(
+        trace, device.policy, device.hardware, geometry, device.cache, run, device.time, trace_config.as_decode, others
+    )
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

@@ -76,6 +76,26 @@ class Replay:
         for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
             yield self.engine.replay(block, self.reader.read(block))
 
+    def assemble_again(
+        self,
+        run: RunConfig,
+        policy: Policy | None = None,
+        hardware: Hardware | None = None,
+        time: TimeConfig | None = None,
+    ) -> Replay:
+        """A replay of the same requests with other knobs, and with what else is given in place of its own."""
+        return assemble(
+            self.trace,
+            policy or self.policy,
+            hardware or self.hardware,
+            self.geometry,
+            self.cache,
+            run,
+            time or self.time,
+            self.schedule.as_decode,
+            self.others,
+        )
+
 
 def assemble(
     trace: Trace,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.state import DECODE
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import Replay
 from sim.calibrate.samples import Sample, sampled
 from sim.engine.decision.counters import ATTENTION, EXPERT, N_DEMAND_COPIES, N_EXECUTED
 from sim.engine.interface import BlockResult
@@ -128,18 +128,7 @@ class Probe:
 def simulated_ns(replay: Replay, hardware: Hardware) -> NDArray[np.int64]:
     """[S] time of every step of the replay on another machine."""
     run = replace(replay.run, engine="compiled", timeline=False)
-    again = assemble(
-        replay.trace,
-        replay.policy,
-        hardware,
-        replay.geometry,
-        replay.cache,
-        run,
-        replay.time,
-        replay.schedule.as_decode,
-        replay.others,
-    )
-    table = StepTable(again)
+    table = StepTable(replay.assemble_again(run, hardware=hardware))
     table.run()
     found: NDArray[np.int64] = table.columns()["latency_ns"]
     return found

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 from policies.assignment.link_only import LinkOnly
 from policies.base import Policy
@@ -25,6 +25,7 @@ from sim.execution.settings import RealSettings
 from sim.execution.synthetic import synthetic_model
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.ranges import Range, Share, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Trace
 
@@ -47,26 +48,16 @@ class CalibrationConfig:
     ``max_wait_share``: share of a step's time that its threads may have waited for a core; other steps do not count.
     """
 
-    seconds: float = 70.0
-    portion_s: float = 0.8
-    max_disturbance: float = 0.1
-    max_wait_share: float = 0.05
-    hits_fraction: float = 0.75
-    misses_fraction: float = 0.125
-    warm_up_steps: int = 4
+    seconds: Annotated[float, Range(1, 3600)] = 70.0
+    portion_s: Annotated[float, Range(0.01, 60)] = 0.8
+    max_disturbance: Share = 0.1
+    max_wait_share: Share = 0.05
+    hits_fraction: Annotated[float, Range(0.01, 1)] = 0.75
+    misses_fraction: Annotated[float, Range(0.01, 1)] = 0.125
+    warm_up_steps: Annotated[int, Range(0, 1000)] = 4
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("seconds", 1.0, 3600.0),
-            ("portion_s", 0.01, 60.0),
-            ("max_disturbance", 0.0, 1.0),
-            ("max_wait_share", 0.0, 1.0),
-            ("hits_fraction", 0.01, 1.0),
-            ("misses_fraction", 0.01, 1.0),
-            ("warm_up_steps", 0, 1000),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)}: must be between {low:g} and {high:g}")
+        check_ranges(self)
         if not self.misses_fraction < self.hits_fraction:
             raise UserError(f"misses_fraction={self.misses_fraction}: must be below hits_fraction={self.hits_fraction}")
 

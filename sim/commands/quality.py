@@ -86,10 +86,8 @@ def evaluate_from(config: DictConfig) -> None:
 
 def study_from(config: DictConfig) -> Study:
     """The evaluation that a configuration describes; what can be refused without the model is refused first."""
-    from sim.assembly.build import make_policy
-    from sim.config import RunConfig, TimeConfig, to_plain_dict, validate
-    from sim.machine.capacity import CacheConfig
-    from sim.machine.hardware import hardware_from_config
+    from sim.assembly.build import read_device
+    from sim.config import RunConfig, to_plain_dict, validate
     from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
 
@@ -99,13 +97,8 @@ def study_from(config: DictConfig) -> Study:
     settings = validate(QualityConfig, values)
     cloze = validate(ClozeConfig, to_plain_dict(config.cloze), "cloze.")
     generation = validate(GenerationConfig, to_plain_dict(config.generation), "generation.")
-    cache, run = (
-        validate(CacheConfig, to_plain_dict(config.cache), "cache."),
-        validate(RunConfig, {"seed": config.seed}),
-    )
-    time_config, policy = validate(TimeConfig, to_plain_dict(config.time), "time."), make_policy(config.policy)
-    hardware = hardware_from_config(to_plain_dict(config.hardware))
-    check_before_loading(policy, cache, settings)
+    run, device = validate(RunConfig, {"seed": config.seed}), read_device(config)
+    check_before_loading(device.policy, device.cache, settings)
     cloze.check(settings.windows, settings.tokens)
     generation.check(settings.windows, settings.tokens)
     source = model_source(config.model)
@@ -114,7 +107,16 @@ def study_from(config: DictConfig) -> Study:
     _check_context(loaded, settings.tokens)
     default = DEMO_SIZES if source.recipe is not None else None
     study = make_study(
-        loaded, policy, hardware, settings, cache, run, time_config, cloze, generation, default_sizes=default
+        loaded,
+        device.policy,
+        device.hardware,
+        settings,
+        device.cache,
+        run,
+        device.time,
+        cloze,
+        generation,
+        default_sizes=default,
     )
     if "statement" in statement:
         study.warnings.append(str(statement["statement"]))

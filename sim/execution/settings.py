@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from sim.ranges import Amount, Count, NotNegative, OneOf, Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Geometry, Trace
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DEVICES = ("cpu", "cuda")
-_AT_LEAST = {
-    "hidden_size": 1,
-    "expert_ffn": 1,
-    "attention_bytes": 0,
-    "shared_ffn": 0,
-    "head_bytes": 0,
-    "skip_steps": 0,
-    "seed": 0,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +28,25 @@ class RealSettings:
     layers and shared by the rest; null: for all.
     """
 
-    device: str = "cpu"
-    dtype: str = "float32"
-    hidden_size: int = 512
-    expert_ffn: int = 704
-    attention_bytes: int = 2_097_152
-    shared_ffn: int = 0
-    head_bytes: int = 0
-    link_bytes_per_s: float | None = 2e9
-    link_latency_s: float = 0.0
+    device: Annotated[str, OneOf(*DEVICES)] = "cpu"
+    dtype: Annotated[str, OneOf(*ITEM_BYTES)] = "float32"
+    hidden_size: Count = 512
+    expert_ffn: Count = 704
+    attention_bytes: Amount = 2_097_152
+    shared_ffn: Amount = 0
+    head_bytes: Amount = 0
+    link_bytes_per_s: Annotated[float | None, Range(0, above=True, null="an unpaced link")] = 2e9
+    link_latency_s: NotNegative = 0.0
     pinned: bool = True
     cuda_graphs: bool = False
-    steps: int | None = None
-    skip_steps: int = 0
+    steps: Annotated[int | None, Range(1, null="all")] = None
+    skip_steps: Amount = 0
     decode_only: bool = False
-    distinct_layers: int | None = None
-    seed: int = 0
+    distinct_layers: Annotated[int | None, Range(1, null="all")] = None
+    seed: Amount = 0
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise UserError(f"device={self.device}: must be {' or '.join(DEVICES)}")
-        if self.dtype not in ITEM_BYTES:
-            raise UserError(f"dtype={self.dtype}: must be one of {', '.join(ITEM_BYTES)}")
-        for name, low in _AT_LEAST.items():
-            if getattr(self, name) < low:
-                raise UserError(f"{name}={getattr(self, name)}: must be at least {low}")
-        for name in ("steps", "distinct_layers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}={value}: must be at least 1, or null for all")
-        if self.link_bytes_per_s is not None and not self.link_bytes_per_s > 0:
-            raise UserError(f"link_bytes_per_s={self.link_bytes_per_s}: must be above 0, or null for an unpaced link")
-        if not self.link_latency_s >= 0:
-            raise UserError(f"link_latency_s={self.link_latency_s}: must not be negative")
+        check_ranges(self)
         if self.device == "cuda" and self.link_bytes_per_s is not None:
             raise UserError(f"link_bytes_per_s={self.link_bytes_per_s:g}: only device=cpu paces its link; use null")
         if self.cuda_graphs and self.device != "cuda":

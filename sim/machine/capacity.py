@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.allocation.uniform import Uniform
 from policies.base import Policy
+from sim.ranges import Count, OneOf, Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Trace
 
@@ -30,35 +32,22 @@ class CacheConfig:
     start.
     """
 
-    fraction: float | None = None
+    fraction: Annotated[float | None, Range(0, 1, above=True)] = None
     slots_per_layer: int | None = None
-    bytes: int | None = None
-    scope: str = "layer"
-    semantics: str = "step"
-    overflow: str = "stream"
-    start: str = "cold"
-    reset: str = "never"
+    bytes: Count | None = None
+    scope: Annotated[str, OneOf("layer", "global")] = "layer"
+    semantics: Annotated[str, OneOf("step", "sequential")] = "step"
+    overflow: Annotated[str, OneOf("stream", "hold")] = "stream"
+    start: Annotated[str, OneOf("cold", "warm")] = "cold"
+    reset: Annotated[str, OneOf("never", "request")] = "never"
 
     def __post_init__(self) -> None:
-        choices = {
-            "scope": ("layer", "global"),
-            "semantics": ("step", "sequential"),
-            "overflow": ("stream", "hold"),
-            "start": ("cold", "warm"),
-            "reset": ("never", "request"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"cache.{name}={getattr(self, name)}: must be {' or '.join(allowed)}")
+        check_ranges(self, "cache.")
         given = [name for name in ("fraction", "slots_per_layer", "bytes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(f"cache.{given[0]} and cache.{given[1]} are both set: give the capacity in one way only")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UserError(f"cache.fraction={self.fraction:g}: must be above 0 and at most 1")
         if self.slots_per_layer is not None and self.slots_per_layer < 1:
             raise UserError(f"cache.slots_per_layer={self.slots_per_layer}: at least 1 slot is needed")
-        if self.bytes is not None and self.bytes < 1:
-            raise UserError(f"cache.bytes={self.bytes}: must be at least 1")
 
     @property
     def resets(self) -> bool:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from sim.ranges import Amount, Count, OneOf, Range, check_ranges
 from traces.errors import UserError
 
 MODES = ("auto", "parallel", "decode")
-
-
-def at_least(name: str, value: int, lowest: int) -> None:
-    """Raises: UserError for a smaller value."""
-    if value < lowest:
-        raise UserError(f"{name}={value}: must be at least {lowest}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,41 +18,33 @@ class QualityConfig:
     substitute: its ``own`` or those of the expert it replaces (``inherit``)."""
 
     prompts: str = "builtin"
-    windows: int = 24
-    tokens: int = 256
-    text_seed: int = 0
-    fit_windows: int = 16
-    mode: str = "auto"
-    weights: str = "own"
+    windows: Count = 24
+    tokens: Annotated[int, Range(2)] = 256
+    text_seed: Amount = 0
+    fit_windows: Count = 16
+    mode: Annotated[str, OneOf(*MODES)] = "auto"
+    weights: Annotated[str, OneOf("own", "inherit")] = "own"
     contrasts: bool = True
     per_layer: bool | None = None
-    batch_windows: int = 4
+    batch_windows: Count = 4
     sizes: str = "auto"
     resume: bool = True
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"mode={self.mode}: must be one of {', '.join(MODES)}")
-        if self.weights not in ("own", "inherit"):
-            raise UserError(f"weights={self.weights}: must be own or inherit")
-        for name, lowest in (("windows", 1), ("tokens", 2), ("fit_windows", 1), ("batch_windows", 1), ("text_seed", 0)):
-            at_least(name, getattr(self, name), lowest)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)
 class ClozeConfig:
     """Multiple choice: which of ``choices`` continuations follows the first tokens of a window. 0 items: left out."""
 
-    items: int = 24
-    choices: int = 4
-    context_tokens: int = 128
-    continuation_tokens: int = 32
+    items: Amount = 24
+    choices: Annotated[int, Range(2)] = 4
+    context_tokens: Count = 128
+    continuation_tokens: Count = 32
 
     def __post_init__(self) -> None:
-        at_least("cloze.items", self.items, 0)
-        at_least("cloze.choices", self.choices, 2)
-        at_least("cloze.context_tokens", self.context_tokens, 1)
-        at_least("cloze.continuation_tokens", self.continuation_tokens, 1)
+        check_ranges(self, "cloze.")
 
     def check(self, windows: int, tokens: int) -> None:
         """Raises: UserError where the windows do not hold the items."""
@@ -75,14 +63,12 @@ class ClozeConfig:
 class GenerationConfig:
     """Free-running greedy continuation of the first tokens of a window. 0 windows: left out."""
 
-    windows: int = 8
-    prompt_tokens: int = 64
-    new_tokens: int = 32
+    windows: Amount = 8
+    prompt_tokens: Count = 64
+    new_tokens: Count = 32
 
     def __post_init__(self) -> None:
-        at_least("generation.windows", self.windows, 0)
-        at_least("generation.prompt_tokens", self.prompt_tokens, 1)
-        at_least("generation.new_tokens", self.new_tokens, 1)
+        check_ranges(self, "generation.")
 
     def check(self, windows: int, tokens: int) -> None:
         """Raises: UserError where the windows do not hold the prompts."""

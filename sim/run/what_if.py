@@ -17,7 +17,7 @@ from policies.base import Policy
 from policies.eviction.belady import Belady
 from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import Replay
 from sim.config import TimeConfig
 from sim.engine.decision.counters import PARTS
 from sim.metrics.step_table import Columns, Metrics, StepTable
@@ -153,11 +153,7 @@ def _row(replay: Replay, scenario: Scenario, base_s: float | None) -> tuple[Row,
 def _measure(replay: Replay, policy: Policy, time: TimeConfig) -> tuple[Metrics, Columns]:
     """Metrics and the table of requests of the same replay under another policy and time model."""
     run = replace(replay.run, engine="compiled", timeline=False, what_if=False)
-    changed = assemble(
-        replay.trace, policy, replay.hardware, replay.geometry, replay.cache, run, time, replay.schedule.as_decode,
-        replay.others,
-    )  # fmt: skip
-    table = StepTable(changed, Forget())
+    table = StepTable(replay.assemble_again(run, policy=policy, time=time), Forget())
     table.run()
     return table.metrics(), table.requests()
 

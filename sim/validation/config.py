@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from sim.ranges import Positive, Range, check_ranges
 from traces.errors import UserError
 
 
@@ -15,15 +17,13 @@ class PublishedConfig:
     name: str | None = None
     path: str | None = None
     """Folder with the published files."""
-    seeds: int = 12
+    seeds: Annotated[int, Range(1, 100_000)] = 12
     """Seeds over which random eviction is averaged."""
-    draws: int = 1000
+    draws: Annotated[int, Range(1, 100_000)] = 1000
     """Of the bootstrap that gives the intervals."""
 
     def __post_init__(self) -> None:
-        for field, value in (("seeds", self.seeds), ("draws", self.draws)):
-            if not 1 <= value <= 100_000:
-                raise UserError(f"published.{field}={value}: must be from 1 to 100000")
+        check_ranges(self, "published.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class LiveConfig:
 
     out: str | None = None
     measure: bool = True
-    repeats: int = 4
-    tokens: int = 100
-    gate: float = 0.1
-    budget_s: float = 1500
-    draws: int = 60
+    repeats: Annotated[int, Range(1, 100_000)] = 4
+    tokens: Annotated[int, Range(1, 100_000)] = 100
+    gate: Annotated[float, Range(0, 1, above=True)] = 0.1
+    budget_s: Positive = 1500
+    draws: Annotated[int, Range(0, 10_000)] = 60
     machine: str | None = None
     """`hardware=` of the command line."""
     other_trace: str | None = None
@@ -44,15 +44,7 @@ class LiveConfig:
     def __post_init__(self) -> None:
         if not self.measure and self.out is None:
             raise UserError("measure=false: give the folder of a finished validation, out=FOLDER")
-        for field, value in (("repeats", self.repeats), ("tokens", self.tokens)):
-            if not 1 <= value <= 100_000:
-                raise UserError(f"{field}={value}: must be from 1 to 100000")
-        if not 0 <= self.draws <= 10_000:
-            raise UserError(f"draws={self.draws}: must be from 0 to 10000")
-        if not 0 < self.gate <= 1:
-            raise UserError(f"gate={self.gate:g}: must be above 0 and at most 1, which keeps every run")
-        if not self.budget_s > 0:
-            raise UserError(f"budget_s={self.budget_s:g}: must be above 0")
+        check_ranges(self)
 
 
 def require_files(config: PublishedConfig, files: tuple[str, ...], origin: str) -> Path:

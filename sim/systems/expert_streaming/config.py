@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from sim.ranges import Count, NotNegative, OneOf, Positive, Range, Seed, check_ranges
 from sim.systems.expert_streaming.package import Machine
 from sim.systems.expert_streaming.scheme import Slicing
 from traces.errors import UserError
 
 ROUTINGS = ("auto", "trace", "drawn")
-_POSITIVE = (
-    "macs_per_cycle",
-    "clock_hz",
-    "ddr_bytes_per_s",
-    "d2d_bytes_per_s",
-    "weight_bytes",
-    "activation_bytes",
-)
-_AT_LEAST_ONE = ("rows", "columns", "tokens", "draws", "iterations", "slices_per_chiplet", "baseline_slots")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,49 +27,35 @@ class Settings:
 
     name: str
     model: str
-    rows: int
-    columns: int
-    tokens: int
-    draws: int
-    iterations: int
-    routing: str
-    skew: float
-    slices_per_chiplet: int
+    rows: Count
+    columns: Count
+    tokens: Count
+    draws: Count
+    iterations: Count
+    routing: Annotated[str, OneOf(*ROUTINGS)]
+    skew: NotNegative
+    slices_per_chiplet: Count
     slots: int | None
     paired: bool
     to_emptiest: bool
-    slack: float
+    slack: Annotated[float, Range(0, 1, below=True)]
     refill: bool
-    baseline_slots: int
-    macs_per_cycle: float
-    clock_hz: float
-    start_s: float
-    ddr_bytes_per_s: float
-    d2d_bytes_per_s: float
-    d2d_latency_s: float
-    weight_bytes: float
-    activation_bytes: float
-    seed: int
+    baseline_slots: Count
+    macs_per_cycle: Positive
+    clock_hz: Positive
+    start_s: NotNegative
+    ddr_bytes_per_s: Positive
+    d2d_bytes_per_s: Positive
+    d2d_latency_s: NotNegative
+    weight_bytes: Positive
+    activation_bytes: Positive
+    seed: Seed
 
     def __post_init__(self) -> None:
-        for field in _POSITIVE:
-            if not 0 < getattr(self, field) < float("inf"):
-                raise UserError(f"system.{field}={getattr(self, field)}: must be above 0 and finite")
-        for field in _AT_LEAST_ONE:
-            if getattr(self, field) < 1:
-                raise UserError(f"system.{field}={getattr(self, field)}: must be at least 1")
-        for field in ("start_s", "d2d_latency_s", "skew"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise UserError(f"system.{field}={getattr(self, field)}: must be at least 0 and finite")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"system.seed={self.seed}: must be between 0 and 2**63 - 1")
-        if self.routing not in ROUTINGS:
-            raise UserError(f"system.routing={self.routing}: must be one of {', '.join(ROUTINGS)}")
+        check_ranges(self, "system.")
         if self.slots is not None and self.slots < self.rows * self.columns:
             least = self.rows * self.columns
             raise UserError(f"system.slots={self.slots}: must be at least {least}, one for every die of the package")
-        if not 0 <= self.slack < 1:
-            raise UserError(f"system.slack={self.slack}: must be at least 0 and below 1")
         if self.slack and self.iterations < 2:
             raise UserError(f"system.iterations={self.iterations}: must be at least 2 where system.slack is above 0")
 

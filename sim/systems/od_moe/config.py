@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 from sim.config import validate
 from sim.machine.hardware import LABELS
+from sim.ranges import Amount, Count, NotNegative, OneOf, Positive, Range, Share, check_ranges
 from traces.errors import UserError
 
 PREDICTIONS = ("shadow", "perfect", "random", "none")
 SHADOW_BITS = {"fp16": 16.0, "int8": 8.0, "nf4": 4.5, "int4": 4.5}
 """Stored bits per weight; four bits and one 32-bit scale for 64 weights where there are scales."""
-
-_POSITIVE = ("gpu_memory_bytes_per_s", "gpu_flops_per_s", "worker_memory_bytes_per_s", "link_bytes_per_s")
-_TIMES = ("link_latency_s", "network_latency_s", "launch_s", "host_s_per_layer", "shadow_host_s_per_layer")
-_SHARES = (
-    "fixed_recall",
-    "aligned_recall_fp16",
-    "aligned_recall_int8",
-    "aligned_recall_nf4",
-    "recall_limit_unaligned",
-    "recall_limit_token",
-    "recall_limit_kv",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,57 +33,44 @@ class OdMoe:
 
     name: str = "od_moe"
     model: str = "mixtral_8x7b"
-    weight_bits: float = 32.0
-    workers: int = 8
-    gpu_memory_bytes_per_s: float
-    gpu_flops_per_s: float
-    worker_memory_bytes_per_s: float
-    link_latency_s: float
-    link_bytes_per_s: float
-    network_latency_s: float
-    network_bytes_per_s: float
-    launch_s: float
-    host_s_per_layer: float
-    shadow_host_s_per_layer: float
-    prediction: str = "shadow"
+    weight_bits: Annotated[float, Range(1, 64)] = 32.0
+    workers: Count = 8
+    gpu_memory_bytes_per_s: Positive
+    gpu_flops_per_s: Positive
+    worker_memory_bytes_per_s: Positive
+    link_latency_s: NotNegative
+    link_bytes_per_s: Positive
+    network_latency_s: NotNegative
+    network_bytes_per_s: Positive
+    launch_s: NotNegative
+    host_s_per_layer: NotNegative
+    shadow_host_s_per_layer: NotNegative
+    prediction: Annotated[str, OneOf(*PREDICTIONS)] = "shadow"
     precision: str = "int8"
-    token_period: int = 1
-    kv_period: int = 1
-    recall: str = "published"
-    fixed_recall: float | None = None
-    aligned_recall_fp16: float
-    aligned_recall_int8: float
-    aligned_recall_nf4: float
-    recall_limit_unaligned: float
-    recall_limit_token: float
-    recall_limit_kv: float
-    recall_decay_steps: float
+    token_period: Amount = 1
+    kv_period: Amount = 1
+    recall: Annotated[str, OneOf("published", "measured")] = "published"
+    fixed_recall: Share | None = None
+    aligned_recall_fp16: Share
+    aligned_recall_int8: Share
+    aligned_recall_nf4: Share
+    recall_limit_unaligned: Share
+    recall_limit_token: Share
+    recall_limit_kv: Share
+    recall_decay_steps: Positive
     abort_wrong_load: bool = True
-    mini_batches: int = 4
+    mini_batches: Count = 4
     overlap_prefill: bool = True
-    workload: str = "published"
-    prompt_tokens: int | None = None
-    new_tokens: int | None = None
-    seed: int = 0
+    workload: Annotated[str, OneOf("published", "trace")] = "published"
+    prompt_tokens: Count | None = None
+    new_tokens: Annotated[int | None, Range(2)] = None
+    seed: Amount = 0
 
     def __post_init__(self) -> None:
-        for name in (*_POSITIVE, "network_bytes_per_s", "recall_decay_steps"):
-            _range(name, getattr(self, name), 0.0, math.inf, above=True)
-        for name in _TIMES:
-            _range(name, getattr(self, name), 0.0, math.inf)
-        for name in _SHARES:
-            _range(name, getattr(self, name), 0.0, 1.0)
-        for name, least in (("workers", 1), ("mini_batches", 1), ("token_period", 0), ("kv_period", 0), ("seed", 0)):
-            _range(name, getattr(self, name), least, math.inf)
-        _range("weight_bits", self.weight_bits, 1, 64)
-        _range("prompt_tokens", self.prompt_tokens, 1, math.inf)
-        _range("new_tokens", self.new_tokens, 2, math.inf)
-        _one_of("prediction", self.prediction, PREDICTIONS)
-        _one_of("recall", self.recall, ("published", "measured"))
-        _one_of(
-            "precision", self.precision, ("fp16", "int8", "nf4") if self.recall == "published" else ("int8", "int4")
-        )
-        _one_of("workload", self.workload, ("published", "trace"))
+        check_ranges(self, "system.")
+        precisions = ("fp16", "int8", "nf4") if self.recall == "published" else ("int8", "int4")
+        if self.precision not in precisions:
+            raise UserError(f"system.precision={self.precision}: must be one of {', '.join(precisions)}")
         if (self.prompt_tokens is None) != (self.new_tokens is None):
             raise UserError(
                 f"system.prompt_tokens={self.prompt_tokens} and system.new_tokens={self.new_tokens}: give both, or none"
@@ -128,16 +103,3 @@ def _required(field: Any) -> bool:
     from dataclasses import MISSING
 
     return field.default is MISSING
-
-
-def _range(name: str, value: float | None, least: float, most: float, above: bool = False) -> None:
-    if value is None:
-        return
-    if not math.isfinite(value) or not least <= value <= most or (above and value == least):
-        bound = f"above {least:g}" if above else f"at least {least:g}"
-        raise UserError(f"system.{name}={value}: must be {bound}" + ("" if most == math.inf else f", at most {most:g}"))
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"system.{name}={value}: must be one of {', '.join(allowed)}")

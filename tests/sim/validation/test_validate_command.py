@@ -90,7 +90,7 @@ def test_missing_files_end_in_one_sentence(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["published=mixtral_offloading", "published.draws=0"], "published.draws=0: must be from 1 to 100000"),
+        (["published=mixtral_offloading", "published.draws=0"], "published.draws=0: must be between 1 and 100000"),
         (["published=mixtral_offloading", "published.seeds=many"], "published.seeds=many: must be a whole number"),
         (["published=mixtral_offloading", "+published.sedes=3"], "did you mean seeds?"),
         (["published=mixtral"], "published"),
@@ -149,7 +149,7 @@ def test_real_runs_from_end_to_end(
     [
         (["measure=false"], "measure=false: give the folder of a finished validation, out=FOLDER"),
         (["measure=false", "out=nothing"], "nothing holds no plan.json: it is no validation"),
-        (["repeats=0"], "repeats=0: must be from 1 to 100000"),
+        (["repeats=0"], "repeats=0: must be between 1 and 100000"),
         (["gate=0"], "gate=0: must be above 0 and at most 1"),
         (["budget_s=0"], "budget_s=0: must be above 0"),
         (["budget_s=1e-9", *TINY], "no run finished in that time"),
