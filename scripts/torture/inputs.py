@@ -125,7 +125,7 @@ def results(folder: Path) -> None:
 
 
 def predictor(folder: Path) -> None:
-    from tests.sim.predictors.small import KINDS, request_trace, untrained
+    from tests.support.small_predictors import KINDS, request_trace, untrained
 
     untrained(request_trace(), KINDS["tokens"], folder / "p.safetensors")
 

@@ -221,7 +221,7 @@ def read_predictor(folder: Path) -> None:
     """Reads it as a replay does, on the requests it did not learn from, and asks for forecasts: probabilities."""
     from policies.prediction.moe_beyond import MoeBeyond
     from sim.predictors.forecast import make_forecaster
-    from tests.sim.predictors.small import request_trace
+    from tests.support.small_predictors import request_trace
 
     trace = request_trace().select_requests(2)
     forecasts = make_forecaster(MoeBeyond(checkpoint=str(folder / "p.safetensors")), trace).read(

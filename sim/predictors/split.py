@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.config import TraceConfig
 from traces.errors import UserError
-from traces.format.trace import ScoreTable, Trace
+from traces.format.trace import Trace
 
 FINGERPRINT_CHARS = 16
 
@@ -83,34 +82,6 @@ def refuse_learned(trace: Trace, training: dict[str, Any], name: str) -> None:
 def mixed(trace: Trace, seed: int) -> Trace:
     """The same requests in an order drawn from ``seed``, for traces sorted by data set."""
     order = np.random.default_rng(seed).permutation(trace.num_requests)
-    offsets = trace.request_offsets
-    rows = np.concatenate([np.arange(offsets[request], offsets[request + 1]) for request in order])
-    tables: dict[str, Any] = {
-        name: _table(getattr(trace, name), rows)
-        for name in ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
-    }
-    arrays: dict[str, Any] = {
-        name: None if getattr(trace, name) is None else np.asarray(getattr(trace, name))[rows]
-        for name in ("topk_ids", "topk_weights", "token_ids", "phase")
-    }
     notes = [*trace.provenance.get("notes", []), f"Requests are in an order drawn from seed {seed}."]
-    by_number = {"requests_with_repetition"}  # numbers of requests no longer hold
-    kept = {key: value for key, value in trace.provenance.items() if key not in by_number}
-    labels = trace.request_labels
-    return replace(
-        trace,
-        **arrays,
-        **tables,
-        request_offsets=np.concatenate([[0], np.cumsum(np.diff(offsets)[order])]).astype(np.int64),
-        prompt_len=np.asarray(trace.prompt_len)[order],
-        request_labels=None if labels is None else tuple(labels[request] for request in order),
-        provenance=kept | {"notes": notes},
-        content_hash="",
-    )
-
-
-def _table(table: ScoreTable | None, rows: NDArray[np.int64]) -> ScoreTable | None:
-    if table is None:
-        return None
-    ids, mass = table.ids, table.log_normalizer
-    return ScoreTable(table.values[rows], None if ids is None else ids[rows], None if mass is None else mass[rows])
+    part = trace.take_requests(order, "mixed")
+    return replace(part, provenance=part.provenance | {"notes": notes}, content_hash="")

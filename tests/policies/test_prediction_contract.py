@@ -19,9 +19,9 @@ from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
 from policies.state import State
 from tests.policies.driving import as_plain, drive, replay_with, scrambled_after, step_rows
 from tests.policies.hand import from_yaml, predict, yaml_names
-from tests.sim.predictors.small import KINDS, untrained
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE
+from tests.support.small_predictors import KINDS, untrained
 
 LAYERS = 4
 NETWORKS = {"moe_beyond": KINDS["experts"], "promoe_mlp": KINDS["promoe"]}

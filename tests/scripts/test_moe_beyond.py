@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.predictors.small import KINDS, request_trace, untrained
+from tests.support.small_predictors import KINDS, request_trace, untrained
 from traces.format.files import read_trace, write_trace
 
 ROOT = Path(__file__).resolve().parents[2]

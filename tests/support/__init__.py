@@ -19,6 +19,9 @@ Rules without a paper
     fixed_rules                                         do what a hand-worked timeline says
     odd_rules                                           use every freedom that a rule has
 Others
+    tables.run, study_of                                invented results of runs as figures read them
+    small_predictors.untrained(trace, settings, path)   a checkpoint of a small predictor
+    devices.DEVICES, real_replay                        replays on real memory: the CPU, and CUDA where there is one
     reference.reference_replay                          LRU and Belady in plain Python, without any engine
     tiny_models.build(family), save_model               random models of ten families as Hugging Face folders
     importing.imported, refused                         an importer run as the command does

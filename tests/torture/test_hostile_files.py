@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.sim.predictors.small import KINDS, request_trace, untrained
 from tests.support.importing import imported, refused
 from tests.support.random_traces import recorded_trace
+from tests.support.small_predictors import KINDS, request_trace, untrained
 from traces.demo.cache import training_summary
 from traces.errors import MOST_CHARACTERS, UserError
 from traces.format.files import read_trace, write_trace

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.format.header import DTYPE_NAMES, MAX_HEADER_BYTES, Entry, header_of
+from traces.format.header import DTYPE_NAMES, MAX_HEADER_BYTES, Entry, read_header
 from traces.format.mapped import load, map_file
 from traces.format.tensors import (
     KNOWN_NAMES,
@@ -86,7 +86,7 @@ def _proved_hash(trace: Trace) -> str:
 def _open(path: Path) -> Trace:
     try:
         file = path.open("rb")  # header and data of one file, even if another one takes its name meanwhile
-        header = header_of(file)
+        header = read_header(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     version = header.metadata.get("schema_version")

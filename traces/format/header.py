@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read with suspicion: nothing it claims is believed before the file size agrees.
+"""The header of a safetensors file: every claim is checked against the size of the file before it is used.
 
 Layout: 8 bytes little-endian header length N, N bytes of JSON {name: {dtype, shape, data_offsets}}, then the data.
 Source: https://github.com/huggingface/safetensors#format
@@ -6,8 +6,7 @@ Source: https://github.com/huggingface/safetensors#format
 
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -47,30 +46,18 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """Read and check the header of `path`; the data is not touched.
+def read_header(file: BinaryIO) -> Header:
+    """Read and check the header of an open file, from its start; the data is not touched.
 
-    Raises: UserError for a file that is no safetensors file, is cut short, or whose header does not fit the file.
-    """
-    try:
-        with path.open("rb") as file:
-            return header_of(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def header_of(file: BinaryIO) -> Header:
-    """Read and check the header of an open file, from its start.
-
-    Raises: UserError as `read_header`; OSError if the file cannot be read.
+    Raises: UserError for a file that is no safetensors file, is cut short, or whose header does not fit the file;
+        OSError if it cannot be read.
     """
     size = os.fstat(file.fileno()).st_size
     text = _header_text(file, size)
     fields = _parse(text)
     metadata = _metadata(fields.pop("__metadata__", {}))
-    entries = sorted(
-        (_entry(name, claim) for name, claim in fields.items()), key=lambda entry: (entry.begin, entry.end)
-    )
+    entries = [_entry(name, claim) for name, claim in fields.items()]
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
     return Header(_placed(entries, start=8 + len(text), size=size), metadata)
 
 
@@ -95,9 +82,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"The header is not valid JSON ({type(error).__name__}), so this is no safetensors file"
-        ) from error
+        raise UserError(f"The header is not valid JSON ({type(error).__name__}): must be a safetensors file") from error
     return fields
 
 
@@ -158,6 +143,4 @@ def _placed(entries: list[Entry], start: int, size: int) -> tuple[Entry, ...]:
         )
     if start + expected < size:
         raise UserError(f"The file has {size - start - expected} bytes after its last tensor: must have none")
-    return tuple(
-        Entry(entry.name, entry.dtype, entry.shape, start + entry.begin, start + entry.end) for entry in entries
-    )
+    return tuple(replace(entry, begin=start + entry.begin, end=start + entry.end) for entry in entries)

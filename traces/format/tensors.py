@@ -15,14 +15,14 @@ from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
 REQUIRED = ("topk_ids", "request_offsets", "prompt_len", "phase")
 PER_REQUEST = ("request_offsets", "prompt_len", "phase")
-"""Small, and looked at as a whole: held in memory."""
+"""Small arrays that are held in memory."""
 OPTIONAL = ("topk_weights", "token_ids", "expert_similarity")
 TRUNCATED_PARTS = ("ids", "values", "log_normalizer")
 KNOWN_NAMES = frozenset(
     (*REQUIRED, *OPTIONAL, *SCORE_TABLES, *(f"{table}.{part}" for table in SCORE_TABLES for part in TRUNCATED_PARTS))
 )
 CHUNK_BYTES = 1 << 21
-"""How much of an array is looked at in one go."""
+"""Bytes of an array that are read at a time."""
 
 
 def trace_tensors(trace: Trace) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,16 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name} is not UTF-8 text near line {number + 1}") from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where a line stands, for errors, and its JSON value, one line at a time. Raises: UserError for other lines."""
+    for number, line in numbered_lines(path):
+        where = f"{path.name} line {number}"
+        try:
+            yield where, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON") from error
 
 
 def integer(text: str, path: Path, number: int, field: str) -> int:

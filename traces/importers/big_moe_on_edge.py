@@ -69,7 +69,7 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
         topk_ids=ids.astype(id_dtype(header.num_experts)),
         topk_weights=weights,
         request_offsets=np.append(first, len(turn)).astype(np.int64),
-        prompt_len=np.array([np.sum((turn == one) & (phase == PREFILL)) for one in turns], np.int32),
+        prompt_len=np.array([np.sum((turn == number) & (phase == PREFILL)) for number in turns], np.int32),
         phase=phase,
         score_function="softmax_topk",
         provenance={

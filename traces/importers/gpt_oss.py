@@ -7,7 +7,6 @@ Source: https://github.com/AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting (conve
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from traces.errors import UserError
 from traces.format.trace import DECODE, Geometry, Trace
-from traces.importers._sources import expert_ids, npz_array, numbered_lines, require, sha256_of
+from traces.importers._sources import expert_ids, json_lines, npz_array, require, sha256_of
 
 EXAMPLE = "gpt_oss gpt_oss_20b/ gpt_oss.safetensors"
 NUM_EXPERTS = 32
@@ -61,12 +60,8 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
 def _records(path: Path) -> list[dict[str, Any]]:
     """One JSON object per line, each with a data set."""
     records = []
-    for number, line in numbered_lines(path):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path.name} line {number} is not JSON") from error
+    for where, record in json_lines(path):
         if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
-            raise UserError(f"{path.name} line {number} has no text field 'dataset'")
+            raise UserError(f"{where} has no text field 'dataset'")
         records.append(record)
     return records

@@ -7,7 +7,6 @@ from 0 in each request, layers from 0. With weights the experts are sorted best 
 """
 
 import argparse
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
-from traces.importers._sources import add_model_options, check_num_experts, numbered_lines, require, sha256_of
+from traces.importers._sources import add_model_options, check_num_experts, json_lines, require, sha256_of
 
 EXAMPLE = "jsonl routing.jsonl out.safetensors --num-experts 64"
+_Fields = tuple[Any, int, int, list[int], NDArray[np.float32] | None, int]
+"""Request, token, layer, experts, weights, phase."""
 _PHASES = {"prefill": PREFILL, "decode": DECODE}
 
 
@@ -72,9 +73,8 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
 def _read_records(path: Path, num_experts: int) -> _Records:
     records = _Records()
     width = 0
-    for number, line in numbered_lines(path):
-        where = f"{path.name} line {number}"
-        request, token, layer, experts, weights, phase = _parse(line, where, num_experts)
+    for where, record in json_lines(path):
+        request, token, layer, experts, weights, phase = _parse(record, where, num_experts)
         width = width or len(experts)
         if len(experts) != width:
             raise UserError(f"{where} has {len(experts)} experts; the lines before have {width}")
@@ -94,12 +94,8 @@ def _read_records(path: Path, num_experts: int) -> _Records:
     return records
 
 
-def _parse(line: str, where: str, num_experts: int) -> tuple[Any, int, int, list[int], NDArray[np.float32] | None, int]:
-    """Fields of one line, each checked."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON") from error
+def _parse(record: Any, where: str, num_experts: int) -> _Fields:
+    """The fields of a line, each checked."""
     if not isinstance(record, dict) or not isinstance(record.get("request"), int | str):
         raise UserError(f"{where}: must be an object whose 'request' is a number or text")
     token, layer = (_count(record.get(name), where, name, 2**31) for name in ("token", "layer"))

@@ -89,7 +89,7 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
 def _integers(text: str) -> tuple[int, ...]:
     """Integers of zero or more, separated by commas."""
     if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r}: integers of zero or more separated by commas are needed")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be integers of zero or more separated by commas")
     return tuple(map(int, text.split(",")))
 
 

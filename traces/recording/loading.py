@@ -1,4 +1,4 @@
-"""Loads a Hugging Face causal language model and its tokenizer; every failure is one sentence, and none hangs."""
+"""Loads a Hugging Face causal language model and its tokenizer; failures are `UserError`, and no request hangs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def check_source(path: str, allow_download: bool, network_timeout_s: float) -> bool:
-    """Whether `path` is a model's folder; False if it is a hub id that can be had. Needs no torch and no second.
+    """Whether `path` is a model's folder; False if it is a hub id that can be loaded; imports no torch.
 
     Raises: UserError if it is neither.
     """

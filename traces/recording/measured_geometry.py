@@ -45,9 +45,9 @@ def _bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
 
 def _expert_bytes(layer: MoELayer) -> int:
     """Bytes of one expert: every parameter with one row per expert gives one row, else an equal share of all."""
-    own = list(layer.experts.parameters(recurse=False))
-    if own and all(parameter.shape[:1] == (layer.num_experts,) for parameter in own):
-        return sum(parameter[0].numel() * parameter.element_size() for parameter in own)
+    parameters = list(layer.experts.parameters(recurse=False))
+    if parameters and all(parameter.shape[:1] == (layer.num_experts,) for parameter in parameters):
+        return sum(parameter[0].numel() * parameter.element_size() for parameter in parameters)
     return _bytes(layer.experts.parameters()) // layer.num_experts
 
 

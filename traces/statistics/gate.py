@@ -1,4 +1,4 @@
-"""What decides how much substitution can do: the slope of the gate around rank k, and who lies in the score bands.
+"""Statistics that bound what substitution can do: the slope of the gate around rank k, and shares of the score bands.
 
 With s an expert's gate score and S_j the j-th highest score of a token (so that S_{k+1} is the best score not chosen):
 low-score active    S_{k+1} < s < (1 + alpha) S_{k+1}      top-score active    s >= (1 + alpha) S_{k+1}
@@ -108,12 +108,12 @@ def _add_bands(
             for rank in range(top_k):
                 expert = ids[row, layer, rank]
                 active[expert] = True
-                own = max(float(score[expert]), 1e-38)
-                sums[0] += np.log(own / edge)
+                chosen = max(float(score[expert]), 1e-38)
+                sums[0] += np.log(chosen / edge)
                 sums[1] += 1
                 sums[2] += missed[row, layer, rank]
                 for a in range(len(alphas)):
-                    if own > edge and not is_top(own, edge, alphas[a]):
+                    if chosen > edge and not is_top(chosen, edge, alphas[a]):
                         bands[0, a] += 1
                         bands[1, a] += missed[row, layer, rank]
             _add_candidates(score, active, edge, floor, alphas, bands)

@@ -1,4 +1,4 @@
-"""How well the next layer's gate, applied one layer early, foretells which experts that layer uses."""
+"""How well the next layer's gate, applied one layer early, predicts which experts that layer uses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from traces.statistics.routing import counted_rows, row_chunks
 
 @dataclass(frozen=True, slots=True)
 class LookaheadStatistics:
-    """How well the gate of layer l+1, applied at layer l, foretells layer l+1; tuples have one entry per alpha.
+    """How well the gate of layer l+1, applied at layer l, predicts layer l+1; tuples have one entry per alpha.
 
     `recall`: share of the k active experts that are among the k predicted ones. `top_score_recall`: share of the
     top-score active experts that are predicted to be top-score. `top_score_precision`: share of the experts predicted
@@ -79,8 +79,8 @@ def _add_recall(
         if not counted[row]:
             continue
         for layer in range(num_layers):
-            foreseen = predicted[row, layer]
-            top_experts(foreseen, top_k + 1, guess)
+            forecast = predicted[row, layer]
+            top_experts(forecast, top_k + 1, guess)
             active[:] = False
             for rank in range(top_k):
                 active[ids[row, layer, rank]] = True
@@ -92,12 +92,12 @@ def _add_recall(
             score = actual[row, layer]
             top_experts(score, top_k + 1, truth)
             for a in range(len(alphas)):
-                seen_edge, true_edge = foreseen[guess[top_k]], score[truth[top_k]]
+                seen_edge, true_edge = forecast[guess[top_k]], score[truth[top_k]]
                 for rank in range(top_k):
                     expert = ids[row, layer, rank]
                     if is_top(score[expert], true_edge, alphas[a]):
                         bands[1, a] += 1
-                        bands[0, a] += is_top(foreseen[expert], seen_edge, alphas[a])
-                    if is_top(foreseen[guess[rank]], seen_edge, alphas[a]):
+                        bands[0, a] += is_top(forecast[expert], seen_edge, alphas[a])
+                    if is_top(forecast[guess[rank]], seen_edge, alphas[a]):
                         bands[3, a] += 1
                         bands[2, a] += active[guess[rank]]

@@ -129,12 +129,12 @@ def _distances(
                         out[row, layer, rank] = num_experts + 1
                         continue
                     seen[expert] = step
-                    mine = touched[expert]
+                    last = touched[expert]
                     distance = num_experts
-                    if mine >= 0:
+                    if last >= 0:
                         distance = 0
                         for other in range(num_experts):
-                            distance += touched[other] > mine
+                            distance += touched[other] > last
                     out[row, layer, rank] = distance
             for row in range(bounds[step], bounds[step + 1]):
                 for rank in range(top_k):

@@ -10,8 +10,8 @@ from sim.assembly.build import build
 from sim.assembly.compose import compose_run
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
-from tests.sim.predictors.small import KINDS, untrained
 from tests.support.random_traces import random_trace
+from tests.support.small_predictors import KINDS, untrained
 from traces.errors import UserError
 from traces.format.files import write_trace
 

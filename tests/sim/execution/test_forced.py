@@ -17,7 +17,7 @@ from sim.execution.run import executed_blocks, fresh, run_forced
 from sim.execution.settings import RealSettings
 from sim.execution.synthetic import INPUTS, synthetic_model
 from sim.metrics.step_table import StepTable
-from tests.sim.execution.devices import DEVICES, FAST, policy_of, real_replay
+from tests.support.devices import DEVICES, FAST, policy_of, real_replay
 from tests.support.random_traces import random_trace
 from tests.support.replays import POLICIES
 from traces.errors import UserError

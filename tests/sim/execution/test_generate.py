@@ -15,7 +15,7 @@ from sim.execution.live_model import OffloadedModel
 from sim.execution.settings import RealSettings
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import StepTable
-from tests.sim.execution.devices import DEVICES, policy_of
+from tests.support.devices import DEVICES, policy_of
 from tests.support.replays import BARE, POLICIES, machine
 from tests.support.tiny_models import build
 from traces.errors import UserError

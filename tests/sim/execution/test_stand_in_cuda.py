@@ -10,7 +10,7 @@ from sim.execution.forced import ForcedEngine
 from sim.execution.run import executed_blocks, fresh, run_forced
 from sim.execution.settings import RealSettings
 from tests.sim.execution import stand_in_cuda
-from tests.sim.execution.devices import FAST, policy_of, real_replay
+from tests.support.devices import FAST, policy_of, real_replay
 from tests.support.random_traces import random_trace
 
 TRACE = random_trace(3, 3, 8, 2, prompts=(9, 4), decodes=(25, 20))

@@ -10,7 +10,7 @@ from sim.figures.drawing import MissingData
 from sim.figures.drawings.bounds import FILE, scenarios, what_if
 from sim.figures.drawings.validation import validation
 from sim.figures.validation_table import read_validation
-from tests.sim.figures.tables import footnote_of, run, study_of, widths, words
+from tests.support.tables import footnote_of, run, study_of, widths, words
 from traces.errors import UserError
 
 ANSWERS = {

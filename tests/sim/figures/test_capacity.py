@@ -8,7 +8,7 @@ from sim.engine.decision.counters import PARTS
 from sim.figures.drawing import MissingData
 from sim.figures.drawings.attribution import attribution
 from sim.figures.drawings.capacity import capacity, hit_rates
-from tests.sim.figures.tables import footnote_of, legend, run, study_of, words
+from tests.support.tables import footnote_of, legend, run, study_of, words
 
 
 @pytest.fixture

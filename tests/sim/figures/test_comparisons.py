@@ -9,7 +9,7 @@ from sim.figures.drawings.chain import chain, chains
 from sim.figures.drawings.evictions import evictions
 from sim.figures.drawings.setups import cache_ratio_by_policy, tpot_by_policy
 from sim.figures.one_capacity import one_capacity
-from tests.sim.figures.tables import footnote_of, heights, legend, run, study_of, words
+from tests.support.tables import footnote_of, heights, legend, run, study_of, words
 
 SMOE = {"prediction": "lookahead"}
 

@@ -10,7 +10,7 @@ from sim.figures.drawings.prefetches import prefetch_accuracy
 from sim.figures.drawings.supply import link_and_cpu, link_time, with_link_time
 from sim.figures.measures import measures_of
 from sim.statistics.run_sample import Run
-from tests.sim.figures.tables import footnote_of, legend, run, study_of, widths
+from tests.support.tables import footnote_of, legend, run, study_of, widths
 
 COPIES = {
     f"decode.{name}_per_step{end}": value * factor

@@ -10,7 +10,7 @@ from sim.figures.chart_parts import SHOWN_LINES, SHOWN_ROWS, first_lines, first_
 from sim.figures.drawing import MissingData
 from sim.figures.drawings.knob import knob, swept
 from sim.figures.run_settings import add_settings, contender, settings_of
-from tests.sim.figures.tables import legend, run, study_of
+from tests.support.tables import legend, run, study_of
 
 POLICY = {
     "eviction": {"_target_": "policies.eviction.belady.Belady"},

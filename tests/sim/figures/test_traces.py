@@ -11,8 +11,8 @@ from sim.figures.drawing import MissingData
 from sim.figures.drawings.gate import reuse, reuse_by_rank, reuse_counts, score_by_rank, scores_by_rank
 from sim.figures.drawings.routing import expert_shares, locality, locality_by_layer, routing
 from sim.figures.registry import FIGURES, TRACE
-from tests.sim.figures.tables import footnote_of, legend
 from tests.support.random_traces import random_trace, recorded_trace, routed
+from tests.support.tables import footnote_of, legend
 from traces.format.files import write_trace
 
 

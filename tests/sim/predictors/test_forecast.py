@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.predictors.forecast import Forecaster
-from tests.sim.predictors.small import KINDS, network_of, request_trace, source_of
+from tests.support.small_predictors import KINDS, network_of, request_trace, source_of
 from traces.format.trace import PREFILL, ScoreTable
 
 TOLERANCE = 1e-5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim.predictors.quality import Tally, measure, popular_scores, popularity, previous_scores
-from tests.sim.predictors.small import KINDS, request_trace, source_of
+from tests.support.small_predictors import KINDS, request_trace, source_of
 
 EVERY = np.ones(1, bool)
 

@@ -10,7 +10,7 @@ from sim.paths import CONF
 from sim.predictors.inputs import Inputs, Shape
 from sim.predictors.networks import make_network
 from sim.predictors.settings import MoeBeyondSettings, TrainSettings, as_values, network_settings
-from tests.sim.predictors.small import request_trace, source_of
+from tests.support.small_predictors import request_trace, source_of
 
 DEEPSEEK = Shape("deepseek_v2_lite", 26, 64, 6)
 

@@ -12,7 +12,7 @@ from policies.prediction.promoe_mlp import PromoeMlp
 from sim.config import TraceConfig
 from sim.predictors.forecast import make_forecaster
 from sim.predictors.split import fingerprint, mixed, split_requests
-from tests.sim.predictors.small import KINDS, request_trace, untrained
+from tests.support.small_predictors import KINDS, request_trace, untrained
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 

@@ -15,9 +15,9 @@ from policies.prediction.promoe_mlp import PromoeMlp
 from policies.state import plain_state
 from sim.commands import train_predictor
 from sim.predictors.checkpoint import read_checkpoint
-from tests.sim.predictors.small import KINDS, request_trace, untrained
 from tests.support.random_traces import routed
 from tests.support.replays import BARE, replay_of, run
+from tests.support.small_predictors import KINDS, request_trace, untrained
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 

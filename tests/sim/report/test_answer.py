@@ -12,7 +12,7 @@ from sim.report.answer import answer
 from sim.report.comparison import TIME, Comparison, compare_all, is_bound
 from sim.report.rows import BEST, BOUND, EQUAL, rows
 from sim.results.table import collect
-from tests.sim.figures.tables import run, study_of
+from tests.support.tables import run, study_of
 
 NOBODY = study_of(run()).head(0)
 

@@ -29,9 +29,9 @@ from sim.validation.plan import (
 )
 from sim.validation.raw_runs import RawRun, gather, gathered, store, stored
 from sim.validation.simulate import simulate
-from tests.sim.execution.devices import DEVICES
 from tests.sim.validation import fake_runs as fake
 from tests.sim.validation.fake_runs import PLAN, TRUE, fake_run
+from tests.support.devices import DEVICES
 from traces.errors import UserError
 
 GATE = 0.1

@@ -11,24 +11,22 @@ def routed(rng, tokens, layers=3, top_k=2, experts=8):
     return np.argsort(rng.random((tokens, layers, experts)), -1)[..., :top_k].astype(np.int32)
 
 
+def routed_trace(source, *options):
+    return imported("routed_experts", source, "--num-experts", "8", *options)
+
+
+def routed_refused(sentence, source, *options):
+    refused(sentence, "routed_experts", source, "--num-experts", "8", *options)
+
+
 def test_an_npy_file_is_one_request_and_all_decode_unless_told(tmp_path):
     array = routed(np.random.default_rng(0), 6)
     np.save(tmp_path / "a.npy", array)
-    trace = imported("routed_experts", tmp_path / "a.npy", "--num-experts", "8")
+    trace = routed_trace(tmp_path / "a.npy")
     np.testing.assert_array_equal(trace.topk_ids, array)
     assert trace.phase.tolist() == [DECODE] * 6 and not trace.ranked
     assert any("every row counts as decode" in note for note in trace.provenance["notes"])
-    prompt = imported(
-        "routed_experts",
-        tmp_path / "a.npy",
-        "--num-experts",
-        "8",
-        "--prompt-len",
-        "4",
-        "--ranked",
-        "--expert-bytes",
-        "9",
-    )
+    prompt = routed_trace(tmp_path / "a.npy", "--prompt-len", "4", "--ranked", "--expert-bytes", "9")
     assert prompt.phase.tolist() == [PREFILL] * 4 + [DECODE] * 2 and prompt.ranked
     assert prompt.geometry.expert_bytes == (9, 9, 9)
 
@@ -42,7 +40,7 @@ def test_requests_come_in_natural_order(tmp_path):
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     for source in (tmp_path / "all.npz", folder):
-        trace = imported("routed_experts", source, "--num-experts", "8", "--prompt-len", "1,1,4")
+        trace = routed_trace(source, "--prompt-len", "1,1,4")
         assert trace.request_offsets.tolist() == [0, 1, 3, 13]
         assert trace.prompt_len.tolist() == [1, 1, 4]
         np.testing.assert_array_equal(trace.topk_ids[3:], arrays["request_10"])
@@ -52,8 +50,8 @@ def test_dense_layers_are_left_out_when_named_and_refused_when_not(tmp_path):
     array = routed(np.random.default_rng(0), 6)
     array[:, 0] = 0
     np.save(tmp_path / "a.npy", array)
-    refused("Layer 0 of 'a' holds expert 0 for every token", "routed_experts", tmp_path / "a.npy", "--num-experts", "8")
-    trace = imported("routed_experts", tmp_path / "a.npy", "--num-experts", "8", "--dense-layers", "0")
+    routed_refused("Layer 0 of 'a' holds expert 0 for every token", tmp_path / "a.npy")
+    trace = routed_trace(tmp_path / "a.npy", "--dense-layers", "0")
     np.testing.assert_array_equal(trace.topk_ids, array[:, 1:])
 
 
@@ -70,10 +68,10 @@ def test_malformed_arrays_are_refused(tmp_path):
     }
     for name, (content, sentence) in cases.items():
         np.save(tmp_path / f"{name}.npy", content, allow_pickle=True)
-        refused(sentence, "routed_experts", tmp_path / f"{name}.npy", "--num-experts", "8")
+        routed_refused(sentence, tmp_path / f"{name}.npy")
         np.savez(tmp_path / f"{name}.npz", a=content, allow_pickle=True)
     np.savez(tmp_path / "pickle.npz", a=cases["pickle"][0])
-    refused("nothing is unpickled", "routed_experts", tmp_path / "pickle.npz", "--num-experts", "8")
+    routed_refused("nothing is unpickled", tmp_path / "pickle.npz")
     np.save(tmp_path / "good.npy", array)
     source = tmp_path / "good.npy"
     refused("holds expert 7", "routed_experts", source, "--num-experts", "7")
@@ -86,24 +84,24 @@ def test_malformed_arrays_are_refused(tmp_path):
         "--prompt-len",
         "9",
     )
-    refused("has 2 lengths for 1 requests", "routed_experts", source, "--num-experts", "8", "--prompt-len", "1,2")
-    refused("has 2 sizes for 3", "routed_experts", source, "--num-experts", "8", "--expert-bytes", "1,2")
-    refused("--dense-layers=5", "routed_experts", source, "--num-experts", "8", "--dense-layers", "5")
+    routed_refused("has 2 lengths for 1 requests", source, "--prompt-len", "1,2")
+    routed_refused("has 2 sizes for 3", source, "--expert-bytes", "1,2")
+    routed_refused("--dense-layers=5", source, "--dense-layers", "5")
     (tmp_path / "cut.npy").write_bytes(source.read_bytes()[:-1])
-    refused("does not have the size its header claims", "routed_experts", tmp_path / "cut.npy", "--num-experts", "8")
+    routed_refused("does not have the size its header claims", tmp_path / "cut.npy")
     (tmp_path / "no.npy").write_bytes(b"not numpy")
-    refused("cannot be read", "routed_experts", tmp_path / "no.npy", "--num-experts", "8")
+    routed_refused("cannot be read", tmp_path / "no.npy")
     (tmp_path / "no.npz").write_bytes(b"not a zip")
-    refused("is not a whole .npz file", "routed_experts", tmp_path / "no.npz", "--num-experts", "8")
+    routed_refused("is not a whole .npz file", tmp_path / "no.npz")
     (tmp_path / "empty").mkdir()
-    refused("holds no arrays", "routed_experts", tmp_path / "empty", "--num-experts", "8")
+    routed_refused("holds no arrays", tmp_path / "empty")
 
 
 def test_an_array_that_claims_terabytes_takes_no_memory(tmp_path):
     with (tmp_path / "huge.npy").open("wb") as file:
         header = {"descr": "<i4", "fortran_order": False, "shape": (10**9, 1000, 8)}
         np.lib.format.write_array_header_1_0(file, header)
-    refused("claims 32000000000000 bytes", "routed_experts", tmp_path / "huge.npy", "--num-experts", "8")
+    routed_refused("claims 32000000000000 bytes", tmp_path / "huge.npy")
 
 
 def gpt_oss_folder(tmp_path, **changes):

@@ -22,11 +22,6 @@ PROMPTS = (Prompt("hello there, world", "prose"), Prompt("x = 3\n", "code"))
 EXACT = RecordOptions(max_new_tokens=5, half_precision=False, lookahead_extra=None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     models: dict[str, LoadedModel] = {}

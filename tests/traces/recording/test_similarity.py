@@ -26,11 +26,6 @@ PROMPTS = (Prompt("hello there, world", "prose"), Prompt("x = 3\n", "code"))
 MEASURED = RecordOptions(max_new_tokens=5, similarity=True)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def loaded(model: Any, folder: Path, dtype: str = "float32") -> LoadedModel:
     return load_model(str(save_model(model, folder)), dtype)
 

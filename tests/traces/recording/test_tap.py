@@ -15,11 +15,6 @@ from traces.recording.tap import Routing, Tap
 BIASED = ("deepseek_v2", "deepseek_v3", "ernie4_5_moe")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Family name -> model reloaded from a folder that save_pretrained wrote."""

@@ -1,4 +1,4 @@
-"""Small traces and predictors for the tests of this folder."""
+"""Small traces of requests, and untrained predictors for them."""
 
 from __future__ import annotations
 
