@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.studies.smoe import claims, replays
+from sim.statistics.bootstrap import percentile_interval
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +47,7 @@ def test_the_bootstrap_is_paired():
     old, new = (sums(time * factor, [1] * 4, [1] * 4, [1] * 4) for factor in (1.0, 0.8))
     weights = replays.multinomial_counts(4, 50)
     assert (weights.sum(axis=1) == 4).all() and len(np.unique(weights, axis=0)) > 5
-    assert replays.interval(replays.change([(old, new)], "TPOT", weights)) == pytest.approx((-0.2, -0.2))
+    assert percentile_interval(replays.change([(old, new)], "TPOT", weights)) == pytest.approx((-0.2, -0.2))
     assert np.ptp(replays.value(old, "TPOT", weights)) > 100
 
 
