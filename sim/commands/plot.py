@@ -97,7 +97,7 @@ def shown_columns() -> "list[Column]":
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
         Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
         column_of("tpot_s.p99", "P99 ms"),
-        column_of("ttft_s.mean", form=".1f"),
+        column_of("ttft_s.mean"),
     ]
 
 

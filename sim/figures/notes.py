@@ -8,10 +8,10 @@ SETTINGS = ("trace", "model", "hardware")
 def footnote(table: pd.DataFrame, interval: bool) -> str:
     """What a reader must know to judge the figure: label, what was run, intervals, and what is only estimated."""
     label = "/".join(sorted({str(label) for label in table["label"]}))
-    said = [f"{key} {values[0]}" for key in SETTINGS if len(values := values_of(table, key)) == 1]
+    settings = [f"{key} {values[0]}" for key in SETTINGS if len(values := values_of(table, key)) == 1]
     batch = values_of(table, "batch_size")
-    said += [f"batch size {batch[0]}"] if len(batch) == 1 else []
-    text = f"{label}: {', '.join(said)}." if said else f"{label}."
+    settings += [f"batch size {batch[0]}"] if len(batch) == 1 else []
+    text = f"{label}: {', '.join(settings)}." if settings else f"{label}."
     if interval:
         counts = sorted({int(count) for count in table["requests"]})
         blocks = "requests" if batch == ["1"] else "batches of requests"

@@ -26,15 +26,15 @@ def add_settings(table: pd.DataFrame) -> pd.DataFrame:
     ``workload`` and ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
     """
     rows = [settings_of(_config(Path(str(folder)))) for folder in table["folder"]]
-    found = table.assign(**{key: [row[key] for row in rows] for key in rows[0]})
-    found["workload"] = [row["workload"] or trace for row, trace in zip(rows, table["trace"], strict=True)]
-    found["setup"] = [
+    described = table.assign(**{key: [row[key] for row in rows] for key in rows[0]})
+    described["workload"] = [row["workload"] or trace for row, trace in zip(rows, table["trace"], strict=True)]
+    described["setup"] = [
         " ".join([setup, *machine_words(str(series))])
         for setup, series in zip(_setups(table), table["series"], strict=True)
     ]
-    found["contender"] = [contender(str(series)) for series in table["series"]]
-    found["name"] = names(found)
-    return found
+    described["contender"] = [contender(str(series)) for series in table["series"]]
+    described["name"] = names(described)
+    return described
 
 
 def names(table: pd.DataFrame) -> list[str]:

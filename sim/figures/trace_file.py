@@ -1,4 +1,4 @@
-"""Opening the trace that a figure shows, and what must be said about it."""
+"""Opening the trace that a figure shows, and what must be sentence about it."""
 
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ def describe(trace: Trace, path: Path) -> dict[str, Any]:
     rows = int(counted_rows(trace).sum())
     kind = "decode" if (trace.phase == DECODE).any() else "prefill"
     geometry, source = trace.geometry, str(trace.provenance.get("source", "of unknown origin"))
-    said = (
+    sentence = (
         f"MEASURED: routing of {geometry.model}, {rows} {kind} rows of {trace.num_requests} requests, "
         f"{geometry.num_layers} layers, top {geometry.top_k} of {geometry.num_experts} experts; {source}."
     )
     if trace.provenance.get("statement"):
-        said += f" {trace.provenance['statement']}."
-    return {"trace": path.stem, "note": said}
+        sentence += f" {trace.provenance['statement']}."
+    return {"trace": path.stem, "note": sentence}

@@ -38,7 +38,7 @@ class Metric:
     """The sum of the columns `above` over the sum of the columns `below`, divided by `divisor`.
 
     `above` and `below` are empty for times of requests and for totals of a run, which are no such ratio. `title` names
-    the metric in what `run` prints, `heading` in tables of runs, with the unit.
+    the metric in what `run` prints, `heading` in tables of runs, with the unit; `form`: digits there, if not the unit's.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Metric:
     divisor: float = 1.0
     higher_is_better: bool = False
     heading: str = ""
+    form: str = ""
 
     def value(self, sums: Mapping[str, float]) -> float | None:
         """The ratio of these sums; None where one is not known or there is nothing to divide by."""
@@ -125,12 +126,12 @@ REQUEST_TIMES = (
     Metric(
         "tpot_s", "TPOT over requests",
         "time per output token of a request: (latency - TTFT) / its decode steps; in a batch it includes waiting while "
-        "other prompts are prefilled; `.mean`, `.p50`, `.p90`, `.p99` over requests", SECONDS, heading="TPOT ms",
+        "other prompts are prefilled", SECONDS, heading="TPOT ms",
     ),
     Metric(
         "ttft_s", "TTFT",
         "time to first token: from the start of its batch until its prompt is prefilled; null for traces without "
-        "prefill", SECONDS, heading="TTFT ms",
+        "prefill", SECONDS, heading="TTFT ms", form=".1f",
     ),
     Metric(
         "latency_s", "latency of a request", "from the start of its batch until the last token of a request", SECONDS,
@@ -246,7 +247,7 @@ class Column:
     form: str
 
 
-def column_of(name: str, heading: str = "", form: str = "") -> Column:
-    """The column that shows a quantity, with its metric's heading and digits unless others are given."""
+def column_of(name: str, heading: str = "") -> Column:
+    """The column that shows a quantity, under its metric's heading unless another is given."""
     metric = quantity_of(name).metric
-    return Column(name, heading or metric.heading, metric.unit.scale, form or metric.unit.form)
+    return Column(name, heading or metric.heading, metric.unit.scale, metric.form or metric.unit.form)

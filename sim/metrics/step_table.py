@@ -1,8 +1,8 @@
 """From steps to numbers: one flat row of metrics and a table with one row per step, in memory that does not grow.
 
 Times are SIMULATED. Rates and bytes without prefix count all steps; ``prefill.`` and ``decode.`` count theirs. Times
-per token are those of decode tokens: a batch step's time is each of its members'. None stands for what the replay
-cannot know.
+per token are those of decode tokens: a batch step's time is each of its members'. A metric that a replay cannot
+know is None.
 """
 
 from __future__ import annotations

@@ -48,13 +48,13 @@ def _flat(run: Path, folder: Path) -> dict[str, Any]:
 
 def _stacked(folder: Path, runs: list[Path], name: str) -> pd.DataFrame:
     """The table `name` of all runs that have it, one below the other."""
-    found = []
+    tables = []
     for run in runs:
         if (run / f"{name}.parquet").is_file():
             rows = pd.read_parquet(run / f"{name}.parquet")
             rows.insert(0, "run", str(run.relative_to(folder)))
-            found.append(rows)
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"run": pd.Series([], dtype=str)})
+            tables.append(rows)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": pd.Series([], dtype=str)})
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

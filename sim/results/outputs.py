@@ -22,13 +22,13 @@ SIMULATED = "SIMULATED"
 @cache
 def versions() -> dict[str, str]:
     """Versions of everything that decides a result, looked up once."""
-    found = {"python": platform.python_version()}
+    versions_of = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions_of[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            versions_of[package] = "not installed"
+    return versions_of
 
 
 def provenance(

@@ -39,8 +39,8 @@ def results_of(run: Path) -> Iterator[None]:
 
 def finished_runs(folder: Path) -> list[Path]:
     """Folders of finished runs, `folder` itself or below it; runs that are being written do not count."""
-    found = sorted(path.parent for path in folder.rglob("metrics.json"))
-    return [run for run in found if not any(part.startswith(".") for part in run.relative_to(folder).parts)]
+    folders = sorted(path.parent for path in folder.rglob("metrics.json"))
+    return [run for run in folders if not any(part.startswith(".") for part in run.relative_to(folder).parts)]
 
 
 def is_system(run: Path) -> bool:
@@ -98,11 +98,11 @@ def _blocks(run: Path) -> pd.DataFrame:
 
 def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
     """What the command line of a run set, and the grid of its job; what says where results go does not count."""
-    words = provenance.get("overrides")
+    overrides = provenance.get("overrides")
     path = run / ".hydra" / "overrides.yaml"
-    if words is None:
-        words = OmegaConf.load(path) if path.is_file() else []
-    pairs = dict(str(word).lstrip("+~").split("=", 1) for word in words if "=" in str(word))
+    if overrides is None:
+        overrides = OmegaConf.load(path) if path.is_file() else []
+    pairs = dict(str(override).lstrip("+~").split("=", 1) for override in overrides if "=" in str(override))
     return {key: value for key, value in pairs.items() if not key.startswith(("hydra", "sweep.", "experiment"))}
 
 
@@ -121,9 +121,9 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """metrics.json: numbers, null where one is not known, and a few texts."""
-    found = read_json(path)
-    for name, value in found.items():
+    metrics = read_json(path)
+    for name, value in metrics.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not (value is None or number or (name in TEXTS and isinstance(value, str))):
             raise UserError(f"{path}: {name}={value!r} must be a finite number or null")
-    return found
+    return metrics

@@ -1,4 +1,4 @@
-"""What the runs in a folder came to: one table row per run, with intervals over its requests."""
+"""The runs of a folder as a table: one row per run, with intervals over its requests."""
 
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
     """
     if baseline is not None and baseline not in {*table["series"], *table["policy"]}:
         raise UserError(f"baseline={baseline} is neither a policy nor a series: known are {', '.join(table['series'])}")
-    found = []
+    tables = []
     asked = pd.to_numeric(table["asked_capacity"], errors="coerce")
     ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
     for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
@@ -102,8 +102,8 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
         pairs = compare(runs, metric, None if baseline is None else str(chosen.iloc[0]))
         for name in ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions"):
             pairs.insert(0, name, rows.iloc[0][name])
-        found.append(pairs)
-    return corrected_together(pd.concat(found, ignore_index=True) if found else compare([], metric))
+        tables.append(pairs)
+    return corrected_together(pd.concat(tables, ignore_index=True) if tables else compare([], metric))
 
 
 def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
@@ -130,11 +130,11 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
 def _intervals(run: Path) -> dict[str, float]:
     """95 % interval of every metric whose value is a ratio of sums or a mean over requests."""
     sample = load_run(run)
-    found: dict[str, float] = {"requests": len(sample.groups())}
+    bounds: dict[str, float] = {"requests": len(sample.groups())}
     for name, (low, high) in intervals(sample, MEANS).items():
         stem = name.removesuffix(".mean")
-        found |= {f"{stem}.low": low, f"{stem}.high": high}
-    return found
+        bounds |= {f"{stem}.low": low, f"{stem}.high": high}
+    return bounds
 
 
 def _conditions(row: dict[str, Any], overrides: dict[str, str]) -> str:

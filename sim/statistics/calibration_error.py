@@ -1,4 +1,4 @@
-"""How far a simulated time may be off because the figures of the hardware file are uncertain."""
+"""The error of a simulated time that comes from uncertain parameters of the hardware file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sensitivities(blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str,
 def calibration_draws(effects: Mapping[str, float], hardware: str, draws: int, seed: int) -> Vector:
     """Relative error of a time in every draw: one normal number per figure and machine, common to all its runs.
 
-    `effects`: what `sensitivities` found.
+    `effects`: what `sensitivities` gives.
     """
     total = np.zeros(draws)
     for figure, error in effects.items():

@@ -85,19 +85,19 @@ def corrected_together(table: pd.DataFrame) -> pd.DataFrame:
 def _compared(one: Run, other: Run, quantity: Quantity, drawn: Mapping[str, Vector]) -> dict[str, Any]:
     """One row of `compare`, uncorrected."""
     blocks, name = len(one.groups()), quantity.name
-    mine, theirs = drawn[one.series], drawn[other.series]
+    draws, other_draws = drawn[one.series], drawn[other.series]
     value, against = value_of(one, name), value_of(other, name)
-    (low, high), (less, more) = interval(mine, blocks), interval(mine - theirs, blocks)
-    ratio_low, ratio_high = interval(quotient(mine, theirs), blocks)
-    better = mine > theirs if quantity.metric.higher_is_better else mine < theirs
-    known = ~(np.isnan(mine) | np.isnan(theirs))
-    wins = (better + 0.5 * (mine == theirs))[known].mean() if known.any() else float("nan")
+    (low, high), (less, more) = interval(draws, blocks), interval(draws - other_draws, blocks)
+    ratio_low, ratio_high = interval(quotient(draws, other_draws), blocks)
+    better = draws > other_draws if quantity.metric.higher_is_better else draws < other_draws
+    known = ~(np.isnan(draws) | np.isnan(other_draws))
+    wins = (better + 0.5 * (draws == other_draws))[known].mean() if known.any() else float("nan")
     return {
         "series": one.series, "against": other.series, "metric": name, "value": value, "low": low, "high": high,
         "against_value": against, "difference": value - against, "difference_low": less, "difference_high": more,
         "ratio": float(quotient(np.array([value]), np.array([against]))[0]),
         "ratio_low": ratio_low, "ratio_high": ratio_high,
-        "p": p_value(one, other, quantity, mine - theirs), "wins": float(wins), "blocks": blocks,
+        "p": p_value(one, other, quantity, draws - other_draws), "wins": float(wins), "blocks": blocks,
     }  # fmt: skip
 
 

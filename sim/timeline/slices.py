@@ -1,4 +1,4 @@
-"""Gives an engine's log words: slices of named tracks, marks and counters, in order of time on each track."""
+"""Translates an engine's log into named slices, marks and counters, in order of time on each track."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ class Slicer:
 
     def _outcome(self, key: int) -> str:
         """The outcome of an expert that is executed now."""
-        found = self.demanded.pop(key, None)
-        return REPLACEMENT if found is None else OUTCOMES[found[1]]
+        outcome = self.demanded.pop(key, None)
+        return REPLACEMENT if outcome is None else OUTCOMES[outcome[1]]
 
     def _not_executed(self) -> Iterator[Mark]:
         """What was demanded and is not executed, once the layer step is over."""

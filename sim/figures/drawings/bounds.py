@@ -39,13 +39,13 @@ def scenarios(runs: pd.DataFrame) -> pd.DataFrame:
 def answers(path: Path) -> list[dict[str, Any]]:
     """The rows of one what_if.json, the run as it is first. Raises: UserError where the file is broken."""
     try:
-        found = read_json(path)
-        first = {"scenario": "as it is", "tpot_s": found["baseline"]["tpot_s"], "change": 0.0, "refused": None}
+        content = read_json(path)
+        first = {"scenario": "as it is", "tpot_s": content["baseline"]["tpot_s"], "change": 0.0, "refused": None}
         rows = [first] + [
             {"scenario": row["name"], **{key: row[key] for key in ("tpot_s", "change", "refused")}}
-            for row in found["scenarios"]
+            for row in content["scenarios"]
         ]
-        return [row | {"binding": found["binding"], "bound": found["bound"]} for row in rows]
+        return [row | {"binding": content["binding"], "bound": content["bound"]} for row in rows]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
 

@@ -77,9 +77,9 @@ def draw_lines(panel: Axes, table: pd.DataFrame, metric: str, scale: float) -> N
     """A line per series over capacity, level where the series does not depend on it."""
     taken = 0
     for name, group in table.groupby(_key(table), sort=True):
-        seer = FUTURE.get(str(group["eviction"].iloc[0])) if "eviction" in group else None
-        look = seer or LINES[taken % len(LINES)]
-        taken += seer is None
+        future_look = FUTURE.get(str(group["eviction"].iloc[0])) if "eviction" in group else None
+        look = future_look or LINES[taken % len(LINES)]
+        taken += future_look is None
         runs = group.dropna(subset=[metric]).drop_duplicates("capacity")
         points = numbers(runs, metric, scale)
         if len(points) == 1 and float(runs["capacity"].iloc[0]) in (0.0, 1.0):
@@ -98,9 +98,9 @@ def _shade_gap(panel: Axes, table: pd.DataFrame) -> None:
     """The area between Belady's rule and the best rule that does not see the future."""
     if "eviction" not in table:
         return
-    seers = table["eviction"].isin(list(FUTURE))
+    sees_future = table["eviction"].isin(list(FUTURE))
     ceiling = table[table["eviction"] == "belady"].groupby("capacity")["decode.hit_rate"].max()
-    causal = table[~seers].groupby("capacity")["decode.hit_rate"].max()
+    causal = table[~sees_future].groupby("capacity")["decode.hit_rate"].max()
     shared = ceiling.index.intersection(causal.index)
     if len(shared) > 1:
         at = shared.to_numpy(dtype=np.float64) * 100

@@ -33,14 +33,14 @@ def chains(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     if known.empty:
         return {}
     runs = one_capacity(known.assign(parts=pd.Series([active_parts(run) for _, run in known.iterrows()], known.index)))
-    found = {}
+    members_of = {}
     for _, group in runs.groupby([*GROUPS], sort=True):
         members = longest_chain(group)
         if len(members) > 2:
             words = group_words(members.iloc[0], [key for key in GROUPS if runs[key].nunique() > 1])
             steps = [step_name(parts) for parts in members["parts"]]
-            found[", ".join(words) or str(members["setup"].iloc[0])] = members.assign(step=steps)
-    return found
+            members_of[", ".join(words) or str(members["setup"].iloc[0])] = members.assign(step=steps)
+    return members_of
 
 
 def longest_chain(group: pd.DataFrame) -> pd.DataFrame:
@@ -62,27 +62,27 @@ def step_name(parts: tuple[str, ...]) -> str:
 
 def chain(table: pd.DataFrame, columns: int = 2) -> Figure:
     """TPOT and cache ratio along the chain, a colour per set-up; above each bar the change from the one before."""
-    found = chains(table)
-    if not found:
+    chains_of = chains(table)
+    if not chains_of:
         raise MissingData(
             "figure=chain needs LRU offloading and SMoE's parts added one by one: "
             "python -m sim run policy=lru, then with policy/eviction=score_window, with policy/substitution=score_band "
             "and so on; scripts/studies/smoe/ablation.py prints all combinations"
         )
     figure, (times, ratios) = side_by_side(2, columns)
-    for index, (name, runs) in enumerate(found.items()):
-        _bars(times, runs, "tpot_s.mean", 1e3, index, len(found), name)
-        _bars(ratios, runs, "decode.cache_ratio", 100.0, index, len(found), name)
-    longest = max(found.values(), key=len)
+    for index, (name, runs) in enumerate(chains_of.items()):
+        _bars(times, runs, "tpot_s.mean", 1e3, index, len(chains_of), name)
+        _bars(ratios, runs, "decode.cache_ratio", 100.0, index, len(chains_of), name)
+    longest = max(chains_of.values(), key=len)
     for panel, label in ((times, "Time per output token (ms)"), (ratios, "Cache ratio, decode (%)")):
         panel.set_xticks(range(len(longest)), list(longest["step"]))
         panel.set_ylabel(label)
         panel.grid(axis="x", visible=False)
         panel.tick_params(axis="x", length=0)
         panel.margins(y=0.12)
-    if len(found) > 1:
+    if len(chains_of) > 1:
         legend_above(figure, times.get_legend_handles_labels())
-    runs = pd.concat(found.values())
+    runs = pd.concat(chains_of.values())
     add_footnote(
         figure, footnote(runs, interval=True) + capacity_sentence(runs) + " Numbers: change from the step before."
     )

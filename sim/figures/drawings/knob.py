@@ -82,9 +82,9 @@ def _without(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     def strip(text: str) -> str:
         return " ".join(word for word in text.split(" ") if word.partition("=")[0] not in (name, short))
 
-    found = runs.assign(contender=runs["contender"].map(strip), setup=runs["setup"].map(strip))
-    keys = [key for key in GROUPS if key != name and found[key].nunique() > 1]
-    return found.assign(line=[", ".join([run["contender"], *group_words(run, keys)]) for _, run in found.iterrows()])
+    named = runs.assign(contender=runs["contender"].map(strip), setup=runs["setup"].map(strip))
+    keys = [key for key in GROUPS if key != name and named[key].nunique() > 1]
+    return named.assign(line=[", ".join([run["contender"], *group_words(run, keys)]) for _, run in named.iterrows()])
 
 
 DRAWINGS = (

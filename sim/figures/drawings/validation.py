@@ -48,11 +48,11 @@ def note(table: pd.DataFrame) -> str:
     """What the points are and how far off they lie."""
     label = "/".join(str(word) for word in unique(table, "label")) if "label" in table else "MEASURED"
     off = errors(table).dropna()
-    said = f"{label} times beside SIMULATED ones, {len(table)} settings, bars: 95\u00a0% intervals."
+    sentence = f"{label} times beside SIMULATED ones, {len(table)} settings, bars: 95\u00a0% intervals."
     if off.empty:
-        return said
+        return sentence
     largest = float(max(off, key=abs))
-    return f"{said} Error of the prediction: median {off.abs().median():.1%}, largest {largest:+.1%}."
+    return f"{sentence} Error of the prediction: median {off.abs().median():.1%}, largest {largest:+.1%}."
 
 
 DRAWINGS = (
