@@ -38,7 +38,8 @@ class Metric:
     """The sum of the columns `above` over the sum of the columns `below`, divided by `divisor`.
 
     `above` and `below` are empty for times of requests and for totals of a run, which are no such ratio. `title` names
-    the metric in what `run` prints, `heading` in tables of runs, with the unit; `form`: digits there, if not the unit's.
+    the metric in what `run` prints, `heading` in tables of runs, with the unit; `form`: its digits there if not the
+    unit's.
     """
 
     name: str

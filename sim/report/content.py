@@ -75,7 +75,7 @@ class Content:
     @property
     def figures(self) -> list[Picture]:
         """The pictures without a section of their own."""
-        return [picture for picture in self.pictures.values() if not picture.name not in OWN_SECTION]
+        return [picture for picture in self.pictures.values() if picture.name not in OWN_SECTION]
 
 
 def content(folder: Path, validation: Path | None = None) -> Content:
