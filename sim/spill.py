@@ -52,7 +52,7 @@ class Spill:
             raise IndexError(f"rows {start} to {start + count} of {self.length}")
         data = np.empty((count, self.width), self.dtype)
         self.file.seek(start * self.width * self.dtype.itemsize)
-        self.file.readinto(data.view(np.uint8).reshape(-1).data)  # type: ignore[attr-defined]
+        self.file.readinto(data.view(np.uint8).reshape(-1).data)
         return data[:, 0] if self.width == 1 else data
 
     def chunks(self) -> Iterator[NDArray[Any]]:

@@ -96,7 +96,7 @@ def write_oracle_general(folder: Path, trace: Trace) -> list[Path]:
 
 def libcachesim_run(paths: list[Path], **settings: int) -> tuple[float, float]:
     """(seconds, hit rate) of bulk LRU, one cache per layer, one access at a time; making the caches is not timed."""
-    import libcachesim  # type: ignore[import-untyped]
+    import libcachesim
 
     seconds, rates = 0.0, []
     for path in paths:

@@ -187,7 +187,7 @@ def interrupts(arena: Arena, name: str, count: int, seed: int) -> Tally:
     job, rng, tally = JOBS[name], random.Random(f"{seed} interrupt {name}"), Tally(f"Ctrl-C in {name}")
     for _ in range(count):
         out, log = fresh(arena.work / "stopped"), arena.work / "log"
-        child = start(job.argv(arena.work, out), log, lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # type: ignore[arg-type, return-value]
+        child = start(job.argv(arena.work, out), log, lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # type: ignore[arg-type]
         time.sleep(rng.uniform(0.05, arena.takes_s[name]))
         for _ in range(rng.choice((1, 2))):
             try:

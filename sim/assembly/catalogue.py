@@ -111,19 +111,24 @@ def load_system(name: str) -> System:
     return System(name, header[0], header, policy.needs(), _parts(name), policy.residency, policy.write_back)
 
 
+def load_part(part: str, name: str, alpha: float = ALPHA) -> Any:
+    """The rule of conf/policy/<part>/<name>.yaml, in a policy with this ``alpha``."""
+    config = OmegaConf.create({"policy": {"alpha": alpha, part: _load(POLICY_FOLDER / part / f"{name}.yaml")}})
+    return make_part(part, config.policy[part])
+
+
 def load_rule(part: str, name: str) -> Rule:
     """What conf/policy/<part>/<name>.yaml and the class that it names say."""
     path = POLICY_FOLDER / part / f"{name}.yaml"
-    config = OmegaConf.create({"policy": {"alpha": ALPHA, part: _load(path)}}).policy[part]
-    rule = make_part(part, config)
+    rule = load_part(part, name)
     docstring = inspect.getdoc(type(rule)) or ""
-    module = (inspect.getmodule(type(rule)).__doc__ or "").strip()  # type: ignore[union-attr]
+    module = (inspect.getmodule(type(rule)).__doc__ or "").strip()
     header = paragraphs(path)
     needs = rule.all_needs() if isinstance(rule, Part) else rule.needs
     return Rule(
         part,
         name,
-        str(config._target_),
+        str(_load(path)._target_),
         header[0] if header else module.splitlines()[0],
         docstring,
         source_of(docstring),

@@ -89,7 +89,7 @@ class OffloadedModel:
         self.executor.__enter__()
         self.tap.__enter__()
         for layer in self.layers:
-            layer.experts.forward = self._forward_of(layer.index)  # type: ignore[method-assign]
+            layer.experts.forward = self._forward_of(layer.index)
         self.queues = RunQueue(threading.get_native_id(), self.executor.link.native_id or 0)
         return self
 

@@ -100,7 +100,7 @@ def parallel(loop: Loop, windows: NDArray[np.int64], variant: Variant, first_win
     """One forward pass over windows [N, S] of equal length, the policy active -> what each gave."""
     import torch
 
-    decide = ParallelPass(loop, variant, first_window, windows.shape)  # type: ignore[arg-type]
+    decide = ParallelPass(loop, variant, first_window, windows.shape)
     batch = torch.from_numpy(windows).to(loop.torch_device)
     with torch.no_grad(), Tap(loop.model, decide, layers=loop.layers):
         logits = loop.model(input_ids=batch, use_cache=False).logits

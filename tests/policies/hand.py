@@ -5,23 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from policies.base import Part
-from policies.state import DECODE, State, plain_state
-from sim.assembly.build import make_part
-from sim.paths import CONF
-
-
-def yaml_names(kind: str) -> list[str]:
-    """Every yaml of a part, for example of 'prediction'."""
-    return sorted(path.stem for path in (CONF / "policy" / kind).glob("*.yaml"))
-
-
-def from_yaml(kind: str, name: str) -> Any:
-    """A part as its yaml describes it."""
-    config = {"policy": {"alpha": 0.35, kind: OmegaConf.load(CONF / "policy" / kind / f"{name}.yaml")}}
-    return make_part(kind, OmegaConf.create(config).policy[kind])
+from policies.state import DECODE, RESIDENT, State, plain_state
 
 
 def empty_memory(part: Part, state: State) -> Any:
@@ -53,3 +39,18 @@ def choose(part: Any, state: State, *predicted: Any) -> list[tuple[int, int]]:
     part.choose(state, empty_memory(part, state))
     pairs = zip(state.prefetch_layer.tolist(), state.prefetch_expert.tolist(), strict=True)
     return list(pairs)[: state.num_prefetch]
+
+
+def decide(part: Any, decision: str, state: State, memory: Any = None, *more: Any) -> Any:
+    """Call a decision with an empty memory, unless one is given."""
+    return getattr(part, decision)(state, empty_memory(part, state) if memory is None else memory, *more)
+
+
+def routed_state(scores: Any, ids: Any, resident: Any, phase: int = DECODE) -> State:
+    """One layer; scores [B, E], ids [B, K], resident experts."""
+    scores, ids = np.atleast_2d(np.array(scores, np.float32)), np.atleast_2d(np.array(ids, np.int32))
+    state = plain_state(1, scores.shape[1], ids.shape[1], scores.shape[0])
+    state.num_tokens, state.phase, state.has_scores = scores.shape[0], phase, 1
+    state.scores[:], state.ids[:], state.executed_ids[:] = scores, ids, ids
+    state.status[0, resident] = RESIDENT
+    return state

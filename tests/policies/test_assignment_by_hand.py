@@ -8,8 +8,9 @@ from policies.assignment.cpu_only import CpuOnly
 from policies.assignment.greedy_balance import GreedyBalance
 from policies.assignment.simulated_split import SimulatedSplit
 from policies.assignment.smoe_code import SmoeCodeSplit
+from policies.assignment.two_pointer import TwoPointer
 from policies.state import CPU, DECODE, IN_FLIGHT, LINK, PREFILL, RESIDENT, plain_state
-from tests.policies.test_rules_by_hand import decide
+from tests.policies.hand import decide
 
 
 def missing_state(load, cpu, gpu=0, tokens=1, importance=None, ready=(), phase=DECODE):
@@ -38,6 +39,17 @@ def split(part, state):
     order = state.order[: state.num_missing].tolist()
     assert sorted(order) == list(range(state.num_missing))
     return [e for e in order if state.side[e] == CPU], [e for e in order if state.side[e] == LINK]
+
+
+def test_two_pointer_balances_link_and_cpu():
+    state = plain_state(1, 8, 5, 1)
+    state.num_missing = 5
+    state.missing_importance[:5] = [0.1, 0.5, 0.3, 0.2, 0.4]
+    state.missing_load_ns[:5], state.missing_cpu_ns[:5] = 30, 10
+    decide(TwoPointer(), "assign", state)
+    # by importance: 1, 4, 2, 3, 0. Link takes 1 (30); CPU takes 0, 3, 2 (10, 20, 30 < 30 is false after the third)
+    assert state.order[:5].tolist() == [1, 4, 2, 3, 0]
+    assert state.side[:5].tolist() == [CPU, LINK, CPU, CPU, LINK]
 
 
 def test_cpu_only():

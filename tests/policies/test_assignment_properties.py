@@ -10,24 +10,15 @@ from hypothesis import strategies as st
 
 from policies.splits import MOST_TRIED
 from policies.state import CPU, LINK
-from sim.assembly.build import make_part
-from sim.assembly.compose import compose_run
+from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import assemble
-from sim.paths import CONF
+from tests.policies.hand import decide
 from tests.policies.test_assignment_by_hand import missing_state
-from tests.policies.test_rules_by_hand import decide
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, machine, run
 
-NAMES = sorted(path.stem for path in (CONF / "policy/assignment").glob("*.yaml"))
-
-
-def part_named(name):
-    config = compose_run("policy=lru", f"policy/assignment={name}")
-    return make_part("assignment", config.policy.assignment)
-
-
-PARTS = {name: part_named(name) for name in NAMES}
+NAMES = rule_names("assignment")
+PARTS = {name: load_part("assignment", name) for name in NAMES}
 PARTS["cheaper_side balanced"] = replace(PARTS["cheaper_side"], balance=True)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from policies.eviction.activation_prior import ActivationPrior
 from policies.eviction.aged_lfu import AgedLfu
+from policies.eviction.belady import Belady
 from policies.eviction.edgemoe import EdgeMoe
 from policies.eviction.fifo import Fifo
 from policies.eviction.frozen_popularity import FrozenPopularity
@@ -15,13 +16,16 @@ from policies.eviction.latency_oracle import LatencyOracle
 from policies.eviction.least_stale import LeastStale
 from policies.eviction.lfu import Lfu
 from policies.eviction.lfu_lifetime import LfuLifetime
+from policies.eviction.lru import Lru
 from policies.eviction.mrs import Mrs
 from policies.eviction.probability_visits import ProbabilityVisits
 from policies.eviction.random import Random
+from policies.eviction.score_window import ScoreWindow
 from policies.eviction.smoe_code import SmoeCode
 from policies.eviction.weighted_mix import WeightedMix
 from policies.priorities import nearness, with_recency
-from policies.state import ABSENT, NEVER, RESIDENT, plain_state
+from policies.state import ABSENT, DECODE, NEVER, PREFILL, RESIDENT, plain_state
+from tests.policies.hand import decide, routed_state
 from tests.support.random_traces import routed
 from traces.errors import UserError
 
@@ -69,6 +73,39 @@ class Cache:
     def experts(self, layer=0):
         """The same for a model of one layer: experts only."""
         return [expert for _, expert in self.order(layer)]
+
+
+def test_lru_orders_the_step_by_last_touch_and_steps_by_time():
+    state = plain_state(1, 4, 2, 1)
+    state.now, state.num_executed = 7, 2
+    state.executed[:2] = [3, 1]
+    decide(Lru(), "touch", state)
+    assert state.priority[0].tolist() == [0.0, 7.5, 0.0, 7.0]
+
+
+def test_belady_bypasses_only_what_is_needed_no_sooner_than_the_victim():
+    state = plain_state(1, 3, 1, 1)
+    state.next_use[0] = [10, 20, NEVER]
+    assert decide(Belady(), "bypass", state, None, 1, 0, 0)
+    assert not decide(Belady(), "bypass", state, None, 0, 0, 1)
+    assert decide(Belady(), "bypass", state, None, 2, 0, 1)
+
+
+def test_score_window_averages_the_last_n_decode_iterations_of_all_experts():
+    part, state = ScoreWindow(window=2), routed_state([0.6, 0.3, 0.1], [0], [0])
+    memory = np.zeros(part.memory_size(1, 3, 1))
+    decide(part, "touch", state, memory)
+    assert state.priority[0] == pytest.approx([0.6, 0.3, 0.1])
+    state.scores[0] = [0.2, 0.5, 0.3]
+    decide(part, "touch", state, memory)
+    assert state.priority[0] == pytest.approx([0.4, 0.4, 0.2])
+    state.phase = PREFILL
+    state.scores[0] = [0.0, 0.0, 1.0]
+    decide(part, "touch", state, memory)
+    assert state.priority[0] == pytest.approx([0.4, 0.4, 0.2])
+    state.phase = DECODE
+    decide(part, "touch", state, memory)  # the first iteration has left the window
+    assert state.priority[0] == pytest.approx([0.1, 0.25, 0.65])
 
 
 def test_fifo_ignores_use():
@@ -351,6 +388,7 @@ def test_latency_oracle_divides_the_cost_of_the_miss_by_its_distance():
     [
         lambda: AgedLfu(half_life_tokens=0.0),
         lambda: SmoeCode(window=0),
+        lambda: ScoreWindow(window=0),
         lambda: Mrs(alpha=1.5),
         lambda: Mrs(kept=0),
         lambda: ActivationPrior(epsilon=-1.0),

@@ -1,18 +1,16 @@
 """Every eviction yaml through the compiled core: it runs, keeps to the capacity and repeats itself."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from policies.base import Eviction
 from policies.eviction.belady import Belady
 from policies.eviction.latency_oracle import LatencyOracle
 from policies.prefetch.none import NoPrefetch
 from policies.state import ABSENT
-from sim.assembly.build import make_part
+from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import assemble
 from sim.config import RunConfig
 from sim.engine.decision.device import decides
@@ -21,13 +19,8 @@ from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine, replay_of, run
 from traces.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[2] / "conf" / "policy" / "eviction"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+NAMES = rule_names("eviction")
 LEARNS_FROM = random_trace(7)
-
-
-def rule(name):
-    return make_part("eviction", OmegaConf.load(FOLDER / f"{name}.yaml"))
 
 
 def replay_with(eviction, trace, base=BARE, seed=0, **knobs):
@@ -57,9 +50,9 @@ def test_every_rule_runs_and_never_holds_more_than_the_capacity(name):
     for scope in ("layer", "global"):
         for start in ("cold", "warm"):
             knobs = {"slots_per_layer": 3, "scope": scope, "start": start}
-            metrics = checked_run(replay_with(rule(name), trace, **knobs))
+            metrics = checked_run(replay_with(load_part("eviction", name), trace, **knobs))
             assert 0.0 < metrics["hit_rate"] < 1.0
-            assert metrics == run(replay_with(rule(name), trace, **knobs))
+            assert metrics == run(replay_with(load_part("eviction", name), trace, **knobs))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,20 +60,25 @@ def test_every_rule_runs_beside_prefetch_substitution_and_cpu(name):
     trace = random_trace(5, prompts=(4, 0, 2), decodes=(9, 6, 5))
     for base in ("prefetch", "importance"):
         policy = POLICIES[base]
-        if rule(name).static:  # nothing can be prefetched past a placement that never changes
+        if load_part("eviction", name).static:  # nothing can be prefetched past a placement that never changes
             with pytest.raises(UserError, match="nothing can be prefetched"):
-                replay_with(rule(name), trace, policy, slots_per_layer=3)
+                replay_with(load_part("eviction", name), trace, policy, slots_per_layer=3)
             policy = replace(policy, prefetch=NoPrefetch())
-        metrics = checked_run(replay_with(rule(name), trace, policy, slots_per_layer=3))
+        metrics = checked_run(replay_with(load_part("eviction", name), trace, policy, slots_per_layer=3))
         assert 0.0 < metrics["cache_ratio"] <= 1.0
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not decides(rule(n), Eviction, "bypass") and n != "belady_admit"])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if not decides(load_part("eviction", n), Eviction, "bypass") and n != "belady_admit"]
+)
 def test_no_rule_that_admits_every_miss_beats_belady_admit(name):
     for seed in range(5):
         trace = random_trace(seed, prompts=(0, 0), decodes=(30, 25))
         best = run(replay_of(trace, "belady_admit", slots_per_layer=3))["hit_rate"]
-        assert run(replay_of(trace, replace(BARE, eviction=rule(name)), slots_per_layer=3))["hit_rate"] <= best
+        assert (
+            run(replay_of(trace, replace(BARE, eviction=load_part("eviction", name)), slots_per_layer=3))["hit_rate"]
+            <= best
+        )
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -111,15 +109,18 @@ def test_the_latency_oracle_keeps_what_is_dear_to_copy():
 
 def test_another_seed_gives_random_other_victims_and_the_same_seed_the_same():
     trace = random_trace(1, prompts=(0,), decodes=(60,))
-    rates = [run(replay_with(rule("random"), trace, seed=seed, slots_per_layer=3))["hit_rate"] for seed in range(5)]
+    rates = [
+        run(replay_with(load_part("eviction", "random"), trace, seed=seed, slots_per_layer=3))["hit_rate"]
+        for seed in range(5)
+    ]
     assert len(set(rates)) > 1
-    assert rates[0] == run(replay_with(rule("random"), trace, seed=0, slots_per_layer=3))["hit_rate"]
+    assert rates[0] == run(replay_with(load_part("eviction", "random"), trace, seed=0, slots_per_layer=3))["hit_rate"]
 
 
 def test_frozen_popularity_starts_with_the_most_popular_experts_and_keeps_them():
     trace = random_trace(4, prompts=(0,), decodes=(40,))
-    replay = replay_with(rule("frozen_popularity"), trace, slots_per_layer=3, start="warm")
-    counts = rule("frozen_popularity").fit(LEARNS_FROM).reshape(trace.num_layers, trace.num_experts)
+    replay = replay_with(load_part("eviction", "frozen_popularity"), trace, slots_per_layer=3, start="warm")
+    counts = load_part("eviction", "frozen_popularity").fit(LEARNS_FROM).reshape(trace.num_layers, trace.num_experts)
     expected = np.zeros(counts.shape, bool)
     for layer, row in enumerate(counts):
         expected[layer, np.argsort(-row, kind="stable")[:3]] = True
@@ -129,6 +130,8 @@ def test_frozen_popularity_starts_with_the_most_popular_experts_and_keeps_them()
 
 def test_frozen_layers_keep_the_last_layers_whole():
     trace = random_trace(4, prompts=(3,), decodes=(10,))
-    replay = replay_with(rule("frozen_layers"), trace, slots_per_layer=3, scope="global")  # 9 slots for 3 layers of 8
+    replay = replay_with(
+        load_part("eviction", "frozen_layers"), trace, slots_per_layer=3, scope="global"
+    )  # 9 slots for 3 layers of 8
     run(replay)
     assert replay.device.residents().sum(axis=1).tolist() == [0, 1, 8]

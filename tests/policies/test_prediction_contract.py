@@ -17,8 +17,9 @@ from policies.prediction.previous_token import PreviousToken
 from policies.prediction.shadow import Shadow
 from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
 from policies.state import State
+from sim.assembly.catalogue import load_part, rule_names
 from tests.policies.driving import as_plain, drive, replay_with, scrambled_after, step_rows
-from tests.policies.hand import from_yaml, predict, yaml_names
+from tests.policies.hand import predict
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE
 from tests.support.small_predictors import KINDS, untrained
@@ -30,13 +31,13 @@ ONE, OTHER, OTHERS = (random_trace(seed, LAYERS, prompts=(3, 2, 3), decodes=(4, 
 FOLDER = Path(mkdtemp(prefix="untrained-"))
 LEARNED = {
     name: replace(
-        from_yaml("prediction", name), checkpoint=str(untrained(OTHERS, kind, FOLDER / f"{name}.safetensors"))
+        load_part("prediction", name), checkpoint=str(untrained(OTHERS, kind, FOLDER / f"{name}.safetensors"))
     )
     for name, kind in NETWORKS.items()
 }
 SEERS = {"oracle", "future"}
 PARTS = (
-    {name: from_yaml("prediction", name) for name in yaml_names("prediction") if name != "none"}
+    {name: load_part("prediction", name) for name in rule_names("prediction") if name != "none"}
     | LEARNED
     | {
         "previous_token, 3 layers": PreviousToken(layers=3),

@@ -13,7 +13,8 @@ from policies.prefetch.smoe_code import SmoeCode
 from policies.prefetch.top_n import TopN
 from policies.prefetch.top_score import TopScore
 from policies.state import IN_FLIGHT, LOW, RESIDENT
-from tests.policies.hand import choose, decode_state, from_yaml, yaml_names
+from sim.assembly.catalogue import load_part, rule_names
+from tests.policies.hand import choose, decode_state
 from traces.errors import UserError
 
 NEXT = [0.1, 0.4, 0.3, 0.2]
@@ -24,11 +25,11 @@ def state_of(layers=4, experts=4, ranks=2, tokens=3):
     return decode_state(layers, experts, ranks, tokens)
 
 
-@pytest.mark.parametrize("name", yaml_names("prefetch"))
+@pytest.mark.parametrize("name", rule_names("prefetch"))
 def test_nothing_predicted_is_nothing_fetched(name):
     state = state_of()
     state.num_missing, state.window_ns = 1, 10**9
-    assert choose(from_yaml("prefetch", name), state) == []
+    assert choose(load_part("prefetch", name), state) == []
 
 
 def test_none_fetches_nothing():
@@ -53,6 +54,14 @@ def test_top_score_reads_one_row_that_speaks_for_the_whole_step():
     state.predicted[0, 1] = [9, 0, 0, 0]  # left over from an earlier step
     assert choose(TopScore(), state, NEXT) == [(1, 1), (1, 2)]
     assert choose(TopScore(), state, [NEXT, AFTER]) == [(1, 3), (1, 1), (1, 2), (1, 0)]
+
+
+def test_top_score_sums_nothing_over_tokens_and_obeys_its_limit():
+    state = state_of(experts=8, ranks=3)
+    first = [0.1, 0.2, 0.1, 0.4, 0.05, 0.05, 0.05, 0.05]  # top 3: 3, 1, 0; S_4 = 0.1, edge 0.135: 3, 1 are top-score
+    second = [0.3, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert choose(TopScore(), state, [first, second]) == [(1, 3), (1, 0), (1, 1)]
+    assert choose(TopScore(limit=1), state, [first, second]) == [(1, 3)]
 
 
 def test_cumulative_probability_fetches_more_the_less_it_trusts():
@@ -152,11 +161,11 @@ def test_smoe_code_fetches_one_missing_top_score_expert_after_a_miss():
 
 def test_what_is_fetched_lies_in_later_layers_and_is_named_once():
     rng = np.random.default_rng(0)
-    for name in yaml_names("prefetch"):
+    for name in rule_names("prefetch"):
         state = state_of(tokens=4)
         state.num_missing, state.window_ns, state.load_ns[:] = 1, 300, 100
         predicted = rng.dirichlet(np.ones(4), size=(3, 4))
-        found = choose(from_yaml("prefetch", name), state, *predicted)
+        found = choose(load_part("prefetch", name), state, *predicted)
         assert len(set(found)) == len(found), name
         assert all(0 < layer < 4 and 0 <= expert < 4 for layer, expert in found), name
         assert (found == []) == (name == "none"), name
@@ -166,6 +175,7 @@ def test_what_is_fetched_lies_in_later_layers_and_is_named_once():
     "make",
     [
         lambda: TopN(0),
+        lambda: TopScore(alpha=2),
         lambda: CumulativeProbability(similarity=1.5),
         lambda: CumulativeProbability(at_least=-1),
         lambda: LayersAhead(count=-1),

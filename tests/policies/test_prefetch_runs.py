@@ -8,9 +8,9 @@ from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.top_n import TopN
 from policies.prefetch.top_score import TopScore
+from sim.assembly.catalogue import load_part, rule_names
 from sim.engine.decision.counters import N_PREFETCH_COPIES
 from tests.policies.driving import drive, replay_with, step_rows
-from tests.policies.hand import from_yaml, yaml_names
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, machine, replay_of, run
 
@@ -22,23 +22,23 @@ NOTHING_EARLY = {"none", "budgeted"}  # without a clock no time is left for a bu
 @pytest.mark.parametrize(
     "prediction", ["lookahead", "oracle", "previous_token", "activation_matrix_code", "expert_map"]
 )
-@pytest.mark.parametrize("name", yaml_names("prefetch"))
+@pytest.mark.parametrize("name", rule_names("prefetch"))
 def test_every_prefetch_runs_on_every_kind_of_prediction(name, prediction):
-    policy = replace(BARE, prediction=from_yaml("prediction", prediction), prefetch=from_yaml("prefetch", name))
+    policy = replace(BARE, prediction=load_part("prediction", prediction), prefetch=load_part("prefetch", name))
     replay = replay_with(ONE, policy, OTHERS, 2)
     assert sum(1 for _ in drive(replay)) == len(step_rows(ONE, 2)) * 4
     copies = replay.device.counts[N_PREFETCH_COPIES]
     assert copies == 0 if name in NOTHING_EARLY else copies > 0 or prediction == "previous_token"
 
 
-@pytest.mark.parametrize("name", yaml_names("prefetch"))
+@pytest.mark.parametrize("name", rule_names("prefetch"))
 def test_every_prefetch_runs_on_the_clock(name):
-    policy = replace(BARE, prediction=Oracle(layers=2), prefetch=from_yaml("prefetch", name))
+    policy = replace(BARE, prediction=Oracle(layers=2), prefetch=load_part("prefetch", name))
     metrics = run(replay_of(ONE, policy))
     assert metrics["tpot_s.mean"] > 0
 
 
-PREFETCHES = [TopScore(), TopN(8), LayersAhead(), from_yaml("prefetch", "cumulative_probability")]
+PREFETCHES = [TopScore(), TopN(8), LayersAhead(), load_part("prefetch", "cumulative_probability")]
 ENOUGH = random_trace(5, num_layers=4, prompts=(1, 1), decodes=(9, 8))
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from policies.hashing import uniform
 from policies.state import ABSENT, DECODE, DROPPED, IN_FLIGHT, LOW, PREFILL, RESIDENT
@@ -10,14 +12,16 @@ from policies.substitution.bonus_and_drop import BonusAndDrop
 from policies.substitution.buddy import Buddy
 from policies.substitution.cache_prior import CachePrior
 from policies.substitution.cumulative_threshold import CumulativeThreshold
+from policies.substitution.importance_plus import ImportancePlus
 from policies.substitution.max_rank import MaxRank
 from policies.substitution.mixed_precision import MixedPrecision
 from policies.substitution.random_replacement import RandomReplacement
 from policies.substitution.replace_all_missing import ReplaceAllMissing
+from policies.substitution.score_band import ScoreBand
 from policies.substitution.similarity import Similarity
 from policies.substitution.skip import Skip
 from policies.substitution.smoe_code import SmoeCode
-from tests.policies.test_rules_by_hand import decide, routed_state
+from tests.policies.hand import decide, routed_state
 from tests.support.random_traces import ids_trace
 from traces.errors import UserError
 
@@ -39,6 +43,54 @@ def weighted_state(weights, resident=(), phase=DECODE):
     state = routed_state(np.full(2 * count, np.nan), list(range(count)), list(resident), phase)
     state.weights[0] = weights
     return state
+
+
+def test_missing_low_scores_take_the_best_resident_inside_the_band():
+    state = routed_state(SCORES, [0, 1, 2], [0, 4, 5, 6])
+    decide(ScoreBand(), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 4, 5]
+
+
+def test_the_next_expert_itself_may_substitute_unless_the_knob_says_no():
+    state = routed_state(SCORES, [0, 1, 2], [3, 4])
+    decide(ScoreBand(), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 3, 4]
+    state = routed_state(SCORES, [0, 1, 2], [3, 4])
+    decide(ScoreBand(include_next=False), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 4, 2]
+
+
+def test_resident_and_top_score_experts_are_kept():
+    state = routed_state(SCORES, [0, 1, 2], [1, 3])
+    decide(ScoreBand(), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 1, 3]  # 0 is missing but top-score
+
+
+def test_what_finds_no_substitute_is_supplied_as_usual():
+    state = routed_state(SCORES, [0, 1, 2], [6, 7])
+    decide(ScoreBand(), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 1, 2]
+
+
+def test_another_tokens_top_score_expert_may_substitute_even_for_an_earlier_token():
+    second = [0.02, 0.02, 0.02, 0.02, 0.50, 0.20, 0.12, 0.10]  # top-score: 4, 5; S_4 = 0.10
+    state = routed_state([SCORES, second], [[0, 1, 2], [4, 5, 6]], [])
+    decide(ScoreBand(), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 4, 5]
+
+
+def test_score_band_prefill_is_left_alone_unless_asked():
+    state = routed_state(SCORES, [0, 1, 2], [3, 4], PREFILL)
+    decide(ScoreBand(), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 1, 2]
+    decide(ScoreBand(during_prefill=True), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 3, 4]
+
+
+def test_alpha_zero_substitutes_nothing():
+    state = routed_state(SCORES, [0, 1, 2], [3, 4, 5])
+    decide(ScoreBand(alpha=0.0), "substitute", state)
+    assert state.executed_ids[0].tolist() == [0, 1, 2]
 
 
 # SMoE's released code: strict band (0.09, 0.12) at alpha 0.25, low-score below 0.15, first candidate = lowest id
@@ -293,10 +345,55 @@ def test_bonus_and_drop_watches_prefill_without_touching_it():
     assert memory.tolist() == [3.0, 3.0, 3.0, 0.0, 0.0]
 
 
+# importance_plus: experts 0, 1, 2 are routed, their scores sum to 0.58: loss 0.05 allows 0.029, loss 0.1 allows 0.058
+
+
+def test_importance_plus_the_lowest_missing_expert_goes_first_and_takes_the_best_resident_one() -> None:
+    state = routed_state(SCORES, [0, 1, 2], [3, 4, 5])
+    assert executed(ImportancePlus(loss=0.05), state) == [[0, 1, 3]]  # .13 - .12 is little, .15 - .10 is too much
+    assert executed(ImportancePlus(loss=0.1), routed_state(SCORES, [0, 1, 2], [3, 4, 5])) == [[0, 4, 3]]
+
+
+def test_the_best_experts_are_always_executed() -> None:
+    assert executed(ImportancePlus(loss=1.0, keep=1), routed_state(SCORES, [0, 1, 2], [3, 4, 5])) == [[0, 4, 3]]
+    assert executed(ImportancePlus(loss=1.0, keep=0), routed_state(SCORES, [0, 1, 2], [3, 4, 5])) == [[5, 4, 3]]
+    assert executed(ImportancePlus(loss=1.0, keep=2), routed_state(SCORES, [0, 1, 2], [3, 4, 5])) == [[0, 1, 3]]
+
+
+def test_resident_experts_stay_and_substitutes_may_run_out() -> None:
+    assert executed(ImportancePlus(loss=1.0), routed_state(SCORES, [0, 1, 2], [2, 7])) == [[0, 7, 2]]
+    assert executed(ImportancePlus(loss=1.0), routed_state(SCORES, [0, 1, 2], [7])) == [[0, 1, 7]]
+    assert executed(ImportancePlus(loss=1.0), routed_state(SCORES, [0, 1, 2], [0])) == [[0, 1, 2]]
+
+
+def test_importance_plus_leaves_prefill_alone_unless_asked() -> None:
+    assert executed(ImportancePlus(), routed_state(SCORES, [0, 1, 2], [3], PREFILL)) == [[0, 1, 2]]
+    asked = ImportancePlus(during_prefill=True)
+    assert executed(asked, routed_state(SCORES, [0, 1, 2], [3], PREFILL)) == [[0, 1, 3]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.0, 0.5), st.integers(0, 4))
+def test_no_replacement_loses_more_than_its_share(seed: int, loss: float, keep: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.dirichlet(np.full(16, 0.7)).astype(np.float32)
+    routed = np.argsort(-scores, kind="stable")[:4].tolist()
+    resident = rng.permutation(16)[: rng.integers(0, 17)].tolist()
+    state = routed_state(scores.tolist(), routed, resident, DECODE)
+    (found,) = executed(ImportancePlus(loss=loss, keep=keep), state)
+    assert len(set(found)) == 4 and found[:keep] == routed[:keep]
+    for old, new in zip(routed, found, strict=True):
+        if old != new:
+            assert old not in resident and state.status[0, new] == RESIDENT and new not in routed
+            assert float(scores[old]) - float(scores[new]) <= loss * float(scores[routed].sum()) + 1e-6
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: SmoeCode(alpha=1.5),
+        lambda: ScoreBand(alpha=-0.1),
+        lambda: ImportancePlus(loss=2.0),
         lambda: Skip(alpha=-0.1),
         lambda: RandomReplacement(alpha=2),
         lambda: Similarity(min_similarity=-2),

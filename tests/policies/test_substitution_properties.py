@@ -8,28 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.state import DECODE, DROPPED, PREFILL, RESIDENT, plain_state
-from sim.assembly.build import make_part
-from sim.assembly.compose import compose_run
+from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
-from sim.paths import CONF
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, machine, run
 
-NAMES = sorted(path.stem for path in (CONF / "policy/substitution").glob("*.yaml"))
+NAMES = rule_names("substitution")
+PARTS = {name: load_part("substitution", name) for name in NAMES}
 DROPS = {"adaptive_top_k", "bonus_and_drop", "mixed_precision", "skip"}
 MAY_MOVE_RESIDENTS = {"adaptive_top_k", "bonus_and_drop"}  # by their own rule
 MAY_USE_BATCH = {"score_band", "smoe_code"}  # another token's top-score expert is fetched anyway
 EXPERTS, RANKS, LAYERS = 9, 3, 2
-
-
-def part_named(name):
-    config = compose_run("policy=lru", f"policy/substitution={name}")
-    return make_part("substitution", config.policy.substitution)
-
-
-PARTS = {name: part_named(name) for name in NAMES}
 
 
 def drawn_state(seed, tokens, phase, share):

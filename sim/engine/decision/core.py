@@ -43,13 +43,13 @@ IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
 """What ``next_copy`` did: nothing is queued; the next copy has no slot yet; a copy started or went on."""
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def copy_code(key: int, kind: int, what: int) -> int:
     """One number for a copy: key layer * E + expert, kind FULL, PIECE or LOW_COPY, DEMAND_COPY or PREFETCH_COPY."""
     return (key * 4 + kind) * 4 + what
 
 
-@register_jitable  # type: ignore[untyped-decorator]
+@register_jitable
 def decode_copy(code: int) -> tuple[int, int, int]:
     """(key, kind, what) of a ``copy_code``."""
     return code // 16, code // 4 % 4, code % 4

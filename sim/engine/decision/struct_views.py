@@ -32,12 +32,12 @@ class View(types.Type):  # type: ignore[misc]
         super().__init__(name=f"View[{name}]({', '.join(f'{field}:{kind}' for field, kind in fields.items())})")
 
 
-@register_model(View)  # type: ignore[untyped-decorator]
+@register_model(View)
 class ViewModel(models.OpaqueModel):  # type: ignore[misc]
     """A pointer that nobody counts."""
 
 
-@infer_getattr  # type: ignore[untyped-decorator]
+@infer_getattr
 class ViewFields(AttributeTemplate):  # type: ignore[misc]
     """Types of the fields."""
 
@@ -54,13 +54,13 @@ def _field(context: Any, builder: Any, view: View, pointer: Any, field: str) -> 
     return cgutils.gep_inbounds(builder, struct, 0, list(view.fields).index(field))
 
 
-@lower_getattr_generic(View)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(View)
 def _load(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
     value = builder.load(_field(context, builder, view, pointer, field))
     return cgutils.is_true(builder, value) if view.fields[field] is types.boolean else value
 
 
-@lower_setattr_generic(View)  # type: ignore[untyped-decorator]
+@lower_setattr_generic(View)
 def _store(context: Any, builder: Any, signature: Any, arguments: Any, field: str) -> None:
     view, kind = signature.args
     value = context.cast(builder, arguments[1], kind, view.fields[field])
@@ -70,7 +70,7 @@ def _store(context: Any, builder: Any, signature: Any, arguments: Any, field: st
 def caster(view: View) -> Any:
     """An intrinsic that takes an address for a view of this type."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def cast(_: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -80,7 +80,7 @@ def caster(view: View) -> Any:
     return cast
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def borrowed(_: Any, array: Any) -> Any:
     """The same array without a share in its memory, as views hold it. Who calls keeps the memory alive."""
 

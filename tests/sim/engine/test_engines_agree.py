@@ -3,19 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
-from hydra.utils import instantiate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from policies.base import Policy
 from policies.eviction.belady import Belady
+from policies.prediction.trained import TrainedPrediction
+from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import COLUMNS, StepTable
-from sim.paths import CONF
 from tests.support.odd_rules import CoinSide, Eager, Guess, InPieces, Shake
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine
@@ -37,12 +36,8 @@ RULES = POLICIES | ODD
 
 def every_rule(part: str) -> dict:
     """The rules of a part by the name of their yaml; those that need a trained network have tests of their own."""
-    found = {}
-    for path in sorted((CONF / "policy" / part).glob("*.yaml")):
-        config = OmegaConf.create({"policy": {"alpha": 0.35, part: OmegaConf.load(path)}})
-        if "checkpoint" not in config.policy[part]:
-            found[path.stem] = instantiate(config.policy[part])
-    return found
+    rules = {name: load_part(part, name) for name in rule_names(part)}
+    return {name: rule for name, rule in rules.items() if not isinstance(rule, TrainedPrediction)}
 
 
 PARTS = {part: every_rule(part) for part in BASES}

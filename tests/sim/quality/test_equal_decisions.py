@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from policies.base import Policy
 from policies.eviction.smoe_code import SmoeCode
 from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
-from sim.assembly.catalogue import make_part
+from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import Replay
 from sim.live.weights import INHERIT
 from sim.quality.conditions import check_parallel, parallel_obstacle
@@ -26,7 +25,6 @@ from tests.support.replays import BARE, POLICIES
 from traces.errors import UserError
 
 VARIANTS = (Variant("policy"), Variant("d", DROP), Variant("r", RANDOM), Variant("i", AS_RULED, INHERIT))
-RULES = Path(__file__).resolve().parents[3] / "conf" / "policy"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,16 +35,13 @@ def one_thread() -> None:
 def one_layer_rules() -> list[tuple[str, str]]:
     """(part, yaml) of every rule that claims to look at one layer only."""
     parts = ("eviction", "substitution", "assignment")
-    rules = [(part, path.stem) for part in parts for path in sorted((RULES / part).glob("*.yaml"))]
-    return [(part, rule) for part, rule in rules if getattr(policy_with(part, rule), part).one_layer]
+    rules = [(part, rule) for part in parts for rule in rule_names(part)]
+    return [(part, rule) for part, rule in rules if load_part(part, rule).one_layer]
 
 
 def policy_with(part: str, rule: str) -> Policy:
     """LRU with score bands and a CPU, one part exchanged."""
-    from omegaconf import OmegaConf
-
-    config = OmegaConf.create({"policy": {"alpha": 0.6, part: OmegaConf.load(RULES / part / f"{rule}.yaml")}})
-    return replace(BAND, name=rule, **{part: make_part(part, config.policy[part])})
+    return replace(BAND, name=rule, **{part: load_part(part, rule, alpha=0.6)})
 
 
 @pytest.mark.parametrize(("part", "rule"), one_layer_rules(), ids=lambda value: value)
