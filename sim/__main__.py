@@ -90,7 +90,8 @@ def _noted_interrupts() -> Iterator[list[int]]:
 def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
     """Run a command -> exit status; what goes wrong for a known reason is one sentence on standard error."""
     module = load(name)
-    if any(word in ("-h", "--help") for word in rest):
+    formats: tuple[str, ...] = getattr(module, "importer_names", tuple)()  # each has a help of its own
+    if any(word in ("-h", "--help") for word in rest) and rest[0] not in formats:
         print((module.help_text() if hasattr(module, "help_text") else module.__doc__ or "").strip())
         return 0
     if any(word.startswith("=") for word in rest):

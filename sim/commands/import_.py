@@ -15,6 +15,14 @@ from traces.format.trace import DECODE, Trace
 from traces.importers import importer_names, load_importer
 
 
+def help_text() -> str:
+    """What `python -m sim import --help` prints: every format with its first line and an example."""
+    importers = {name: load_importer(name) for name in importer_names()}
+    formats = [f"  {name:<19} {(importer.__doc__ or '').partition(chr(10))[0]}" for name, importer in importers.items()]
+    examples = [f"  python -m sim import {importer.EXAMPLE}" for importer in importers.values()]
+    return "\n".join([__doc__ or "", "formats:", *formats, "", "examples:", *examples])
+
+
 def main(argv: list[str]) -> int:
     """Import SOURCE of FORMAT into OUT and say what was imported; 0 on success.
 
@@ -49,17 +57,10 @@ def describe(trace: Trace, name: str, out: Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    importers = {name: load_importer(name) for name in importer_names()}
-    examples = "".join(f"  python -m sim import {importer.EXAMPLE}\n" for importer in importers.values())
-    parser = argparse.ArgumentParser(
-        prog="python -m sim import",
-        description="Turn a foreign routing record into a trace file.",
-        epilog=f"examples:\n{examples}  python -m sim info out.safetensors\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(prog="python -m sim import", allow_abbrev=False)
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
-    for name, importer in importers.items():
+    for name in importer_names():
+        importer = load_importer(name)
         text = importer.__doc__ or ""
         options: dict[str, Any] = {"help": text.partition("\n")[0].replace("%", "%%"), "description": text}
         own = formats.add_parser(

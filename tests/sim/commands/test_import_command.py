@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sim.__main__ import main as run_command
 from sim.commands.import_ import main
 from traces.errors import UserError
 from traces.format.files import read_trace
@@ -59,3 +60,12 @@ def test_help_teaches(name, capsys):
         main([*([name] if name else []), "--help"])
     assert stopped.value.code == 0
     assert ("python -m sim import" in capsys.readouterr().out) is True
+
+
+def test_help_shows_an_example_of_every_format_and_each_format_its_options(capsys):
+    assert run_command(["import", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"python -m sim import {name} " in text for name in importer_names())
+    with pytest.raises(SystemExit) as ended:
+        run_command(["import", "jsonl", "--help"])
+    assert ended.value.code == 0 and "--num-experts" in capsys.readouterr().out
