@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.calibrate.measure import Measured
-from sim.calibrate.parameters import Figure, Figures
+from sim.calibrate.parameters import Parameter, Parameters
 from sim.calibrate.samples import Sample
 from sim.machine.hardware import FIGURES, Hardware
 from traces.whole_file import write_whole
@@ -40,30 +40,30 @@ def device_name(device: str) -> str:
     return processor()
 
 
-def sources(figures: Figures, when: str) -> dict[str, str]:
-    """Where each figure comes from, in one sentence."""
-    what = device_name(figures.settings.device)
+def sources(parameters: Parameters, when: str) -> dict[str, str]:
+    """Where each parameter comes from, in one sentence."""
+    what = device_name(parameters.settings.device)
     found = {}
-    for figure in figures.found.values():
-        if not figure.in_file:
+    for parameter in parameters.by_name.values():
+        if not parameter.in_file:
             continue
-        sentence = f"{figure.label}: {figure.how}"
-        if figure.count:
+        sentence = f"{parameter.label}: {parameter.how}"
+        if parameter.count:
             sentence += f"; by calibrate on {when} on {what}"
-            sentence += f"; n={figure.count}, {figure.dropped} dropped for foreign load"
-            sentence += "" if figure.quiet else ", NOT QUIET: the rest is the least disturbed"
-        found[figure.name] = sentence
+            sentence += f"; n={parameter.count}, {parameter.dropped} dropped for foreign load"
+            sentence += "" if parameter.quiet else ", NOT QUIET: the rest is the least disturbed"
+        found[parameter.name] = sentence
     return found
 
 
-def hardware_of(figures: Figures, name: str) -> Hardware:
+def hardware_of(parameters: Parameters, name: str) -> Hardware:
     """The calibrated machine."""
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    return figures.hardware(name, sources(figures, when))
+    return parameters.hardware(name, sources(parameters, when))
 
 
 def as_yaml(machine: Hardware, comment: str) -> str:
-    """The file's text, in the order of the schema; figures that were not measured and mean nothing are left out."""
+    """The file's text, in the order of the schema; parameters that were not measured and mean nothing are left out."""
     lines = [f"# {line}" for line in comment.splitlines()] + [f"name: {json.dumps(machine.name)}"]
     for name in FIGURES:
         value = getattr(machine, name)
@@ -77,11 +77,11 @@ def as_yaml(machine: Hardware, comment: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_hardware(path: Path, figures: Figures) -> Hardware:
+def write_hardware(path: Path, parameters: Parameters) -> Hardware:
     """Write the file -> the machine as it is read back from it."""
     from sim.machine.hardware import read_hardware
 
-    settings, measured = figures.settings, figures.measured
+    settings, measured = parameters.settings, parameters.measured
     link = f"link paced to {settings.link_bytes_per_s:g} bytes/s: EMULATED" if settings.paced else "link not paced"
     comment = (
         f"Measured by python -m sim calibrate in {measured.wall_s:.0f} s: device={settings.device}, {settings.dtype}, "
@@ -90,7 +90,7 @@ def write_hardware(path: Path, figures: Figures) -> Hardware:
         "Costs of the runtime are for these sizes; uncertainty: relative standard errors."
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, as_yaml(hardware_of(figures, path.stem), comment).encode())
+    write_whole(path, as_yaml(hardware_of(parameters, path.stem), comment).encode())
     return read_hardware(path)
 
 
@@ -110,39 +110,39 @@ def sample_json(sample: Sample) -> dict[str, Any]:
     }
 
 
-def table(figures: Figures) -> str:
-    """The figures as a table a person can read."""
-    rows = [COLUMNS, *(row(figure) for figure in figures.found.values() if figure.count)]
+def table(parameters: Parameters) -> str:
+    """The parameters as a table a person can read."""
+    rows = [COLUMNS, *(row(parameter) for parameter in parameters.by_name.values() if parameter.count)]
     widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
     aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
-    return "\n".join([*aligned, *notes(figures, figures.residuals)])
+    return "\n".join([*aligned, *notes(parameters, parameters.residuals)])
 
 
-def row(figure: Figure) -> tuple[str, ...]:
-    percent = [f"{100 * share:.1f} %" if np.isfinite(share) else "-" for share in (figure.std, figure.error)]
-    counts = (str(figure.count), str(figure.dropped))
+def row(parameter: Parameter) -> tuple[str, ...]:
+    percent = [f"{100 * share:.1f} %" if np.isfinite(share) else "-" for share in (parameter.std, parameter.error)]
+    counts = (str(parameter.count), str(parameter.dropped))
     return (
-        figure.name,
-        f"{figure.value:.4g}",
+        parameter.name,
+        f"{parameter.value:.4g}",
         *percent,
         *counts,
-        figure.label + ("" if figure.quiet else ", NOT QUIET"),
+        parameter.label + ("" if parameter.quiet else ", NOT QUIET"),
     )
 
 
-def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
+def notes(parameters: Parameters, residuals: NDArray[np.float64]) -> list[str]:
     """What the table does not say."""
-    samples = figures.measured.samples
+    samples = parameters.measured.samples
     shares = [
         sample.disturbance for sample in samples if sample.load is not None and sample.load.disturbance is not None
     ]
-    config, portions = figures.measured.config, figures.measured.portions
+    config, portions = parameters.measured.config, parameters.measured.portions
     limit, waited = config.max_disturbance, sum(portion.waited for portion in portions)
     left_out = sum(portion.executed - portion.steps.size for portion in portions)
     found = [
         "spread: of single samples; error: standard error of the mean, drift between rounds included",
         f"the simulator misses the calibrating runs' steps by {100 * np.sqrt(np.mean(residuals**2)):.1f} % (root mean "
-        f"square over {residuals.size} portions of {', '.join(figures.measured.replays)})",
+        f"square over {residuals.size} portions of {', '.join(parameters.measured.replays)})",
     ]
     if not shares:
         return [*found, "this system does not say what other processes do: nothing was dropped, nothing could be"]
@@ -154,7 +154,7 @@ def notes(figures: Figures, residuals: NDArray[np.float64]) -> list[str]:
         f"{waited} of {sum(portion.executed for portion in portions)} steps of the runtime waited for a core for more "
         f"than {100 * config.max_wait_share:.0f} % of their time; {left_out} of them were left out"
     )
-    if any(not figure.quiet for figure in figures.found.values()):
+    if any(not parameter.quiet for parameter in parameters.by_name.values()):
         found.append(
             "WARNING: NOT QUIET: too few samples were taken in quiet; these figures rest on the least disturbed ones. "
             "Calibrate again when nothing else runs"

@@ -1,4 +1,4 @@
-"""From samples to the figures of a hardware file, each with its spread and what was dropped."""
+"""From samples to the parameters of a hardware file, each with its spread and what was dropped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ STEP_S = 5e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A measured figure: ``name`` in the hardware file, or a description where it is no figure of its own.
+class Parameter:
+    """A measured parameter: ``name`` in the hardware file, or a description where it is no parameter of its own.
 
     ``error``: relative standard error; NaN: unknown. ``std``: of single samples, relative.
     """
@@ -39,12 +39,12 @@ class Figure:
     in_file: bool = True
 
 
-class Figures:
-    """All figures of a calibration, in the order in which each needs those before it."""
+class Parameters:
+    """All parameters of a calibration, in the order in which each needs those before it."""
 
     def __init__(self, measured: Measured) -> None:
         self.measured, self.settings = measured, measured.settings
-        self.found: dict[str, Figure] = {}
+        self.by_name: dict[str, Parameter] = {}
         self.expert_bytes = float(self.settings.expert_bytes)
         self.weights = self.expert_bytes / self.settings.item_bytes
         self._memory()
@@ -58,8 +58,8 @@ class Figures:
     def gated(self, kind: str) -> Gated:
         return gate(self.measured.samples, kind, self.measured.config.max_disturbance)
 
-    def _add(self, figure: Figure) -> None:
-        self.found[figure.name] = figure
+    def _add(self, parameter: Parameter) -> None:
+        self.by_name[parameter.name] = parameter
 
     def _from(
         self,
@@ -71,16 +71,16 @@ class Figures:
         label: str = "MEASURED",
         shift: float = 0.0,
     ) -> None:
-        """A figure that rests on the mean of some times, less a ``shift`` that is known."""
+        """A parameter that rests on the mean of some times, less a ``shift`` that is known."""
         base = max(found.mean - shift, 1e-12)
         self._add(
-            Figure(
+            Parameter(
                 name, value, label, how, found.std / base, found.error / base, found.count, gated.dropped, gated.quiet
             )
         )
 
     def _known(self, name: str, value: float, how: str, label: str = "MEASURED") -> None:
-        self._add(Figure(name, value, label, how))
+        self._add(Parameter(name, value, label, how))
 
     def _memory(self) -> None:
         self._known("gpu_memory_bytes", float(memory_bytes(self.settings.device)), "as the system states it")
@@ -91,7 +91,7 @@ class Figures:
         copies, misses = self.gated("copy"), self.gated("misses")
         fitted = line(copies.values("bytes"), copies.values("seconds"))
         self._add(
-            Figure(
+            Parameter(
                 "link_latency_s", fitted.intercept, label, "intercept of copies of several sizes", np.nan,
                 fitted.intercept_error / fitted.intercept if fitted.intercept else np.nan,
                 len(copies.kept), copies.dropped, copies.quiet,
@@ -102,14 +102,12 @@ class Figures:
         how = "copies of whole experts in a run that mostly misses, less the latency"
         self._from("link_bytes_per_s", found, misses, rate, how, label, fitted.intercept)
         other = self.gated("pageable")
-        slope = line(other.values("bytes"), other.values("seconds"))
+        slope, count = line(other.values("bytes"), other.values("seconds")), len(other.kept)
         cuda = self.settings.device == "cuda"
         name = "pageable_bytes_per_s" if cuda else "staging_bytes_per_s"
         how = "copies of several sizes from pageable memory" + ("" if cuda else ", not paced")
         error = slope.slope_error / slope.slope
-        self._add(
-            Figure(name, 1.0 / slope.slope, "MEASURED", how, np.nan, error, len(other.kept), other.dropped, other.quiet)
-        )
+        self._add(Parameter(name, 1.0 / slope.slope, "MEASURED", how, np.nan, error, count, other.dropped, other.quiet))
         if cuda:
             self._known("pageable_latency_s", slope.intercept, "intercept of the same copies")
 
@@ -122,7 +120,7 @@ class Figures:
         error = fitted.intercept_error / launch_s if launch_s else np.nan
         self._known("kernels_per_expert", 1.0, "all launches of an expert count as one")
         self._add(
-            Figure("launch_s", launch_s, "MEASURED", "intercept of experts of several sizes", np.nan, error,
+            Parameter("launch_s", launch_s, "MEASURED", "intercept of experts of several sizes", np.nan, error,
                    int((tokens == 1).sum()), alone.dropped, alone.quiet)
         )  # fmt: skip
         found = estimate(hits.values("expert_s"), hits.rounds("expert_s"))
@@ -135,7 +133,7 @@ class Figures:
         self._from("gpu_flops_per_s", found, alone, rate, f"an expert on {MOST_TOKENS:.0f} tokens", shift=launch_s)
         attention = estimate(hits.values("attention_s"), hits.rounds("attention_s"))
         self._add(
-            Figure(
+            Parameter(
                 "attention of a layer, s", attention.mean, "MEASURED", "dense matrix in place of attention, in situ",
                 attention.std / attention.mean, attention.error / attention.mean, attention.count, hits.dropped,
                 hits.quiet, in_file=False,
@@ -208,23 +206,23 @@ class Figures:
         ):
             relative = error / value if value > 0 else np.nan
             self._add(
-                Figure(name, float(value), "FITTED", f"{how}; least squares over steps of two runs", np.nan,
+                Parameter(name, float(value), "FITTED", f"{how}; least squares over steps of two runs", np.nan,
                        float(relative), len(portions), dropped, quiet)
             )  # fmt: skip
         return residuals
 
     def hardware(self, name: str, sources: dict[str, str]) -> Hardware:
-        """The machine that the figures found so far describe."""
+        """The machine that the parameters found so far describe."""
         counts = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots", "copies_per_expert")
         values: dict[str, Any] = {
-            f.name: int(f.value) if f.name in counts else f.value for f in self.found.values() if f.in_file
+            f.name: int(f.value) if f.name in counts else f.value for f in self.by_name.values() if f.in_file
         }
         errors = {
             f.name: float(f"{f.error:.4g}")
-            for f in self.found.values()
+            for f in self.by_name.values()
             if f.in_file and np.isfinite(f.error) and f.value
         }
-        label = max((f.label for f in self.found.values() if f.in_file), key=LABELS.index)
+        label = max((f.label for f in self.by_name.values() if f.in_file), key=LABELS.index)
         return replace(
             neutral_machine(self.settings), name=name, label=label, sources=sources, uncertainty=errors, **values
         )

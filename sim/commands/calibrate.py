@@ -88,17 +88,17 @@ def calibrate_from(config: DictConfig) -> None:
         require_cuda()
     from sim.calibrate.hardware_file import samples_json, table, write_hardware
     from sim.calibrate.measure import measure
-    from sim.calibrate.parameters import Figures
+    from sim.calibrate.parameters import Parameters
     from sim.results.json_files import write_json
 
     trace = open_requests(config.trace)
     folder = output_folder()
     with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
         measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))
-    figures = Figures(measured)
+    parameters = Parameters(measured)
     path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
-    write_hardware(path, figures)
+    write_hardware(path, parameters)
     write_json(folder / "samples.json", samples_json(measured))
-    print(table(figures))
+    print(table(parameters))
     print(f"measured {measured.wall_s:.0f} s; samples in {folder / 'samples.json'}")
     print(f"hardware file {path}: python -m sim run hardware={path}")

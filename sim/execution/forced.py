@@ -143,7 +143,7 @@ class ForcedEngine:
 
     def _execute(self, block: StepBlock, data: BlockData, step: int, result: BlockResult, row: int) -> None:
         device = self.device
-        result.counts[row], result.lost[row] = -device.counts, -device.lost
+        counts, lost = device.counts.copy(), device.lost.copy()
         self._enter(block, data, step)
         if self.stale:
             self.executor.fill()
@@ -155,8 +155,7 @@ class ForcedEngine:
         waited = [None if None in (a, b) else a - b for a, b in zip(self.queues.read(), before, strict=True)]  # type: ignore[operator]
         result.latency_ns[row], result.parts_ns[row] = sum(parts), parts
         with self.executor.guard:
-            result.counts[row] += device.counts
-            result.lost[row] += device.lost
+            result.counts[row], result.lost[row] = device.counts - counts, device.lost - lost
         self.records.append(StepRecord(self.step - 1, layer_ns, waited, float(state.double().sum())))
 
     def _forward(self, state: torch.Tensor) -> torch.Tensor:

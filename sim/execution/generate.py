@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from policies.base import Policy
 from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
-from sim.engine.decision.counters import COUNTERS, PARTS
-from sim.engine.interface import BlockResult
+from sim.engine.interface import BlockResult, StepResults
 from sim.execution.forced import StepRecord
 from sim.execution.live_model import OffloadedModel
 from sim.execution.live_routing import routed_trace
@@ -80,9 +79,7 @@ class _Rows:
 
     steps: list[StepArrays] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
-    parts_ns: list[list[int]] = field(default_factory=list)
-    counts: list[NDArray[np.int64]] = field(default_factory=list)
-    lost: list[NDArray[np.float64]] = field(default_factory=list)
+    results: list[StepResults] = field(default_factory=list)
     phases: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     prompts: list[int] = field(default_factory=list)
@@ -120,10 +117,10 @@ def _forward(live: OffloadedModel, given: list[int], cache: Any, phase: int, num
     parts, layer_ns = live.end_step()
     after = live.queues.read()
     with live.executor.guard:
-        rows.counts.append(live.device.counts - counts)
-        rows.lost.append(live.device.lost - lost)
+        counted, left = live.device.counts - counts, live.device.lost - lost
+    parts_ns = np.array([parts], np.int64)
+    rows.results.append(StepResults(parts_ns.sum(axis=1), parts_ns, counted[None], left[None]))
     run_queue = [None if a is None or b is None else b - a for a, b in zip(waited, after, strict=True)]
-    rows.parts_ns.append(parts)
     checksum = float(output.logits[0, -1].double().sum())
     rows.records.append(StepRecord(len(rows.records), layer_ns, run_queue, checksum))
     return output
@@ -132,14 +129,9 @@ def _forward(live: OffloadedModel, given: list[int], cache: Any, phase: int, num
 def _collected(live: OffloadedModel, rows: _Rows, replay: Replay, load: Load) -> RealRun:
     """Everything that a run left; its steps are those of ``replay``, in order."""
     table = StepTable(replace(replay, engine=_Finished(live)))
-    done = 0
+    results, done = StepResults.joined(rows.results), 0
     for block in replay.schedule.blocks():
-        result, steps = BlockResult.empty(block), slice(done, done + len(block))
-        result.parts_ns[:] = np.array(rows.parts_ns[steps], np.int64).reshape(-1, len(PARTS))
-        result.latency_ns[:] = result.parts_ns.sum(axis=1)
-        result.counts[:] = np.array(rows.counts[steps], np.int64).reshape(-1, len(COUNTERS))
-        result.lost[:] = np.array(rows.lost[steps]).reshape(-1, 2)
-        table.add(result)
+        table.add(BlockResult.of(block, results.take(slice(done, done + len(block)))))
         done += len(block)
     checksums = {"checksum": np.array([record.checksum for record in rows.records])}
     return RealRun(

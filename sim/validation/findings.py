@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,3 +55,20 @@ def error_summary(errors_percent: Sequence[float]) -> dict[str, float | int | No
         "mean_absolute_error_percent": sum(map(abs, errors_percent)) / len(errors_percent),
         "worst_error_percent": max(errors_percent, key=abs),
     }
+
+
+def number(row: Row, name: str) -> float:
+    """A cell that holds a number."""
+    value = row[name]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def interval_of(row: Row) -> tuple[float, float] | None:
+    """The columns ``low`` and ``high``, where both are known."""
+    return None if row["low"] is None or row["high"] is None else (number(row, "low"), number(row, "high"))
+
+
+def errors_of(rows: Iterable[Row]) -> list[float]:
+    """The column ``error_percent``."""
+    return [number(row, "error_percent") for row in rows]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.validation.calibrated import Calibrated
 from sim.validation.compare import Compared, decision_row, gain_rows, layer_rows, ranking_rows, token_rows
-from sim.validation.findings import Findings, Point, Row, error_summary
+from sim.validation.findings import Findings, Point, Row, error_summary, errors_of, interval_of, number
 from sim.validation.measure import passes
 from sim.validation.plan import Plan
 from sim.validation.raw_runs import RawRun
@@ -36,16 +36,16 @@ def findings_of(
             "runs_passed": sum(passes(run, gate) for run in runs),
         },
         "decisions": decision_summary(decisions),
-        "time per layer": error_summary(_errors(layers)),
+        "time per layer": error_summary(errors_of(layers)),
     }
     for statistic in ("mean", "p50", "p90", "p99"):
         summary[f"time per token, {statistic}"] = error_summary(
-            _errors([row for row in tokens if row["statistic"] == statistic])
+            errors_of([row for row in tokens if row["statistic"] == statistic])
         )
     means = [row for row in tokens if row["statistic"] == "mean"]
     summary["interval of 90 %"] = interval_summary(means)
     summary["ranking"] = {"resolved_pairs": len(ranking), "right": sum(bool(row["right"]) for row in ranking)}
-    predicted = [float(row["predicted_gain_percent"]) for row in gains]  # type: ignore[arg-type]
+    predicted = [number(row, "predicted_gain_percent") for row in gains]
     summary["prefetch"] = {
         "largest_predicted_gain_percent": max(predicted, default=None),
         "a_large_gain_is_among_them": max(predicted, default=0.0) >= LARGE_GAIN_PERCENT,
@@ -59,20 +59,17 @@ def findings_of(
         "constants": constant_rows(calibrated),
         "runs": [run_row(run, gate) for run in runs],
     }
-    points = [
-        Point(
-            str(row["setting"]).rsplit("_", 1)[0],
-            float(row["measured_ms"]),  # type: ignore[arg-type]
-            float(row["predicted_ms"]),  # type: ignore[arg-type]
-            None if row["low"] is None else float(row["low"]),
-            None if row["high"] is None else float(row["high"]),
-            name=str(row["setting"]),
-        )
-        for row in means
-    ]
+    points = [point_of(row) for row in means]
     notes = notes_of(plan, runs, calibrated, gate, enough)
     title = f"Real runs on this machine ({plan.real.device}) beside their simulation"
     return Findings("live", title, "ms per token", summary, tables, notes, points)
+
+
+def point_of(mean: Row) -> Point:
+    """A setting's mean time per token."""
+    setting, (low, high) = str(mean["setting"]), interval_of(mean) or (None, None)
+    series = setting.rsplit("_", 1)[0]
+    return Point(series, number(mean, "measured_ms"), number(mean, "predicted_ms"), low, high, name=setting)
 
 
 def decision_summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -83,23 +80,18 @@ def decision_summary(rows: Sequence[Row]) -> dict[str, Any]:
         "demand_only_settings": len(demand),
         "demand_only_identical": sum(row["steps_all_counts_equal"] == 1.0 for row in demand),
         "prefetch_settings": len(timed),
-        "prefetch_least_outcomes_equal": min((float(row["outcomes_equal"]) for row in timed), default=None),  # type: ignore[arg-type]
+        "prefetch_least_outcomes_equal": min((number(row, "outcomes_equal") for row in timed), default=None),
         "prefetch_worst_bytes_error_percent": max(
-            (float(row["bytes_error_percent"]) for row in timed),  # type: ignore[arg-type]
-            key=abs,
-            default=None,
+            (number(row, "bytes_error_percent") for row in timed), key=abs, default=None
         ),
     }
 
 
 def interval_summary(means: Sequence[Row]) -> dict[str, Any]:
     """How many measured means lie in the interval of their prediction."""
-    known = [row for row in means if row["low"] is not None and row["high"] is not None]
-    inside = sum(
-        float(row["low"]) <= float(row["measured_ms"]) <= float(row["high"])  # type: ignore[arg-type]
-        for row in known
-    )
-    return {"settings": len(known), "inside": inside, "share": inside / len(known) if known else None}
+    intervals = [(number(row, "measured_ms"), ends) for row in means if (ends := interval_of(row)) is not None]
+    inside = sum(low <= measured <= high for measured, (low, high) in intervals)
+    return {"settings": len(intervals), "inside": inside, "share": inside / len(intervals) if intervals else None}
 
 
 def constant_rows(calibrated: Calibrated) -> list[Row]:
@@ -162,7 +154,3 @@ def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: f
     if calibrated.disturbed:
         notes.insert(1, "no calibrating run passed the gate: the constants come from disturbed runs")
     return notes
-
-
-def _errors(rows: Sequence[Row]) -> list[float]:
-    return [float(row["error_percent"]) for row in rows]  # type: ignore[arg-type]

@@ -15,7 +15,16 @@ import numpy as np
 
 from sim.statistics.bootstrap import neighbours, percentile_interval
 from sim.validation.config import PublishedConfig, require_files
-from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary, signed_error_percent
+from sim.validation.findings import (
+    CALIBRATION,
+    PREDICTED,
+    Findings,
+    Point,
+    Row,
+    error_summary,
+    errors_of,
+    signed_error_percent,
+)
 from sim.validation.published.big_moe_on_edge.phone import fit_phone
 from sim.validation.published.big_moe_on_edge.tables import (
     constant_rows,
@@ -59,7 +68,7 @@ def predict_phone(trace: Trace, runs: dict[str, Telemetry], draws: int) -> Findi
         rows += wall_rows(name, use, runs, predicted[name], interval[name])
     routed = routed_rows(trace, runs["b"], phone)
     held_out = [row for row in rows if row["use"] == PREDICTED]
-    errors = [float(row["error_percent"]) for row in held_out if row["statistic"] == "mean"]  # type: ignore[arg-type]
+    errors = errors_of(row for row in held_out if row["statistic"] == "mean")
     summary = {
         "wall time per token, run b, from its reads": error_summary(errors)
         | {"correlation_per_token": correlation(predicted["b"], runs["b"].wall_ms)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.validation.config import PublishedConfig, require_files
-from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary
+from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary, errors_of, number
 from sim.validation.published.measurements.kernel_term import (
     Kernel,
     KernelRows,
@@ -36,13 +36,7 @@ def predict_published(config: PublishedConfig) -> Findings:
     rows += kernel_rows(kernels, kernel)
     terms = dict.fromkeys(str(row["term"]) for row in rows)
     summary = {
-        term: error_summary(
-            [
-                float(row["error_percent"])  # type: ignore[arg-type]
-                for row in rows
-                if row["term"] == term and row["use"] == PREDICTED
-            ]
-        )
+        term: error_summary(errors_of(row for row in rows if row["term"] == term and row["use"] == PREDICTED))
         for term in terms
     }
     points = [
@@ -80,7 +74,7 @@ def constant_rows(kernel: Kernel) -> list[Row]:
 
 
 def _in_ms(row: Row, name: str) -> float:
-    return float(row[name]) / (1e3 if row["unit"] == "us" else 1.0)  # type: ignore[arg-type]
+    return number(row, name) / (1e3 if row["unit"] == "us" else 1.0)
 
 
 NOTES = [

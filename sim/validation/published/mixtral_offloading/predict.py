@@ -28,6 +28,9 @@ from sim.validation.findings import (
     Point,
     Row,
     error_summary,
+    errors_of,
+    interval_of,
+    number,
     signed_error_percent,
 )
 from sim.validation.published.demand_replay import NO_COMPUTE, DemandSteps, replay_demand, two_constant_machine
@@ -192,12 +195,9 @@ def summary_of(rows: Sequence[Row]) -> dict[str, float | int | None]:
             if abs(measured[i] - measured[j]) > RESOLVED * max(measured[i], measured[j]):
                 pairs += 1
                 right += bool((measured[i] > measured[j]) == (predicted[i] > predicted[j]))
-    inside = [
-        float(row["low"]) <= float(row["measured_tokens_per_s"]) <= float(row["high"])  # type: ignore[arg-type]
-        for row in held_out
-        if row["low"] is not None
-    ]
-    return error_summary([float(row["error_percent"]) for row in held_out]) | {  # type: ignore[arg-type]
+    known = [(row, ends) for row in held_out if (ends := interval_of(row)) is not None]
+    inside = [low <= number(row, "measured_tokens_per_s") <= high for row, (low, high) in known]
+    return error_summary(errors_of(held_out)) | {
         "inside_the_interval": sum(inside),
         "pairs_over_1_percent_apart": pairs,
         "pairs_in_order": right,
@@ -226,10 +226,6 @@ def _calibrating(runs: Sequence[PublishedRun], case: Case) -> list[PublishedRun]
 
 
 def _point(row: Row) -> Point:
-    numbers = [
-        None if row[name] is None else float(row[name])  # type: ignore[arg-type]
-        for name in ("measured_tokens_per_s", "predicted_tokens_per_s", "low", "high")
-    ]
-    measured, predicted, low, high = numbers
-    assert measured is not None and predicted is not None
+    low, high = interval_of(row) or (None, None)
+    measured, predicted = number(row, "measured_tokens_per_s"), number(row, "predicted_tokens_per_s")
     return Point(str(row["gpu"]), measured, predicted, low, high, str(row["use"]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sim.calibrate.hardware_file import as_yaml, hardware_of, table, write_hardware
-from sim.calibrate.parameters import Figures
+from sim.calibrate.parameters import Parameters
 from sim.machine.hardware import FIGURES, load_hardware
 from tests.sim.calibrate.machines import TRUTH, calibrated_truth
 
@@ -17,28 +17,28 @@ MEASURED = (
 
 @pytest.mark.parametrize("loud_rounds", [0, 2])
 def test_the_true_machine_is_found(loud_rounds):
-    figures = Figures(calibrated_truth(4, loud_rounds))
-    machine = hardware_of(figures, "found")
+    parameters = Parameters(calibrated_truth(4, loud_rounds))
+    machine = hardware_of(parameters, "found")
     for name in MEASURED:
         assert getattr(machine, name) == pytest.approx(getattr(TRUTH, name), rel=2e-3), name
-    assert np.abs(figures.residuals).max() < 1e-3
-    assert figures.found["gpu_flops_per_s"].dropped == 9 * loud_rounds
-    assert figures.found["host_s_per_layer"].dropped == 2 * loud_rounds
-    assert all(figure.quiet for figure in figures.found.values())
+    assert np.abs(parameters.residuals).max() < 1e-3
+    assert parameters.by_name["gpu_flops_per_s"].dropped == 9 * loud_rounds
+    assert parameters.by_name["host_s_per_layer"].dropped == 2 * loud_rounds
+    assert all(parameter.quiet for parameter in parameters.by_name.values())
 
 
 def test_a_machine_that_is_never_quiet_is_said_to_be_so():
-    figures = Figures(calibrated_truth(1, 4))
-    assert not figures.found["gpu_memory_bytes_per_s"].quiet
-    assert "NOT QUIET" in table(figures)
-    assert "NOT QUIET" in hardware_of(figures, "loud").sources["gpu_memory_bytes_per_s"]
-    assert "WARNING" not in table(Figures(calibrated_truth()))
+    parameters = Parameters(calibrated_truth(1, 4))
+    assert not parameters.by_name["gpu_memory_bytes_per_s"].quiet
+    assert "NOT QUIET" in table(parameters)
+    assert "NOT QUIET" in hardware_of(parameters, "loud").sources["gpu_memory_bytes_per_s"]
+    assert "WARNING" not in table(Parameters(calibrated_truth()))
 
 
 def test_the_file_holds_what_was_found(tmp_path):
-    figures = Figures(calibrated_truth())
+    parameters = Parameters(calibrated_truth())
     path = tmp_path / "mine.yaml"
-    written = write_hardware(path, figures)
+    written = write_hardware(path, parameters)
     assert written == load_hardware(str(path))
     stated = {name for name in FIGURES if getattr(written, name) is not None}
     assert stated - written.sources.keys() == set(OF_A_KIND_THAT_WAS_NOT_MEASURED)
