@@ -14,8 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation.base import Allocation
-from policies.allocation.uniform import Uniform
 from policies.needs import Need, need_named
 from policies.state import State
 from traces.errors import UserError
@@ -148,6 +146,35 @@ class Assignment(Part):
 
 
 @dataclass(frozen=True)
+class Allocation:
+    """How many slots each layer gets, decided once before a run. This one: as many for every layer."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """'fit' if it learns from requests that are not replayed."""
+    uniform: ClassVar[bool] = True
+    """False for a rule that may give layers different numbers: it wants a pool for each layer."""
+
+    def slots(self, total: int, num_experts: int, others: Trace | None, size: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Slots of every layer, [L] int64: at least 1, at most ``num_experts``, ``total`` together.
+
+        ``others``: the requests to learn from; ``size`` [L]: bytes of one expert of each layer. Here what does not
+        divide goes to the first layers, one slot each. Raises: UserError where ``total`` does not suffice or exceeds
+        all experts.
+        """
+        check_total(total, size.size, num_experts)
+        return total // size.size + (np.arange(size.size) < total % size.size).astype(np.int64)
+
+
+def check_total(total: int, num_layers: int, num_experts: int) -> None:
+    """Raises UserError where ``total`` slots cannot give every layer at least one and at most all its experts."""
+    if not num_layers <= total <= num_layers * num_experts:
+        raise UserError(
+            f"cache capacity of {total} slots in all: {num_layers} layers of {num_experts} experts need at least "
+            f"{num_layers} and use at most {num_layers * num_experts}"
+        )
+
+
+@dataclass(frozen=True)
 class Policy:
     """A named composition of the five parts, and how the capacity is split over the layers (``allocation``).
 
@@ -165,7 +192,7 @@ class Policy:
     assignment: Assignment
     residency: str = "cache"
     write_back: str = "none"
-    allocation: Allocation = field(default_factory=Uniform)
+    allocation: Allocation = field(default_factory=Allocation)
 
     def __post_init__(self) -> None:
         if self.residency not in ("cache", "all", "none"):

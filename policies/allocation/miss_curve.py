@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation.base import Allocation, check_total
+from policies.base import Allocation, check_total
 from policies.needs import Need
 from traces.errors import UserError
 from traces.format.trace import DECODE, Trace
@@ -30,6 +30,7 @@ class MissCurveSplit(Allocation):
     decode_only: bool = True
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.FIT})
+    uniform: ClassVar[bool] = False
 
     def slots(self, total: int, num_experts: int, others: Trace | None, size: NDArray[np.int64]) -> NDArray[np.int64]:
         check_total(total, size.size, num_experts)

@@ -11,8 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from policies.allocation.base import Allocation
-from policies.base import Policy
+from policies.base import Allocation, Policy
 from policies.needs import Need
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import Notes, Replay, assemble

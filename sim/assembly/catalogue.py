@@ -11,8 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from policies.allocation.base import Allocation
-from policies.base import Part, Policy
+from policies.base import Allocation, Part, Policy
 from policies.needs import Need
 from sim.assembly.build import make_part, make_policy
 from sim.engine.decision.device import BASES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from policies.allocation.uniform import Uniform
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
 from sim.config import RunConfig
@@ -30,7 +29,7 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
             f"policy {policy.name}: {type(policy.eviction).__name__} never changes what is resident, so nothing can be "
             "prefetched: set policy/prefetch=none"
         )
-    if not isinstance(policy.allocation, Uniform) and cache.scope == "global":
+    if not policy.allocation.uniform and cache.scope == "global":
         raise UserError(
             f"cache.scope=global has one pool for all layers, and {type(policy.allocation).__name__} splits the "
             "capacity over them: use cache.scope=layer, or policy/allocation=uniform"

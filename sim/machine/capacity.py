@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.allocation.uniform import Uniform
 from policies.base import Policy
 from sim.ranges import Count, OneOf, Range, check_ranges
 from traces.errors import UserError
@@ -114,7 +113,7 @@ def make_pools(
     if residency == "none":
         return Pools(pool_of, np.zeros(pool_of.max() + 1, np.int64), size, num_experts)
     per_layer = _layer_bytes(config, residency, size, num_experts)
-    if residency == "cache" and config.scope == "layer" and not isinstance(policy.allocation, Uniform):
+    if residency == "cache" and config.scope == "layer" and not policy.allocation.uniform:
         total = int((per_layer // size).sum())
         per_layer = policy.allocation.slots(total, num_experts, others, size) * size
     capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer

@@ -1,4 +1,8 @@
-"""Systems of several devices: clusters and chiplets, each a SimPy model of its own."""
+"""Systems of several devices, each a SimPy model of its own: a package with a module `run`, and a yaml in conf/system.
+
+May import `sim.results` and below.
+Start with `od_moe/run.py`, `expert_streaming/run.py`.
+"""
 
 from __future__ import annotations
 
