@@ -20,6 +20,7 @@ from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.parts import HOST
 from sim.metrics.step_table import StepTable
 from sim.paths import ROOT
 from sim.results.table_file import TableFile
@@ -60,7 +61,7 @@ def engine_run(trace: Trace, policy: str, engine: str) -> tuple[float, int, int]
 def textbook_run(trace: Trace, tokens: int) -> tuple[float, int, int]:
     """(seconds, hits, final time in ns) of the textbook model on the first tokens."""
     durations = replay_of(trace, "lru", "simpy").durations
-    times = Times(durations.host_ns, int(durations.expert_ns[0, 1]), int(durations.copy_ns[0]))
+    times = Times(int(durations.before_lookup_ns[HOST]), int(durations.expert_ns[0, 1]), int(durations.copy_ns[0]))
     model = Textbook(trace.num_layers, SLOTS, times)
     start = time.process_time()
     hits, end_ns = model.run(trace.topk_ids[:tokens])
@@ -72,7 +73,7 @@ def textbook_smoe_run(trace: Trace, tokens: int) -> tuple[float, int, int]:
     durations = replay_of(trace, "importance", "simpy").durations
     assert durations.cpu_expert_ns is not None and trace.lookahead_before is not None
     copy_ns, expert_ns = int(durations.copy_ns[0]), int(durations.expert_ns[0, 1])
-    times = SmoeTimes(durations.host_ns, expert_ns, copy_ns, int(durations.cpu_expert_ns[0, 1]))
+    times = SmoeTimes(int(durations.before_lookup_ns[HOST]), expert_ns, copy_ns, int(durations.cpu_expert_ns[0, 1]))
     model = TextbookSmoe((trace.num_layers, trace.num_experts), SLOTS, times)
     scores = trace.gate_scores(0, tokens)
     early = trace.lookahead_before.probabilities(0, tokens, trace.num_experts)

@@ -16,6 +16,7 @@ from sim.assembly.needs import check_needs, initial_memories, wants_scores, want
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
+from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig, Pools, make_pools
 from sim.machine.durations import Durations, tabulate
 from sim.machine.hardware import Hardware
@@ -71,10 +72,14 @@ class Replay:
         return self.engine.device
 
     def blocks(self) -> Iterator[BlockResult]:
-        """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block."""
+        """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block.
+
+        Raises: RuntimeError after the last block where the device is left in a state that no replay may end in.
+        """
         most = self.reader.block_rows()
         for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
             yield self.engine.replay(block, self.reader.read(block))
+        check_finished(self.device)
 
     def assemble_again(
         self,

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from policies.state import DECODE
 from sim.assembly.replay import Replay
 from sim.calibrate.samples import Sample, sampled
-from sim.engine.decision.counters import ATTENTION, EXPERT, N_DEMAND_COPIES, N_EXECUTED
+from sim.engine.decision.counters import N_DEMAND_COPIES, N_EXECUTED
 from sim.engine.interface import BlockResult
 from sim.execution.forced import ForcedEngine, chosen
 from sim.execution.run import fresh
 from sim.execution.settings import RealSettings
 from sim.machine.hardware import Hardware
+from sim.machine.parts import ATTENTION, EXPERT
 from sim.metrics.step_table import StepTable
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock

@@ -208,14 +208,14 @@ def decide(device: Device, layer: int) -> None:
     plan = device.begin(layer)
     waiting = list(plan.gpu_queue)
     while True:
-        code = device.next_copy()
-        if code > WAIT:
-            device.copy_done()
-        elif code == WAIT:
-            device.executed(waiting.pop(0))
+        what = device.next_copy()
+        if what > WAIT:
+            device.finish_copy()
+        elif what == WAIT:
+            device.finish_expert(waiting.pop(0))
         else:
             break
-    if plan.may_give_up:
+    if plan.may_release:
         for expert in waiting:
-            device.executed(expert)
+            device.finish_expert(expert)
     device.end()

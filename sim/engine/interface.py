@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.engine.decision.device import Device
+from sim.machine.parts import PARTS
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock
 
@@ -22,7 +23,7 @@ class StepResults:
     latency_ns: NDArray[np.int64]
     """[S]; zeros in a replay without a clock."""
     parts_ns: NDArray[np.int64]
-    """[S, parts] see ``sim.engine.decision.counters.PARTS``."""
+    """[S, parts] see ``sim.machine.parts.PARTS``."""
     counts: NDArray[np.int64]
     """[S, counters] of each step, see ``sim.engine.decision.counters.COUNTERS``."""
     lost: NDArray[np.float64]

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from policies.base import Prefetch
 from policies.needs import Need
-from sim.engine.decision.counters import CPU_WAIT, EXPERT, HOST, LINK_WAIT
 from sim.engine.decision.device import Device, DeviceSpec, Plan, decides
 from sim.execution.backend import Backend
 from sim.execution.host_experts import HostExperts
@@ -18,6 +17,7 @@ from sim.execution.link import Link
 from sim.execution.pacing import now_ns
 from sim.execution.slots import Slots
 from sim.execution.step_clock import StepClock
+from sim.machine.parts import CPU_WAIT, EXPERT, HOST, LINK_WAIT
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class Executor:
             outputs[expert] = compute(expert, self.device_weights[slot])
             self.backend.used(slot)
             self.clock.mark(EXPERT)
-            if plan.may_give_up and self.device.gives_up(expert):
-                self._give_up(expert)
+            if plan.may_release and self.device.releases(expert):
+                self._release(expert)
         if plan.cpu_queue:
             with self.guard:
                 outputs |= self.cpu.wait()
@@ -138,10 +138,10 @@ class Executor:
             self.link.wait_for(expert)
         self.clock.mark(LINK_WAIT)
 
-    def _give_up(self, expert: int) -> None:
+    def _release(self, expert: int) -> None:
         """An expert that may not stay has been executed: its slot is free for the copies that wait for it."""
         with self.guard:
-            self.device.executed(expert)
+            self.device.finish_expert(expert)
             self.slots.release_staged(expert)
             self.link.poke(now_ns())
         self.clock.mark(HOST)

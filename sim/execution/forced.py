@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from policies.state import DECODE
 from sim.engine.clocks.untimed_engine import untimed_step
-from sim.engine.decision.counters import ATTENTION, EXPERT, SYNC
 from sim.engine.decision.device import Device, DeviceSpec
 from sim.engine.interface import BlockResult
 from sim.execution.backend import make_backend
@@ -20,6 +19,7 @@ from sim.execution.executor import Executor, single_thread
 from sim.execution.load import RunQueue
 from sim.execution.settings import RealSettings
 from sim.execution.synthetic import INPUTS, synthetic_model
+from sim.machine.parts import ATTENTION, EXPERT, SYNC
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock
 
@@ -143,7 +143,7 @@ class ForcedEngine:
 
     def _execute(self, block: StepBlock, data: BlockData, step: int, result: BlockResult, row: int) -> None:
         device = self.device
-        counts, lost = device.counts.copy(), device.lost.copy()
+        totals = device.totals()
         self._enter(block, data, step)
         if self.stale:
             self.executor.fill()
@@ -155,7 +155,7 @@ class ForcedEngine:
         waited = [None if None in (a, b) else a - b for a, b in zip(self.queues.read(), before, strict=True)]  # type: ignore[operator]
         result.latency_ns[row], result.parts_ns[row] = sum(parts), parts
         with self.executor.guard:
-            result.counts[row], result.lost[row] = device.counts - counts, device.lost - lost
+            result.counts[row], result.lost[row] = device.totals_since(totals)
         self.records.append(StepRecord(self.step - 1, layer_ns, waited, float(state.double().sum())))
 
     def _forward(self, state: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from sim.engine.decision.core import WAIT, decode_copy
-from sim.engine.decision.counters import PIECE
+from sim.engine.decision.core import WAIT
+from sim.engine.decision.counters import CHUNK
 from sim.engine.decision.device import Device
 from sim.execution.backend import Backend
 from sim.execution.slots import Slots
@@ -51,14 +51,13 @@ class Link(threading.Thread):
 
     def _copy_next(self) -> bool:
         """Perform the next copy -> whether there was one."""
-        code = self.decisions.next_copy()
-        if code <= WAIT:
+        if self.decisions.next_copy() <= WAIT:
             self.poked = False
             return False
-        key, kind, _ = decode_copy(code)
-        machine, layer = self.decisions.machine, key // self.num_experts
-        slot = self.slots.place(key, bool(machine.get("copy_staged")))
-        part = self._part(machine.get("pieces_left")) if kind == PIECE else (0, self.expert_bytes)
+        layer, expert, kind, staged, _ = self.decisions.copy()
+        key = layer * self.num_experts + expert
+        slot = self.slots.place(key, bool(staged))
+        part = self._part(self.decisions.cache.get("chunks_left")) if kind == CHUNK else (0, self.expert_bytes)
         begin_ns, beside = max(self.free_ns, self.poked_ns), int(self.cpu_computes)
         self.busy = True
         self.guard.release()
@@ -72,21 +71,21 @@ class Link(threading.Thread):
         self.free_ns = begin_ns + paced_ns if paced_ns else end_ns
         self.busy_ns += end_ns - begin_ns
         self.copies.append((layer, part[1] - part[0], begin_ns, end_ns, beside))
-        whole = self.decisions.copy_done()
+        whole = self.decisions.finish_copy()
         if whole:
             self.slots.complete(slot)
         if whole and layer == self.layer:
-            self.arrived.add(key % self.num_experts)
+            self.arrived.add(expert)
             self.guard.notify_all()
         elif self.held:
             self.guard.notify_all()
         return True
 
-    def _part(self, pieces_left: int) -> tuple[int, int]:
-        """Bytes of the piece that starts; the last one carries the remainder."""
-        piece = self.expert_bytes // self.chunks
-        first = (self.chunks - pieces_left) * piece
-        return first, self.expert_bytes if pieces_left == 1 else first + piece
+    def _part(self, chunks_left: int) -> tuple[int, int]:
+        """Bytes of the chunk that starts; the last one carries the remainder."""
+        chunk = self.expert_bytes // self.chunks
+        first = (self.chunks - chunks_left) * chunk
+        return first, self.expert_bytes if chunks_left == 1 else first + chunk
 
     def wait_for(self, expert: int) -> None:
         """Let the main thread wait until an expert of the current layer has come. The caller holds the guard."""

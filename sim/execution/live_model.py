@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.needs import Need
-from sim.engine.decision.counters import ATTENTION, EXPERT, HOST, SYNC
 from sim.engine.decision.device import Device
 from sim.execution.backend import make_backend
 from sim.execution.executor import Executor, single_thread
@@ -23,6 +22,7 @@ from sim.live.router_output import Reads, Routed, StepArrays
 from sim.live.weights import GateRule, replacement, substitutes
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.parts import ATTENTION, EXPERT, HOST, SYNC
 from traces.format.trace import Geometry, Trace
 from traces.recording.measured_geometry import measure_geometry
 from traces.recording.moe_layers import family_name

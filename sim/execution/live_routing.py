@@ -38,7 +38,7 @@ def live_spec(
 ) -> DeviceSpec:
     """The device of a running model of these sizes."""
     check_combination(policy, cache, RunConfig())
-    durations = tabulate(geometry, hardware, max_tokens, pieces=policy.prefetch.chunks())
+    durations = tabulate(geometry, hardware, max_tokens, chunks=policy.prefetch.chunks())
     assert geometry.expert_bytes is not None
     return DeviceSpec(
         policy=policy,

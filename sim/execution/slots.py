@@ -40,7 +40,7 @@ class Slots:
         self.staging = int(self.first[-1])
         self.total = self.staging + device.spec.staging_slots
         self.num_experts = device.spec.num_experts
-        self.status = device.machine_arrays["status"]
+        self.status = device.cache_arrays["status"]
         self.holder = np.full(self.total, -1, np.int64)
         self.slot_of = np.full(device.spec.num_layers * self.num_experts, -1, np.int64)
         self.whole = np.zeros(self.total, np.bool_)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.engine.decision.counters import PARTS
 from sim.execution.backend import Backend
+from sim.machine.parts import PARTS
 
 
 class StepClock:

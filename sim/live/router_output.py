@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from policies.base import Policy
 from sim.assembly.needs import wants_weights
 from sim.engine.decision.device import DeviceSpec
-from sim.workload.rows import NOTHING
+from sim.workload.rows import NO_ROWS
 from traces.errors import UserError
 from traces.format.softmax import softmax
 from traces.format.trace import Geometry
@@ -107,7 +107,7 @@ class StepArrays:
 
     def all(self) -> tuple[NDArray[Any], ...]:
         """In the order of ``sim.workload.rows.BlockData``; the core reads a layer when it begins."""
-        weights = self.weights if self.reads.weights else NOTHING
+        weights = self.weights if self.reads.weights else NO_ROWS
         return (self.ids, weights, self.scores, self.lookahead, NO_TIMES)
 
     def fill(self, routed: Routed, rows: slice = slice(None)) -> None:

@@ -21,24 +21,27 @@ DEFAULT_FRACTION = 0.25
 class CacheConfig:
     """The `cache` group of the configuration.
 
-    At most one of ``fraction`` (of all experts), ``slots_per_layer`` and ``bytes`` (of all layers together) is given;
-    none means ``fraction=0.25``. ``scope=layer`` gives each layer its own pool (bytes are cut in equal slices),
-    ``global`` one pool for all. ``semantics=sequential`` looks up one access at a time, for comparison with generic
-    cache simulators only. ``overflow``: what happens when one layer step demands more than the capacity: ``stream``
-    (strict: the rest passes through staging slots) or ``hold`` (the step stays whole until the next one evicts; no
-    clock). ``start``: ``cold`` (empty) or ``warm`` (filled with what the eviction rule holds worthiest, else in
-    order of layer and expert). ``reset``: ``never``, or ``request``: every lockstep batch finds the cache as at the
-    start.
+    At most one of ``fraction``, ``slots_per_layer`` and ``bytes`` is given; none means ``fraction=0.25``.
     """
 
     fraction: Annotated[float | None, Range(0, 1, above=True)] = None
+    """Of all experts, rounded down to whole slots per layer."""
     slots_per_layer: int | None = None
     bytes: Count | None = None
+    """Of all layers together."""
     scope: Annotated[str, OneOf("layer", "global")] = "layer"
+    """``layer``: each layer has its own pool (bytes are cut in equal slices); ``global``: one pool for all."""
     semantics: Annotated[str, OneOf("step", "sequential")] = "step"
+    """``step``: a layer's demand is atomic; ``sequential``: one access at a time, for comparison with generic cache
+    simulators only."""
     overflow: Annotated[str, OneOf("stream", "hold")] = "stream"
+    """What happens when a layer step demands more than the capacity. ``stream``: the capacity is strict, the rest goes
+    through staging slots; ``hold``: the step stays whole until the next one evicts (no clock)."""
     start: Annotated[str, OneOf("cold", "warm")] = "cold"
+    """``cold``: empty; ``warm``: filled with the experts of highest initial priority, else in order of layer and
+    expert."""
     reset: Annotated[str, OneOf("never", "request")] = "never"
+    """``never``, or ``request``: every lockstep batch finds the cache as at the start."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "cache.")
@@ -71,11 +74,14 @@ class CacheConfig:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Byte pools of the device: ``pool_of`` [L] pool of a layer, ``capacity`` [P] bytes, ``size`` [L] of one expert."""
+    """Byte pools of the device."""
 
     pool_of: NDArray[np.int64]
+    """[L] pool of a layer."""
     capacity: NDArray[np.int64]
+    """[P] bytes."""
     size: NDArray[np.int64]
+    """[L] bytes of one expert."""
     num_experts: int
 
     @property

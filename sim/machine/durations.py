@@ -8,13 +8,15 @@ read and write is left out: at these widths it is below one percent of the weigh
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.config import TimeConfig
 from sim.machine.attention import attention_time
-from sim.machine.hardware import Hardware
+from sim.machine.hardware import AFTER_EXPERTS, BEFORE_LOOKUP, PARAMETERS, Hardware
+from sim.machine.parts import PARTS
 from traces.errors import UserError
 from traces.format.trace import Geometry
 
@@ -27,43 +29,49 @@ _LONGEST = 2.0**53
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Tables for L MoE layers and steps of up to n tokens; column i holds i tokens, column 0 is 0.
-
-    `copy_ns`, `piece_ns`, `low_copy_ns` [L]: a whole expert, one of `pieces` of it, and one in low precision over the
-    link. `write_back_ns`, `low_write_back_ns` [L]: an expert the other way. `link_call_ns`: host time to issue a copy.
-    `expert_ns` [L, n+1]: one expert on the GPU, without launches; `dequantise_ns` [L]: added to it in low precision.
-    `cpu_expert_ns` [L, n+1]: the same on the CPU; None where the machine states no CPU. `link_contention`,
-    `cpu_contention`: factors on a copy that starts while the CPU computes, and on a CPU expert that starts while the
-    link copies.
-    `shared_ns` [L, n+1]: shared experts. `attention_weights_ns` [L, n+1]: attention, norms and router without K and V.
-    `kv_ps_per_token`, `pair_ps`: picoseconds to read K and V of one token, and to attend to one (query, key) pair.
-    `head_ns` [n+1]: LM head and dense layers, once per step. `expert_launch_ns`, `layer_launch_ns`: launches of one
-    expert, and of everything else in a layer. `readback_ns`, `sync_ns`, `host_ns`: once per layer.
-    `unmodelled`: what is left out of the time because the model's sizes are not known; print it with every result.
-    """
+    """Tables for L MoE layers and steps of up to n tokens; column i holds i tokens, column 0 is 0."""
 
     copy_ns: Table
-    piece_ns: Table
+    """[L] a whole expert over the link."""
+    chunk_ns: Table
+    """[L] one chunk of a prefetched expert."""
     low_copy_ns: Table
+    """[L] an expert in low precision."""
     write_back_ns: Table
+    """[L] an expert the other way."""
     low_write_back_ns: Table
+    """[L] an expert in low precision the other way."""
     link_call_ns: int
+    """Host time to issue the copy of an expert."""
     expert_ns: Table
+    """[L, n+1] one expert on the GPU, without launches."""
     dequantise_ns: Table
+    """[L] added to an expert that is executed in low precision."""
     cpu_expert_ns: Table | None
+    """[L, n+1] one expert on the CPU; None where the machine states no CPU."""
     link_contention: float
+    """Factor on a copy that starts while the CPU computes."""
     cpu_contention: float
+    """Factor on a CPU expert that starts while the link copies."""
     shared_ns: Table
+    """[L, n+1] shared experts."""
     attention_weights_ns: Table
+    """[L, n+1] attention, norms and router without K and V."""
     kv_ps_per_token: int
+    """Picoseconds to read K and V of one token."""
     pair_ps: int
+    """Picoseconds to attend to one (query, key) pair."""
     head_ns: Table
+    """[n+1] LM head and dense layers, once per step."""
     expert_launch_ns: int
-    layer_launch_ns: int
-    readback_ns: int
-    sync_ns: int
-    host_ns: int
+    """Launches of one expert."""
+    before_lookup_ns: Table
+    """[parts] constants of every layer ahead of its lookup: launches of what is no expert, and the ``each_layer``
+    parameters of the hardware. Engines add this vector and the next one, whatever they are made of."""
+    after_experts_ns: Table
+    """[parts] constants at the end of every layer."""
     unmodelled: tuple[str, ...]
+    """What is left out of the time because the model's sizes are not known; print it with every result."""
 
     def attention_ns(self, layer: int, num_tokens: int, kv_tokens: int, attended_pairs: int) -> int:
         """Attention of one layer for a step of `num_tokens` new tokens; see `attention_time`."""
@@ -71,8 +79,8 @@ class Durations:
         return int(attention_time(weights_ns, kv_tokens, self.kv_ps_per_token, attended_pairs, self.pair_ps))
 
     def copies(self) -> Table:
-        """[3, 2, L]: kind of copy (FULL, PIECE, LOW_COPY), whether the CPU computes when it starts, layer."""
-        alone = np.stack([self.copy_ns, self.piece_ns, self.low_copy_ns])
+        """[3, 2, L]: kind of copy (FULL, CHUNK, LOW_COPY), whether the CPU computes when it starts, layer."""
+        alone = np.stack([self.copy_ns, self.chunk_ns, self.low_copy_ns])
         return np.stack([alone, np.rint(alone * self.link_contention).astype(np.int64)], axis=1)
 
     def cpu_experts(self) -> Table:
@@ -82,8 +90,8 @@ class Durations:
 
     def layer_ns(self) -> Table:
         """[L] a decode layer without routed experts, K and V left out."""
-        fixed_ns = self.layer_launch_ns + self.readback_ns + self.host_ns + self.sync_ns
-        return np.asarray(self.attention_weights_ns[:, 1] + self.shared_ns[:, 1] + fixed_ns, np.int64)
+        constant_ns = self.before_lookup_ns.sum() + self.after_experts_ns.sum()
+        return np.asarray(self.attention_weights_ns[:, 1] + self.shared_ns[:, 1] + constant_ns, np.int64)
 
 
 def tabulate(
@@ -91,12 +99,12 @@ def tabulate(
     hardware: Hardware,
     max_tokens: int,
     time: TimeConfig | None = None,
-    pieces: int = 1,
+    chunks: int = 1,
     low_bytes: Sequence[int] | None = None,
 ) -> Durations:
     """All durations of a model on a machine, for steps of up to `max_tokens` tokens.
 
-    `pieces`: of a prefetched expert; `low_bytes` [L]: of an expert in low precision, None where no rule wants one.
+    `chunks`: of a prefetched expert; `low_bytes` [L]: of an expert in low precision, None where no rule wants one.
 
     Raises: UserError when `max_tokens` is below 1, when bytes per expert or a figure that `time` asks for are not
     known, or when a duration is too long for the clock.
@@ -110,43 +118,63 @@ def tabulate(
             "take the sizes of a known model with model=NAME, for example model=qwen3_30b_a3b"
         )
     tokens = np.arange(max_tokens + 1, dtype=np.float64)
-    layers, sizes = geometry.num_layers, geometry.expert_bytes
-    bits = geometry.weight_bits
+    none, sizes, bits = (0,) * geometry.num_layers, geometry.expert_bytes, geometry.weight_bits
+    low = none if low_bytes is None else tuple(low_bytes)
+    chunk = [ceil_div(size, chunks) for size in sizes]
+
+    def copies(num_bytes: Sequence[int]) -> NDArray[np.float64]:
+        return copy_s(num_bytes, hardware, time.memory)
+
+    def gpu(num_bytes: Sequence[int], weight_bits: float | None) -> NDArray[np.float64]:
+        rates = (hardware.gpu_memory_bytes_per_s, hardware.gpu_flops_per_s)
+        return compute_s(num_bytes, weight_bits, tokens, *rates)
+
     other_bits = max(_LEAST_OTHER_BITS, bits or 0.0)
-    load_s = copy_s(sizes, hardware, time.memory)
-    rates = (hardware.gpu_memory_bytes_per_s, hardware.gpu_flops_per_s)
-    low = tuple(low_bytes) if low_bytes is not None else (0,) * layers
+    tables: dict[str, tuple[NDArray[np.float64], bool]] = {
+        "copy_ns": (copies(sizes), time.link),
+        "chunk_ns": (copies(chunk), time.link),
+        "low_copy_ns": (copies(low), time.link),
+        "write_back_ns": (write_back_s(sizes, hardware), time.link),
+        "low_write_back_ns": (write_back_s(low, hardware), time.link),
+        "expert_ns": (gpu(sizes, bits), time.experts),
+        "dequantise_ns": (dequantise_s(sizes, hardware, low_bytes is not None), time.dequantise),
+        "shared_ns": (gpu(geometry.shared_bytes or none, other_bits), time.shared_experts),
+        "attention_weights_ns": (gpu(geometry.attention_bytes or none, other_bits), time.attention),
+        "head_ns": (gpu((geometry.other_bytes or 0,), other_bits)[0], time.head),
+    }
     expert_launch_s, layer_launch_s = launch_s(hardware, time.cuda_graphs)
+    kv_s = (geometry.kv_bytes_per_token or 0) / hardware.gpu_memory_bytes_per_s
+    counts = {
+        "link_call_ns": (call_s(hardware, time.memory), time.link_call, 1e9),
+        "kv_ps_per_token": (kv_s, time.attention, 1e12),
+        "pair_ps": (pair_s(geometry.hidden_size or 0, hardware), time.attention, 1e12),
+        "expert_launch_ns": (expert_launch_s, time.launch, 1e9),
+    }
+    terms: dict[str, Any] = {name: _nanoseconds(seconds * switch) for name, (seconds, switch) in tables.items()}
+    terms |= {name: _count(seconds * switch, unit) for name, (seconds, switch, unit) in counts.items()}
     return Durations(
-        copy_ns=_nanoseconds(load_s * time.link),
-        piece_ns=_nanoseconds(copy_s([-(-size // pieces) for size in sizes], hardware, time.memory) * time.link),
-        low_copy_ns=_nanoseconds(copy_s(low, hardware, time.memory) * time.link),
-        write_back_ns=_nanoseconds(write_back_s(sizes, hardware) * time.link),
-        low_write_back_ns=_nanoseconds(write_back_s(low, hardware) * time.link),
-        link_call_ns=_count(call_s(hardware, time.memory) * time.link_call, 1e9),
-        expert_ns=_nanoseconds(compute_s(sizes, bits, tokens, *rates) * time.experts),
-        dequantise_ns=_nanoseconds(dequantise_s(sizes, hardware, low_bytes is not None) * time.dequantise),
+        **terms,
         cpu_expert_ns=_cpu_expert_ns(sizes, bits, tokens, hardware, time.experts),
         link_contention=hardware.link_contention if time.contention else 1.0,
         cpu_contention=hardware.cpu_contention if time.contention else 1.0,
-        shared_ns=_nanoseconds(
-            compute_s(geometry.shared_bytes or (0,) * layers, other_bits, tokens, *rates) * time.shared_experts
-        ),
-        attention_weights_ns=_nanoseconds(
-            compute_s(geometry.attention_bytes or (0,) * layers, other_bits, tokens, *rates) * time.attention
-        ),
-        kv_ps_per_token=_count(
-            (geometry.kv_bytes_per_token or 0) / hardware.gpu_memory_bytes_per_s * time.attention, 1e12
-        ),
-        pair_ps=_count(pair_s(geometry.hidden_size or 0, hardware) * time.attention, 1e12),
-        head_ns=_nanoseconds(compute_s((geometry.other_bytes or 0,), other_bits, tokens, *rates) * time.head)[0],
-        expert_launch_ns=_count(expert_launch_s * time.launch, 1e9),
-        layer_launch_ns=_count(layer_launch_s * time.launch, 1e9),
-        readback_ns=_count(hardware.readback_s * time.readback, 1e9),
-        sync_ns=_count(hardware.sync_s * time.sync, 1e9),
-        host_ns=_count(hardware.host_s_per_layer * time.host + hardware.decision_s_per_layer * time.decision, 1e9),
+        before_lookup_ns=constants_ns(hardware, BEFORE_LOOKUP, time, {"launch": layer_launch_s * time.launch}),
+        after_experts_ns=constants_ns(hardware, AFTER_EXPERTS, time, {}),
         unmodelled=unmodelled_terms(geometry, hardware),
     )
+
+
+def ceil_div(amount: int, divisor: int) -> int:
+    """The least whole number that is not below amount / divisor."""
+    return -(-amount // divisor)
+
+
+def constants_ns(hardware: Hardware, moment: str, time: TimeConfig, seconds: dict[str, float]) -> Table:
+    """[parts] what every layer spends at a moment, by part; ``seconds`` come on top. Rounded once per part."""
+    total_s = dict.fromkeys(PARTS, 0.0) | seconds
+    for name, parameter in PARAMETERS.items():
+        if parameter.each_layer == moment:
+            total_s[parameter.parts[0]] += getattr(hardware, name) * getattr(time, parameter.switch)
+    return np.array([_count(total_s[part], 1e9) for part in PARTS], np.int64)
 
 
 def copy_s(num_bytes: Sequence[int], hardware: Hardware, memory: str = "pinned") -> NDArray[np.float64]:
@@ -184,7 +212,7 @@ def call_s(hardware: Hardware, memory: str) -> float:
 
 
 def write_back_s(num_bytes: Sequence[int], hardware: Hardware) -> NDArray[np.float64]:
-    """Seconds to copy an expert home: as a pinned copy, at the rate of the other direction where it is stated."""
+    """Seconds to write an expert back to the host: a pinned copy, at the other direction's rate where it is stated."""
     if hardware.link_back_bytes_per_s is None:
         return copy_s(num_bytes, hardware)
     size, parts = np.asarray(num_bytes, dtype=np.float64), hardware.copies_per_expert
@@ -281,9 +309,9 @@ def _nanoseconds(seconds: NDArray[np.float64]) -> Table:
 
 
 def _count(seconds: float, per_second: float) -> int:
-    found = seconds * per_second
-    _check_longest(found)
-    return round(found)
+    units = seconds * per_second
+    _check_longest(units)
+    return round(units)
 
 
 def _check_longest(units: float) -> None:

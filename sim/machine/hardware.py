@@ -1,10 +1,10 @@
 """What a machine can do: the schema of `conf/hardware/*.yaml`, checked on construction."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,109 +20,108 @@ HARDWARE_FOLDER = CONF / "hardware"
 # A file as a whole is worth no more than its weakest figure.
 LABELS = ("MEASURED", "PUBLISHED", "EMULATED", "FITTED", "ESTIMATED")
 
-_POSITIVE = (
-    "gpu_memory_bytes",
-    "gpu_memory_bytes_per_s",
-    "gpu_flops_per_s",
-    "link_bytes_per_s",
-    "cpu_expert_bytes_per_s",
-    "cpu_load_ratio",
-    "cpu_flops_per_s",
-    "link_back_bytes_per_s",
-    "pageable_bytes_per_s",
-    "staging_bytes_per_s",
-    "dequantise_bytes_per_s",
-)
-_NOT_NEGATIVE = (
-    "link_latency_s",
-    "link_half_bytes",
-    "link_call_s",
-    "launch_s",
-    "kernels_per_expert",
-    "kernels_per_layer",
-    "readback_s",
-    "sync_s",
-    "host_s_per_layer",
-    "decision_s_per_layer",
-    "pageable_latency_s",
-    "pageable_call_s",
-    "graph_launch_s",
-)
-_AT_LEAST_ONE = ("staging_slots", "copies_per_expert", "link_contention", "cpu_contention")
-_COUNTS = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots", "copies_per_expert")
-_OPTIONAL = (
-    "cpu_expert_bytes_per_s",
-    "cpu_load_ratio",
-    "cpu_flops_per_s",
-    "link_back_bytes_per_s",
-    "pageable_bytes_per_s",
-    "staging_bytes_per_s",
-    "dequantise_bytes_per_s",
-    "graph_launch_s",
-)
+
+POSITIVE, NOT_NEGATIVE, AT_LEAST_ONE = "be above zero", "not be negative", "be at least 1"
+LIMITS: dict[str, Callable[[float], bool]] = {
+    POSITIVE: lambda value: value > 0,
+    NOT_NEGATIVE: lambda value: value >= 0,
+    AT_LEAST_ONE: lambda value: value >= 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a number of a hardware file may be, and which times rest on it."""
+
+    parts: tuple[str, ...]
+    """Parts of a token's time that are as uncertain as the number; () where its uncertainty is not passed on."""
+    limit: str = NOT_NEGATIVE
+    whole: bool = False
+    """Only whole numbers make sense."""
+    each_layer: str | None = None
+    """BEFORE_LOOKUP or AFTER_EXPERTS: seconds that every layer spends then; ``parts`` names the one they belong to."""
+    switch: str = ""
+    """Field of ``sim.config.TimeConfig`` that switches such a constant off."""
+
+
+BEFORE_LOOKUP, AFTER_EXPERTS = "before the lookup", "after the experts"
+GPU, CPU, LINK, LAUNCH, HOST = ("attention", "expert"), ("cpu",), ("link",), ("launch",), ("host",)
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
     """One GPU, its host and the link between them; every time in seconds, every rate per second.
 
-    `gpu_flops_per_s`: dense 16-bit, as reached or as the source states it. `link_latency_s`: fixed time of one copy.
-    `link_bytes_per_s`: bandwidth that a large pinned copy reaches. `link_half_bytes`: size at which a copy reaches half
-    of it, beta(x) = beta_inf * x / (x + x_half); 0 means no such loss. `link_call_s`: host time to issue one copy.
-    The CPU's time for an expert is stated as the DRAM bandwidth it reaches (`cpu_expert_bytes_per_s`), or as a share of
-    the time to load the expert (`cpu_load_ratio`), or not at all: then rules that compute on the CPU are refused.
-    `copies_per_expert`: tensors that make an expert, each copied by a call of its own, with its own latency.
-    `link_back_bytes_per_s`: the other direction; null: as fast. `pageable_*`: copies from pageable memory, whose call
-    holds the host for `pageable_call_s`. `staging_bytes_per_s`: the host's copy into a pinned buffer ahead of a staged
-    copy. `link_contention`, `cpu_contention`: how many times longer a copy takes while the CPU computes experts, and a
-    CPU expert while the link copies (they share DRAM). `graph_launch_s`: launch of one captured CUDA graph in place of
-    single kernels. `dequantise_bytes_per_s`: rate at which a low-precision expert is expanded, in bytes of the result.
-    `readback_s`: the router's choice read back from the GPU. `sync_s`: synchronisation at the end of a layer.
-    `host_s_per_layer`: bookkeeping of the host in one MoE layer; `decision_s_per_layer`: what the policy's decisions
-    add to it, where it is known apart. `staging_slots`: buffers for experts that pass by the cache. `sources` says for
-    each figure how it is known (it begins with one of `LABELS`) and where it
-    comes from; `label` speaks for the file as a whole and may not claim more than the weakest of them. `uncertainty`
-    gives relative standard errors of figures, where a calibration has them.
+    A new constant per layer is a field here with ``each_layer``, its switch in ``sim.config.TimeConfig`` and in the
+    `time` group of `conf`, and its value and source in `conf/hardware`; durations, engines, what-if and the error of a
+    calibration follow from the field, and ``tests/sim/engine/test_time_switches.py`` holds it to its part.
 
     Raises: UserError when a figure is missing, not a number, out of range, or when label and sources do not fit.
     """
 
     name: str
-    gpu_memory_bytes: int
-    gpu_memory_bytes_per_s: float
-    gpu_flops_per_s: float
-    link_latency_s: float
-    link_bytes_per_s: float
-    link_half_bytes: float = 0.0
-    link_call_s: float = 0.0
-    cpu_expert_bytes_per_s: float | None = None
-    cpu_load_ratio: float | None = None
-    cpu_flops_per_s: float | None = None
-    launch_s: float = 0.0
-    kernels_per_expert: int = 0
-    kernels_per_layer: int = 0
-    readback_s: float = 0.0
-    sync_s: float = 0.0
-    host_s_per_layer: float = 0.0
-    staging_slots: int = 1
-    copies_per_expert: int = 1
-    link_back_bytes_per_s: float | None = None
-    pageable_latency_s: float = 0.0
-    pageable_bytes_per_s: float | None = None
-    pageable_call_s: float = 0.0
-    staging_bytes_per_s: float | None = None
-    link_contention: float = 1.0
-    cpu_contention: float = 1.0
-    graph_launch_s: float | None = None
-    decision_s_per_layer: float = 0.0
-    dequantise_bytes_per_s: float | None = None
+    gpu_memory_bytes: Annotated[int, Parameter((), POSITIVE, whole=True)]
+    gpu_memory_bytes_per_s: Annotated[float, Parameter(GPU, POSITIVE)]
+    gpu_flops_per_s: Annotated[float, Parameter(GPU, POSITIVE)]
+    """Dense 16-bit, as reached or as the source states it."""
+    link_latency_s: Annotated[float, Parameter(LINK)]
+    """Fixed time of one copy."""
+    link_bytes_per_s: Annotated[float, Parameter(LINK, POSITIVE)]
+    """Bandwidth that a large pinned copy reaches."""
+    link_half_bytes: Annotated[float, Parameter(())] = 0.0
+    """Size x_half at which a copy reaches half of it, beta(x) = beta_inf * x / (x + x_half); 0: no such loss."""
+    link_call_s: Annotated[float, Parameter(HOST)] = 0.0
+    """Host time to issue one copy."""
+    cpu_expert_bytes_per_s: Annotated[float | None, Parameter(CPU, POSITIVE)] = None
+    """DRAM bandwidth that the CPU reaches on an expert. With neither this nor the next, rules that compute on the CPU
+    are refused."""
+    cpu_load_ratio: Annotated[float | None, Parameter(CPU, POSITIVE)] = None
+    """The CPU's time for an expert as a share of the time to load it."""
+    cpu_flops_per_s: Annotated[float | None, Parameter(CPU, POSITIVE)] = None
+    launch_s: Annotated[float, Parameter(LAUNCH)] = 0.0
+    """Launch of one kernel."""
+    kernels_per_expert: Annotated[int, Parameter(LAUNCH, whole=True)] = 0
+    kernels_per_layer: Annotated[int, Parameter(LAUNCH, whole=True)] = 0
+    """All others of a layer."""
+    readback_s: Annotated[float, Parameter(("sync",), each_layer=BEFORE_LOOKUP, switch="readback")] = 0.0
+    """Copying the router's choice from the GPU to the host."""
+    sync_s: Annotated[float, Parameter(("sync",), each_layer=AFTER_EXPERTS, switch="sync")] = 0.0
+    """Synchronisation at the end of a layer."""
+    host_s_per_layer: Annotated[float, Parameter(HOST, each_layer=BEFORE_LOOKUP, switch="host")] = 0.0
+    """Host bookkeeping in one MoE layer."""
+    staging_slots: Annotated[int, Parameter((), AT_LEAST_ONE, whole=True)] = 1
+    """Buffers for experts that bypass the cache."""
+    copies_per_expert: Annotated[int, Parameter((), AT_LEAST_ONE, whole=True)] = 1
+    """Tensors that make an expert, each copied by a call of its own, with its own latency."""
+    link_back_bytes_per_s: Annotated[float | None, Parameter((), POSITIVE)] = None
+    """The other direction; None: as fast."""
+    pageable_latency_s: Annotated[float, Parameter(())] = 0.0
+    """Copies from pageable memory."""
+    pageable_bytes_per_s: Annotated[float | None, Parameter(LINK, POSITIVE)] = None
+    pageable_call_s: Annotated[float, Parameter(())] = 0.0
+    """How long the call of a pageable copy holds the host."""
+    staging_bytes_per_s: Annotated[float | None, Parameter(LINK, POSITIVE)] = None
+    """The host's copy into a pinned buffer ahead of a staged copy."""
+    link_contention: Annotated[float, Parameter((), AT_LEAST_ONE)] = 1.0
+    """How many times longer a copy takes while the CPU computes experts: they share DRAM."""
+    cpu_contention: Annotated[float, Parameter((), AT_LEAST_ONE)] = 1.0
+    """How many times longer a CPU expert takes while the link copies."""
+    graph_launch_s: Annotated[float | None, Parameter(LAUNCH)] = None
+    """Launch of one captured CUDA graph in place of single kernels."""
+    decision_s_per_layer: Annotated[float, Parameter(HOST, each_layer=BEFORE_LOOKUP, switch="decision")] = 0.0
+    """What the policy's decisions add to the host's bookkeeping, where it is known apart."""
+    dequantise_bytes_per_s: Annotated[float | None, Parameter((), POSITIVE)] = None
+    """Rate at which a low-precision expert is expanded, in bytes of the result."""
     label: str = "ESTIMATED"
+    """Speaks for the file as a whole; may not claim more than the weakest source."""
     sources: dict[str, str] = field(default_factory=dict)
+    """For each figure how it is known (one of `LABELS`) and where it comes from."""
     uncertainty: dict[str, float] = field(default_factory=dict)
+    """Relative standard errors of figures, where a calibration has them."""
 
     def __post_init__(self) -> None:
-        for name in FIGURES:
-            _check_figure(self.name, name, getattr(self, name))
+        for name, parameter in PARAMETERS.items():
+            _check_figure(self.name, name, parameter, getattr(self, name))
         if self.cpu_expert_bytes_per_s is not None and self.cpu_load_ratio is not None:
             raise UserError(
                 f"hardware {self.name}: cpu_expert_bytes_per_s={self.cpu_expert_bytes_per_s} and "
@@ -139,8 +138,14 @@ class Hardware:
         return self.cpu_expert_bytes_per_s is not None or self.cpu_load_ratio is not None
 
 
-NOT_FIGURES = ("name", "label", "sources", "uncertainty")
-FIGURES = tuple(f.name for f in fields(Hardware) if f.name not in NOT_FIGURES)
+PARAMETERS: dict[str, Parameter] = {
+    name: parameter
+    for name, hint in get_type_hints(Hardware, include_extras=True).items()
+    for parameter in getattr(hint, "__metadata__", ())
+}
+"""Every number of a hardware file, in the order of the fields."""
+FIGURES = tuple(PARAMETERS)
+OPTIONAL = {name for name in FIGURES if Hardware.__dataclass_fields__[name].default is None}
 
 
 def hardware_names() -> list[str]:
@@ -214,20 +219,16 @@ def path_overrides(argument: str) -> list[str]:
     return ["~hardware", f"+hardware.path={','.join(quoted)}"]
 
 
-def _check_figure(machine: str, name: str, value: Any) -> None:
-    if value is None and name in _OPTIONAL:
+def _check_figure(machine: str, name: str, parameter: Parameter, value: Any) -> None:
+    if value is None and name in OPTIONAL:
         return
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
     if not number or not math.isfinite(value):
         raise UserError(f"hardware {machine}: {name}={value!r} must be a finite number")
-    if name in _COUNTS and not float(value).is_integer():
+    if parameter.whole and not float(value).is_integer():
         raise UserError(f"hardware {machine}: {name}={value} must be a whole number")
-    if name in _POSITIVE and value <= 0:
-        raise UserError(f"hardware {machine}: {name}={value} must be above zero")
-    if name in _NOT_NEGATIVE and value < 0:
-        raise UserError(f"hardware {machine}: {name}={value} must not be negative")
-    if name in _AT_LEAST_ONE and value < 1:
-        raise UserError(f"hardware {machine}: {name}={value} must be at least 1")
+    if not LIMITS[parameter.limit](value):
+        raise UserError(f"hardware {machine}: {name}={value} must {parameter.limit}")
 
 
 def _check_sources(machine: Hardware) -> None:

@@ -213,12 +213,12 @@ def dimensions_from_config(config: Mapping[str, Any]) -> Dimensions:
 @cache
 def _dimension_files() -> dict[str, dict[str, Any]]:
     """The content of every file of `conf/model` that states an expert's width, by the stem of its name."""
-    found: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, Any]] = {}
     for path in sorted(MODEL_FOLDER.glob("*.yaml")):
         try:
             config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
             raise UserError(f"the model file {path} cannot be read: {error}") from error
         if isinstance(config, dict) and "expert_ffn" in config:
-            found[path.stem] = {str(key): value for key, value in config.items()}
-    return found
+            files[path.stem] = {str(key): value for key, value in config.items()}
+    return files

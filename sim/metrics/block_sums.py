@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
+from sim.machine.parts import PARTS
 
 Columns = dict[str, NDArray[Any]]
 TIMES = ("latency_ns", *(f"{part}_ns" for part in PARTS))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from sim.engine.decision.counters import PARTS
 from sim.formatting import milliseconds, number, percent, size
+from sim.machine.parts import PARTS
 from traces.errors import UserError
 
 PREFIXES = {"": (0, 1), "prefill.": (0,), "decode.": (1,)}

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from policies.state import DECODE, PREFILL
 from sim.assembly.replay import Replay
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import BlockResult
+from sim.machine.parts import PARTS
 from sim.metrics.quantiles import quantiles, total
 from sim.metrics.registry import PART_TIMES, PREFIXES, QUANTILES, RATES, REQUEST_TIMES, TOKEN_TIME
 from sim.metrics.request_times import RequestTimes

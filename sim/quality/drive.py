@@ -7,12 +7,13 @@ from typing import Any
 from numba import i4, i8, njit, void
 
 from policies.hashing import uniform
-from policies.state import DECODE, DROPPED, RESIDENT
-from sim.engine.clocks.recurrence import book, catch_up, layer_step
+from policies.state import DECODE, DROPPED, RESIDENT, State
+from sim.engine.clocks import recurrence
+from sim.engine.clocks.clock import as_clock
 from sim.engine.clocks.untimed_engine import untimed_layer
 from sim.engine.decision import core
-from sim.engine.decision.counters import ATTENTION
-from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_clock, as_machine, as_rules, as_state
+from sim.engine.decision.cache import Cache
+from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_cache, as_rules, as_state
 
 AS_RULED, DROP, RANDOM = range(3)
 """What is executed in place of a replaced expert: the rule's choice; nothing; a resident expert drawn at random."""
@@ -20,46 +21,46 @@ EXECUTED = i4[:, ::1]
 
 
 @njit(cache=True)
-def replaced(s: Any, executed: Any, token: int, rank: int) -> bool:
+def replaced(state: State, executed: Any, token: int, rank: int) -> bool:
     """Whether the rule executes another expert than the one routed."""
     chosen = executed[token, rank]
-    return bool(chosen != s.ids[token, rank] and chosen != DROPPED)
+    return bool(chosen != state.ids[token, rank] and chosen != DROPPED)
 
 
 @njit(cache=True)
-def drop_replaced(s: Any, executed: Any) -> None:
+def drop_replaced(state: State, executed: Any) -> None:
     """Execute nothing where the rule executes a substitute; a token that would lose all of its experts keeps one."""
-    for token in range(s.num_tokens):
+    for token in range(state.num_tokens):
         left = 0
-        for rank in range(s.num_ranks):
-            if replaced(s, executed, token, rank):
+        for rank in range(state.num_ranks):
+            if replaced(state, executed, token, rank):
                 executed[token, rank] = DROPPED
             left += executed[token, rank] != DROPPED
         if left == 0:
-            executed[token, 0] = s.ids[token, 0]
+            executed[token, 0] = state.ids[token, 0]
 
 
 @njit(cache=True)
-def in_use(s: Any, executed: Any, token: int, expert: int) -> bool:
+def in_use(state: State, executed: Any, token: int, expert: int) -> bool:
     """Whether the router gave the token this expert, or the token executes it."""
     found = False
-    for rank in range(s.num_ranks):
-        found = found or s.ids[token, rank] == expert or executed[token, rank] == expert
+    for rank in range(state.num_ranks):
+        found = found or state.ids[token, rank] == expert or executed[token, rank] == expert
     return found
 
 
 @njit(cache=True)
-def draw(s: Any, m: Any, executed: Any, token: int, rank: int) -> int:
+def draw(state: State, cache: Cache, executed: Any, token: int, rank: int) -> int:
     """A resident expert for the place of a substitute: one the layer step did not need, or the substitute itself."""
-    own, first = executed[token, rank], s.layer * s.num_experts
-    executed[token, rank] = s.ids[token, rank]
+    own, first = executed[token, rank], state.layer * state.num_experts
+    executed[token, rank] = state.ids[token, rank]
     count = 0
     for turn in range(2):
-        wanted = int(uniform(s.seed, s.now, token, rank) * count) if turn else -1
+        wanted = int(uniform(state.seed, state.now, token, rank) * count) if turn else -1
         count = 0
-        for expert in range(s.num_experts):
-            idle = m.executed_at[expert] != s.now or expert == own
-            if m.status[first + expert] == RESIDENT and idle and not in_use(s, executed, token, expert):
+        for expert in range(state.num_experts):
+            idle = cache.executed_at[expert] != state.now or expert == own
+            if cache.status[first + expert] == RESIDENT and idle and not in_use(state, executed, token, expert):
                 if count == wanted:
                     return expert
                 count += 1
@@ -67,69 +68,69 @@ def draw(s: Any, m: Any, executed: Any, token: int, rank: int) -> int:
 
 
 @njit(cache=True)
-def note_executed(s: Any, m: Any, stand_in: int, executed: Any) -> None:
+def note_executed(state: State, cache: Cache, stand_in: int, executed: Any) -> None:
     """Copy what the layer step executes to ``executed`` [B, K], with the stand-in for what the rule replaced."""
-    for token in range(s.num_tokens):
-        for rank in range(s.num_ranks):
-            executed[token, rank] = s.executed_ids[token, rank]
+    for token in range(state.num_tokens):
+        for rank in range(state.num_ranks):
+            executed[token, rank] = state.executed_ids[token, rank]
     if stand_in == DROP:
-        drop_replaced(s, executed)
+        drop_replaced(state, executed)
     elif stand_in == RANDOM:
-        for token in range(s.num_tokens):
-            for rank in range(s.num_ranks):
-                if replaced(s, executed, token, rank):
-                    executed[token, rank] = draw(s, m, executed, token, rank)
+        for token in range(state.num_tokens):
+            for rank in range(state.num_ranks):
+                if replaced(state, executed, token, rank):
+                    executed[token, rank] = draw(state, cache, executed, token, rank)
 
 
 @njit(void(i8, i8, i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES, EXECUTED), cache=True)
 def layer_over_tokens(
-    state: int, machine: int, rules: int, layer: int, first_step: int, group: int, stand_in: int,
+    state_address: int, cache_address: int, rules_address: int, layer: int, first_step: int, group: int, stand_in: int,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any, executed: Any,
 ) -> None:  # fmt: skip
     """One layer of T decode steps, one token each -> ``executed`` [T, K]. Exact where layers do not affect each other.
 
     Time is counted as if all layers of a token ran before the next token; no clock.
     """
-    s, m, r = as_state(state), as_machine(machine), as_rules(rules)
+    state, cache, rules = as_state(state_address), as_cache(cache_address), as_rules(rules_address)
     for token in range(ids.shape[0]):
         one = slice(token, token + 1)
         core.load(
-            s, m, ids[one],
+            state, cache, ids[one],
             weights[one] if weights.shape[0] > 0 else weights,
             scores[one] if scores.shape[0] > 0 else scores,
             lookahead, next_use,
         )  # fmt: skip
-        s.phase, s.group, s.step = DECODE, group, first_step + token
-        s.now = s.step * s.num_layers + layer
-        untimed_layer(s, m, r, layer)
-        note_executed(s, m, stand_in, executed[one])
+        state.phase, state.group, state.step = DECODE, group, first_step + token
+        state.now = state.step * state.num_layers + layer
+        untimed_layer(state, cache, rules, layer)
+        note_executed(state, cache, stand_in, executed[one])
 
 
 @njit(void(i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
 def begin_step(
-    state: int, machine: int, clock: int, phase: int, group: int,
+    state_address: int, cache_address: int, clock_address: int, phase: int, group: int,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
 ) -> None:  # fmt: skip
     """Begin a forward pass; the caller fills each layer of the arrays before ``time_layer`` reads it."""
-    core.load(as_state(state), as_machine(machine), ids, weights, scores, lookahead, next_use)
-    core.enter(as_state(state), as_machine(machine), phase, group)
-    as_clock(clock).parts[:] = 0
+    core.load(as_state(state_address), as_cache(cache_address), ids, weights, scores, lookahead, next_use)
+    core.enter(as_state(state_address), as_cache(cache_address), phase, group)
+    as_clock(clock_address).parts[:] = 0
 
 
 @njit(void(i8, i8, i8, i8, i8, i8, i8, i8, EXECUTED), cache=True)
 def time_layer(
-    state: int, machine: int, rules: int, clock: int, layer: int, kv_tokens: int, pairs: int, stand_in: int,
-    executed: Any,
+    state_address: int, cache_address: int, rules_address: int, clock_address: int,
+    layer: int, kv_tokens: int, pairs: int, stand_in: int, executed: Any,
 ) -> None:  # fmt: skip
     """One layer of the step on the clock -> ``executed`` [B, K]."""
-    s, m = as_state(state), as_machine(machine)
-    layer_step(s, m, as_rules(rules), as_clock(clock), layer, kv_tokens, pairs)
-    note_executed(s, m, stand_in, executed)
+    state, cache = as_state(state_address), as_cache(cache_address)
+    recurrence.layer_step(state, cache, as_rules(rules_address), as_clock(clock_address), layer, kv_tokens, pairs)
+    note_executed(state, cache, stand_in, executed)
 
 
 @njit(void(i8, i8, i8, i8), cache=True)
-def end_step(state: int, machine: int, rules: int, clock: int) -> None:
+def end_step(state_address: int, cache_address: int, rules_address: int, clock_address: int) -> None:
     """Close the forward pass: the head, and what link and CPU did meanwhile."""
-    s, m, r, c = as_state(state), as_machine(machine), as_rules(rules), as_clock(clock)
-    book(c, ATTENTION, c.head_ns[s.num_tokens], (s.num_layers - 1) * s.num_experts)
-    catch_up(s, m, r, c)
+    state, cache = as_state(state_address), as_cache(cache_address)
+    rules, clock = as_rules(rules_address), as_clock(clock_address)
+    recurrence.end_step(state, cache, rules, clock)

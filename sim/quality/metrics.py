@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
+from sim.machine.parts import PARTS
 from sim.quality.evaluate import Results, whole
 from sim.quality.generation import match_length
 from sim.quality.intervals import Estimate, Statistic, block_sums, difference, estimate, mean_of, perplexity_ratio

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sim.engine.clocks.compiled_engine import CompiledEngine
 from sim.engine.clocks.recurrence import run_steps
+from sim.engine.decision.cache import allocate
 from sim.engine.decision.device import DeviceSpec
-from sim.engine.decision.layout import machine_arrays
 from sim.engine.interface import StepResults
 from sim.machine.durations import Durations
 
@@ -30,11 +30,11 @@ class ModelledDevice:
     def _changing(self) -> list[NDArray[Any]]:
         """Every array that decisions or the clock change."""
         device, spec = self.device, self.spec
-        names = set(machine_arrays(spec.num_layers, spec.num_experts, spec.pools.capacity.size)) | {"used"}
-        arrays = [array for name, array in device.machine_arrays.items() if name in names and array.size]
+        names = set(allocate(spec.num_layers, spec.num_experts, spec.pools.capacity.size)) | {"used"}
+        arrays = [array for name, array in device.cache_arrays.items() if name in names and array.size]
         arrays += [array for name, array in device.arrays.items() if name not in STEP_ARRAYS]
         arrays += [memory for memory in device.memories.values() if memory.size]
-        arrays += [device.state.memory, device.machine.memory, self.clock.memory]
+        arrays += [device.state.memory, device.cache.memory, self.clock.memory]
         return [*arrays, self.clock.arrays["arrived_at"], self.clock.arrays["parts"]]
 
     def save(self) -> list[NDArray[Any]]:
@@ -52,7 +52,7 @@ class ModelledDevice:
 
     @property
     def addresses(self) -> tuple[int, int, int]:
-        """Of state, machine and rules."""
+        """Of state, cache and rules."""
         return self.device.structs
 
     def replay(self, arrays: tuple[NDArray[Any], ...], phase: int, group: int) -> StepResults:

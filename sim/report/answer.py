@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from sim.engine.decision.counters import PARTS
 from sim.figures.drawings.attribution import PART_LOOK
 from sim.figures.drawings.bounds import FILE, answers
 from sim.formatting import milliseconds, percent, shortlist, with_interval
+from sim.machine.parts import PARTS
 from sim.report.comparison import TIME, Comparison
 
 SHOWN_NAMES = 6

@@ -6,8 +6,8 @@ from typing import Any
 
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
-from sim.engine.decision.counters import PARTS
 from sim.formatting import milliseconds, number, percent, size
+from sim.machine.parts import PARTS
 from sim.metrics.registry import PREFIXES, QUANTILES, quantity_of
 from sim.metrics.step_table import Metrics
 

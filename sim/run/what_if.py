@@ -19,7 +19,8 @@ from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
 from sim.assembly.replay import Replay
 from sim.config import TimeConfig
-from sim.engine.decision.counters import PARTS
+from sim.machine.hardware import PARAMETERS
+from sim.machine.parts import PARTS
 from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.statistics.bootstrap import request_interval
 from traces.errors import UserError
@@ -75,8 +76,9 @@ def infinite_link(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]
 
 
 def no_overhead(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
-    """Launches, read-back, synchronisation and the host's bookkeeping take no time."""
-    return policy, replace(time, launch=False, readback=False, sync=False, host=False, decision=False)
+    """Launches and the constants of every layer (read-back, synchronisation, the host's bookkeeping) take no time."""
+    off: dict[str, Any] = {parameter.switch: False for parameter in PARAMETERS.values() if parameter.each_layer}
+    return policy, replace(time, launch=False, **off)
 
 
 def all_resident(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:

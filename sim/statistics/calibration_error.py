@@ -8,17 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from sim.machine.hardware import PARAMETERS
+from sim.machine.parts import PARTS
 from sim.metrics.registry import Quantity
 from sim.statistics.bootstrap import Vector
 
 PART_FIGURES = {
-    "attention": ("gpu_memory_bytes_per_s", "gpu_flops_per_s"),
-    "expert": ("gpu_memory_bytes_per_s", "gpu_flops_per_s"),
-    "link": ("link_bytes_per_s", "link_latency_s", "pageable_bytes_per_s", "staging_bytes_per_s"),
-    "cpu": ("cpu_expert_bytes_per_s", "cpu_load_ratio", "cpu_flops_per_s"),
-    "launch": ("launch_s", "graph_launch_s", "kernels_per_expert", "kernels_per_layer"),
-    "sync": ("sync_s", "readback_s"),
-    "host": ("host_s_per_layer", "decision_s_per_layer", "link_call_s"),
+    part: tuple(name for name, parameter in PARAMETERS.items() if part in parameter.parts) for part in PARTS
 }
 """Which figures of a hardware file each part of a token's time rests on."""
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from policies.state import PREFILL
 from sim.engine.clocks import timeline_log
 from sim.engine.clocks.timeline_log import STAGED_COPY
-from sim.engine.decision.counters import ATTENTION, CPU_WAIT, EXPERT, HOST, LINK_WAIT, LOW_COPY, PIECE, SYNC
+from sim.engine.decision.counters import CHUNK, LOW_COPY
 from sim.engine.interface import BlockResult
+from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LINK_WAIT, SYNC
 
 STEPS, GPU, SKIPPED, LINK, BACK, CPU, STAGING = range(1, 8)
 """Tracks; every staging slot has one of its own from STAGING on."""
@@ -163,7 +164,7 @@ class Slicer:
             slot = next(i for i, free_ns in enumerate(self.slot_free_ns) if 0 <= free_ns <= begin_ns)
             self.slot_free_ns[slot], self.staged[key] = -1, (begin_ns, slot)
         category = "fetch" if kind == timeline_log.LOG_COPY else "prefetch"
-        words = category + {PIECE: " piece", LOW_COPY: " low precision"}.get(copied, "")
+        words = category + {CHUNK: " piece", LOW_COPY: " low precision"}.get(copied, "")
         return Slice(LINK, category, f"{self._label(key)} {words}", begin_ns, end_ns, f'"staged":{staged}')
 
     def _part(self, key: int, begin_ns: int, end_ns: int, part: int) -> Slice:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engine.decision.counters import PARTS
 from sim.machine.hardware import Hardware
+from sim.machine.parts import PARTS
 from sim.validation.plan import MOSTLY_HITS, MOSTLY_MISSES, Plan
 from sim.validation.raw_runs import RawRun
 from sim.validation.simulate import simulate

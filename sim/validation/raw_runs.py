@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.execution.run import RealRun
+from sim.machine.parts import PARTS
 from sim.results.json_files import write_json
 from traces.errors import UserError
 from traces.whole_file import write_whole

@@ -13,7 +13,7 @@ from policies.state import NEVER
 from sim.spill import Spill
 from traces.errors import UserError
 
-FAR = 2**32 - 1
+NEVER_AGAIN = 2**32 - 1
 """Stored distance of an access whose expert is never demanded again."""
 Block = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Rows of the trace in replay order [N], and bounds of its whole steps in them [S + 1], from 0."""
@@ -54,12 +54,13 @@ class FutureUse:
         """Store the distances of one block; ``first`` moves from what follows the block to what follows its start."""
         order = self.order.read(start, stop - start)
         ids = np.ascontiguousarray(read_ids(order[:, 0]))
-        found = np.empty(ids.shape, np.uint32)
-        if not store_distances(ids, order, start, self.first, self.sequential, found):
-            raise UserError(f"a rule that sees the future reaches {FAR - 1} steps ahead, and this trace is longer")
+        distances = np.empty(ids.shape, np.uint32)
+        if not store_distances(ids, order, start, self.first, self.sequential, distances):
+            most = NEVER_AGAIN - 1
+            raise UserError(f"a rule that sees the future reaches {most} steps ahead, and this trace is longer")
         if self.distances is None:
             self.distances = Spill(np.uint32, ids.shape[1] * ids.shape[2])
-        self.distances.write(start, found.reshape(len(ids), -1))
+        self.distances.write(start, distances.reshape(len(ids), -1))
 
     def read(self, position: int, count: int) -> NDArray[np.int64]:
         """The next demand after each access of ``count`` rows of the replay, [count, L, K] int64; NEVER if none."""
@@ -89,7 +90,7 @@ def now_of(row: Any, place: int, layer: int, rank: int, layers: int, ranks: int,
 
 @njit(cache=True)
 def store_distances(
-    ids: Any, order: Any, start: int, upcoming: NDArray[np.int64], sequential: bool, found: NDArray[np.uint32]
+    ids: Any, order: Any, start: int, upcoming: NDArray[np.int64], sequential: bool, distances: NDArray[np.uint32]
 ) -> bool:
     """Distances to the next demand, [n, L, K], of whole steps from the last to the first; False if one is too large.
 
@@ -105,14 +106,12 @@ def store_distances(
             for i in range(stop - 1, begin - 1, -1):
                 for rank in range(ranks - 1, -1, -1):
                     expert = ids[i, layer, rank]
-                    now, then = (
-                        now_of(order[i], start + i, layer, rank, layers, ranks, sequential),
-                        upcoming[layer, expert],
-                    )
-                    distance = FAR if then == NEVER else (then - now) // unit
-                    if then != NEVER and distance >= FAR:
+                    now = now_of(order[i], start + i, layer, rank, layers, ranks, sequential)
+                    then = upcoming[layer, expert]
+                    distance = NEVER_AGAIN if then == NEVER else (then - now) // unit
+                    if then != NEVER and distance >= NEVER_AGAIN:
                         return False
-                    found[i, layer, rank] = distance
+                    distances[i, layer, rank] = distance
                     if sequential:
                         upcoming[layer, expert] = now
             if not sequential:
@@ -134,9 +133,9 @@ def add_distances(
     for i in range(count):
         for layer in range(layers):
             for rank in range(ranks):
-                far = distance[i, layer, rank]
-                if far == FAR:
+                steps = distance[i, layer, rank]
+                if steps == NEVER_AGAIN:
                     result[i, layer, rank] = NEVER
                 else:
                     now = now_of(order[i], position + i, layer, rank, layers, ranks, sequential)
-                    result[i, layer, rank] = now + np.int64(far) * unit
+                    result[i, layer, rank] = now + np.int64(steps) * unit

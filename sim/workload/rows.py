@@ -14,7 +14,7 @@ from traces.format.tensors import release_rows
 from traces.format.trace import Trace
 
 BLOCK_BYTES = 32_000_000
-NOTHING = np.empty((0, 0, 0), np.float32)
+NO_ROWS = np.empty((0, 0, 0), np.float32)
 
 
 class Forecaster(Protocol):
@@ -57,12 +57,12 @@ def consecutive(rows: NDArray[np.int64]) -> bool:
 def ranked(data: BlockData) -> BlockData:
     """The same rows with each token's experts best first by score, else by weight, else as stored."""
     if data.scores.size:
-        merit = np.take_along_axis(data.scores, data.ids.astype(np.int64), axis=-1)
+        priority = np.take_along_axis(data.scores, data.ids.astype(np.int64), axis=-1)
     elif data.weights.size:
-        merit = data.weights
+        priority = data.weights
     else:
         return data
-    order = np.argsort(-merit, axis=-1, kind="stable")  # [N, L, K]
+    order = np.argsort(-priority, axis=-1, kind="stable")  # [N, L, K]
 
     def sort(array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(np.take_along_axis(array, order, -1)) if array.size else array
@@ -94,7 +94,7 @@ class RowReader:
         """What a block of steps needs."""
         trace, rows = self.trace, block.rows
         ids = self._gather(trace.topk_ids, rows, np.int32)
-        weights = NOTHING
+        weights = NO_ROWS
         if self.wants_weights and trace.topk_weights is not None:
             weights = self._gather(trace.topk_weights, rows, np.float32)
         next_use = np.empty((0, 0, 0), np.int64)
@@ -111,7 +111,7 @@ class RowReader:
 
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self.wants_scores:
-            return NOTHING
+            return NO_ROWS
         return self._spans(rows, self.trace.gate_scores)
 
     def _lookahead(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -125,10 +125,10 @@ class RowReader:
         layers = self.trace.num_layers - 1
         if len(depths) == 1 and depths[0].shape[1] == layers:
             return depths[0][:, :, None]
-        found = np.zeros((rows.size, layers, len(depths), experts), np.float32)
+        joined = np.zeros((rows.size, layers, len(depths), experts), np.float32)
         for i, scores in enumerate(depths):
-            found[:, : scores.shape[1], i] = scores
-        return found
+            joined[:, : scores.shape[1], i] = scores
+        return joined
 
     @staticmethod
     def _spans(rows: NDArray[np.int64], read: Any) -> NDArray[np.float32]:
@@ -138,8 +138,7 @@ class RowReader:
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
         cuts = np.flatnonzero(np.diff(ordered) != 1) + 1
-        pieces = [read(int(span[0]), int(span[-1]) + 1) for span in np.split(ordered, cuts)]
-        joined = np.concatenate(pieces)
-        found = np.empty_like(joined)
-        found[order] = joined
-        return np.ascontiguousarray(found)
+        joined = np.concatenate([read(int(span[0]), int(span[-1]) + 1) for span in np.split(ordered, cuts)])
+        in_order = np.empty_like(joined)
+        in_order[order] = joined
+        return np.ascontiguousarray(in_order)

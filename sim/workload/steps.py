@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -41,24 +40,25 @@ class StepBlock:
 
 
 @njit(cache=True)
-def _fill(
-    at: Any, offsets: Any, decode_start: Any, context: Any, batch_size: int, chunk: int, rows: Any, requests: Any,
-    bounds: Any, group: Any, phase: Any, kv_tokens: Any, pairs: Any,
+def fill_steps(
+    cursor: Times, offsets: Times, decode_start: Times, context: Times, batch_size: int, chunk: int, rows: Times,
+    requests: Times, bounds: Times, group: Times, phase: NDArray[np.uint8], kv_tokens: Times, pairs: Times,
 ) -> int:  # fmt: skip
-    """Emit steps from the cursor ``at`` on until the arrays are full -> their number.
+    """Emit steps from the cursor on until the arrays are full -> their number.
 
-    at [4]: first request of the batch; prefilling request, offset in its prompt; decode iteration. context [R]:
+    cursor [4]: first request of the batch; prefilling request, offset in its prompt; decode iteration. context [R]:
     position of a request's first decode row minus that row's index.
     """
+    batch, prefilling, offset, iteration = cursor[0], cursor[1], cursor[2], cursor[3]
     size, steps, total = 0, 0, offsets.shape[0] - 1
-    while at[0] < total and steps < phase.shape[0]:
-        last = min(at[0] + batch_size, total)
-        if at[1] < last:
-            request = at[1]
-            start = offsets[request] + at[2]
+    while batch < total and steps < phase.shape[0]:
+        last = min(batch + batch_size, total)
+        if prefilling < last:
+            request = prefilling
+            start = offsets[request] + offset
             stop = min(start + chunk, decode_start[request])
             if start >= decode_start[request]:
-                at[1], at[2] = request + 1, 0
+                prefilling, offset = request + 1, 0
                 continue
             if size + stop - start > rows.shape[0]:
                 break
@@ -68,30 +68,31 @@ def _fill(
                 sum_pairs += row - offsets[request] + 1
                 size += 1
             kv, kind = stop - offsets[request], PREFILL
-            at[2] += stop - start
+            offset += stop - start
         else:
             alive = 0
-            for request in range(at[0], last):
-                alive += decode_start[request] + at[3] < offsets[request + 1]
+            for request in range(batch, last):
+                alive += decode_start[request] + iteration < offsets[request + 1]
             if alive == 0:
-                at[0] = at[1] = last
-                at[2] = at[3] = 0
+                batch = prefilling = last
+                offset = iteration = 0
                 continue
             if size + alive > rows.shape[0]:
                 break
             sum_pairs = 0
-            for request in range(at[0], last):
-                row = decode_start[request] + at[3]
+            for request in range(batch, last):
+                row = decode_start[request] + iteration
                 if row < offsets[request + 1]:
                     rows[size], requests[size] = row, request
                     sum_pairs += row + context[request] + 1
                     size += 1
             kv, kind = sum_pairs, DECODE
-            at[3] += 1
-        group[steps], phase[steps] = at[0] // batch_size, kind
+            iteration += 1
+        group[steps], phase[steps] = batch // batch_size, kind
         kv_tokens[steps], pairs[steps] = kv, sum_pairs
         steps += 1
         bounds[steps] = size
+    cursor[0], cursor[1], cursor[2], cursor[3] = batch, prefilling, offset, iteration
     return steps
 
 
@@ -133,7 +134,7 @@ class Schedule:
         chunk = self.prefill_chunk or max(1, int(prompts.max(initial=1)))
         decodes = offsets[1:] - starts
         longest = np.maximum.reduceat(decodes, np.arange(0, decodes.size, self.batch_size))
-        return int((-(-prompts // chunk)).sum() + longest.sum())
+        return int(np.ceil(prompts / chunk).sum()) + int(longest.sum())
 
     def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[StepBlock]:
         """All steps, some ``max_rows`` rows at a time (more where one step has more)."""
@@ -143,13 +144,13 @@ class Schedule:
         if not self.as_decode:
             context = np.asarray(self.trace.prompt_len, np.int64) - starts
         most = max(max_rows, self.max_tokens())
-        at = np.zeros(4, np.int64)
-        while at[0] < offsets.size - 1:
+        cursor = np.zeros(4, np.int64)
+        while cursor[0] < offsets.size - 1:
             rows, requests, bounds = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most + 1, np.int64)
             group, kv_tokens, pairs = (np.empty(most, np.int64) for _ in range(3))
             phase = np.empty(most, np.uint8)
-            steps = _fill(
-                at, offsets, starts, context, self.batch_size, self.prefill_chunk or most, rows, requests,
+            steps = fill_steps(
+                cursor, offsets, starts, context, self.batch_size, self.prefill_chunk or most, rows, requests,
                 bounds, group, phase, kv_tokens, pairs,
             )  # fmt: skip
             size = int(bounds[steps])

@@ -71,14 +71,14 @@ def finish(device: Device, waiting: list[int]) -> None:
     """Copy and execute until the layer step is over."""
     while (code := device.next_copy()) != IDLE:
         if code == WAIT:
-            device.executed(waiting.pop(0))
+            device.finish_expert(waiting.pop(0))
         else:
-            device.copy_done()
+            device.finish_copy()
     for expert in waiting:
-        device.executed(expert)
+        device.finish_expert(expert)
     device.end()
     while device.next_copy() != IDLE:
-        device.copy_done()
+        device.finish_copy()
 
 
 def step_rows(trace: Trace, batch_size: int) -> list[NDArray[np.int64]]:

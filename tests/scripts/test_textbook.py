@@ -15,6 +15,7 @@ from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
 from sim.assembly.replay import assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
+from sim.machine.parts import HOST
 from sim.metrics.step_table import StepTable
 from tests.support.random_traces import random_trace, routed
 from tests.support.replays import machine, replay_of
@@ -37,7 +38,7 @@ def test_equals_the_engine_to_the_nanosecond(slots, bytes_per_s):
     table.run()
     columns = table.columns()
     durations = replay.durations
-    times = Times(durations.host_ns, int(durations.expert_ns[0, 1]), int(durations.copy_ns[0]))
+    times = Times(int(durations.before_lookup_ns[HOST]), int(durations.expert_ns[0, 1]), int(durations.copy_ns[0]))
     hits, end_ns = Textbook(4, slots, times).run(np.asarray(trace.topk_ids))
     assert hits == columns["hits"].sum() > 0
     assert end_ns == columns["latency_ns"].sum()
@@ -71,7 +72,7 @@ def run_both(trace, alpha, slots, machine_of):
     columns, durations = table.columns(), replay.durations
     assert durations.cpu_expert_ns is not None
     times = SmoeTimes(
-        durations.host_ns,
+        int(durations.before_lookup_ns[HOST]),
         int(durations.expert_ns[0, 1]),
         int(durations.copy_ns[0]),
         int(durations.cpu_expert_ns[0, 1]),

@@ -1,11 +1,12 @@
 """Rules that do exactly what a hand-worked timeline says, whatever the trace: no paper proposes them."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from policies.base import Assignment, Eviction, Prediction, Prefetch, Substitution, Vector
+from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution, Vector
 from policies.needs import Need
 from policies.state import CPU, DROPPED, State
+from tests.support.replays import BARE
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class FetchRow(Prefetch):
                 state.prefetch_layer[i] = self.layer
                 state.prefetch_expert[i] = self.first + i
                 state.num_prefetch += 1
+
+
+def fetching(**knobs: Any) -> Policy:
+    """An LRU cache with the prefetches of a ``FetchRow``."""
+    return replace(BARE, name="fetching", prediction=Silent(), prefetch=FetchRow(**knobs))
 
 
 @dataclass(frozen=True)

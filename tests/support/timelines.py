@@ -11,9 +11,10 @@ from policies.base import Policy
 from sim.assembly.replay import Replay, assemble
 from sim.config import RunConfig
 from sim.engine.clocks.timeline_log import LOG_BACK, LOG_COPY, LOG_CPU, LOG_EXPERT, LOG_LAYER, LOG_PREFETCH
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.parts import PARTS
 from sim.metrics.step_table import StepTable
 from tests.support.random_traces import routed
 from tests.support.replays import machine, replay_of

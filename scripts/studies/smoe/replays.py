@@ -21,10 +21,10 @@ from policies.substitution.score_band import ScoreBand
 from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TraceConfig
-from sim.engine.decision.counters import PARTS as TIME_PARTS
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, load_hardware
+from sim.machine.parts import PARTS as TIME_PARTS
 from sim.metrics.step_table import StepTable
 from sim.statistics.bootstrap import multinomial_counts, percentile_interval
 from traces.format.trace import Geometry, Trace

@@ -171,8 +171,7 @@ class Bench:
     def other_s_per_layer(self) -> float:
         """Launches outside experts, read-back, synchronisation and host time of a layer on the device."""
         durations = self.resident.durations
-        launch_ns = durations.layer_launch_ns + durations.readback_ns + durations.sync_ns + durations.host_ns
-        return launch_ns / 1e9
+        return int(durations.before_lookup_ns.sum() + durations.after_experts_ns.sum()) / 1e9
 
     @cached_property
     def dense_s(self) -> float:

@@ -1,33 +1,35 @@
-"""Drives the compiled recurrence block by block."""
+"""The engine that runs the compiled recurrence block by block."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.engine.clocks.clock import CLOCK
 from sim.engine.clocks.recurrence import run_steps
 from sim.engine.clocks.timeline_log import WRITE_BACK, log_rows
-from sim.engine.decision.counters import PARTS
 from sim.engine.decision.device import Device, DeviceSpec
-from sim.engine.decision.layout import CLOCK
 from sim.engine.decision.struct_views import Struct
 from sim.engine.interface import BlockResult
 from sim.machine.durations import Durations
+from sim.machine.parts import PARTS
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock
 
 LOG_ROWS = 1 << 18
 
 
-BUSY = ("bypass", "predict", "choose", "substitute", "assign", "hold", "static")
+FAST_PATH_EXCLUDES = (
+    "has_bypass", "has_predict", "has_choose", "has_substitute", "has_assign", "holds_overflow", "is_static",
+)  # fmt: skip
 
 
 def only_evicts(device: Device) -> bool:
-    """Whether steps of one token need nothing but ``decision.lean``: a plain policy, and room for every step."""
+    """Whether steps of one token can go through ``clocks.lean``: the policy only evicts, and every step fits."""
     pools, spec = device.spec.pools, device.spec
-    room = (pools.capacity[pools.pool_of] >= spec.top_k * pools.size).all()
-    plain = all(device.machine.get(flag) == 0 for flag in BUSY) and spec.policy.write_back == "none"
-    return bool(room and plain and (pools.size == pools.size[0]).all())
+    fits = (pools.capacity[pools.pool_of] >= spec.top_k * pools.size).all()
+    plain = all(device.cache.get(flag) == 0 for flag in FAST_PATH_EXCLUDES) and spec.policy.write_back == "none"
+    return bool(fits and plain and (pools.size == pools.size[0]).all())
 
 
 class CompiledEngine:
@@ -42,14 +44,10 @@ class CompiledEngine:
             CLOCK,
             write_back=WRITE_BACK[spec.policy.write_back],
             call_ns=durations.link_call_ns,
-            layer_launch_ns=durations.layer_launch_ns,
             expert_launch_ns=durations.expert_launch_ns,
-            readback_ns=durations.readback_ns,
-            sync_ns=durations.sync_ns,
-            host_ns=durations.host_ns,
             kv_ps_per_token=durations.kv_ps_per_token,
             pair_ps=durations.pair_ps,
-            lean=int(not timeline and only_evicts(self.device)),
+            is_lean=int(not timeline and only_evicts(self.device)),
             logs=int(timeline),
             copy_ns=durations.copies(),
             cpu_ns=durations.cpu_experts(),
@@ -57,6 +55,10 @@ class CompiledEngine:
             shared_ns=durations.shared_ns,
             attention_ns=durations.attention_weights_ns,
             head_ns=durations.head_ns,
+            before_lookup_ns=int(durations.before_lookup_ns.sum()),
+            after_experts_ns=int(durations.after_experts_ns.sum()),
+            layer_parts_ns=durations.before_lookup_ns + durations.after_experts_ns,
+            after_parts_ns=durations.after_experts_ns,
             arrived_at=np.zeros(spec.num_experts, np.int64),
             parts=np.zeros(len(PARTS), np.int64),
             log=self.log,
@@ -98,9 +100,8 @@ class CompiledEngine:
 
     def take_log(self) -> NDArray[np.int64]:
         """The timeline's slices since the last call."""
-        found = np.concatenate(self.logs) if self.logs else np.empty((0, 5), np.int64)
-        self.logs = []
-        return found
+        logs, self.logs = self.logs, []
+        return np.concatenate(logs) if logs else np.empty((0, 5), np.int64)
 
     def stop_log(self) -> None:
         """Keep no more slices."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 BACK_NONE, BACK_SERIAL, BACK_OVERLAP = range(3)
-"""How victims go home: not at all, before their replacement's copy, or beside it on the other direction's engine."""
+"""How victims are written back: not at all, before their replacement's copy, or beside it on the engine of the other
+direction."""
 WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
 
 (
@@ -20,9 +21,9 @@ WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
 ) = range(10)
 """Kinds of slices in a timeline, rows (kind, what, begin_ns, end_ns, extra): a layer until its lookup (layer, tokens);
 an expert on the GPU (key layer * E + expert, tokens); a demand copy (key, kind of copy + STAGED_COPY if it goes to a
-staging slot) and a prefetch copy (key, kind of copy); victims on their way home (key of the expert that takes their
+staging slot) and a prefetch copy (key, kind of copy); the write-back of victims (key of the expert that takes their
 place); an expert on the CPU (key); what else the GPU's time goes to (key of the expert it waits for, else of the
-layer's first; part, see ``decision.counters.PARTS``; ATTENTION is the head). What GPU, layers and experts take covers
+layer's first; part, see ``sim.machine.parts.PARTS``; ATTENTION is the head). What GPU, layers and experts take covers
 the clock without a gap. At the instant of a lookup: what becomes of a demanded expert (key, outcome); copies queued
 (demand, prefetch); experts that occupy slots, arriving ones included, and their bytes."""
 STAGED_COPY = 4

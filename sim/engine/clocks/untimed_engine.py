@@ -8,57 +8,59 @@ import numpy as np
 from numba import b1, i8, njit, void
 from numpy.typing import NDArray
 
+from policies.state import State
 from sim.engine.decision import core
+from sim.engine.decision.cache import Cache
 from sim.engine.decision.device import Device, DeviceSpec
-from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_machine, as_rules, as_state
+from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, Rules, as_cache, as_rules, as_state
 from sim.engine.interface import BlockResult
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock
 
 
 @njit(cache=True)
-def untimed_layer(s: Any, m: Any, r: Any, layer: int) -> None:
+def untimed_layer(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     """One layer step: every copy arrives when it starts; experts run when a slot is wanted, else at the end."""
-    core.begin(s, m, r, layer)
+    core.begin(state, cache, rules, layer)
     done = 0
     while True:
-        code = core.next_copy(s, m, r)
+        code = core.next_copy(state, cache, rules)
         if code == core.WAIT:
-            core.executed(s, m, m.gpu_queue[done])
+            core.finish_expert(state, cache, cache.gpu_queue[done])
             done += 1
         elif code == core.IDLE:
             break
         else:
-            core.copy_done(s, m)
-    while done < m.plan[1]:
-        core.executed(s, m, m.gpu_queue[done])
+            core.finish_copy(state, cache)
+    while done < cache.num_gpu:
+        core.finish_expert(state, cache, cache.gpu_queue[done])
         done += 1
-    core.end(s, m, r)
-    while core.next_copy(s, m, r) != core.IDLE:
-        core.copy_done(s, m)
+    core.end(state, cache, rules)
+    while core.next_copy(state, cache, rules) != core.IDLE:
+        core.finish_copy(state, cache)
 
 
 @njit(void(i8, i8, i8, b1, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
 def untimed_step(
-    state: int, machine: int, rules: int, sequential: bool, ids: Any, weights: Any, scores: Any, lookahead: Any,
-    nexts: Any,
+    state_address: int, cache_address: int, rules_address: int, sequential: bool,
+    ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
 ) -> None:  # fmt: skip
     """All layers of one step; with ``sequential`` every (token, rank) is a layer step of its own."""
-    s, m, r = as_state(state), as_machine(machine), as_rules(rules)
+    state, cache, rules = as_state(state_address), as_cache(cache_address), as_rules(rules_address)
     tokens, layers, ranks = ids.shape
     for layer in range(layers):
         if not sequential:
-            untimed_layer(s, m, r, layer)
+            untimed_layer(state, cache, rules, layer)
             continue
         for token in range(tokens):
             for rank in range(ranks):
                 t, k = slice(token, token + 1), slice(rank, rank + 1)
-                one = np.ascontiguousarray(ids[t, :, k])
+                access = np.ascontiguousarray(ids[t, :, k])
                 weight = np.ascontiguousarray(weights[t, :, k]) if weights.shape[0] > 0 else weights
                 score = np.ascontiguousarray(scores[t]) if scores.shape[0] > 0 else scores
-                future = np.ascontiguousarray(nexts[t, :, k]) if nexts.shape[0] > 0 else nexts
-                core.load(s, m, one, weight, score, lookahead, future)
-                untimed_layer(s, m, r, layer)
+                future = np.ascontiguousarray(next_use[t, :, k]) if next_use.shape[0] > 0 else next_use
+                core.load(state, cache, access, weight, score, lookahead, future)
+                untimed_layer(state, cache, rules, layer)
 
 
 class UntimedEngine:
@@ -75,11 +77,10 @@ class UntimedEngine:
             rows = data.rows(int(block.bounds[step]), int(block.bounds[step + 1]))
             if self.resets:
                 device.enter_group(int(block.group[step]))
-            result.counts[step], result.lost[step] = -device.counts, -device.lost
+            before = device.totals()
             device.load(rows, int(block.phase[step]), int(block.group[step]))
             untimed_step(*device.structs, self.sequential, *rows)
-            result.counts[step] += device.counts
-            result.lost[step] += device.lost
+            result.counts[step], result.lost[step] = device.totals_since(before)
         return result
 
     def take_log(self) -> NDArray[np.int64]:

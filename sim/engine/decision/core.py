@@ -1,19 +1,17 @@
 """The decision core: what happens to residency and queues, without a clock. Every engine drives these functions.
 
 ``load`` takes the router output of a step; ``begin`` turns one layer's demand into a plan; ``next_copy`` starts the
-next copy on the link if there is one and finds it a slot; ``copy_done`` makes it resident; ``executed`` releases what
-an expert held; ``end`` closes the layer step. A victim leaves when its replacement's copy starts. Capacity counts
+next copy on the link if there is one and finds it a slot; ``finish_copy`` makes it resident; ``finish_expert`` releases
+what an expert held; ``end`` closes the layer step. A victim leaves when its replacement's copy starts. Capacity counts
 resident and in-flight experts.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-from numba.extending import register_jitable
-
-from policies.state import IN_FLIGHT, LOW, RESIDENT
+from policies.state import IN_FLIGHT, LOW, RESIDENT, State
+from sim.engine.decision.cache import Cache, Ids, Scores, Times
 from sim.engine.decision.counters import (
+    CHUNK,
     FULL,
     LOW_COPY,
     N_COPIED_BYTES,
@@ -23,12 +21,11 @@ from sim.engine.decision.counters import (
     N_PREFETCH_CANCELLED,
     N_PREFETCH_COPIES,
     N_PREFETCH_WASTED,
-    PIECE,
 )
 from sim.engine.decision.demand import (
     check_assignment,
     count_ranks,
-    distinct,
+    list_distinct,
     load_layer,
     mark_cpu,
     price_missing,
@@ -36,326 +33,321 @@ from sim.engine.decision.demand import (
     settle_outcomes,
     sort_executed,
 )
+from sim.engine.decision.layout import Rules
 from sim.engine.decision.slots import evict, find_victim, join, leave, place_demand, place_prefetch
-from sim.engine.decision.struct_views import borrowed, core_jit
+from sim.engine.decision.struct_views import borrow, core_jit
 
 IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
-"""What ``next_copy`` did: nothing is queued; the next copy has no slot yet; a copy started or went on."""
+"""What ``next_copy`` did: nothing is queued; the next copy has no slot yet; a copy started or went on.
 
-
-@register_jitable
-def copy_code(key: int, kind: int, what: int) -> int:
-    """One number for a copy: key layer * E + expert, kind FULL, PIECE or LOW_COPY, DEMAND_COPY or PREFETCH_COPY."""
-    return (key * 4 + kind) * 4 + what
-
-
-@register_jitable
-def decode_copy(code: int) -> tuple[int, int, int]:
-    """(key, kind, what) of a ``copy_code``."""
-    return code // 16, code // 4 % 4, code % 4
+``Cache.copy_layer``, ``copy_expert``, ``copy_kind``, ``copy_is_staged`` and ``back_ns`` describe the copy."""
 
 
 @core_jit
-def fill(s: Any, m: Any, r: Any, order: Any) -> None:
+def fill(state: State, cache: Cache, rules: Rules, order: Ids) -> None:
     """Warm start: experts (keys layer * E + expert) in the given order, each if its pool still has room."""
     for key in order:
-        layer, expert = key // s.num_experts, key % s.num_experts
-        pool = m.pool_of[layer]
-        if m.used[pool] + m.size[layer] <= m.capacity[pool]:
-            m.status[key] = RESIDENT
-            join(m, pool, key, m.size[layer])
-            r.admit(r.eviction, s, r.eviction_memory, layer, expert, True)
+        layer, expert = key // state.num_experts, key % state.num_experts
+        pool = cache.pool_of[layer]
+        if cache.used[pool] + cache.size[layer] <= cache.capacity[pool]:
+            cache.status[key] = RESIDENT
+            join(cache, pool, key, cache.size[layer])
+            rules.admit(rules.eviction, state, rules.eviction_memory, layer, expert, True)
 
 
 @core_jit
-def load(s: Any, m: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any) -> None:
+def load(
+    state: State, cache: Cache, ids: Ids, weights: Scores, scores: Scores, lookahead: Scores, next_use: Times
+) -> None:
     """Begin a forward pass of B tokens; ``begin`` reads its layers from these arrays (shapes: see layout).
 
-    Who calls keeps them alive until the next ``load``.
+    The caller keeps them alive until the next ``load``.
     """
-    m.step_ids, m.step_weights, m.step_scores = borrowed(ids), borrowed(weights), borrowed(scores)
-    m.step_lookahead, m.step_next_use = borrowed(lookahead), borrowed(next_use)
-    s.routed = m.step_ids
-    s.num_tokens, s.num_ranks = ids.shape[0], ids.shape[2]
+    cache.step_ids, cache.step_weights, cache.step_scores = borrow(ids), borrow(weights), borrow(scores)
+    cache.step_lookahead, cache.step_next_use = borrow(lookahead), borrow(next_use)
+    state.routed = cache.step_ids
+    state.num_tokens, state.num_ranks = ids.shape[0], ids.shape[2]
 
 
 @core_jit
-def enter(s: Any, m: Any, phase: int, group: int) -> None:
+def enter(state: State, cache: Cache, phase: int, group: int) -> None:
     """Note which step begins: its phase and its lockstep batch."""
-    s.phase, s.group = phase, group
-    s.step += 1
+    state.phase, state.group = phase, group
+    state.step += 1
 
 
 @core_jit
-def forget(s: Any, m: Any, staging_slots: int) -> None:
+def void_copies(state: State, cache: Cache, staging_slots: int) -> None:
     """Void what is queued, on the link or held; the arrays of residency are the caller's to clear."""
-    m.demand_head = m.demand_tail = m.prefetch_head = m.prefetch_tail = 0
-    m.pieces_left = m.paused_pieces = m.holding_transient = 0
-    m.staging_free = staging_slots
+    cache.demand_head = cache.demand_tail = cache.prefetch_head = cache.prefetch_tail = 0
+    cache.chunks_left = cache.paused_chunks = cache.holding_transient = 0
+    cache.staging_free = staging_slots
 
 
 @core_jit
-def drop_queued_prefetches(s: Any, m: Any) -> None:
+def drop_queued_prefetches(state: State, cache: Cache) -> None:
     """Cancel queued prefetches for the current layer: demand takes over, wrong ones are void."""
     kept = 0
-    for i in range(m.prefetch_head, m.prefetch_tail):
-        key = m.prefetch_queue[i]
-        if key // s.num_experts == s.layer:
-            m.queued[key] = 0
-            m.counts[N_PREFETCH_CANCELLED] += 1
+    for i in range(cache.prefetch_head, cache.prefetch_tail):
+        key = cache.prefetch_queue[i]
+        if key // state.num_experts == state.layer:
+            cache.queued[key] = 0
+            cache.counts[N_PREFETCH_CANCELLED] += 1
         else:
-            m.prefetch_queue[kept] = key
+            cache.prefetch_queue[kept] = key
             kept += 1
-    m.prefetch_head, m.prefetch_tail = 0, kept
+    cache.prefetch_head, cache.prefetch_tail = 0, kept
 
 
 @core_jit
-def unshield_residents(s: Any, m: Any, layer: int) -> None:
+def unshield_residents(state: State, cache: Cache, layer: int) -> None:
     """The prediction for a layer is void once it begins; what was fetched for it stays protected until it ends."""
-    first, stop = layer * s.num_experts, (layer + 1) * s.num_experts
-    prefetched, shield = m.prefetched[first:stop], m.shield[first:stop]
-    for expert in range(s.num_experts):
+    first, stop = layer * state.num_experts, (layer + 1) * state.num_experts
+    prefetched, shield = cache.prefetched[first:stop], cache.shield[first:stop]
+    for expert in range(state.num_experts):
         shield[expert] = shield[expert] if prefetched[expert] else 0
 
 
 @core_jit
-def shield_step(s: Any, m: Any) -> None:
+def shield_step(state: State, cache: Cache) -> None:
     """Protect what the step executes on the GPU; above capacity keep only its most recent experts.
 
-    The rest is transient: in a slot already, it gives the slot up once executed; missing, it passes through staging.
+    The rest is transient: in a slot already, it releases the slot once executed; missing, it passes through staging.
     """
-    base, size, now = s.layer * s.num_experts, m.size[s.layer], s.now
-    room = m.capacity[m.pool_of[s.layer]]
-    executed, shield, on_cpu_at, runs_low = s.executed, m.shield, m.on_cpu_at, m.runs_low
-    m.holding_transient, m.overflow = 0, 0
-    for i in range(s.num_executed - 1, -1, -1):
+    base, size, now = state.layer * state.num_experts, cache.size[state.layer], state.now
+    room = cache.capacity[cache.pool_of[state.layer]]
+    executed, shield, on_cpu_at, runs_low = state.executed, cache.shield, cache.on_cpu_at, cache.runs_low
+    cache.holding_transient, cache.overflows = 0, 0
+    for i in range(state.num_executed - 1, -1, -1):
         expert = executed[i]
         if on_cpu_at[expert] == now:
             continue
-        room -= m.low_size[s.layer] if runs_low[expert] else size
+        room -= cache.low_size[state.layer] if runs_low[expert] else size
         shield[base + expert] = 1
-        if m.static:
+        if cache.is_static:
             continue
-        if room < 0 and m.hold == 0:
-            m.overflow = 1
-            m.transient[expert] = 1
-            status = m.status[base + expert]
+        if room < 0 and cache.holds_overflow == 0:
+            cache.overflows = 1
+            cache.transient[expert] = 1
+            status = cache.status[base + expert]
             if status in (RESIDENT, IN_FLIGHT) or (status == LOW and runs_low[expert]):
-                m.holding_transient += 1
-    m.counts[N_OVERFLOW_STEPS] += m.overflow
+                cache.holding_transient += 1
+    cache.counts[N_OVERFLOW_STEPS] += cache.overflows
 
 
 @core_jit
-def predict_and_queue(s: Any, m: Any, r: Any) -> None:
-    """Let the policy predict and choose; queue what is neither present nor queued yet, protect what is present."""
-    s.num_predicted, s.num_predicted_tokens, s.num_prefetch = 0, s.num_tokens, 0
-    r.predict(r.prediction, s, r.prediction_memory)
-    if m.choose == 0:
+def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
+    """Let the policy predict and choose; queue what is neither present nor queued yet, shield what is present."""
+    state.num_predicted, state.num_predicted_tokens, state.num_prefetch = 0, state.num_tokens, 0
+    rules.predict(rules.prediction, state, rules.prediction_memory)
+    if cache.has_choose == 0:
         return
-    estimate_window(s, m)
-    r.choose(r.prefetch, s, r.prefetch_memory)
-    if s.num_prefetch > s.prefetch_layer.shape[0]:
+    estimate_window(state, cache)
+    rules.choose(rules.prefetch, state, rules.prefetch_memory)
+    if state.num_prefetch > state.prefetch_layer.shape[0]:
         raise ValueError("a prefetch rule wrote more experts than prefetch_expert holds")
-    if m.prefetch_head > 0:
-        close_gap(m)
-    for i in range(s.num_prefetch):
-        layer, expert = s.prefetch_layer[i], s.prefetch_expert[i]
-        if not (s.layer < layer < s.num_layers and 0 <= expert < s.num_experts):
+    if cache.prefetch_head > 0:
+        close_gap(cache)
+    for i in range(state.num_prefetch):
+        layer, expert = state.prefetch_layer[i], state.prefetch_expert[i]
+        if not (state.layer < layer < state.num_layers and 0 <= expert < state.num_experts):
             raise ValueError("a prefetch rule chose an expert outside the later layers of the model")
-        key = layer * s.num_experts + expert
-        if m.status[key] == RESIDENT or m.status[key] == IN_FLIGHT:  # nothing fetched beside it may push it out
-            m.shield[key] = 1
-            m.prefetched_count[layer] += 1
-        elif m.queued[key] == 0:
-            m.queued[key] = 1
-            m.prefetch_queue[m.prefetch_tail] = key
-            m.prefetch_tail += 1
+        key = layer * state.num_experts + expert
+        if cache.status[key] == RESIDENT or cache.status[key] == IN_FLIGHT:  # may not be evicted for another prefetch
+            cache.shield[key] = 1
+            cache.prefetched_count[layer] += 1
+        elif cache.queued[key] == 0:
+            cache.queued[key] = 1
+            cache.prefetch_queue[cache.prefetch_tail] = key
+            cache.prefetch_tail += 1
 
 
 @core_jit
-def close_gap(m: Any) -> None:
+def close_gap(cache: Cache) -> None:
     """Move what is still queued to the start of the prefetch queue, which has room for every expert once."""
-    kept = m.prefetch_tail - m.prefetch_head
+    kept = cache.prefetch_tail - cache.prefetch_head
     for i in range(kept):
-        m.prefetch_queue[i] = m.prefetch_queue[m.prefetch_head + i]
-    m.prefetch_head, m.prefetch_tail = 0, kept
+        cache.prefetch_queue[i] = cache.prefetch_queue[cache.prefetch_head + i]
+    cache.prefetch_head, cache.prefetch_tail = 0, kept
 
 
 @core_jit
-def estimate_window(s: Any, m: Any) -> None:
+def estimate_window(state: State, cache: Cache) -> None:
     """Expected idle time of the link until the next lookup: the layer's GPU time minus its demand copies."""
-    s.window_ns = 0
-    if m.layer_ns.shape[0] > 0:
-        window = m.layer_ns[s.layer]
-        for i in range(m.plan[1]):
-            window += m.expert_ns[s.layer, m.tokens_of[m.gpu_queue[i]]]
-        s.window_ns = max(0, window - m.demand_tail * s.load_ns[s.layer])
+    state.window_ns = 0
+    if cache.layer_ns.shape[0] > 0:
+        window = cache.layer_ns[state.layer]
+        for i in range(cache.num_gpu):
+            window += cache.expert_ns[state.layer, cache.tokens_of[cache.gpu_queue[i]]]
+        state.window_ns = max(0, window - cache.demand_tail * state.load_ns[state.layer])
 
 
 @core_jit
-def begin(s: Any, m: Any, r: Any, layer: int) -> None:
+def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     """Start a layer step: look up, substitute, assign, touch, queue demand copies, then prefetches."""
-    s.layer = layer
-    s.now += 1
-    if m.prefetch_tail > m.prefetch_head:
-        drop_queued_prefetches(s, m)
-    if m.prefetched_count[layer] > 0:
-        unshield_residents(s, m, layer)
-    load_layer(s, m)
-    s.num_demand = distinct(s, m, s.ids, s.demand)
-    if m.substitute:
-        s.degraded[:] = 0
-        r.substitute(r.substitution, s, r.substitution_memory)
-        s.num_executed = distinct(s, m, s.executed_ids, s.executed)
+    state.layer = layer
+    state.now += 1
+    if cache.prefetch_tail > cache.prefetch_head:
+        drop_queued_prefetches(state, cache)
+    if cache.prefetched_count[layer] > 0:
+        unshield_residents(state, cache, layer)
+    load_layer(state, cache)
+    state.num_demand = list_distinct(state, cache, state.ids, state.demand)
+    if cache.has_substitute:
+        state.degraded[:] = 0
+        rules.substitute(rules.substitution, state, rules.substitution_memory)
+        state.num_executed = list_distinct(state, cache, state.executed_ids, state.executed)
     else:
-        s.num_executed = s.num_demand
-        for i in range(s.num_demand):
-            s.executed[i] = s.demand[i]
-    sort_executed(s, m)
-    if m.assign and s.num_missing > 0:
-        price_missing(s, m)
-        r.assign(r.assignment, s, r.assignment_memory)
-        check_assignment(s)
-        mark_cpu(s, m)
-    count_ranks(s, m)
-    settle_outcomes(s, m)
-    shield_step(s, m)
-    if m.touch:
-        r.touch(r.eviction, s, r.eviction_memory)
-    queue_work(s, m)
-    if m.predict and m.predict_at_end == 0:
-        predict_and_queue(s, m, r)
+        state.num_executed = state.num_demand
+        for i in range(state.num_demand):
+            state.executed[i] = state.demand[i]
+    sort_executed(state, cache)
+    if cache.has_assign and state.num_missing > 0:
+        price_missing(state, cache)
+        rules.assign(rules.assignment, state, rules.assignment_memory)
+        check_assignment(state)
+        mark_cpu(state, cache)
+    count_ranks(state, cache)
+    settle_outcomes(state, cache)
+    shield_step(state, cache)
+    if cache.has_touch:
+        rules.touch(rules.eviction, state, rules.eviction_memory)
+    queue_work(state, cache)
+    if cache.has_predict and cache.predicts_at_end == 0:
+        predict_and_queue(state, cache, rules)
 
 
 @core_jit
-def resume(s: Any, m: Any) -> int:
+def resume(state: State, cache: Cache) -> int:
     """Go on with the paused prefetch."""
-    m.copy_layer, m.copy_expert, m.pieces_left = m.paused_layer, m.paused_expert, m.paused_pieces
-    m.paused_pieces, m.copy_kind, m.copy_staged = 0, PIECE, 0
-    count_piece(m)
-    return int(copy_code(m.copy_layer * s.num_experts + m.copy_expert, PIECE, PREFETCH_COPY))
+    cache.copy_layer, cache.copy_expert = cache.paused_layer, cache.paused_expert
+    cache.chunks_left = cache.paused_chunks
+    cache.paused_chunks, cache.copy_kind, cache.copy_is_staged = 0, CHUNK, 0
+    count_chunk(cache)
+    return PREFETCH_COPY
 
 
 @core_jit
-def count_piece(m: Any) -> None:
-    """Count the bytes of the piece that starts; the last piece carries the remainder."""
-    size = m.size[m.copy_layer]
-    piece = size // m.chunks
-    m.counts[N_COPIED_BYTES] += size - (m.chunks - 1) * piece if m.pieces_left == 1 else piece
+def count_chunk(cache: Cache) -> None:
+    """Count the bytes of the chunk that starts; the last one carries the remainder."""
+    size = cache.size[cache.copy_layer]
+    chunk = size // cache.num_chunks
+    cache.counts[N_COPIED_BYTES] += size - (cache.num_chunks - 1) * chunk if cache.chunks_left == 1 else chunk
 
 
 @core_jit
-def abandon(s: Any, m: Any) -> None:
+def abandon(state: State, cache: Cache) -> None:
     """Give up the paused prefetch: its layer came and did not execute it."""
-    key = m.paused_layer * s.num_experts + m.paused_expert
-    leave(m, m.pool_of[m.paused_layer], key)
-    m.shield[key] = 0
-    m.paused_pieces = 0
-    if m.prefetched[key]:
-        m.prefetched[key] = 0
-        m.prefetched_count[m.paused_layer] -= 1
-        m.counts[N_PREFETCH_ABANDONED] += 1
+    key = cache.paused_layer * state.num_experts + cache.paused_expert
+    leave(cache, cache.pool_of[cache.paused_layer], key)
+    cache.shield[key] = 0
+    cache.paused_chunks = 0
+    if cache.prefetched[key]:
+        cache.prefetched[key] = 0
+        cache.prefetched_count[cache.paused_layer] -= 1
+        cache.counts[N_PREFETCH_ABANDONED] += 1
 
 
 @core_jit
-def next_copy(s: Any, m: Any, r: Any) -> int:
+def next_copy(state: State, cache: Cache, rules: Rules) -> int:
     """Start the next copy, demand before prefetch, each first in first out.
 
-    A prefetch paused between two pieces goes on first if the current layer waits for it, else once no demand is left.
-    Returns IDLE or WAIT, or for a copy that started its ``copy_code``.
+    A prefetch paused between two chunks goes on first if the current layer waits for it, else once no demand is left.
+    Returns IDLE, WAIT, DEMAND_COPY or PREFETCH_COPY.
     """
-    m.back_ns = m.plan[5] = 0
-    if m.paused_pieces > 0:
-        here = m.paused_layer == s.layer
-        if here and m.executed_at[m.paused_expert] == s.now:
-            return int(resume(s, m))
-        if here or m.shield[m.paused_layer * s.num_experts + m.paused_expert] == 0:  # nobody wants it any more
-            abandon(s, m)
-    if m.demand_head < m.demand_tail:
-        expert = m.demand_queue[m.demand_head]
-        if not place_demand(s, m, r, s.layer, expert):
+    cache.back_ns = 0
+    if cache.paused_chunks > 0:
+        here = cache.paused_layer == state.layer
+        if here and cache.executed_at[cache.paused_expert] == state.now:
+            return resume(state, cache)
+        if here or cache.shield[cache.paused_layer * state.num_experts + cache.paused_expert] == 0:  # no longer wanted
+            abandon(state, cache)
+    if cache.demand_head < cache.demand_tail:
+        expert = cache.demand_queue[cache.demand_head]
+        if not place_demand(state, cache, rules, state.layer, expert):
             return WAIT
-        m.demand_head += 1
-        m.copy_layer, m.copy_expert, m.pieces_left = s.layer, expert, 1
-        m.copy_kind = LOW_COPY if m.runs_low[expert] else FULL
-        m.counts[N_DEMAND_COPIES] += 1
-        m.counts[N_COPIED_BYTES] += m.low_size[s.layer] if m.runs_low[expert] else m.size[s.layer]
-        m.plan[5] = m.back_ns
-        return int(copy_code(s.layer * s.num_experts + expert, m.copy_kind, DEMAND_COPY))
-    if m.paused_pieces > 0:
-        return int(resume(s, m))
-    while m.prefetch_head < m.prefetch_tail:
-        key = m.prefetch_queue[m.prefetch_head]
-        m.prefetch_head += 1
-        m.queued[key] = 0
-        if place_prefetch(s, m, r, key):
-            m.copy_layer, m.copy_expert = key // s.num_experts, key % s.num_experts
-            m.pieces_left, m.copy_kind = m.chunks, PIECE if m.chunks > 1 else FULL
-            m.counts[N_PREFETCH_COPIES] += 1
-            count_piece(m)
-            m.plan[5] = m.back_ns
-            return int(copy_code(key, m.copy_kind, PREFETCH_COPY))
-        m.counts[N_PREFETCH_CANCELLED] += 1
+        cache.demand_head += 1
+        cache.copy_layer, cache.copy_expert, cache.chunks_left = state.layer, expert, 1
+        low = cache.runs_low[expert]
+        cache.copy_kind = LOW_COPY if low else FULL
+        cache.counts[N_DEMAND_COPIES] += 1
+        cache.counts[N_COPIED_BYTES] += cache.low_size[state.layer] if low else cache.size[state.layer]
+        return DEMAND_COPY
+    if cache.paused_chunks > 0:
+        return resume(state, cache)
+    while cache.prefetch_head < cache.prefetch_tail:
+        key = cache.prefetch_queue[cache.prefetch_head]
+        cache.prefetch_head += 1
+        cache.queued[key] = 0
+        if place_prefetch(state, cache, rules, key):
+            cache.copy_layer, cache.copy_expert = key // state.num_experts, key % state.num_experts
+            cache.chunks_left, cache.copy_kind = cache.num_chunks, CHUNK if cache.num_chunks > 1 else FULL
+            cache.counts[N_PREFETCH_COPIES] += 1
+            count_chunk(cache)
+            return PREFETCH_COPY
+        cache.counts[N_PREFETCH_CANCELLED] += 1
     return IDLE
 
 
 @core_jit
-def copy_done(s: Any, m: Any) -> int:
-    """What was on the link has arrived -> 1 if the expert is whole (resident unless staged), 0 if pieces are left."""
-    m.pieces_left -= 1
-    if m.pieces_left > 0:
-        m.paused_layer, m.paused_expert, m.paused_pieces = m.copy_layer, m.copy_expert, m.pieces_left
+def finish_copy(state: State, cache: Cache) -> int:
+    """What was on the link has arrived -> 1 if the expert is whole (resident unless staged), 0 if chunks are left."""
+    cache.chunks_left -= 1
+    if cache.chunks_left > 0:
+        cache.paused_layer, cache.paused_expert = cache.copy_layer, cache.copy_expert
+        cache.paused_chunks = cache.chunks_left
         return 0
-    if m.copy_staged == 0:
-        m.status[m.copy_layer * s.num_experts + m.copy_expert] = LOW if m.copy_kind == LOW_COPY else RESIDENT
+    if cache.copy_is_staged == 0:
+        key = cache.copy_layer * state.num_experts + cache.copy_expert
+        cache.status[key] = LOW if cache.copy_kind == LOW_COPY else RESIDENT
     return 1
 
 
 @core_jit
-def executed(s: Any, m: Any, expert: int) -> None:
+def finish_expert(state: State, cache: Cache, expert: int) -> None:
     """The GPU has executed an expert of the current layer: release its staging slot, or the slot it may not keep."""
-    if m.staged[expert]:
-        m.staged[expert] = 0
-        m.staging_free += 1
-    elif m.transient[expert]:
-        m.shield[s.layer * s.num_experts + expert] = 0
-        m.holding_transient -= 1
+    if cache.staged[expert]:
+        cache.staged[expert] = 0
+        cache.staging_free += 1
+    elif cache.transient[expert]:
+        cache.shield[state.layer * state.num_experts + expert] = 0
+        cache.holding_transient -= 1
 
 
 @core_jit
-def trim(s: Any, m: Any, r: Any, layer: int) -> None:
+def trim(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     """Evict down to the capacity after a step that held more, sparing the step itself."""
-    pool = m.pool_of[layer]
-    while m.used[pool] > m.capacity[pool]:
-        victim = find_victim(s, m, r, layer)
+    pool = cache.pool_of[layer]
+    while cache.used[pool] > cache.capacity[pool]:
+        victim = find_victim(state, cache, rules, layer)
         if victim < 0:
             break
-        evict(s, m, pool, victim)
+        evict(state, cache, pool, victim)
 
 
 @core_jit
-def waste(s: Any, m: Any, layer: int) -> None:
+def waste(state: State, cache: Cache, layer: int) -> None:
     """Prefetched experts of the layer that were not demanded were wasted; all lose their shield."""
-    first, stop = layer * s.num_experts, (layer + 1) * s.num_experts
-    prefetched, shield, wasted = m.prefetched[first:stop], m.shield[first:stop], 0
-    for expert in range(s.num_experts):
+    first, stop = layer * state.num_experts, (layer + 1) * state.num_experts
+    prefetched, shield, wasted = cache.prefetched[first:stop], cache.shield[first:stop], 0
+    for expert in range(state.num_experts):
         wasted += prefetched[expert]
         prefetched[expert] = shield[expert] = 0
-    m.counts[N_PREFETCH_WASTED] += wasted
-    m.prefetched_count[layer] = 0
+    cache.counts[N_PREFETCH_WASTED] += wasted
+    cache.prefetched_count[layer] = 0
 
 
 @core_jit
-def end(s: Any, m: Any, r: Any) -> None:
+def end(state: State, cache: Cache, rules: Rules) -> None:
     """Close the layer step: late predictions, held overflow, wasted prefetches, shields."""
-    layer, base = s.layer, s.layer * s.num_experts
-    if m.predict and m.predict_at_end:
-        predict_and_queue(s, m, r)
-    if m.hold:
-        trim(s, m, r, layer)
-    executed, shield, transient = s.executed, m.shield, m.transient
-    for i in range(s.num_executed):
+    layer, base = state.layer, state.layer * state.num_experts
+    if cache.has_predict and cache.predicts_at_end:
+        predict_and_queue(state, cache, rules)
+    if cache.holds_overflow:
+        trim(state, cache, rules, layer)
+    executed, shield, transient = state.executed, cache.shield, cache.transient
+    for i in range(state.num_executed):
         shield[base + executed[i]] = 0
         transient[executed[i]] = 0
-    if m.prefetched_count[layer] > 0:
-        waste(s, m, layer)
+    if cache.prefetched_count[layer] > 0:
+        waste(state, cache, layer)

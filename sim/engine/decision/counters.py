@@ -1,15 +1,11 @@
-"""Names of what the engines count, of the outcomes of demanded experts, and of the parts of a step's time."""
-
-PLAN = ("ready", "gpu", "cpu", "demand_copies", "may_give_up", "back_ns")
-"""Indices of ``Machine.plan``: experts ready to run, all GPU experts, CPU experts, demand copies queued, whether an
-expert may hold something that it gives up once executed; what writing back the victims of the copy that started last
-takes."""
+"""Names of what the engines count, and of the outcomes of demanded experts."""
 
 HIT, LATE, FETCH, CPU_RUN, SUBSTITUTE, DROP, DEGRADE = range(7)
-"""Values of ``Machine.outcome``."""
+NUM_OUTCOMES = 7
+"""Values of ``Cache.outcome``."""
 
-FULL, PIECE, LOW_COPY = range(3)
-"""Values of ``Machine.copy_kind``: a whole expert, a piece of one, one in low precision."""
+FULL, CHUNK, LOW_COPY = range(3)
+"""Values of ``Cache.copy_kind``: a whole expert, a chunk of one, one in low precision."""
 
 COUNTERS = (
     "hits",
@@ -39,8 +35,8 @@ COUNTERS = (
     "prefetch_cancelled",
     "overflow_steps",
 )
-"""Indices of ``Machine.counts``; the first seven are the outcomes and sum to ``demanded``. A prefetch that started ends
-as used, late, wasted or (paused between two pieces, then not wanted) abandoned; one that never started is cancelled."""
+"""Indices of ``Cache.counts``; the first seven are the outcomes and sum to ``demanded``. A prefetch that started ends
+as used, late, wasted or (paused between two chunks, then not wanted) abandoned; one that never started is cancelled."""
 
 (
     N_HITS,
@@ -70,8 +66,3 @@ as used, late, wasted or (paused between two pieces, then not wanted) abandoned;
     N_PREFETCH_CANCELLED,
     N_OVERFLOW_STEPS,
 ) = range(len(COUNTERS))
-
-PARTS = ("attention", "expert", "link", "cpu", "launch", "sync", "host")
-"""Where a token's time goes: computing attention and other dense parts, computing experts (shared ones included),
-waiting for a copy, waiting for the CPU, kernel launches, synchronisation and router read-back, host decisions."""
-ATTENTION, EXPERT, LINK_WAIT, CPU_WAIT, LAUNCH, SYNC, HOST = range(len(PARTS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,8 @@ from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefet
 from policies.needs import Need
 from policies.state import RESIDENT, array_fields
 from sim.engine.decision import calls_by_address as calls
-from sim.engine.decision.counters import PLAN
-from sim.engine.decision.layout import (
-    DECISIONS,
-    MACHINE,
-    STATE,
-    machine_arrays,
-)
+from sim.engine.decision.cache import allocate
+from sim.engine.decision.layout import CACHE, DECISIONS, STATE
 from sim.engine.decision.rule_compilation import compile_rules
 from sim.engine.decision.struct_views import Struct
 from sim.machine.capacity import Pools
@@ -31,10 +26,8 @@ BASES: dict[str, type[Part]] = {
     "assignment": Assignment,
 }
 Table = NDArray[np.int64]
-BACK_NS = PLAN.index("back_ns")
-FORGOTTEN = (
-    "used", "held", "member_count", "queued", "prefetched", "prefetched_count", "transient", "staged",
-)  # fmt: skip
+RESET_ARRAYS = ("used", "held", "member_count", "queued", "prefetched", "prefetched_count", "transient", "staged")
+"""What of the cache is cleared where another lockstep batch begins with an empty one."""
 
 
 def decides(part: object, base: type, decision: str) -> bool:
@@ -44,16 +37,22 @@ def decides(part: object, base: type, decision: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What rules may know of the machine, in ns: load_ns, low_load_ns, dequantise_ns, layer_ns [L]; write_back_ns [2L]
-    of full and of low-precision victims; expert_ns with launches, cpu_ns [L, B+1]. Empty where it is not known."""
+    """What decisions may know of the hardware, in ns."""
 
     load_ns: Table
+    """[L] one copy of an expert."""
     low_load_ns: Table
+    """[L] one copy of an expert in low precision."""
     expert_ns: Table
+    """[L, B+1] one expert on the GPU by tokens, launches included."""
     cpu_ns: Table
+    """[L, B+1] one expert on the CPU by tokens; 0 rows if the hardware has none."""
     layer_ns: Table
+    """[L] a decode layer without routed experts; empty in a replay without a clock."""
     write_back_ns: Table
+    """[2L] writing back one victim, then one in low precision; empty: victims are not written back."""
     dequantise_ns: Table
+    """[L] added to an expert that is executed in low precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +93,27 @@ class Plan:
     """What each of them takes on the GPU, without launches."""
     cpu_queue: list[int]
     demand_copies: int
-    may_give_up: bool
-    """Whether an expert may hold something that it gives up once executed: see ``gives_up``."""
+    may_release: bool
+    """Whether an expert may hold a slot that it releases once executed: see ``Device.releases``."""
+
+
+class Copy(NamedTuple):
+    """The copy that ``Device.next_copy`` started."""
+
+    layer: int
+    expert: int
+    kind: int
+    """FULL, CHUNK or LOW_COPY of ``counters``."""
+    staged: int
+    """1: it goes to a staging slot."""
+    back_ns: int
+    """What writing its victims back takes."""
 
 
 @dataclass
 class Device:
-    """Push interface of one device: ``load`` a step; per layer ``begin`` -> Plan, ``next_copy``, ``copy_done``,
-    ``executed``, ``end``.
+    """Push interface of one device: ``load`` a step; per layer ``begin`` -> Plan, ``next_copy``, ``finish_copy``,
+    ``finish_expert``, ``end``.
 
     A trace, a live forward pass and a real runtime can all drive it; it holds no clock. Results accumulate in
     ``counts`` (see ``sim.engine.decision.counters.COUNTERS``) and ``lost``.
@@ -109,13 +121,13 @@ class Device:
 
     spec: DeviceSpec
     arrays: dict[str, NDArray[Any]] = field(init=False)
-    machine_arrays: dict[str, NDArray[Any]] = field(init=False)
+    cache_arrays: dict[str, NDArray[Any]] = field(init=False)
     memories: dict[str, NDArray[np.float64]] = field(init=False)
     state: Struct = field(init=False)
-    machine: Struct = field(init=False)
+    cache: Struct = field(init=False)
     rules: Struct = field(init=False)
     structs: tuple[int, int, int] = field(init=False)
-    """Addresses of state, machine and rules, as compiled code takes them."""
+    """Addresses of state, cache and rules, as compiled code takes them."""
     group: int = -1
     step: tuple[NDArray[Any], ...] = ()
 
@@ -125,7 +137,7 @@ class Device:
         depth = max(1, spec.policy.prediction.depth(layers))
         self.arrays = array_fields(layers, experts, spec.top_k, spec.max_tokens, depth)
         self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
-        self.machine_arrays = machine_arrays(layers, experts, spec.pools.capacity.size) | {
+        self.cache_arrays = allocate(layers, experts, spec.pools.capacity.size) | {
             "pool_of": spec.pools.pool_of,
             "capacity": spec.pools.capacity,
             "used": np.zeros_like(spec.pools.capacity),
@@ -136,30 +148,35 @@ class Device:
             "expert_ns": spec.costs.expert_ns,
             "cpu_ns": spec.costs.cpu_ns,
             "layer_ns": spec.costs.layer_ns,
-            "dequant_ns": spec.costs.dequantise_ns,
+            "dequantise_ns": spec.costs.dequantise_ns,
         }
         for name in ("status", "shield", "priority"):
-            self.machine_arrays[name] = self.arrays[name].reshape(-1)
+            self.cache_arrays[name] = self.arrays[name].reshape(-1)
         sizes = {"num_layers": layers, "num_experts": experts, "num_ranks": spec.top_k}
         begin = {"seed": spec.seed, "has_scores": int(spec.has_scores), "step": -1}
         self.state = Struct(STATE, **sizes, **begin, **self.arrays)
-        self.machine = Struct(MACHINE, **self._flags(), **self.machine_arrays)
+        self.cache = Struct(CACHE, **self._flags(), **self.cache_arrays)
         self.rules = compile_rules(spec.policy, self.memories)
-        self.plan, self.run_ns = self.machine_arrays["plan"], self.machine_arrays["run_ns"]
-        self.gpu_queue, self.cpu_queue = self.machine_arrays["gpu_queue"], self.machine_arrays["cpu_queue"]
-        self.structs = (self.state.address, self.machine.address, self.rules.address)
+        self.plan = self.cache.integers("num_ready", "may_release")
+        self.copy_fields = self.cache.integers("copy_layer", "back_ns")
+        self.run_ns, self.gpu_queue = self.cache_arrays["run_ns"], self.cache_arrays["gpu_queue"]
+        self.cpu_queue = self.cache_arrays["cpu_queue"]
+        self.structs = (self.state.address, self.cache.address, self.rules.address)
         self._fill_state()
 
     def _flags(self) -> dict[str, int]:
         policy = self.spec.policy
         parts = dict(zip(BASES, policy.parts(), strict=True))
-        return {name: int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()} | {
+        decisions = {
+            f"has_{name}": int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()
+        }
+        return decisions | {
             "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
-            "hold": int(self.spec.hold),
-            "static": int(policy.eviction.static),
-            "predict_at_end": int(policy.prediction.available_at_end()),
+            "holds_overflow": int(self.spec.hold),
+            "is_static": int(policy.eviction.static),
+            "predicts_at_end": int(policy.prediction.available_at_end()),
             "launch_ns": self.spec.launch_ns,
-            "chunks": policy.prefetch.chunks(),
+            "num_chunks": policy.prefetch.chunks(),
             "staging_free": self.spec.staging_slots,
         }
 
@@ -178,14 +195,14 @@ class Device:
             calls.fill(*self.structs, self._filling_order())
 
     def _filling_order(self) -> NDArray[np.int32]:
-        """Keys of all experts, the worthiest first, ties in order of layer and expert."""
-        worth = self.spec.policy.eviction.initial(
+        """Keys of all experts, highest initial priority first, ties in order of layer and expert."""
+        priority = self.spec.policy.eviction.initial(
             self.spec.num_layers, self.spec.num_experts, self.memories["eviction"]
         )
         size = self.spec.num_layers * self.spec.num_experts
-        if worth is None:
+        if priority is None:
             return np.arange(size, dtype=np.int32)
-        return np.argsort(-worth.reshape(-1), kind="stable").astype(np.int32)
+        return np.argsort(-priority.reshape(-1), kind="stable").astype(np.int32)
 
     def enter_group(self, group: int) -> bool:
         """Empty the cache, as at the start, if ``group`` is another lockstep batch -> whether it is.
@@ -197,10 +214,10 @@ class Device:
         if self.group >= 0:
             for name in ("status", "shield", "priority"):
                 self.arrays[name][:] = 0
-            for name in FORGOTTEN:
-                self.machine_arrays[name][:] = 0
+            for name in RESET_ARRAYS:
+                self.cache_arrays[name][:] = 0
             self.memories["eviction"][:] = self.spec.memories["eviction"]
-            calls.forget(*self.structs, self.spec.staging_slots)
+            calls.void_copies(*self.structs, self.spec.staging_slots)
             self._warm_up()
         self.group = group
         return True
@@ -213,31 +230,31 @@ class Device:
     def begin(self, layer: int) -> Plan:
         """Decide one layer step."""
         calls.begin(*self.structs, layer)
-        ready, gpu, cpu, copies, may_give_up, _ = self.plan.tolist()
+        ready, gpu, cpu, copies, may_release = self.plan.tolist()
         run_ns = self.run_ns[:gpu].tolist()
         cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
-        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_give_up))
+        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release))
 
     def next_copy(self) -> int:
-        """Start the next copy -> core.IDLE, core.WAIT, or what ``decode_copy`` takes apart."""
+        """Start the next copy -> core.IDLE, core.WAIT, or core.DEMAND_COPY or core.PREFETCH_COPY: see ``copy``."""
         return int(calls.next_copy(*self.structs))
 
-    def back_ns(self) -> int:
-        """What writing the victims of the copy that just started home takes."""
-        return int(self.machine_arrays["plan"][BACK_NS])
+    def copy(self) -> Copy:
+        """The copy on the link."""
+        return Copy._make(self.copy_fields.tolist())
 
-    def gives_up(self, expert: int) -> bool:
-        """Whether an expert of the current layer holds something that it gives up once executed."""
-        arrays = self.machine_arrays
+    def releases(self, expert: int) -> bool:
+        """Whether an expert of the current layer holds a slot that it releases once executed."""
+        arrays = self.cache_arrays
         return bool(arrays["staged"][expert] or arrays["transient"][expert])
 
-    def copy_done(self) -> bool:
-        """What was on the link has arrived: True if its expert is whole now, False if pieces are left."""
-        return bool(calls.copy_done(*self.structs))
+    def finish_copy(self) -> bool:
+        """What was on the link has arrived: True if its expert is whole now, False if chunks are left."""
+        return bool(calls.finish_copy(*self.structs))
 
-    def executed(self, expert: int) -> None:
+    def finish_expert(self, expert: int) -> None:
         """The GPU has executed an expert of the current layer."""
-        calls.executed(*self.structs, expert)
+        calls.finish_expert(*self.structs, expert)
 
     def end(self) -> None:
         """Close the layer step."""
@@ -245,18 +262,28 @@ class Device:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        array: NDArray[np.int64] = self.machine_arrays["counts"]
+        array: NDArray[np.int64] = self.cache_arrays["counts"]
         return array
 
     @property
     def lost(self) -> NDArray[np.float64]:
-        array: NDArray[np.float64] = self.machine_arrays["lost"]
+        array: NDArray[np.float64] = self.cache_arrays["lost"]
         return array
+
+    def totals(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """``counts`` and ``lost`` as they are now, for ``totals_since``."""
+        return self.counts.copy(), self.lost.copy()
+
+    def totals_since(
+        self, before: tuple[NDArray[np.int64], NDArray[np.float64]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """What ``counts`` and ``lost`` have grown by since."""
+        return self.counts - before[0], self.lost - before[1]
 
     @property
     def tokens_of(self) -> NDArray[np.int32]:
         """[E] tokens served by each executed expert in the current layer step."""
-        array: NDArray[np.int32] = self.machine_arrays["tokens_of"]
+        array: NDArray[np.int32] = self.cache_arrays["tokens_of"]
         return array
 
     def residents(self) -> NDArray[Any]:

@@ -1,12 +1,13 @@
 """A numba type for a struct that lives in memory owned by Python: fields by name, no reference counting.
 
 Numba's own structs count references with atomic operations at every call, which costs several times what the engine
-computes in a layer step (measured). A view is a bare pointer: who makes it keeps the memory alive.
+computes in a layer step (measured). A view is a bare pointer: its maker keeps the memory alive.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
@@ -18,8 +19,16 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
 from numpy.typing import NDArray
 
-core_jit = njit(cache=True, _nrt=False)
-"""Compiles engine code, which owns no memory: without numba's reference counting it runs half again as fast."""
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def core_jit(function: F) -> F:
+    """Compiles engine code, which owns no memory: without numba's reference counting it runs half again as fast."""
+    compiled: F = njit(cache=True, _nrt=False)(function)
+    return compiled
+
+
 FUNCTION_WORDS = 3
 """Addresses of a first-class function: as C calls it, its Python object, as compiled code calls it."""
 
@@ -67,8 +76,8 @@ def _store(context: Any, builder: Any, signature: Any, arguments: Any, field: st
     builder.store(value, _field(context, builder, view, arguments[0], field))
 
 
-def caster(view: View) -> Any:
-    """An intrinsic that takes an address for a view of this type."""
+def caster(view: View, described: type[T]) -> Callable[[int], T]:
+    """An intrinsic that takes an address for a view of this type, whose fields ``described`` annotates."""
 
     @intrinsic
     def cast(_: Any, address: Any) -> Any:
@@ -77,18 +86,19 @@ def caster(view: View) -> Any:
 
         return view(address), generate
 
-    return cast
+    to_view: Callable[[int], T] = cast
+    return to_view
 
 
 @intrinsic
-def borrowed(_: Any, array: Any) -> Any:
-    """The same array without a share in its memory, as views hold it. Who calls keeps the memory alive."""
+def borrow(_: Any, array: Any) -> Any:
+    """The same array without a share in its memory, as views hold it. The caller keeps the memory alive."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        found = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
-        found.meminfo = cgutils.get_null_value(found.meminfo.type)
-        found.parent = cgutils.get_null_value(found.parent.type)
-        return found._getvalue()
+        bare = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
+        bare.meminfo = cgutils.get_null_value(bare.meminfo.type)
+        bare.parent = cgutils.get_null_value(bare.parent.type)
+        return bare._getvalue()
 
     return array(array), generate
 
@@ -102,7 +112,7 @@ class Struct:
         self.fields, self.offsets, size = view.fields, {}, 0
         for field, kind in view.fields.items():
             self.offsets[field] = size
-            size += words(kind)
+            size += count_words(kind)
         self.memory = np.zeros(size, np.int64)
         self.address = int(self.memory.ctypes.data)
         self.arrays: dict[str, NDArray[Any]] = {}
@@ -131,12 +141,16 @@ class Struct:
         row = (address(code.llvm_cfunc_wrapper_name), id(compiled.entry_point), address(code.llvm_func_name))
         self.memory[at : at + FUNCTION_WORDS] = row
 
+    def integers(self, first: str, last: str) -> NDArray[np.int64]:
+        """A view of the integer fields from ``first`` to ``last``."""
+        return self.memory[self.offsets[first] : self.offsets[last] + 1]
+
     def get(self, field: str) -> int:
         """Read an integer."""
         return int(self.memory[self.offsets[field]])
 
 
-def words(kind: Any) -> int:
+def count_words(kind: Any) -> int:
     """8-byte words that a value of a numba type takes."""
     if isinstance(kind, types.Array):
         return 5 + 2 * int(kind.ndim)

@@ -6,11 +6,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sim.engine.decision.counters import PARTS
 from sim.figures.chart_parts import first_rows, name_rows, rows_in
 from sim.figures.drawing import Drawing, MissingData
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, add_footnote
+from sim.machine.parts import PARTS
 
 # Word, colour and hatching of each part of a token's time; hatched parts are waits.
 PART_LOOK = {

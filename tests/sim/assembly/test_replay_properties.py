@@ -78,8 +78,8 @@ def test_residents_and_copies_never_exceed_the_capacity(case):
         held = (device.arrays["status"] != ABSENT).sum(axis=1) * pools.size
         used = np.bincount(pools.pool_of, weights=held, minlength=pools.capacity.size)
         assert (used <= pools.capacity).all()
-        assert (used == device.machine_arrays["used"]).all()
-        assert 0 <= int((device.machine_arrays["staged"]).sum()) <= replay.hardware.staging_slots
+        assert (used == device.cache_arrays["used"]).all()
+        assert 0 <= int((device.cache_arrays["staged"]).sum()) <= replay.hardware.staging_slots
         return result
 
     device.next_copy = checked

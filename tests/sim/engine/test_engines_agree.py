@@ -13,6 +13,7 @@ from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import assemble
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import BASES
+from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import COLUMNS, StepTable
 from tests.support.odd_rules import CoinSide, Eager, Guess, InPieces, Shake
@@ -157,9 +158,7 @@ def assert_sound(found, replay):
     assert ended == table["prefetch_copies"].sum()
     for rate in ("link_utilisation", "cpu_utilisation"):
         assert found[2][rate] is None or 0 <= found[2][rate] <= 1
-    for name in ("staged", "transient", "prefetched", "shield"):
-        assert not replay.device.machine_arrays[name].any(), name
-    assert (replay.device.machine_arrays["used"] <= replay.pools.capacity).all()
+    check_finished(replay.device)
 
 
 @settings(max_examples=300, deadline=None)

@@ -4,16 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.fixed_rules import FetchRow, LowUntil, Refuse, Silent, Twice
+from tests.support.fixed_rules import LowUntil, Refuse, Twice, fetching
 from tests.support.replays import BARE, machine
 from tests.support.timelines import TIMED, rows, timed
 
 pytestmark = pytest.mark.parametrize("engine", TIMED)
 FREE_LOW = {"dequantise_bytes_per_s": 1e18}
-
-
-def fetching(**knobs):
-    return replace(BARE, name="fetching", prediction=Silent(), prefetch=FetchRow(**knobs))
 
 
 @pytest.mark.parametrize("reset", ["never", "request"])
@@ -70,7 +66,7 @@ def test_a_cancelled_prefetch_leaves_the_low_precision_version_alone(engine):
     hardware = machine(host_s_per_layer=10e-6, **FREE_LOW)
     found = timed(rows([[0], [6]], [[0], [6]]), policy, hardware, engine=engine, bytes=4600)
     assert found.parts_ns["link"] == 250 + 250
-    assert found.replay.device.machine_arrays["used"].tolist() == [250, 2250]
+    assert found.replay.device.cache_arrays["used"].tolist() == [250, 2250]
 
 
 def test_a_full_prefetch_takes_the_bytes_of_the_low_precision_version(engine):
@@ -82,7 +78,7 @@ def test_a_full_prefetch_takes_the_bytes_of_the_low_precision_version(engine):
     found = timed(rows([[0], [5]], [[0], [5]]), policy, machine(**FREE_LOW), engine=engine, slots_per_layer=1)
     assert found.latency_ns == [500, 2000]
     assert found.slices("prefetch") == [(13, 1500, 2500)]
-    assert found.replay.device.machine_arrays["used"].tolist() == [1000, 1000]
+    assert found.replay.device.cache_arrays["used"].tolist() == [1000, 1000]
     assert found.counts["evictions"] == 0
     assert found.counts["late"] == found.counts["prefetch_late"] == 1
 
@@ -92,7 +88,7 @@ def test_a_refused_miss_leaves_its_low_precision_version_alone(engine):
     policy = replace(BARE, name="refuse", eviction=Refuse(1), substitution=LowUntil(2))
     found = timed(rows([[0]], [[1]], [[0]]), policy, machine(**FREE_LOW), engine=engine, slots_per_layer=1)
     assert found.latency_ns == [250, 250, 1000]
-    assert found.replay.device.machine_arrays["used"].tolist() == [500]
+    assert found.replay.device.cache_arrays["used"].tolist() == [500]
     assert found.counts["bypasses"] == 1
 
 

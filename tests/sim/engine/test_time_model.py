@@ -11,7 +11,6 @@ from tests.support.replays import machine
 from tests.support.timelines import TIMED, requests, rows, timed
 
 pytestmark = pytest.mark.parametrize("engine", TIMED)
-FAST = {"link_bytes_per_s": 1e18}
 TWO_LAYERS = ([[0], [0]], [[1], [2]], [[0], [3]])  # three tokens
 
 
@@ -125,11 +124,6 @@ def test_terms_of_a_layer(engine, figure, part):
     assert found.latency_ns == [80, 80, 80]
     assert found.spent() == {part: 240}
     assert timed(trace, "on_demand", machine(**{figure: 40e-9}), engine=engine).latency_ns == [2080, 2080, 2080]
-
-
-def test_host_and_decision_add_up(engine):
-    hardware = machine(host_s_per_layer=40e-9, decision_s_per_layer=5e-9)
-    assert timed(rows(*TWO_LAYERS), "all_resident", hardware, engine=engine).latency_ns == [90, 90, 90]
 
 
 def test_the_head_reads_its_weights_or_computes_once_per_step(engine):

@@ -94,12 +94,6 @@ def test_contention_is_what_each_finds_when_it_starts(engine, on_cpu, copies, cp
     assert found.replay.engine.cpu_busy_ns == sum(end - begin for _, begin, end in cpu)
 
 
-def test_contention_can_be_switched_off(engine):
-    found = timed(rows([[0, 1]]), last_on_cpu(1), machine(**SLOWED), engine=engine, time={"contention": False})
-    assert found.slices("copy") == [(0, 0, 1000)]
-    assert found.slices("cpu") == [(1, 0, 500)]
-
-
 def test_prefetches_and_cpu_experts_slow_each_other_too(engine):
     """The CPU's miss of layer 0 starts beside the copy of layer 0; the prefetch for layer 1 follows beside both."""
     policy = replace(last_on_cpu(1), prediction=Silent(), prefetch=FetchRow(layer=1, first=5))

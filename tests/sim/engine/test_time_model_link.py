@@ -7,15 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.fixed_rules import FetchRow, LowUntil, Silent
+from tests.support.fixed_rules import LowUntil, fetching
 from tests.support.replays import BARE, machine
 from tests.support.timelines import TIMED, rows, timed
 
 pytestmark = pytest.mark.parametrize("engine", TIMED)
-
-
-def fetching(**knobs):
-    return replace(BARE, name="fetching", prediction=Silent(), prefetch=FetchRow(**knobs))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +131,7 @@ def test_an_abandoned_prefetch_gives_its_slot_back(engine):
     """With one slot in layer 2 the demanded expert takes the place of the one whose last piece never came."""
     trace = rows([[0], [4], [6]], [[0], [4], [6]], **NINE_HUNDRED)
     found = timed(trace, PIECES, machine(**HOST_100), engine=engine, slots_per_layer=1)
-    assert found.replay.device.machine_arrays["used"].tolist() == [900, 900, 900]
+    assert found.replay.device.cache_arrays["used"].tolist() == [900, 900, 900]
     assert found.counts["prefetch_abandoned"] >= 1
 
 
@@ -223,7 +219,7 @@ def test_low_precision_is_copied_faster_and_expanded(engine):
     assert found.spent() == {"expert": 2000, "link": 1250}
     assert found.counts["copied_bytes"] == 250 + 1000
     assert [found.counts[name] for name in ("degrades", "fetches", "hits")] == [1, 1, 2]
-    assert found.replay.device.machine_arrays["used"].tolist() == [1000]
+    assert found.replay.device.cache_arrays["used"].tolist() == [1000]
 
 
 def test_more_low_precision_experts_fit_a_slot(engine):

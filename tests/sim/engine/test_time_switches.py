@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from sim.config import TimeConfig
+from sim.machine.hardware import PARAMETERS
 from tests.support.fixed_rules import LastOnCpu, LowUntil
 from tests.support.replays import BARE, machine
 from tests.support.timelines import TIMED, rows, timed
@@ -54,6 +55,11 @@ def parts_of(policy, engine, time, **knobs):
 
 def test_every_switch_is_tested(engine):
     assert set(COMPUTED) | {"link", "link_call", "contention", "dequantise"} == set(SWITCHES)
+
+
+def test_every_constant_of_a_layer_has_a_switch_and_a_part(engine):
+    constants = {p.switch: p.parts for p in PARAMETERS.values() if p.each_layer}
+    assert constants == {name: (COMPUTED[name][0],) for name in constants}
 
 
 def test_with_every_term_off_nothing_takes_time(engine):

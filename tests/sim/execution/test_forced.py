@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from policies.assignment.link_only import LinkOnly
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.execution.forced import ForcedEngine
 from sim.execution.run import executed_blocks, fresh, run_forced
 from sim.execution.settings import RealSettings
 from sim.execution.synthetic import INPUTS, synthetic_model
+from sim.machine.parts import PARTS
 from sim.metrics.step_table import StepTable
 from tests.support.devices import DEVICES, FAST, policy_of, real_replay
 from tests.support.random_traces import random_trace

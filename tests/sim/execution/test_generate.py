@@ -9,11 +9,12 @@ import torch
 from policies.assignment.two_pointer import TwoPointer
 from policies.prediction.oracle import Oracle
 from policies.prefetch.top_score import TopScore
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.execution.generate import generate
 from sim.execution.live_model import OffloadedModel
 from sim.execution.settings import RealSettings
 from sim.machine.capacity import CacheConfig
+from sim.machine.parts import PARTS
 from sim.metrics.step_table import StepTable
 from tests.support.devices import DEVICES, policy_of
 from tests.support.replays import BARE, POLICIES, machine

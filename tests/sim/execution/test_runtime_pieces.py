@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from policies.state import ABSENT, IN_FLIGHT, RESIDENT
-from sim.engine.decision.counters import ATTENTION, HOST, PARTS
 from sim.execution.layout import ExpertLayout
 from sim.execution.load import Load, RunQueue, Snapshot
 from sim.execution.pacing import now_ns, paced_copy
 from sim.execution.slots import find_place
 from sim.execution.step_clock import StepClock
+from sim.machine.parts import ATTENTION, HOST, PARTS
 
 
 def test_a_slot_is_found_by_hand():

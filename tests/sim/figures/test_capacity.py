@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sim.engine.decision.counters import PARTS
 from sim.figures.drawing import MissingData
 from sim.figures.drawings.attribution import attribution
 from sim.figures.drawings.capacity import capacity, hit_rates
+from sim.machine.parts import PARTS
 from tests.support.tables import footnote_of, legend, run, study_of, words
 
 

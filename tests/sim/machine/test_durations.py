@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.machine.attention import attention_time
-from sim.machine.durations import Durations, tabulate
+from sim.machine.durations import Durations, Table, tabulate
 from sim.machine.hardware import Hardware, load_hardware
 from sim.machine.model import load_geometry
+from sim.machine.parts import HOST, PARTS
 from traces.errors import UserError
 from traces.format.trace import Geometry
 
@@ -27,6 +28,11 @@ MODEL = Geometry(
 )  # fmt: skip
 
 
+def constants(by_part: Table) -> dict[str, int]:
+    """What is not zero, by the name of its part."""
+    return {part: spent for part, spent in zip(PARTS, by_part.tolist(), strict=True) if spent}
+
+
 def test_only_what_is_stated_takes_time() -> None:
     table = tabulate(MODEL, MACHINE, 3)
     assert table.copy_ns.tolist() == [1000, 3000]
@@ -35,9 +41,8 @@ def test_only_what_is_stated_takes_time() -> None:
     assert table.attention_weights_ns.tolist() == [[0, 50, 50, 50], [0, 60, 60, 60]]
     assert table.head_ns.tolist() == [0, 500, 500, 500]
     assert table.cpu_expert_ns is None
-    once = (table.link_call_ns, table.expert_launch_ns, table.layer_launch_ns, table.readback_ns, table.sync_ns)
-    assert once == (0, 0, 0, 0, 0)
-    assert table.host_ns == 0
+    assert (table.link_call_ns, table.expert_launch_ns) == (0, 0)
+    assert not table.before_lookup_ns.any() and not table.after_experts_ns.any()
     assert table.unmodelled == ()
 
 
@@ -70,8 +75,14 @@ def test_launches_and_layer_terms() -> None:
         host_s_per_layer=3e-3,
     )  # fmt: skip
     table = tabulate(MODEL, machine, 1)
-    assert (table.expert_launch_ns, table.layer_launch_ns) == (6000, 20_000)
-    assert (table.readback_ns, table.sync_ns, table.host_ns) == (7000, 8000, 3_000_000)
+    assert table.expert_launch_ns == 6000
+    assert constants(table.before_lookup_ns) == {"launch": 20_000, "sync": 7000, "host": 3_000_000}
+    assert constants(table.after_experts_ns) == {"sync": 8000}
+
+
+def test_a_constant_per_layer_is_rounded_once_per_part() -> None:
+    machine = replace(MACHINE, host_s_per_layer=0.4e-9, decision_s_per_layer=0.4e-9, readback_s=0.4e-9)
+    assert constants(tabulate(MODEL, machine, 1).before_lookup_ns) == {"host": 1}
 
 
 def test_attention_reads_the_cache_or_computes() -> None:
@@ -133,7 +144,7 @@ def test_durations_that_the_clock_cannot_count_are_refused(figures: dict[str, fl
 
 def test_a_month_is_counted_exactly() -> None:
     table = tabulate(MODEL, replace(MACHINE, sync_s=2_592_000.0), 1)
-    assert table.sync_ns == 2_592_000 * 10**9
+    assert constants(table.after_experts_ns) == {"sync": 2_592_000 * 10**9}
 
 
 def test_halves_round_to_even() -> None:
@@ -195,7 +206,9 @@ def test_reading_all_weights_of_a_token_on_s3() -> None:
     table = _published("s3_a6000", "qwen2_57b_a14b")
     layers = int((table.attention_weights_ns[:, 1] + table.shared_ns[:, 1] + 8 * table.expert_ns[:, 1]).sum())
     assert (layers + int(table.head_ns[1])) / 1e6 == pytest.approx(36, rel=0.03)
-    assert (layers + int(table.head_ns[1]) + 28 * table.host_ns) / 1e6 == pytest.approx(120, rel=0.01)
+    assert (layers + int(table.head_ns[1]) + 28 * int(table.before_lookup_ns[HOST])) / 1e6 == pytest.approx(
+        120, rel=0.01
+    )
 
 
 def test_the_time_model_imports_nothing_slow() -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import BlockResult
+from sim.machine.parts import PARTS
 from sim.metrics.step_table import COLUMNS, StepTable
 from sim.results.table_file import TableFile
 from sim.workload.steps import StepBlock

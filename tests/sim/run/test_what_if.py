@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from policies.eviction.lru import Lru
-from sim.engine.decision.counters import PARTS
+from sim.machine.parts import PARTS
 from sim.run.what_if import SCENARIOS, TOGETHER, Row, binding, bound, difference, what_if
 from tests.support.random_traces import random_trace, routed
 from tests.support.replays import BARE, machine, replay_of, run

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
+from sim.machine.parts import PARTS
 from sim.metrics.step_table import COLUMNS, StepTable
 from sim.timeline.event_file import NAME, TimelineFile
 from sim.timeline.slices import OUTCOMES, REPLACEMENT, STAGING, TRACKS

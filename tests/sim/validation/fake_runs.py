@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.engine.decision.counters import COUNTERS, PARTS
+from sim.engine.decision.counters import COUNTERS
 from sim.execution.settings import RealSettings
+from sim.machine.parts import PARTS
 from sim.validation.in_situ import Constants, machine
 from sim.validation.plan import CALIBRATION, LFU, Plan, Setting
 from sim.validation.raw_runs import RawRun

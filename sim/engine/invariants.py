@@ -1,0 +1,50 @@
+"""What holds of a device after every replay, whatever the policy: checked once, when the last step is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sim.engine.decision.counters import (
+    N_DEMANDED,
+    N_PREFETCH_ABANDONED,
+    N_PREFETCH_COPIES,
+    N_PREFETCH_LATE,
+    N_PREFETCH_USED,
+    N_PREFETCH_WASTED,
+    NUM_OUTCOMES,
+)
+from sim.engine.decision.device import Device
+
+
+def check_finished(device: Device) -> None:
+    """Raises RuntimeError that names what does not hold."""
+    for broken in broken_invariants(device):
+        raise RuntimeError(
+            f"policy {device.spec.policy.name}: after the replay {broken}; an engine is wrong, or a rule wrote arrays "
+            "that policies.state.State does not let it write"
+        )
+
+
+def broken_invariants(device: Device) -> Iterator[str]:
+    """Each invariant that does not hold, in words."""
+    arrays, counts, spec = device.cache_arrays, device.counts, device.spec
+    used, capacity = arrays["used"], spec.pools.capacity
+    if not spec.hold and (used > capacity).any():
+        yield f"experts occupy {used.tolist()} bytes of {capacity.tolist()}"
+    held = np.zeros_like(used)
+    for pool, count in enumerate(arrays["member_count"].tolist()):
+        held[pool] = arrays["held"][arrays["members"][pool, :count]].sum()
+    if (held != used).any():
+        yield f"experts of {held.tolist()} bytes occupy {used.tolist()}"
+    for name in ("shield", "prefetched", "transient", "staged"):
+        if arrays[name].any():
+            yield f"{np.count_nonzero(arrays[name])} experts are left in Cache.{name}"
+    if device.cache.get("staging_free") != spec.staging_slots:
+        yield f"{device.cache.get('staging_free')} of {spec.staging_slots} staging slots are free"
+    if counts[:NUM_OUTCOMES].sum() != counts[N_DEMANDED]:
+        yield f"{counts[:NUM_OUTCOMES].sum()} outcomes were counted of {counts[N_DEMANDED]} demanded experts"
+    ends = (N_PREFETCH_USED, N_PREFETCH_LATE, N_PREFETCH_WASTED, N_PREFETCH_ABANDONED)
+    if counts[list(ends)].sum() != counts[N_PREFETCH_COPIES]:
+        yield f"{counts[list(ends)].sum()} prefetches were settled of {counts[N_PREFETCH_COPIES]} that started"
