@@ -41,7 +41,7 @@ SENTENCES = {
     Need.LOOKAHEAD_AFTER: "recorded gates of the next layer, applied after this layer's experts ran",
     Need.EXPERT_SIMILARITY: "measured similarity of the experts' outputs",
     Need.FIT: "requests to learn from that are not replayed (trace.fit_requests)",
-    Need.FORECAST: "a trained predictor (python -m sim train-predictor)",
+    Need.FORECAST: "a trained predictor (in the package for the embedded trace; else python -m sim train-predictor)",
     Need.CPU: "the time of an expert on the CPU (cpu_load_ratio or cpu_expert_bytes_per_s of the hardware)",
     Need.LOW_PRECISION: "bits per weight of the model, and the hardware's dequantise_bytes_per_s",
     Need.FUTURE: "sees the FUTURE: when every expert is demanded next; a bound, no rule for a live system",

@@ -16,7 +16,8 @@ class TrainedPrediction(Prediction):
     Source: of the network, see the rules built on it, ``moe_beyond`` and ``promoe_mlp``.
     """
 
-    checkpoint: str = ""
+    checkpoint: str = "embedded"
+    """The file that ``python -m sim train-predictor`` wrote; ``embedded``: the package's, for the embedded trace."""
     layers: int = 1
     """How many layers ahead to look: 1 to 3, as far as the network was trained to."""
 

@@ -21,7 +21,6 @@ from sim.paths import CONF, ROOT
 GOLDEN = ROOT / "tests" / "golden" / "runs.json"
 SHORT = "trace.requests=8"
 POLICIES = sorted(path.stem for path in (CONF / "policy").glob("*.yaml"))
-UNTRAINED = ("moe_beyond", "promoe")
 SETTINGS = (
     "policy=importance",
     "policy=importance batch_size=3",
@@ -56,8 +55,7 @@ ONLY = {
 def runs(engine: str) -> Iterator[str]:
     """The overrides of every run on an engine."""
     for name in POLICIES:
-        if name not in UNTRAINED:
-            yield f"policy={name} {SHORT}"
+        yield f"policy={name} {SHORT}"
     for words in SETTINGS:
         if engine != "untimed" or not any(word in words for word in ("what_if", "timeline")):
             yield f"{words} {SHORT}"

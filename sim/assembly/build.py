@@ -20,6 +20,8 @@ from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, hardware_from_config
+from sim.predictors.checkpoint import checkpoint_of, require_trained
+from sim.predictors.split import count_learned_last
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
@@ -85,11 +87,14 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
         raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
     learner, notes = policy.needs().get(Need.FIT), []
     learns = learner is not None
-    if held is None:
-        held = total - config.requests if config.requests is not None else -(-total // 4) if learns else 0
-        if learns and config.requests is None and total > 1:
+    if held is None and config.requests is not None:
+        held = total - config.requests
+    elif held is None:
+        held = count_held_out(trace, policy)
+        if held and total > 1:
             notes = [
-                f"{learner} learned from the last {held} requests, which are not replayed: compare with "
+                f"{learner or policy.needs()[Need.FORECAST]} learned from the last {held} requests, which are not "
+                f"replayed: compare with "
                 f"policies run with trace.fit_requests={held}"
             ]
     if learns and (held == 0 or total == held):
@@ -99,6 +104,15 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
         )
     replayed = trace.select_requests(config.requests or total - held)
     return replayed, trace.select_requests(held, total - held) if learns else None, notes
+
+
+def count_held_out(trace: Trace, policy: Policy) -> int:
+    """How many of the last requests a policy learns or has learned from: a quarter, or all that its predictor saw."""
+    needs = policy.needs()
+    quarter = -(-trace.num_requests // 4) if Need.FIT in needs else 0
+    if Need.FORECAST not in needs:
+        return quarter
+    return max(quarter, count_learned_last(trace, checkpoint_of(require_trained(policy.prediction)).training))
 
 
 def make_part(name: str, config: DictConfig) -> Any:

@@ -143,7 +143,7 @@ def paragraphs(path: Path) -> tuple[str, ...]:
         if not line.startswith("# "):
             break
         text = line[2:].strip()
-        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Train first")
+        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Predictor", "Measured")
         if starts or not found:
             found.append(text)
         else:

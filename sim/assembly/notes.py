@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from policies.needs import Need
 from sim.assembly.fragility import fragile_trace
 from sim.assembly.replay import Notes, Replay, lookahead_tables
+from traces.format.trace import Trace
 
 
 def describe_replay(replay: Replay) -> Notes:
@@ -33,6 +36,9 @@ def describe_replay(replay: Replay) -> Notes:
             estimated.append("lookahead scores outside the recorded best share the remaining mass equally")
     if replay.spec.has_scores and trace.router_logits is not None and trace.router_logits.truncated:
         estimated.append("gate scores outside the recorded best share the remaining mass equally")
+    if replay.reader.forecaster is not None:
+        estimated.append("predictions take no time: that of the trained network is not counted")
+        warnings.append(describe_origin(replay.reader.forecaster.origin, trace))
     if not replay.timed and lookahead_tables(replay.policy):
         warnings.append("replay without a clock: every prefetch counts as in time")
     if "statement" in trace.provenance:
@@ -41,3 +47,16 @@ def describe_replay(replay: Replay) -> Notes:
         estimated.append("rows of a teacher-forced pass count as decode steps (trace.as_decode=true)")
     warnings += [str(note) for note in trace.provenance.get("notes", [])]
     return Notes((*estimated,), (*warnings, *fragile_trace(trace)))
+
+
+def describe_origin(origin: dict[str, Any], trace: Trace) -> str:
+    """What the trained predictor of a replay learned from, and how often it was right elsewhere."""
+    same = trace.content_hash.partition("/")[0] == origin["trace_hash"]
+    trained = [metrics for name, metrics in sorted(origin["metrics"].items()) if name.startswith("trained")]
+    recall = trained[0]["decode"]["recall_at_k"] if trained else None
+    found = "" if recall is None else f"; it found {recall:.1%} of the experts of the decode rows it was tested on"
+    return (
+        f"predictor {origin['checkpoint']} ({origin['kind']}): trained on {len(origin['train'])} other requests of "
+        f"{'this' if same else 'another'} trace ({origin['trace_hash'][:12]}), stopped by {len(origin['validation'])} "
+        f"more{found}"
+    )

@@ -2,12 +2,13 @@
 
 usage: python -m sim train-predictor [OVERRIDES]
 
-Learns from the LAST requests of the trace and is tested on the first; with the same trace.fit_requests,
-`python -m sim run` replays the others only. A replay of a request that the predictor learned from is refused.
+Learns from the LAST requests of the trace and is tested on the first; `python -m sim run` holds those out that the
+predictor learned from. A replay of one of them is refused. For the embedded trace a predictor of either kind comes
+with the package (policy.prediction.checkpoint=embedded, the default of policy=moe_beyond and policy=promoe).
 
 examples:
   python -m sim train-predictor out=beyond.safetensors       MoE-Beyond's Transformer on the embedded trace
-  python -m sim run policy=moe_beyond policy.prediction.checkpoint=beyond.safetensors trace.fit_requests=12
+  python -m sim run policy=moe_beyond policy.prediction.checkpoint=beyond.safetensors
   python -m sim train-predictor predictor=promoe_mlp trace.path=my.safetensors trace.fit_requests=40
   python -m sim train-predictor predictor=moe_beyond predictor.inputs=both predictor.width=128
 
@@ -21,6 +22,7 @@ overrides (default):
   train.seed=0               of weights, of the order of requests, of the choice of validation requests
   train.max_epochs=100, train.patience=3, train.batch_requests=1, train.learning_rate=0.002, train.weight_decay=0.01,
   train.beta1=0.9, train.beta2=0.98, train.clip_norm=1, train.validation_share=0.2
+  train.float16=false        true: round the weights to 16 bits before they are measured and written: half the file
   out=null                   the predictor's file; null: predictor.safetensors in outputs/train_predictor/<date>
 
 Nothing is written before the end. The table printed last compares with predictors that need no training: what is used
@@ -29,11 +31,13 @@ most (popularity), and what the token before used (previous token).
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from sim.hydra_command import output_folder, run_hydra_command
@@ -92,7 +96,7 @@ def learn(kind: str, settings: Any, source: RowSource, split: Split, train_setti
 
     from sim.predictors.checkpoint import Checkpoint
     from sim.predictors.inputs import Shape
-    from sim.predictors.networks import make_network, tensors_of
+    from sim.predictors.networks import make_network, round_weights, tensors_of
     from sim.predictors.training import pieces_of, train
     from traces.torch_threads import single_thread
 
@@ -105,26 +109,35 @@ def learn(kind: str, settings: Any, source: RowSource, split: Split, train_setti
         pieces = [pieces_of(source, part, longest) for part in (split.train, split.validation)]
         history = train(network, source, pieces[0], pieces[1], train_settings)
         print(f"trained in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        metrics = compare(network, source, split)
-    record = training_record(source, split, train_settings, history) | {"metrics": metrics}
-    return Checkpoint(kind, settings, shape, source.inputs, source.vocabulary, tensors_of(network), record)
+        if train_settings.float16:
+            round_weights(network)
+        metrics = {
+            "metrics": compare(network, source, split.learned, split.test),
+            "validation_metrics": compare(network, source, split.train, split.validation),
+        }
+    record = training_record(source, split, train_settings, history) | metrics
+    weights = tensors_of(network, train_settings.float16)
+    return Checkpoint(kind, settings, shape, source.inputs, source.vocabulary, weights, record)
 
 
-def compare(network: Network, source: RowSource, split: Split) -> dict[str, Any]:
-    """Metrics on the test requests by predictor; distances that the network reaches have a line each."""
+def compare(network: Network, source: RowSource, learned: tuple[int, ...], requests: tuple[int, ...]) -> dict[str, Any]:
+    """Metrics on ``requests`` by predictor; distances that the network reaches have a line each.
+
+    ``learned``: the requests that the predictors without training count.
+    """
     from functools import partial
 
     from sim.predictors.forecast import Forecaster
     from sim.predictors.quality import measure, popular_scores, popularity, previous_scores
 
-    forecaster, shares = Forecaster(network, source, 1), popularity(source, split.learned)
+    forecaster, shares = Forecaster(network, source, 1), popularity(source, learned)
     found = {}
     for ahead, layers in enumerate(network.predicts.numpy()):
         name = f"trained, {ahead + 1} ahead" if len(network.predicts) > 1 else "trained"
-        found[name] = measure(partial(forecaster.at_distance, ahead), source, split.test, layers)
+        found[name] = measure(partial(forecaster.at_distance, ahead), source, requests, layers)
     every = network.predicts[0].numpy()
-    found["popularity"] = measure(popular_scores(shares), source, split.test, every)
-    found["previous token"] = measure(previous_scores(source, shares), source, split.test, every)
+    found["popularity"] = measure(popular_scores(shares), source, requests, every)
+    found["previous token"] = measure(previous_scores(source, shares), source, requests, every)
     return found
 
 
@@ -150,7 +163,7 @@ def training_record(source: RowSource, split: Split, settings: TrainSettings, hi
         "best_epoch": history.best_epoch + 1,
         "train_loss": history.train_loss,
         "validation_loss": history.validation_loss,
-        "torch": torch.__version__,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
     }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.base import Prediction
+from policies.prediction.trained import TrainedPrediction
 from sim.predictors.inputs import Inputs, Shape
 from sim.predictors.settings import Settings, as_values, network_settings
 from traces.errors import UserError
@@ -20,6 +22,9 @@ VERSION = 1
 ENTRY = "predictor"
 """The one entry of the file's metadata, JSON: several would be written in changing order."""
 VOCABULARY = "vocabulary"
+EMBEDDED = "embedded"
+"""The name of the predictors that come with the package, one of each kind, trained on the embedded trace."""
+DATA = Path(__file__).parent / "data"
 TRAINING_KEYS = ("trace_hash", "num_requests", "train", "validation", "test", "fingerprints", "metrics")
 
 
@@ -64,6 +69,28 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"out={path}: cannot be written: {error.strerror or error}") from error
+
+
+def locate_checkpoint(name: str, kind: str) -> Path:
+    """The file of the checkpoint ``name``; of the embedded ones, that of ``kind``."""
+    return DATA / f"{kind}.safetensors" if name == EMBEDDED else Path(name)
+
+
+def require_trained(part: Prediction) -> TrainedPrediction:
+    """The part itself. Raises: UserError where it is none that a network predicts for."""
+    if not isinstance(part, TrainedPrediction):
+        raise UserError(f"{type(part).__name__} needs a forecast: must be a subclass of {TrainedPrediction.__module__}")
+    return part
+
+
+def checkpoint_of(part: TrainedPrediction) -> Checkpoint:
+    """The predictor that a policy's prediction names by ``checkpoint``.
+
+    Raises: UserError where it names none, or a file that is missing, damaged or no predictor.
+    """
+    if not part.checkpoint:
+        raise UserError(f"policy.prediction.checkpoint is not set: train a predictor with {HOW} and name its file")
+    return read_checkpoint(locate_checkpoint(part.checkpoint, part.kind))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -7,7 +7,6 @@ runtime would, and rows computed in bulk agree to 1e-5 of a probability: only th
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from policies.base import Prediction
 from policies.prediction.trained import TrainedPrediction
-from sim.predictors.checkpoint import HOW, Checkpoint, read_checkpoint
+from sim.predictors.checkpoint import HOW, Checkpoint, checkpoint_of, require_trained
 from sim.predictors.inputs import RowSource, Shape
 from sim.predictors.split import refuse_learned
 from traces.errors import UserError
@@ -35,6 +34,7 @@ class Forecaster:
         """``depth``: how many layers ahead ``read`` reaches; ``chunk_rows``: rows computed at a time."""
         self.network, self.source, self.depth = network.eval(), source, depth
         self.chunk_rows = chunk_rows or network.chunk_rows
+        self.origin: dict[str, Any] = {}
         self.chunks: OrderedDict[tuple[int, int], NDArray[np.float32]] = OrderedDict()
         self.carried: OrderedDict[int, tuple[int, Any]] = OrderedDict()
 
@@ -114,22 +114,19 @@ def make_forecaster(part: Prediction, trace: Trace, as_decode: bool = False) -> 
     Raises: UserError where there is no checkpoint, it does not fit the part or the trace, or it learned from a request
     that is to be replayed.
     """
-    if not isinstance(part, TrainedPrediction):
-        raise UserError(f"{type(part).__name__} needs a forecast: must be a subclass of {TrainedPrediction.__module__}")
-    name = part.checkpoint
-    if not name:
-        raise UserError(f"policy.prediction.checkpoint is not set: train a predictor with {HOW} and name its file")
-    checkpoint = read_checkpoint(Path(name))
-    depth = part.depth(trace.num_layers)
-    _check_part(part, checkpoint, name, depth)
+    trained = require_trained(part)
+    checkpoint, name, depth = checkpoint_of(trained), trained.checkpoint, part.depth(trace.num_layers)
+    _check_part(trained, checkpoint, name, depth)
     shape = Shape.of(trace)
     if shape != checkpoint.shape:
         raise UserError(
             f"policy.prediction.checkpoint={name}: it predicts {_words(checkpoint.shape)}, "
-            f"and the trace is of {_words(shape)}"
+            f"and the trace is of {_words(shape)}; train one with {HOW} (predictor={checkpoint.kind} trace.path=FILE)"
         )
     refuse_learned(trace, checkpoint.training, name)
-    return forecaster_of(checkpoint, trace, depth, as_decode)
+    forecaster = forecaster_of(checkpoint, trace, depth, as_decode)
+    forecaster.origin = {"checkpoint": name, "kind": checkpoint.kind, **checkpoint.training}
+    return forecaster
 
 
 def forecaster_of(checkpoint: Checkpoint, trace: Trace, depth: int, as_decode: bool = False) -> Forecaster:

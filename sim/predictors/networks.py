@@ -120,6 +120,12 @@ def make_network(settings: Settings, shape: Shape, inputs: Inputs, vocabulary: i
     return PromoeNetwork(settings, shape, inputs)
 
 
-def tensors_of(network: Network) -> dict[str, Any]:
+def round_weights(network: Network) -> None:
+    """Round every weight to the nearest of 16 bits, in place."""
+    network.load_state_dict({name: value.half() for name, value in network.state_dict().items()})
+
+
+def tensors_of(network: Network, float16: bool = False) -> dict[str, Any]:
     """Every weight as a numpy array by name."""
-    return {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+    kind = torch.float16 if float16 else torch.float32
+    return {name: value.detach().to(kind, copy=True).numpy() for name, value in network.state_dict().items()}

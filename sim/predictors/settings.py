@@ -95,6 +95,8 @@ class TrainSettings:
     validation_share: Annotated[float, Range(0, 0.9)] = 0.2
     """Share of the requests to learn from that decides when to stop, at least one request."""
     seed: Seed = 0
+    float16: bool = False
+    """Round the best epoch's weights to 16 bits, before they are measured and written: half the file."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "train.")

@@ -64,10 +64,22 @@ def fingerprint(trace: Trace, request: int) -> str:
     return hashlib.sha256(str(ids.shape).encode() + ids.tobytes()).hexdigest()[:FINGERPRINT_CHARS]
 
 
+def learned_requests(trace: Trace, training: dict[str, Any]) -> list[int]:
+    """The requests of ``trace`` that a predictor learned from, wherever they stood then."""
+    learned = set(training["fingerprints"])
+    return [request for request in range(trace.num_requests) if fingerprint(trace, request) in learned]
+
+
+def count_learned_last(trace: Trace, training: dict[str, Any]) -> int:
+    """How many requests a predictor learned from if they are the last ones of ``trace`` and not all of it, else 0."""
+    learned, total = learned_requests(trace, training), trace.num_requests
+    last = learned == list(range(total - len(learned), total))
+    return len(learned) if last and len(learned) < total else 0
+
+
 def refuse_learned(trace: Trace, training: dict[str, Any], name: str) -> None:
     """Raises UserError if ``trace`` holds a request that the predictor of checkpoint ``name`` learned from."""
-    learned = set(training["fingerprints"])
-    known = [request for request in range(trace.num_requests) if fingerprint(trace, request) in learned]
+    known = learned_requests(trace, training)
     if not known:
         return
     same = trace.content_hash.partition("/")[0] == training["trace_hash"]

@@ -35,6 +35,7 @@ def provenance(
     replay: Replay, metrics: Metrics, config: dict[str, Any], wall_s: float, layer_steps: int
 ) -> dict[str, Any]:
     """Where a result comes from and how far it reaches."""
+    forecaster = replay.reader.forecaster
     return {
         "policy": replay.policy.name,
         "trace": config["trace"]["path"] or config["trace"]["embedded"],
@@ -45,6 +46,7 @@ def provenance(
         "model": replay.geometry.model,
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,
+        **({} if forecaster is None else {"predictor": forecaster.origin}),
         "estimated": replay.notes.estimated,
         "warnings": (*replay.notes.warnings, *fragile_capacity(metrics)),
         "cache": config["cache"]

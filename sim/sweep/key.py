@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.paths import ROOT
+from sim.predictors.checkpoint import DATA, EMBEDDED
 
 FOLDERS = ("sim", "policies", "traces")
 DECIDES = ("sim.run", "sim.systems", "policies")
@@ -87,18 +88,26 @@ def run_name(config: dict[str, Any], key: str) -> str:
     return f"{''.join(letter if letter.isalnum() or letter in '-_' else '-' for letter in title)}_{key[:LENGTH]}"
 
 
-def _by_content(value: Any) -> Any:
-    """The same with the content's hash for every text that names a file."""
+def _by_content(value: Any, name: str = "") -> Any:
+    """The same with the content's hash for every text that names a file, or the predictors of the package."""
     if isinstance(value, dict):
-        return {name: _by_content(inner) for name, inner in value.items()}
-    if isinstance(value, str) and _is_file(value):
+        return {inner_name: _by_content(inner, inner_name) for inner_name, inner in value.items()}
+    if name == "checkpoint" and value == EMBEDDED:
+        return _embedded()
+    if isinstance(value, str) and ("/" in value or name == "checkpoint") and _is_file(value):
         return hashlib.sha256(Path(value).read_bytes()).hexdigest()
     return value
 
 
+@cache
+def _embedded() -> str:
+    """sha256 over the predictors of the package."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(DATA.iterdir()))).hexdigest()
+
+
 def _is_file(text: str) -> bool:
     try:
-        return "/" in text and Path(text).is_file()
+        return Path(text).is_file()
     except OSError:  # too long for a path
         return False
 

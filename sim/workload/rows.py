@@ -20,6 +20,9 @@ NO_ROWS = np.empty((0, 0, 0), np.float32)
 class Forecaster(Protocol):
     """A trained predictor's scores for rows of a trace."""
 
+    origin: dict[str, Any]
+    """The checkpoint's name, its kind and the record of its training."""
+
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """[N, L, D, E]: scores of layer l + d + 1 as known at layer l."""
 

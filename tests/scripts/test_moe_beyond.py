@@ -24,7 +24,7 @@ def test_requests_can_be_shuffled_and_bad_input_is_one_sentence(tmp_path):
     assert script("--mix", tmp_path / "t.safetensors", "--out", tmp_path / "m.safetensors").returncode == 0
     assert read_trace(tmp_path / "m.safetensors").num_requests == 4
     done = script("--trace", tmp_path / "t.safetensors")
-    assert done.returncode == 2 and done.stderr.startswith("error: --checkpoint is not set")
+    assert done.returncode == 2 and done.stderr.startswith("error: policy.prediction.checkpoint=embedded: it predicts")
 
 
 def test_both_tables(tmp_path):

@@ -1,7 +1,6 @@
 """Prints four systems side by side, same trace, sizes and parts: python -m scripts.studies.systems.four_systems
 
-  python -m sim train-predictor out=beyond.safetensors trace.fit_requests=6
-  python -m scripts.studies.systems.four_systems --checkpoint beyond.safetensors [--out FOLDER]
+  python -m scripts.studies.systems.four_systems [--out FOLDER]
 
 SMoE, MoE-Beyond, OD-MoE and Expert Streaming serve the same requests of the embedded trace, one at a time, with the
 sizes of DeepSeek-MoE-16B (6 MoE layers of it). Like for like: a GPU, a host link, launches and host time are those of
@@ -25,19 +24,19 @@ import pandas as pd
 
 from scripts.command_line import parser_of, run
 from scripts.studies.systems.bench import Bench, Row
+from sim.predictors.checkpoint import EMBEDDED
 from traces.errors import UserError
 from traces.whole_file import write_whole
 
 
-def rows(bench: Bench, checkpoint: Path | None) -> Iterator[Row]:
+def rows(bench: Bench, checkpoint: str) -> Iterator[Row]:
     """All systems, the bounds of the device first."""
     yield bench.device("all resident", "policy=all_resident")
     yield bench.device("LRU", "policy=lru")
     yield bench.device("SMoE", "policy=importance")
     yield bench.device("SMoE, link only", "policy=importance", "policy/assignment=link_only")
-    if checkpoint is not None:
-        top = f"policy.prefetch.n={bench.geometry.top_k}"
-        yield bench.device("MoE-Beyond", "policy=moe_beyond", f"policy.prediction.checkpoint='{checkpoint}'", top)
+    top = f"policy.prefetch.n={bench.geometry.top_k}"
+    yield bench.device("MoE-Beyond", "policy=moe_beyond", f"policy.prediction.checkpoint='{checkpoint}'", top)
     for groups in (2, 4):
         yield bench.od_moe(groups, "1 Gb/s", 117.6e6)
     yield bench.od_moe(4, "10 Gb/s", 1.176e9)
@@ -110,7 +109,7 @@ def draw(rows: list[Row], stem: Path) -> None:
 def main(argv: list[str]) -> None:
     """Print the table, and write it with its figure where --out says."""
     parser = parser_of(__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="what train-predictor wrote; without it MoE-Beyond is left out")
+    parser.add_argument("--checkpoint", default=EMBEDDED, help="what train-predictor wrote; default: the package's own")
     parser.add_argument("--quality", type=Path, help="quality.json of `python -m sim quality policy=importance`")
     parser.add_argument("--hardware", default="s1_rtx3080ti")
     parser.add_argument("--capacity", type=float, default=0.25, help="share of the experts that a GPU's cache holds")

@@ -1,7 +1,6 @@
 """Prints what MoE-Beyond's predictions are worth: python -m scripts.studies.systems.moe_beyond --checkpoint FILE
 
-  python -m sim train-predictor out=beyond.safetensors
-  python -m scripts.studies.systems.moe_beyond --checkpoint beyond.safetensors               the embedded trace
+  python -m scripts.studies.systems.moe_beyond                     the embedded trace and the predictor of the package
   python -m scripts.studies.systems.moe_beyond --checkpoint c.safetensors --trace t.safetensors --requests 8
   python -m scripts.studies.systems.moe_beyond --mix t.safetensors --out mixed.safetensors   requests shuffled
 
@@ -36,7 +35,7 @@ from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, hardware_from_config
 from sim.metrics.step_table import Metrics, StepTable
 from sim.paths import CONF
-from sim.predictors.checkpoint import Checkpoint, read_checkpoint
+from sim.predictors.checkpoint import EMBEDDED, Checkpoint, locate_checkpoint, read_checkpoint
 from sim.predictors.forecast import make_forecaster
 from sim.predictors.free_prefetch import FreePrefetch, best_predicted, count_hits
 from sim.predictors.split import mixed
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> None:
     """Print both tables, or write a shuffled trace."""
     parser = parser_of(__doc__)
     parser.add_argument("--trace", help="trace file (default: the embedded trace)")
-    parser.add_argument("--checkpoint", help="what `python -m sim train-predictor` wrote")
+    parser.add_argument("--checkpoint", default=EMBEDDED, help="what `python -m sim train-predictor` wrote")
     parser.add_argument("--requests", type=int, help="replay only the first n requests")
     parser.add_argument("--fractions", default="0.05,0.1,0.2,0.3,0.5,0.8", help="capacities of table 1")
     parser.add_argument("--links", default="2,4,8,16,32,64,128", help="speeds of table 2, GB/s")
@@ -63,8 +62,6 @@ def main(argv: list[str]) -> None:
     if given.mix:
         write_mixed(Path(given.mix), given.out, given.seed)
         return
-    if not given.checkpoint:
-        raise UserError("--checkpoint is not set: train a predictor with `python -m sim train-predictor`")
     study = Study(given)
     print("\n".join(study.counted()), flush=True)
     print("\n".join(study.timed()))
@@ -83,7 +80,7 @@ class Study:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.checkpoint: Checkpoint = read_checkpoint(Path(given.checkpoint))
+        self.checkpoint: Checkpoint = read_checkpoint(locate_checkpoint(given.checkpoint, "moe_beyond"))
         self.config = self._config([])
         trace_config = validate(TraceConfig, to_plain_dict(self.config.trace), "trace.")
         whole = open_trace(trace_config)

@@ -76,7 +76,7 @@ def test_a_predictor_of_another_model_kind_or_reach_is_refused(trained, tmp_path
     trace, path = trained
     replayed = trace.select_requests(2)
     with pytest.raises(UserError, match="checkpoint is not set: train a predictor"):
-        make_forecaster(MoeBeyond(), replayed)
+        make_forecaster(MoeBeyond(""), replayed)
     with pytest.raises(UserError, match="no such file"):
         make_forecaster(MoeBeyond(str(tmp_path / "absent")), replayed)
     with pytest.raises(UserError, match="of kind moe_beyond, and the policy wants one of kind promoe_mlp"):
