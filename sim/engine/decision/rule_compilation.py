@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
 from types import FunctionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import numpy as np
 from numba import boolean, f8, i8, njit
@@ -61,12 +62,32 @@ def compiled(function: FunctionType, name: str, signature: Signature) -> Compile
     return dispatcher.get_compile_result(signature)
 
 
+def as_method(part: Part, function: FunctionType, num_arguments: int) -> FunctionType:
+    """A method for a decision that is a static method of (state, knobs, memory, ...).
+
+    ``knobs`` is a float64 array of all fields but text in dataclass order, None as NaN. Such a decision is compiled
+    anew in every process: its knobs are constants in the machine code.
+    """
+    values = [getattr(part, knob.name) for knob in fields(part)]
+    knobs = np.array([math.nan if v is None else v for v in values if not isinstance(v, str)], np.float64)
+    decision = njit(function)
+    by_arguments = {
+        3: lambda self, state, memory: decision(state, knobs, memory),
+        4: lambda self, state, memory, layer: decision(state, knobs, memory, layer),
+        6: lambda self, state, memory, first, second, third: decision(state, knobs, memory, first, second, third),
+    }
+    return cast(FunctionType, by_arguments[num_arguments])
+
+
 def compile_decision(part: Part, name: str) -> CompileResult:
     """The compiled method ``name`` of a part. Raises UserError naming the rule and numba's complaint."""
     function, kind = getattr(type(part), name), DECISIONS[name][1].signature
+    signature = kind.return_type(knobs_view(type(part)), *kind.args[1:])
     try:
-        return compiled(function, name, kind.return_type(knobs_view(type(part)), *kind.args[1:]))
-    except NumbaError as error:
+        if isinstance(inspect.getattr_static(type(part), name), staticmethod):
+            return njit(signature)(as_method(part, function, len(signature.args))).get_compile_result(signature)
+        return compiled(function, name, signature)
+    except (NumbaError, TypeError) as error:
         where = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "unknown reason")
         raise UserError(
