@@ -111,13 +111,14 @@ class SimpyEngine:
 
     def _layer(self, layer: int, tokens: int, kv_ns: int) -> Process:
         """One layer: up to the lookup; copies, CPU and the experts that are there; those that arrive; the end."""
-        times, device, parts, begin_ns = self.times, self.device, self.parts, self.now_ns
+        times, device, recorder, begin_ns = self.times, self.device, self.recorder, self.now_ns
         attention_ns = self.attention_ns[layer][tokens] + kv_ns
         self.now_ns += attention_ns + self.before_lookup_ns
-        yield from self._catch_up()
+        if self.link is not None:
+            yield from self._catch_up()
         plan = device.begin(layer)
         self.layer, self.arrived, self.cpu_queue = layer, set(), plan.cpu_queue
-        self.recorder.lookup(layer, tokens, begin_ns, self.now_ns)
+        recorder.lookup(layer, tokens, begin_ns, self.now_ns)
         if plan.demand_copies or self.prefetches:
             self._start_copy(self.now_ns)
         if plan.cpu_queue:
@@ -128,27 +129,31 @@ class SimpyEngine:
             if index >= plan.ready:
                 yield from self._wait_for_copy(expert)
             run_ns = times.expert_launch_ns + plan.run_ns[index]
-            self.recorder.expert(layer, expert, self.now_ns, self.now_ns + run_ns)
+            if recorder.on:
+                recorder.expert(layer, expert, self.now_ns, self.now_ns + run_ns)
             self.now_ns += run_ns
             if plan.may_release and device.releases(expert):
                 yield from self._catch_up()
                 device.finish_expert(expert)
                 self._start_copy(self.now_ns)
-        yield from self._wait_for_cpu()
+        if self.cpu is not None:
+            yield from self._wait_for_cpu()
         for part, spent_ns in self.after_experts:
-            self.recorder.part(part, layer, self.now_ns, self.now_ns + spent_ns)
+            recorder.part(part, layer, self.now_ns, self.now_ns + spent_ns)
             self.now_ns += spent_ns
-        yield from self._catch_up()
+        if self.link is not None:
+            yield from self._catch_up()
         device.end()
         if self.prefetches:
             self._start_copy(self.now_ns)
-        parts[ATTENTION] += attention_ns
-        parts[LAUNCH] += len(plan.gpu_queue) * times.expert_launch_ns
-        parts[EXPERT] += sum(plan.run_ns)
+        self.parts[ATTENTION] += attention_ns
+        self.parts[LAUNCH] += len(plan.gpu_queue) * times.expert_launch_ns
+        self.parts[EXPERT] += sum(plan.run_ns)
 
     def _spend(self, part: int, amount_ns: int, expert: int = 0) -> None:
         """Let the GPU's time advance, booked to a part; ``expert``: which one it waits for."""
-        self.recorder.part(part, self.layer, self.now_ns, self.now_ns + amount_ns, expert)
+        if self.recorder.on:
+            self.recorder.part(part, self.layer, self.now_ns, self.now_ns + amount_ns, expert)
         self.parts[part] += amount_ns
         self.now_ns += amount_ns
 
@@ -169,11 +174,10 @@ class SimpyEngine:
         self._waited(LINK_WAIT, expert)
 
     def _wait_for_cpu(self) -> Process:
-        """Let the GPU wait until the CPU has computed its experts, if it has any."""
-        if self.cpu is not None:
-            while self.cpu is not None:
-                yield self.cpu
-            self._waited(CPU_WAIT)
+        """Let the GPU wait until the CPU has computed its experts."""
+        while self.cpu is not None:
+            yield self.cpu
+        self._waited(CPU_WAIT)
 
     def _waited(self, part: int, expert: int = 0) -> None:
         """The GPU has waited until now, unless its own time had run ahead further."""
@@ -191,7 +195,8 @@ class SimpyEngine:
         expert, beside_copy = self.cpu_queue[0], int(self.copying >= 0)
         compute_ns = self.cpu_ns[beside_copy][self.layer][int(self.device.tokens_of[expert])]
         self.cpu_busy_ns += compute_ns
-        self.recorder.cpu_expert(self.layer, expert, at_ns, at_ns + compute_ns)
+        if self.recorder.on:
+            self.recorder.cpu_expert(self.layer, expert, at_ns, at_ns + compute_ns)
         self.cpu = End(self.env, at_ns - self.env.now + compute_ns, CPU_SECOND, self._end_cpu)
 
     def _end_cpu(self, _: simpy.Event) -> None:
@@ -214,7 +219,8 @@ class SimpyEngine:
         begin_ns = at_ns + (copy.back_ns if self.write_back == BACK_SERIAL else 0)
         end_ns = begin_ns + self.copy_ns
         self.back_end_ns = at_ns + copy.back_ns if self.write_back == BACK_OVERLAP else 0
-        self.recorder.copy(copy, what, at_ns, begin_ns, end_ns)
+        if self.recorder.on:
+            self.recorder.copy(copy, what, at_ns, begin_ns, end_ns)
         self.link = End(self.env, end_ns - int(self.env.now), LINK_FIRST, self._end_copy)
 
     def _end_copy(self, event: simpy.Event) -> None:
