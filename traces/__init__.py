@@ -1,7 +1,7 @@
 """Routing traces: their format, recording, importing and statistics.
 
-Imports nothing of sim or policies. In order: errors, caches, score_bands < format < corpus, embedded < recording,
-statistics, importers < demo. Start at traces/README.md, which describes the format, then `format.trace.Trace`.
+Imports nothing of sim or policies. In order: errors, caches, score_bands, corpus, embedded < format <
+recording, statistics, importers < demo. Start at traces/README.md (the format), then `format.trace.Trace`.
 """
 
 from traces.numba_cache import use_keyed_cache

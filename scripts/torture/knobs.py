@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from policies.base import Part
 from scripts.torture.files import LONGEST_SENTENCE
 from scripts.torture.tally import Tally
-from sim.assembly.build import make_part
-from sim.assembly.catalogue import PARTS, POLICY_FOLDER, rule_names
+from sim.assembly.build import PARTS, make_part
+from sim.assembly.catalogue import POLICY_FOLDER, rule_names
 from sim.config import RunConfig, TimeConfig, TraceConfig, validate
 from sim.engine.decision.rule_compilation import knobs_struct
 from sim.machine.capacity import CacheConfig

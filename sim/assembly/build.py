@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time", "sweep")
-KNOBS = ("batch_size", "prefill_chunk", "seed", "timeline", "timeline_steps", "what_if")
+KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
 
 def check_keys(config: DictConfig) -> None:

@@ -11,15 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from policies.base import Allocation, Part, Policy
+from policies.base import Part, Policy
 from policies.needs import Need
-from sim.assembly.build import make_part, make_policy
-from sim.engine.decision.device import BASES
+from sim.assembly.build import PARTS, make_part, make_policy
 from sim.paths import CONF
 from traces.errors import UserError
 
 POLICY_FOLDER = CONF / "policy"
-PARTS: dict[str, type] = {**BASES, "allocation": Allocation}
 DEFAULTS = "base/defaults"
 """The file of conf/policy that holds what all systems have in common."""
 ALPHA = 0.35

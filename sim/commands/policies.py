@@ -53,7 +53,8 @@ def main(argv: list[str]) -> int:
 
 def chosen(name: str | None) -> tuple[list[System], list[Rule]]:
     """All systems and rules, or those of this name. Raises: UserError where nothing has it."""
-    from sim.assembly.catalogue import PARTS, load_rule, load_system, rule_names, system_names
+    from sim.assembly.build import PARTS
+    from sim.assembly.catalogue import load_rule, load_system, rule_names, system_names
 
     systems = [system for system in system_names() if name in (None, system)]
     keys = [(part, rule) for part in PARTS for rule in rule_names(part)]
@@ -69,7 +70,7 @@ def chosen(name: str | None) -> tuple[list[System], list[Rule]]:
 def overview(systems: list[System], rules: list[Rule]) -> str:
     """One line per system and rule, and what the needs mean."""
     from policies.needs import Need
-    from sim.assembly.catalogue import PARTS
+    from sim.assembly.build import PARTS
 
     blocks = [["systems: python -m sim run policy=NAME", *_lines((s.name, s.what, s.needs) for s in systems)]]
     for part in PARTS:

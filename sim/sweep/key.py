@@ -53,10 +53,12 @@ def _packages_of(module: str) -> list[str]:
 
 @cache
 def code_version() -> str:
-    """sha256 over the sources that decide a result, once per process."""
+    """sha256 over the sources that decide a result and the data in their folders, once per process."""
+    sources = deciding_sources()
+    data = {path for folder in {path.parent for path in sources.values()} for path in folder.glob("*.json")}
     digest = hashlib.sha256()
-    for name, path in deciding_sources().items():
-        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in (*sources.values(), *sorted(data)):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -61,8 +61,9 @@ def decision_row(one: Compared) -> Row:
     """How alike decisions and bytes are over all runs, disturbed ones too: they do not measure time."""
     equal, outcomes, bytes_percent = [], [], []
     for run in one.runs:
-        counts = np.stack([run.columns[name] for name in COUNTERS], axis=1)
-        expected = one.simulated.counts
+        counted = [name for name in COUNTERS if name in run.columns]
+        counts = np.stack([run.columns[name] for name in counted], axis=1)
+        expected = one.simulated.counts[:, [COUNTERS.index(name) for name in counted]]
         equal.append(float((counts == expected).all(axis=1).mean()))
         first = slice(0, len(OUTCOMES))
         moved = np.abs(counts[:, first] - expected[:, first]).sum() / 2

@@ -115,7 +115,8 @@ def gathered(folder: Path) -> list[RawRun]:
 
 
 def _columns(table: pd.DataFrame) -> dict[str, NDArray[Any]]:
-    return {name: table[name].to_numpy() for name in COLUMNS}
+    """Of a table that may lack what later versions count."""
+    return {name: table[name].to_numpy() for name in COLUMNS if name in table}
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

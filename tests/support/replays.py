@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from policies.assignment.link_only import LinkOnly
@@ -38,7 +38,7 @@ POLICIES = {
     "prefetch_end": replace(BARE, name="prefetch_end", prediction=Lookahead("after"), prefetch=TopScore()),
     "importance": Policy("importance", ScoreWindow(), Lookahead(), TopScore(), ScoreBand(), TwoPointer()),
 }
-RUN_KNOBS = ("batch_size", "prefill_chunk", "seed", "engine", "timeline")
+RUN_KNOBS = tuple(knob.name for knob in fields(RunConfig))
 DEMAND_ONLY = ("lru", "score_window", "belady_admit")
 
 

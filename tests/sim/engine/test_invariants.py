@@ -7,6 +7,7 @@ import pytest
 from policies.base import Vector
 from policies.eviction.lru import Lru
 from policies.state import State
+from sim.engine.decision import counters
 from sim.engine.decision.counters import N_DEMANDED
 from sim.engine.invariants import broken_invariants
 from tests.support.replays import BARE, replay_of, run
@@ -45,3 +46,8 @@ def test_every_invariant_says_what_is_left(name, sentence):
     assert list(broken_invariants(replay.device)) == []
     replay.device.cache_arrays[name][N_DEMANDED if name == "counts" else 0] += 1
     assert sentence in " ".join(broken_invariants(replay.device))
+
+
+def test_the_number_of_a_counter_is_its_place_in_the_list():
+    for number, name in enumerate(counters.COUNTERS):
+        assert getattr(counters, f"N_{name.upper()}") == number
