@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,16 @@ def code_version() -> str:
 def run_key(config: dict[str, Any], trace_hash: str) -> str:
     """sha256 of a resolved configuration, the trace's content and the code; where the files lie does not count.
 
-    The group `sweep` says where results go, not what they are, except for `sweep.steps`. Files that the policy names,
-    such as the weights of a predictor, count by their content.
+    The group `sweep` says where results go, not what they are, except for `sweep.steps`. Files that the
+    configuration names, such as a machine or the weights of a predictor, count by their content, and so does the
+    module of a rule that lies in somebody's own folder.
     """
     rest = {name: value for name, value in config.items() if name != "sweep"}
     rest["trace"] = {
         name: value for name, value in (config.get("trace") or {}).items() if name not in ("path", "embedded")
     }
-    rest["policy"] = _by_content(config.get("policy"))
     parts = {
-        "config": rest,
+        "config": _by_content(rest),
         "steps": (config.get("sweep") or {}).get("steps"),
         "trace": trace_hash,
         "code": code_version(),
@@ -94,11 +95,30 @@ def _by_content(value: Any, name: str = "") -> Any:
     """The same with the content's hash for every text that names a file, or the predictors of the package."""
     if isinstance(value, dict):
         return {inner_name: _by_content(inner, inner_name) for inner_name, inner in value.items()}
+    if isinstance(value, list):
+        return [_by_content(item, name) for item in value]
+    if not isinstance(value, str):
+        return value
     if name == "checkpoint" and value == EMBEDDED:
         return _embedded()
-    if isinstance(value, str) and ("/" in value or name == "checkpoint") and _is_file(value):
-        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    if name == "_target_":
+        return [value, _own_module(value.rpartition(".")[0])]
+    path = Path(value).expanduser()
+    if (path.suffix or "/" in value or name in ("path", "checkpoint")) and _is_file(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     return value
+
+
+def _own_module(module: str) -> str | None:
+    """sha256 of the source of a module outside the packages whose code counts anyway."""
+    if module.partition(".")[0] in FOLDERS:
+        return None
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):  # building the policy says what is wrong
+        return None
+    source = spec.origin if spec is not None else None
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source and _is_file(Path(source)) else None
 
 
 @cache
@@ -107,9 +127,9 @@ def _embedded() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(DATA.iterdir()))).hexdigest()
 
 
-def _is_file(text: str) -> bool:
+def _is_file(path: Path) -> bool:
     try:
-        return Path(text).is_file()
+        return path.is_file()
     except OSError:  # too long for a path
         return False
 

@@ -1,6 +1,7 @@
 """Runs of a sweep: their keys, the grid of a job, what is skipped, what a failure leaves."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,30 @@ def test_files_that_a_policy_names_count_by_content(tmp_path):
         return sweep_key.run_key({"policy": {"prediction": {"checkpoint": str(tmp_path / "weights")}}}, "")
 
     assert key("a") == key("a") != key("b")
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "folder/mine.yaml"])
+def test_a_machine_in_a_file_counts_by_content(name, trace_path, tmp_path, monkeypatch):
+    """Edit one number of the file: the same sweep has to run again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    text = (CONF / "hardware" / "s1_rtx3080ti.yaml").read_text()
+    words = (f"trace.path={trace_path}", "~hardware", f"+hardware.path={name}")
+    keys = []
+    for rate in ("link_bytes_per_s: 1e9", "link_bytes_per_s: 2e9", "link_bytes_per_s: 1e9"):
+        Path(name).write_text(re.sub(r"(?m)^link_bytes_per_s: \S+", rate, text))
+        keys.append(key_of(tmp_path, *words))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_rule_in_a_folder_of_its_own_counts_by_content(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def key(text: str) -> str:
+        (tmp_path / "my_rule.py").write_text(text)
+        return sweep_key.run_key({"policy": {"eviction": {"_target_": "my_rule.Mine"}}}, "")
+
+    assert key("a = 1") == key("a = 1") != key("a = 2")
 
 
 def test_a_grid_is_every_combination_the_last_key_fastest():
