@@ -1,11 +1,13 @@
-"""What all scripts share: their command line, and the variables of children that must find this checkout."""
+"""What all scripts share: their command line, tables, and the variables of children that must find this checkout."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+
+import pandas as pd
 
 from sim.paths import ROOT
 from traces.errors import UserError
@@ -24,6 +26,14 @@ def run(main: Callable[[list[str]], object]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def print_table(title: str, rows: Iterable[Mapping[str, object]]) -> None:
+    """Print a title and rows under the names of their cells; the first cell names the row, a missing one is empty."""
+    frame = pd.DataFrame([*rows])
+    name = frame.columns[0]
+    text = frame.set_index(name).rename_axis(index=None, columns=name).to_string(na_rep="")
+    print(f"\n{title}\n{text}", flush=True)
 
 
 def environment(**changes: str | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the benchmark times: engines, the textbook model, libcachesim, the miss curve, memory and start-up."""
+"""What the benchmark times: engines, the textbook model, libcachesim, the miss curve and start-up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,7 @@ from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.machine.parts import HOST
-from sim.metrics.step_table import StepTable
 from sim.paths import ROOT
-from sim.results.table_file import TableFile
-from traces.format.files import read_trace, write_trace
 from traces.format.trace import Trace
 
 POLICIES = {name: load_policy(name) for name in ("lru", "belady", "importance")}
@@ -110,30 +106,6 @@ def libcachesim_run(paths: list[Path], **settings: int) -> tuple[float, float]:
     return seconds, float(np.mean(rates))
 
 
-def peak_bytes(trace: Trace, policy: str, engine: str) -> int:
-    """Highest memory of a process that reads a trace file, checks it, replays it and writes the steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.safetensors"
-        write_trace(path, trace)
-        command = [sys.executable, "-m", "scripts.benchmarks.cases", str(path), policy, engine]
-        return int(subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout)
-
-
-def tiled(trace: Trace, times: int) -> Trace:
-    """The requests of a trace several times over, without its scores."""
-    ends = np.concatenate([trace.request_offsets[1:] + i * trace.num_tokens for i in range(times)])
-    return replace(
-        trace,
-        topk_ids=np.tile(trace.topk_ids, (times, 1, 1)),
-        topk_weights=None if trace.topk_weights is None else np.tile(trace.topk_weights, (times, 1, 1)),
-        phase=np.tile(trace.phase, times),
-        prompt_len=np.tile(trace.prompt_len, times),
-        request_offsets=np.concatenate([[0], ends]),
-        router_logits=None,
-        lookahead_before=None,
-    )
-
-
 START = """
 import os, sys, time
 import sim.metrics.step_table
@@ -155,19 +127,3 @@ def start_s(engine: str, cache: Path | None = None) -> float:
         variables = environment(STARTED=repr(time.time()), **extra)
         run = subprocess.run(command, env=variables, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return float(run.stdout.split()[-1])
-
-
-def measured_replay(path: Path, policy: str, engine: str) -> int:
-    """Replay a file as ``run`` does -> highest resident memory of this process in bytes (Linux)."""
-    trace = read_trace(path)
-    with tempfile.TemporaryDirectory() as folder, TableFile(Path(folder) / "steps.parquet") as steps:
-        table = StepTable(replay_of(trace, policy, engine), steps)
-        table.run()
-        table.metrics()
-    # Not resource.getrusage: a child process inherits its parent's peak there.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
-
-
-if __name__ == "__main__":
-    print(measured_replay(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

@@ -1,4 +1,4 @@
-"""Prints speed, memory and start-up, every ratio from one run: python -m scripts.benchmarks.engines [--data FOLDER]
+"""Prints speed and start-up, every ratio from one run: python -m scripts.benchmarks.engines [--data FOLDER]
 
 Replays the first 28,000 tokens of gpt-oss-20b (--data: the folder of the importer gpt_oss), or a drawn trace of the
 same shape and locality: 24 layers, top 4 of 32 experts, 8 slots per layer. Times are the best and the median of
@@ -20,17 +20,15 @@ from pathlib import Path
 from scripts.benchmarks.cases import (
     engine_run,
     libcachesim_run,
-    peak_bytes,
     replay_of,
     start_s,
     textbook_run,
     textbook_smoe_run,
-    tiled,
     write_oracle_general,
 )
 from scripts.benchmarks.timing import in_turn, processor_s
 from scripts.benchmarks.traces import TOKENS, benchmark_trace, data_option, with_scores
-from scripts.command_line import parser_of, run
+from scripts.command_line import parser_of, print_table, run
 from traces.errors import UserError
 from traces.format.trace import Trace
 from traces.statistics.miss_curve import lru_miss_curve
@@ -109,60 +107,46 @@ def cases(trace: Trace, engines: list[str], layer_files: list[Path]) -> Iterator
     yield Case("LRU miss curve, all capacities", trace.num_tokens, lambda: processor_s(lambda: lru_miss_curve(trace)))
 
 
-def print_table(done: dict[str, Case], trace: Trace) -> None:
+def print_speeds(done: dict[str, Case], trace: Trace) -> None:
     """Rows with time per layer step and per access, and how many times as fast as the textbook model."""
-    print("| run | tokens | best s | median s | ns per layer step | M accesses/s | times textbook lru |")
-    print("|---|---|---|---|---|---|---|")
     textbook = done["textbook SimPy, lru"]
+    rows = []
     for case in done.values():
         step_ns = case.best / case.tokens / trace.num_layers * 1e9
-        times = textbook.best / textbook.tokens * case.tokens / case.best
-        median = statistics.median(case.seconds)
-        speed = f"{step_ns:,.0f} | {trace.top_k / step_ns * 1e3:.3g} | {times:.3g}"
-        print(f"| {case.name} | {case.tokens} | {case.best:.4g} | {median:.4g} | {speed} |")
-    print()
+        row = {"run": case.name, "tokens": case.tokens, "best s": f"{case.best:.4g}"}
+        row |= {"median s": f"{statistics.median(case.seconds):.4g}", "ns per layer step": f"{step_ns:,.0f}"}
+        row |= {"M accesses/s": f"{trace.top_k / step_ns * 1e3:.3g}", "times textbook lru": ratio(case, textbook)}
+        rows.append(row)
+    print_table("speed", rows)
 
 
-def ratio(done: dict[str, Case], fast: str, slow: str) -> float | None:
-    """How many times as fast per token; None where one of them was not measured."""
-    if fast not in done or slow not in done:
-        return None
-    return (done[slow].best / done[slow].tokens) / (done[fast].best / done[fast].tokens)
+def ratio(fast: Case | None, slow: Case | None) -> str:
+    """How many times as fast per token."""
+    if fast is None or slow is None:
+        return "not measured"
+    return f"{slow.best / slow.tokens / (fast.best / fast.tokens):.3g}"
 
 
-def print_targets(
-    done: dict[str, Case], trace: Trace, memory: dict[str, float], start: float, compile_s: float
-) -> None:
+def print_targets(done: dict[str, Case], trace: Trace, start: float, compile_s: float) -> None:
     """What is to be reached, and what was."""
     curve = done["LRU miss curve, all capacities"]
+    curve_speed = curve.tokens * trace.num_layers * trace.top_k / curve.best / 1e6
     compiled, textbook, four = "engine=compiled, lru", "textbook SimPy, lru", "engine=compiled, importance"
-    rows: list[tuple[str, float | None, str]] = [
-        ("compiled lru, times textbook", ratio(done, compiled, textbook), ">= 100"),
-        ("compiled lru, times libcachesim default", ratio(done, compiled, "libcachesim LRU, default"), ">= 2"),
-        ("compiled lru, times libcachesim hashpower=10", ratio(done, compiled, "libcachesim LRU, hashpower=10"), ""),
-        ("compiled importance, times textbook importance", ratio(done, four, "textbook SimPy, importance"), ">= 50"),
-        ("compiled importance, times textbook lru", ratio(done, four, textbook), ""),
-        ("engine=simpy lru, times textbook", ratio(done, "engine=simpy, lru", textbook), ">= 1.5"),
-        ("cost per token, whole trace over a quarter", ratio(done, f"{compiled}, 1/4 of the tokens", compiled), "1"),
-        ("miss curve, M accesses/s", curve.tokens * trace.num_layers * trace.top_k / curve.best / 1e6, ">= 20"),
-        *((f"peak memory at 10 times the tokens, {name}", value, "<= 1.05") for name, value in memory.items()),
-        ("start until the first step, s", start, "<= 1.5"),
-        ("start with nothing compiled, s", compile_s, "< 20"),
-    ]
-    print("| what | measured | target |\n|---|---|---|")
-    for name, value, target in rows:
-        print(f"| {name} | {'not measured' if value is None else f'{value:.3g}'} | {target} |")
-
-
-def memory_ratios(trace: Trace, engine: str) -> dict[str, float]:
-    """Peak memory at 10 times the tokens over that at once the tokens, by policy."""
-    short = trace if engine == "compiled" else head(trace, TOKENS // 10)
-    ratios = {}
-    for policy in ("lru", "belady"):
-        peak_bytes(tiled(head(trace, 1), 1), policy, engine)  # compiles
-        once, often = (peak_bytes(tiled(short, times), policy, engine) for times in (1, 10))
-        ratios[f"{policy} ({short.num_tokens} tokens: {once / 1e6:.0f} MB)"] = often / once
-    return ratios
+    pairs = (
+        ("compiled lru, times textbook", compiled, textbook, ">= 100"),
+        ("compiled lru, times libcachesim default", compiled, "libcachesim LRU, default", ">= 2"),
+        ("compiled lru, times libcachesim hashpower=10", compiled, "libcachesim LRU, hashpower=10", ""),
+        ("compiled importance, times textbook importance", four, "textbook SimPy, importance", ">= 50"),
+        ("compiled importance, times textbook lru", four, textbook, ""),
+        ("engine=simpy lru, times textbook", "engine=simpy, lru", textbook, ">= 1.5"),
+        ("cost per token, whole trace over a quarter", f"{compiled}, 1/4 of the tokens", compiled, "1"),
+    )
+    measured = [(what, ratio(done.get(fast), done.get(slow)), target) for what, fast, slow, target in pairs]
+    measured += [("miss curve, M accesses/s", f"{curve_speed:.3g}", ">= 20")]
+    measured += [("start until the first step, s", f"{start:.3g}", "<= 1.5")]
+    measured += [("start with nothing compiled, s", f"{compile_s:.3g}", "< 20")]
+    names = ("what", "measured", "target")
+    print_table("targets", (dict(zip(names, row, strict=True)) for row in measured))
 
 
 def main(argv: list[str]) -> None:
@@ -187,12 +171,11 @@ def main(argv: list[str]) -> None:
         if files:
             print(f"libcachesim, one access at a time: hit rate {libcachesim_run(files)[1]:.4f}")
             print(f"the engines, step by step: hit rate {lru_miss_curve(trace).hit_rate(8):.4f}\n")
-    print_table(done, trace)
-    memory = memory_ratios(trace, engines[-1])
+    print_speeds(done, trace)
     start = min(start_s(engines[-1]) for _ in range(options.repeats))
     with tempfile.TemporaryDirectory() as empty:
         compile_s = start_s(engines[-1], Path(empty))
-    print_targets(done, trace, memory, start, compile_s)
+    print_targets(done, trace, start, compile_s)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,29 @@ there was a defect. What needs no drawing (bad command lines, odd shapes, other 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.command_line import environment, parser_of, run
+from scripts.command_line import parser_of, run
+from scripts.torture.faults import faults as all_faults
 from scripts.torture.files import corrupt_case, read_case, torture
+from scripts.torture.jobs import JOBS
 from scripts.torture.knobs import knob_cases
 from scripts.torture.load import replay_long
 from scripts.torture.readers import readers
 from scripts.torture.tally import Tally
 
-QUICK = ("trace", "trace, truncated scores", "import gpt_oss", "import jsonl", "import routed npy", "prompts jsonl")
+QUICK = (
+    "trace",
+    "trace, truncated scores",
+    "import gpt_oss",
+    "import jsonl",
+    "import routed_experts npy",
+    "prompts jsonl",
+)
 """Readers of the short form: each takes a process of its own, and seconds to import what it needs."""
 SHORT = ("files", "knobs", "faults")
 
@@ -66,16 +71,8 @@ def knobs(options: Namespace) -> Iterator[Tally]:
 
 
 def faults(options: Namespace) -> Iterator[Tally]:
-    """In a process of its own, which forks a child for each trial."""
-    counts, jobs = ((3, 2, 2, 3), ["run", "import"]) if options.short else ((60, 12, 12, 20), [])
-    argv = [sys.executable, "-m", "scripts.torture.faults", *map(str, counts), str(options.seed), *jobs]
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment())
-    if done.returncode:
-        yield Tally("faults", defects=Counter({f"do not start: {done.stderr.strip()[-300:]}": 1}))
-        return
-    for line in (line for line in done.stdout.splitlines() if line.startswith("[")):
-        what, trials, outcomes, defects = json.loads(line)
-        yield Tally(what, trials, Counter(outcomes), Counter(defects))
+    counts, jobs = ((3, 2, 2, 3), ("run", "import")) if options.short else ((60, 12, 12, 20), tuple(JOBS))
+    yield from all_faults(*counts, options.seed, jobs)
 
 
 def load(options: Namespace) -> Iterator[Tally]:

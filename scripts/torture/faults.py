@@ -8,7 +8,6 @@ to what an undisturbed run writes; the next start works and gives the same bytes
 from __future__ import annotations
 
 import io
-import json
 import os
 import random
 import resource
@@ -262,14 +261,3 @@ def faults(
             yield interrupts(arena, name, interrupt, seed)
         if change:
             yield changed_traces(arena, change, seed)
-
-
-def main() -> None:
-    """Run in a process of its own: a tally as JSON on each line."""
-    kill, room, interrupt, change, seed = map(int, sys.argv[1:6])
-    for tally in faults(kill, room, interrupt, change, seed, tuple(sys.argv[6:]) or tuple(JOBS)):
-        print(json.dumps([tally.what, tally.trials, tally.outcomes, tally.defects]), flush=True)
-
-
-if __name__ == "__main__":
-    main()

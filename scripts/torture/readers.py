@@ -29,7 +29,7 @@ from scripts.torture.mutations import (
     spoil_unproved,
 )
 from traces.format.files import read_trace, write_trace
-from traces.importers import importer_names, load_importer
+from traces.importers import load_importer
 
 HEADER = (*BINARY, *(spoil_header,) * 6)
 TRACE = (*HEADER, *(spoil_unproved,) * 12)
@@ -58,38 +58,30 @@ class Reader:
     """How many of all cases it gets, relative to the others; 0: only when it is asked for by name."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """An input of an importer: its maker, its files, which of them the importer is given, with which options."""
+def importer(name: str, make: Callable[[Path], None], corrupted: Corrupted, *options: str, kind: str = "") -> Reader:
+    """Imports the input's file, or its folder where it has several; what is written must then read the same."""
 
-    make: Callable[[Path], None]
-    corrupted: Corrupted
-    source: str
-    options: tuple[str, ...] = ()
-    suffix: str = ""
+    def read(folder: Path) -> None:
+        module = load_importer(name)
+        parser = argparse.ArgumentParser()
+        module.add_options(parser)
+        source = folder if len(corrupted) > 1 else folder / next(iter(corrupted))
+        trace = module.read(source, parser.parse_args(list(options)))
+        written = write_trace(folder / "out.safetensors", trace)
+        assert read_trace(folder / "out.safetensors").content_hash == written.content_hash
 
-
-FORMATS: dict[str, tuple[Format, ...]] = {
-    "big_moe_on_edge": (Format(inputs.big_moe, {"a.csv": TEXT}, "a.csv"),),
-    "gpt_oss": (
-        Format(inputs.gpt_oss, {"experts.npz": ARRAYS, "weights_f16.npz": ARRAYS, "requests.jsonl": JSON}, "."),
-    ),
-    "jsonl": (Format(inputs.jsonl, {"a.jsonl": JSON}, "a.jsonl", EIGHT),),
-    "mixtral_offloading": (Format(inputs.mixtral, {"a.txt": TEXT}, "a.txt"),),
-    "moe_beyond": (Format(inputs.moe_beyond, {"a.csv": TEXT}, "a.csv"),),
-    "routed_experts": (
-        Format(inputs.npy, {"a.npy": ARRAY}, "a.npy", EIGHT, "npy"),
-        Format(inputs.npz, {"a.npz": ARRAYS}, "a.npz", EIGHT, "npz"),
-    ),
-}
+    return Reader(f"import {name}{kind}", make, corrupted, read)
 
 
-def importers() -> Iterator[Reader]:
-    """A reader for every input of every importer; an importer without one stops the whole part."""
-    for name in importer_names():
-        for made in FORMATS[name]:
-            label = f"import {name.removesuffix('_experts')} {made.suffix}" if made.suffix else f"import {name}"
-            yield Reader(label, made.make, made.corrupted, importing(name, made.source, *made.options))
+IMPORTERS = (
+    importer("big_moe_on_edge", inputs.big_moe, {"a.csv": TEXT}),
+    importer("gpt_oss", inputs.gpt_oss, {"experts.npz": ARRAYS, "weights_f16.npz": ARRAYS, "requests.jsonl": JSON}),
+    importer("jsonl", inputs.jsonl, {"a.jsonl": JSON}, *EIGHT),
+    importer("mixtral_offloading", inputs.mixtral, {"a.txt": TEXT}),
+    importer("moe_beyond", inputs.moe_beyond, {"a.csv": TEXT}),
+    importer("routed_experts", inputs.npy, {"a.npy": ARRAY}, *EIGHT, kind=" npy"),
+    importer("routed_experts", inputs.npz, {"a.npz": ARRAYS}, *EIGHT, kind=" npz"),
+)
 
 
 @cache
@@ -100,7 +92,7 @@ def readers() -> dict[str, Reader]:
         Reader("trace, truncated scores", inputs.cut_trace, {"t.safetensors": TRACE}, read_whole_trace),
         Reader("info", inputs.trace, {"t.safetensors": TRACE}, read_info, 0.6),
         Reader("replay", inputs.trace, {"t.safetensors": TRACE}, read_replay, 0.3),
-        *importers(),
+        *IMPORTERS,
         Reader("prompts txt", inputs.prompts, {"p.txt": TEXT}, lambda folder: read_prompt_file(folder / "p.txt"), 0.4),
         Reader("prompts jsonl", inputs.prompts, {"p.jsonl": JSON}, lambda folder: read_prompt_file(folder / "p.jsonl")),
         Reader("hardware yaml", inputs.yaml("hardware/s1_rtx3080ti"), {"a.yaml": TEXT}, read_hardware, 0.3),
@@ -155,20 +147,6 @@ def read_replay(folder: Path) -> None:
     config = {"trace": {"path": str(path), "embedded": None}, "cache": {}}
     metrics = write_run(folder / "out", replay, table, config, 0.0)
     assert metrics["num_tokens"] == trace.num_tokens
-
-
-def importing(name: str, source: str, *options: str) -> Callable[[Path], None]:
-    """Reads with an importer and writes the trace, which must then read the same."""
-
-    def read(folder: Path) -> None:
-        importer = load_importer(name)
-        parser = argparse.ArgumentParser()
-        importer.add_options(parser)
-        trace = importer.read(folder / source, parser.parse_args(list(options)))
-        written = write_trace(folder / "out.safetensors", trace)
-        assert read_trace(folder / "out.safetensors").content_hash == written.content_hash
-
-    return read
 
 
 def read_prompt_file(path: Path) -> None:

@@ -34,7 +34,7 @@ def test_both_tables(tmp_path):
     files = ["--trace", tmp_path / "t.safetensors", "--checkpoint", tmp_path / "p.safetensors"]
     done = script(*files, "--fractions", "0.5,1", "--links", "4,16", "--model", "trace")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = done.stdout.strip().splitlines()
     assert lines[0].startswith("2 requests, ")  # the other two were learned from
     assert lines[2].split()[0] == "50.0%" and lines[3].split()[0] == "100.0%"
     assert "moe_beyond" in done.stdout and "belady" in done.stdout and "not counted" in done.stdout

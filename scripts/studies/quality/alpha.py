@@ -20,9 +20,9 @@ from policies.base import Policy
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.score_band import ScoreBand
-from scripts.command_line import run
+from scripts.command_line import print_table, run
 from scripts.studies.quality.bench import QUALITY, STATISTICS, Bench, Case, with_interval
-from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, plot_band, write_results
 from sim.assembly.catalogue import load_policy
 from sim.figures.style import LINES
 from sim.live.weights import INHERIT
@@ -126,16 +126,17 @@ def largest_harmless(rows: list[Row]) -> float:
 
 def print_rows(rows: list[Row], answers: dict[str, float]) -> None:
     """The table and the answer."""
-    print("quality MEASURED in closed loop, times SIMULATED")
-    print(f"{'seed':<5}{'alpha':>6}  {'stand-in':<28}{'perplexity':>24}{'KL':>9}{'next token':>12}{'cloze':>8}  TPOT")
-    for row in rows:
-        change = f"{bounds(row, 'perplexity_change')} %"
-        cloze = f"{100 * row['cloze_change']:+.1f} pp" if "cloze_change" in row else ""
-        tpot = f"{1e3 * row['tpot_s']:.2f} ms" if "tpot_s" in row else ""
-        print(
-            f"{row['seed']:<5}{row['alpha']:>6.2f}  {row['stand_in']:<28}{change:>24}{row['kl']:>9.4f}"
-            f"{100 * row['accuracy_change']:>+9.2f} pp{cloze:>8}{tpot:>10}"
-        )
+    cells = (
+        {
+            "seed": row["seed"], "alpha": row["alpha"], "stand-in": row["stand_in"],
+            "perplexity, %": bounds(row, "perplexity_change"), "KL": f"{row['kl']:.4f}",
+            "next token, pp": f"{100 * row['accuracy_change']:+.2f}",
+            "cloze, pp": f"{100 * row['cloze_change']:+.1f}" if "cloze_change" in row else "",
+            "TPOT, ms": f"{1e3 * row['tpot_s']:.2f}" if "tpot_s" in row else "",
+        }
+        for row in rows
+    )  # fmt: skip
+    print_table("quality MEASURED in closed loop, times SIMULATED", cells)
     for seed, alpha in answers.items():
         print(f"seed {seed}: the largest alpha within +{100 * MARGIN:g} % perplexity is {alpha:g}")
 
@@ -148,11 +149,7 @@ def draw(rows: list[Row], seeds: list[int], folder: Path) -> None:
             for line, name in zip(LINES, VARIANTS, strict=False):
                 points = [row for row in rows if row["seed"] == seed and row["stand_in"] == name]
                 alphas = [row["alpha"] for row in points]
-                change, low, high = (
-                    [100 * row[f"perplexity_change{end}"] for row in points] for end in ("", ".low", ".high")
-                )
-                axis.plot(alphas, change, label=name, **line)
-                axis.fill_between(alphas, low, high, color=line["color"], alpha=0.12, linewidth=0)
+                plot_band(axis, alphas, points, "perplexity_change", 100, label=name, **line)
             axis.axhline(100 * MARGIN, color="#888888", linewidth=0.6)
             axis.set_title(f"training seed {seed}")
             axis.set_xlabel("alpha")

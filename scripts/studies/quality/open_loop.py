@@ -20,10 +20,10 @@ from policies.base import Policy
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.state import DECODE
-from scripts.command_line import run
+from scripts.command_line import print_table, run
 from scripts.studies.quality.bench import Bench, Case, sums_by, with_interval
 from scripts.studies.quality.rules import RULES, lru_with
-from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, plot_band, write_results
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import StepResults
@@ -38,6 +38,11 @@ BIN = 32
 COUNTS = ("hits", "demanded", "substituted_ranks", "routed_ranks", "resident_executed", "executed")
 RATES = {"hit_rate": (0, 1), "substitution_rate": (2, 3), "cache_ratio": (4, 5), "tpot_s": (6, 7)}
 """Measure -> columns of ``sums`` whose ratio it is."""
+SHOWN = {
+    "hit_rate": ("hit rate, points", 100.0),
+    "substitution_rate": ("substituted, points", 100.0),
+    "tpot_s": ("TPOT, ms", 1e3),
+}
 
 
 def policies() -> dict[str, Policy]:
@@ -114,36 +119,29 @@ def table(name: str, sums: NDArray[np.float64], documents: Iterable[str], tokens
 
 
 def print_rows(rows: list[Row]) -> None:
-    """The table: closed minus open."""
-    print("closed loop minus open loop; routing MEASURED, times SIMULATED")
-    print(f"{'policy':<26}{'positions':<11}{'hit rate, points':>30}{'substituted, points':>30}{'TPOT, ms':>34}")
-    for row in rows:
-        cells = [_cell(row, measure, scale) for measure, scale in (("hit_rate", 100), ("substitution_rate", 100))]
-        print(f"{row['policy']:<26}{row['positions']:<11}{cells[0]:>30}{cells[1]:>30}{_cell(row, 'tpot_s', 1e3):>34}")
-
-
-def _cell(row: Row, measure: str, scale: float) -> str:
-    return f"{scale * row[f'{measure}.closed']:.2f}: {bounds(row, f'{measure}.difference', scale)}"
+    """The table: closed loop, and its difference from open loop."""
+    print_table(
+        "closed loop: closed minus open loop; routing MEASURED, times SIMULATED",
+        (
+            {"policy": row["policy"], "positions": row["positions"]}
+            | {
+                title: f"{scale * row[f'{measure}.closed']:.2f}: {bounds(row, f'{measure}.difference', scale)}"
+                for measure, (title, scale) in SHOWN.items()
+            }
+            for row in rows
+        ),
+    )
 
 
 def draw(rows: list[Row], folder: Path) -> None:
     """Differences by position in the context."""
-    titles = {
-        "hit_rate": ("hit rate, points", 100.0),
-        "substitution_rate": ("substituted, points", 100.0),
-        "tpot_s": ("TPOT, ms", 1e3),
-    }
     note = "Demo model, a quarter of the experts. Routing MEASURED, TPOT SIMULATED; bands: 95 %, over documents."
     with panels(folder / "quality_open_loop", note, (1, 3), 2.3) as axes:
-        for axis, (measure, (title, scale)) in zip(axes[0], titles.items(), strict=True):
+        for axis, (measure, (title, scale)) in zip(axes[0], SHOWN.items(), strict=True):
             for line, name in zip(LINES, dict.fromkeys(row["policy"] for row in rows), strict=False):
                 points = [row for row in rows if row["policy"] == name and row["positions"] != "all"]
                 places = [int(row["positions"].split("-")[0]) + BIN / 2 for row in points]
-                values, low, high = (
-                    [scale * row[f"{measure}.difference{end}"] for row in points] for end in ("", ".low", ".high")
-                )
-                axis.plot(places, values, label=name, **line)
-                axis.fill_between(places, low, high, color=line["color"], alpha=0.1, linewidth=0)
+                plot_band(axis, places, points, f"{measure}.difference", scale, label=name, **line)
             axis.axhline(0.0, color="#888888", linewidth=0.6)
             axis.set_xlabel("position in the context, tokens")
             axis.set_title(title)

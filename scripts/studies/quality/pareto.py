@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.command_line import run
+from scripts.command_line import print_table, run
 from scripts.studies.quality.bench import STATISTICS, Case, Outcome
 from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
@@ -68,17 +68,17 @@ def table(outcomes: list[Outcome]) -> list[Row]:
 
 def print_rows(rows: list[Row]) -> None:
     """The table; * marks the Pareto front of TPOT and perplexity, + that of TPOT and KL."""
-    print("quality MEASURED, times SIMULATED; * on the Pareto front of TPOT and perplexity, + of TPOT and KL")
-    print(
-        f"{'capacity':<10}{'rule':<24}{'knob':>7}{'perplexity':>24}{'KL, nats':>10}{'TPOT, ms':>10}{'cache ratio':>13}"
-    )
-    for row in rows:
-        change = f"{bounds(row, 'perplexity_change')} %"
-        marks = ("*" if row["on_front.perplexity_change"] else " ") + ("+" if row["on_front.kl"] else " ")
-        print(
-            f"{row['fraction']:<10.4g}{row['rule']:<24}{row['knob']:>7.3g}{change:>24}{row['kl']:>10.4f}"
-            f"{1e3 * row['tpot_s']:>10.2f}{row['cache_ratio']:>13.3f} {marks}"
-        )
+    cells = (
+        {
+            "capacity": f"{row['fraction']:.4g}", "rule": row["rule"], "knob": f"{row['knob']:.3g}",
+            "perplexity, %": bounds(row, "perplexity_change"), "KL, nats": f"{row['kl']:.4f}",
+            "TPOT, ms": f"{1e3 * row['tpot_s']:.2f}", "cache ratio": f"{row['cache_ratio']:.3f}",
+            "front": "*" * row["on_front.perplexity_change"] + "+" * row["on_front.kl"],
+        }
+        for row in rows
+    )  # fmt: skip
+    title = "quality MEASURED, times SIMULATED; * on the Pareto front of TPOT and perplexity, + of TPOT and KL"
+    print_table(title, cells)
 
 
 def draw(rows: list[Row], fractions: list[float], folder: Path) -> None:

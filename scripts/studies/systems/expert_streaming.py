@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
-from scripts.command_line import parser_of, run
+from scripts.command_line import parser_of, print_table, run
 from sim.config import validate
 from sim.paths import CONF
 from sim.systems.expert_streaming.compare import Metrics, compare, metrics
@@ -53,33 +54,28 @@ def simulated(**changes: Any) -> Metrics:
     return metrics(compare(settings(**changes), None))
 
 
-def row(title: str, values: Metrics) -> str:
+SHARES = {
+    "busy EP": "baseline.compute_utilisation",
+    "busy ES": "streaming.compute_utilisation",
+    "DDR EP": "baseline.channel_utilisation",
+    "DDR ES": "streaming.channel_utilisation",
+    "saved": "sram_saved",
+}
+MEMORIES = {"MB EP": "baseline.sram_peak_bytes", "MB ES": "streaming.sram_peak_bytes"}
+
+
+def row(name: str, values: Metrics) -> dict[str, str]:
     """One line of a table."""
-    cells = [f"{values['speedup']:.2f} [{values['speedup.low']:.2f}, {values['speedup.high']:.2f}]"]
-    cells += [f"{100 * float(values[key] or 0):.0f} %" for key in SHARES]
-    cells += [f"{float(values[f'{side}.sram_peak_bytes'] or 0) / 1e6:.1f}" for side in ("baseline", "streaming")]
-    return f"{title:34}" + "".join(f"{cell:>18}" if i == 0 else f"{cell:>9}" for i, cell in enumerate(cells))
-
-
-SHARES = (
-    "baseline.compute_utilisation",
-    "streaming.compute_utilisation",
-    "baseline.channel_utilisation",
-    "streaming.channel_utilisation",
-    "sram_saved",
-)
-HEAD = f"{'':34}{'speed-up':>18}" + "".join(
-    f"{word:>9}" for word in ("busy EP", "busy ES", "DDR EP", "DDR ES", "saved", "MB EP", "MB ES")
-)
+    speed_up = f"{values['speedup']:.2f} [{values['speedup.low']:.2f}, {values['speedup.high']:.2f}]"
+    shares = {title: f"{100 * float(values[key] or 0):.0f} %" for title, key in SHARES.items()}
+    memories = {title: f"{float(values[key] or 0) / 1e6:.1f}" for title, key in MEMORIES.items()}
+    return {"": name, "speed-up": speed_up} | shares | memories
 
 
 def table(title: str, rows: Iterable[tuple[str, Metrics]]) -> dict[str, Metrics]:
-    """Print a table line by line; its rows by title."""
-    print(f"\n{title}\n{HEAD}", flush=True)
-    by_title = {}
-    for name, values in rows:
-        by_title[name] = values
-        print(row(name, values), flush=True)
+    """Print a table; its rows by title."""
+    by_title = dict(rows)
+    print_table(title, (row(name, values) for name, values in by_title.items()))
     return by_title
 
 
@@ -131,17 +127,21 @@ def assumptions() -> dict[str, Metrics]:
 
 def design_space() -> dict[tuple[float, float], Metrics]:
     """Share of time that dies compute under streaming, over the rates of channels and links; Qwen3, 256 tokens."""
-    print("\nBusy share of the dies under streaming (speed-up), Qwen3-30B-A3B, 256 tokens, 2 draws")
-    print(f"{'DDR GB/s per die':18}" + "".join(f"{f'D2D {link}':>16}" for link in LINK_GB_PER_S), flush=True)
     space: dict[tuple[float, float], Metrics] = {}
-    for channel in CHANNEL_GB_PER_S:
-        cells = []
-        for link in LINK_GB_PER_S:
-            rates = {"ddr_bytes_per_s": channel * 1e9, "d2d_bytes_per_s": link * 1e9}
-            point = simulated(model="qwen3_30b_a3b", tokens=256, draws=2, **rates)
-            space[channel, link] = point
-            cells.append(f"{100 * float(point['streaming.compute_utilisation'] or 0):.0f} % ({point['speedup']:.2f})")
-        print(f"{channel:<18g}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+    for channel, link in product(CHANNEL_GB_PER_S, LINK_GB_PER_S):
+        rates = {"ddr_bytes_per_s": channel * 1e9, "d2d_bytes_per_s": link * 1e9}
+        space[channel, link] = simulated(model="qwen3_30b_a3b", tokens=256, draws=2, **rates)
+    cells = {
+        key: f"{100 * float(point['streaming.compute_utilisation'] or 0):.0f} % ({point['speedup']:.2f})"
+        for key, point in space.items()
+    }
+    print_table(
+        "Busy share of the dies under streaming (speed-up), Qwen3-30B-A3B, 256 tokens, 2 draws",
+        (
+            {"DDR GB/s per die": f"{channel:g}"} | {f"D2D {link}": cells[channel, link] for link in LINK_GB_PER_S}
+            for channel in CHANNEL_GB_PER_S
+        ),
+    )
     return space
 
 
@@ -197,9 +197,8 @@ def published(rows: dict[str, Metrics], parts: dict[str, Metrics], space: dict[t
         ("load to the emptiest die", "little gain, dropped", pair(configured, "load to the emptiest die")),
         ("0/10/20/30 % of tokens wait", "gain; too much hurts", f"{'/'.join(wait[0])}; lockstep {'/'.join(wait[1])}"),
     )  # fmt: skip
-    print(f"\n{'':34}{'published':30}simulated (speed-up where no unit is given)")
-    for name, theirs, ours in lines:
-        print(f"{name:34}{theirs:30}{ours}")
+    names = ("", "published", "simulated (speed-up where no unit is given)")
+    print_table("Published beside simulated", (dict(zip(names, line, strict=True)) for line in lines))
 
 
 def draw(by_title: dict[str, Metrics], folder: Path) -> None:

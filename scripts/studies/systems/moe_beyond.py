@@ -21,27 +21,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
-from policies.base import Policy
-from policies.needs import Need
-from scripts.command_line import parser_of, run
-from sim.assembly.build import make_policy, open_trace
+from scripts.command_line import parser_of, print_table, run
+from sim.assembly.build import build, open_requests
 from sim.assembly.compose import compose_run
-from sim.assembly.replay import assemble
-from sim.config import TraceConfig, to_plain_dict, validate
+from sim.assembly.replay import Replay, assemble
 from sim.machine.capacity import CacheConfig
-from sim.machine.geometry import resolve_geometry
-from sim.machine.hardware import Hardware, hardware_from_config
-from sim.metrics.step_table import Metrics, StepTable
-from sim.paths import CONF
-from sim.predictors.checkpoint import EMBEDDED, Checkpoint, locate_checkpoint, read_checkpoint
+from sim.metrics.step_table import StepTable
+from sim.predictors.checkpoint import EMBEDDED, locate_checkpoint, read_checkpoint
 from sim.predictors.forecast import make_forecaster
-from sim.predictors.free_prefetch import FreePrefetch, best_predicted, count_hits
-from sim.predictors.split import mixed
+from sim.predictors.free_prefetch import best_predicted, count_hits
+from sim.predictors.split import count_learned_last, mixed
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
-from traces.format.trace import Trace
 
 
 def main(argv: list[str]) -> None:
@@ -63,8 +55,8 @@ def main(argv: list[str]) -> None:
         write_mixed(Path(given.mix), given.out, given.seed)
         return
     study = Study(given)
-    print("\n".join(study.counted()), flush=True)
-    print("\n".join(study.timed()))
+    study.print_counted()
+    study.print_timed()
 
 
 def write_mixed(source: Path, out: str | None, seed: int) -> None:
@@ -80,64 +72,53 @@ class Study:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
-        self.checkpoint: Checkpoint = read_checkpoint(locate_checkpoint(given.checkpoint, "moe_beyond"))
-        self.config = self._config([])
-        trace_config = validate(TraceConfig, to_plain_dict(self.config.trace), "trace.")
-        whole = open_trace(trace_config)
-        self.trace, self.others = self._unseen(whole)
-        if given.requests is not None:
-            self.trace = self.trace.select_requests(given.requests)
-        self.geometry, self.estimated, _ = resolve_geometry(self.trace, trace_config, to_plain_dict(self.config.model))
-        self.policy = self._policy(
-            "policy=moe_beyond",
-            f"policy/prediction={self.checkpoint.kind}",
-            f"policy.prediction.checkpoint='{given.checkpoint}'",
-            *([] if self.checkpoint.settings.causal else ["policy.prediction.causal=false"]),
-            f"policy.prefetch.n={self.trace.top_k}",
-        )
+        checkpoint = read_checkpoint(locate_checkpoint(given.checkpoint, "moe_beyond"))
+        path = [] if given.trace is None else [f"trace.path='{given.trace}'"]
+        self.chosen = [f"hardware={given.hardware}", f"model={given.model}", f"cache.fraction={given.capacity}", *path]
+        whole = open_requests(compose_run(*self.chosen).trace)
+        held = count_learned_last(whole, checkpoint.training)
+        self.chosen += [f"trace.fit_requests={held}"] if held else []
+        self.chosen += [] if given.requests is None else [f"trace.requests={given.requests}"]
+        top_k = f"policy.prefetch.n={whole.top_k}"
+        learned = f"policy.prediction.checkpoint='{given.checkpoint}'"
+        whole_request = [] if checkpoint.settings.causal else ["policy.prediction.causal=false"]
+        self.name = "moe_beyond" if checkpoint.kind == "moe_beyond" else f"lru + {checkpoint.kind}"
+        self.policies = {
+            "lru": ["policy=lru"],
+            self.name: ["policy=moe_beyond", f"policy/prediction={checkpoint.kind}", learned, *whole_request, top_k],
+        }
+        for rule in ("activation_matrix", "previous_token") if held else ("previous_token",):
+            self.policies[f"lru + {rule}"] = ["policy=moe_beyond", f"policy/prediction={rule}", top_k]
+        self.policies["belady"] = ["policy=belady"]
+        self.replay = self.build(self.name)
+        self.trace = self.replay.trace
 
-    def _config(self, overrides: list[str]) -> DictConfig:
-        path = [] if self.given.trace is None else [f"trace.path='{self.given.trace}'"]
-        chosen = [f"hardware={self.given.hardware}", f"model={self.given.model}", *path, *overrides]
-        return compose_run(*chosen)
+    def build(self, policy: str, *overrides: str) -> Replay:
+        """A replay of the requests that the predictor did not learn from."""
+        return build(compose_run(*self.chosen, *self.policies[policy], *overrides))
 
-    def _policy(self, *overrides: str) -> Policy:
-        return make_policy(self._config(list(overrides)).policy)
-
-    def _unseen(self, whole: Trace) -> tuple[Trace, Trace | None]:
-        """(the requests before those that were learned from, those learned from); all, None for another trace."""
-        training = self.checkpoint.training
-        if whole.content_hash != training["trace_hash"]:
-            return whole, None
-        first = min(training["train"] + training["validation"])
-        return whole.select_requests(first), whole.select_requests(whole.num_requests - first, first)
-
-    def counted(self) -> list[str]:
+    def print_counted(self) -> None:
         """Table 1."""
         trace, total = self.trace, self.trace.num_layers * self.trace.num_experts
         ids = np.asarray(trace.topk_ids, np.int64)
-        predicted = self._predicted()
         before = np.where(self._follows()[:, None, None], np.roll(ids, 1, axis=0), -1)
-        lines = [
-            f"{trace.num_requests} requests, {trace.num_tokens} tokens, {ids[0].size} accesses per token; one LRU over "
-            f"{trace.num_layers} layers, cold start; hit rate / loads per token",
-            f"{'capacity':>9}{'LRU':>17}{'+ predicted, free':>20}{'+ token before':>18}{'Belady, bypass':>18}",
-        ]
+        prefetched = {"LRU": ids[:, :, :0], "+ predicted, free": self._predicted(), "+ token before": before}
+        rows = []
         for fraction in _numbers(self.given.fractions):
             capacity = max(1, int(fraction * total + 1e-9))
-            plain_lru = count_hits(ids, ids[:, :, :0], trace.num_experts, capacity)
-            with_predicted = count_hits(ids, predicted, trace.num_experts, capacity)
-            with_last_token = count_hits(ids, before, trace.num_experts, capacity)
-            lines.append(
-                f"{fraction:>9.1%}{_pair(plain_lru):>17}{_pair(with_predicted):>20}{_pair(with_last_token):>18}"
-                f"{self._belady(capacity):>18}"
-            )
-        recall = with_predicted.recall
-        return [*lines, f"recall of the {trace.top_k} predicted: {recall:.1%}", ""]
+            counts = {name: count_hits(ids, early, trace.num_experts, capacity) for name, early in prefetched.items()}
+            cells = {name: _pair(count.hit_rate, count.loads_per_token) for name, count in counts.items()}
+            rows.append({"capacity": f"{fraction:.1%}"} | cells | {"Belady, bypass": self._belady(capacity)})
+        print_table(
+            f"{trace.num_requests} requests, {trace.num_tokens} tokens, {ids[0].size} accesses per token; one LRU over "
+            f"{trace.num_layers} layers, cold start; hit rate / loads per token",
+            rows,
+        )
+        print(f"recall of the {trace.top_k} predicted: {counts['+ predicted, free'].recall:.1%}", flush=True)
 
     def _predicted(self) -> NDArray[np.int64]:
         """[T, L, K] the best experts of each layer as known one layer before."""
-        forecaster = make_forecaster(self.policy.prediction, self.trace)
+        forecaster = make_forecaster(self.replay.policy.prediction, self.trace)
         best = []
         for first, end in zip(self.trace.request_offsets[:-1], self.trace.request_offsets[1:], strict=True):
             scores = forecaster.at_distance(0, np.arange(first, end))
@@ -153,50 +134,35 @@ class Study:
     def _belady(self, capacity: int) -> str:
         sized = replace(self.trace.geometry, expert_bytes=(1,) * self.trace.num_layers)
         cache = CacheConfig(bytes=capacity, scope="global", semantics="sequential")
-        hardware = hardware_from_config(to_plain_dict(self.config.hardware))
-        table = StepTable(assemble(self.trace, self._policy("policy=belady"), hardware, sized, cache))
-        table.run()
-        metrics = table.metrics()
-        return f"{100 * _number(metrics, 'hit_rate'):.1f} / {_number(metrics, 'loads_per_token'):.1f}"
+        metrics = _metrics(assemble(self.trace, self.build("belady").policy, self.replay.hardware, sized, cache))
+        return _pair(metrics["hit_rate"], metrics["loads_per_token"])
 
-    def timed(self) -> list[str]:
+    def print_timed(self) -> None:
         """Table 2."""
-        policies = self._timed_policies()
-        hardware = hardware_from_config(to_plain_dict(self.config.hardware))
-        learned = list(policies)[1]
-        lines = [
-            f"SIMULATED TPOT in ms / decode loads per token; {self.geometry.model} sizes, {hardware.name} "
-            f"({hardware.label}) with the link as given, capacity {self.given.capacity:.0%} in each layer",
-            f"gain: TPOT of lru less that of {learned}, which is what running the network may take per token at most",
-            f"{'link GB/s':>9}" + "".join(f"{name:>24}" for name in policies) + f"{'gain, ms':>12}",
-        ]
+        rows = []
         for speed in _numbers(self.given.links):
-            machine = replace(hardware, link_bytes_per_s=speed * 1e9)
-            replayed = {name: self._replayed(policy, machine) for name, policy in policies.items()}
-            cells = [f"{tpot_ms:.2f} / {loads:.1f}" for tpot_ms, loads in replayed.values()]
-            gain_ms = replayed["lru"][0] - replayed[learned][0]
-            lines.append(f"{speed:>9g}" + "".join(f"{cell:>24}" for cell in cells) + f"{gain_ms:>12.2f}")
-        notes = ["the time of the predictor's own network is not counted", *self.estimated]
-        return [*lines, *(f"ESTIMATED: {note}" for note in notes)]
+            link = f"hardware.link_bytes_per_s={speed * 1e9}"
+            replayed = {name: _metrics(self.build(name, link)) for name in self.policies}
+            tpot_ms = {name: 1e3 * metrics["tpot_s.mean"] for name, metrics in replayed.items()}
+            loads = {name: metrics["decode.loads_per_token"] for name, metrics in replayed.items()}
+            cells = {name: f"{tpot_ms[name]:.2f} / {loads[name]:.1f}" for name in self.policies}
+            gain_ms = f"{tpot_ms['lru'] - tpot_ms[self.name]:.2f}"
+            rows.append({"link GB/s": f"{speed:g}"} | cells | {"gain, ms": gain_ms})
+        hardware = self.replay.hardware
+        print_table(
+            f"SIMULATED TPOT in ms / decode loads per token; {self.replay.geometry.model} sizes, {hardware.name} "
+            f"({hardware.label}) with the link as given, capacity {self.given.capacity:.0%} in each layer\n"
+            f"gain: TPOT of lru less that of {self.name}, which is what running the network may take per token at most",
+            rows,
+        )
+        for note in ("the time of the predictor's own network is not counted", *self.replay.notes.estimated):
+            print(f"ESTIMATED: {note}")
 
-    def _replayed(self, policy: Policy, machine: Hardware) -> tuple[float, float]:
-        """(TPOT in ms, loads per decode token) of one replay with a clock."""
-        cache = CacheConfig(fraction=self.given.capacity)
-        others = self.others if Need.FIT in policy.needs() else None
-        table = StepTable(assemble(self.trace, policy, machine, self.geometry, cache, others=others))
-        table.run()
-        metrics = table.metrics()
-        return 1e3 * _number(metrics, "tpot_s.mean"), _number(metrics, "decode.loads_per_token")
 
-    def _timed_policies(self) -> dict[str, Policy]:
-        name = "moe_beyond" if self.checkpoint.kind == "moe_beyond" else f"lru + {self.checkpoint.kind}"
-        policies = {"lru": self._policy("policy=lru"), name: self.policy}
-        for rule in ("activation_matrix", "previous_token"):
-            needs_others = rule == "activation_matrix"
-            if (CONF / "policy" / "prediction" / f"{rule}.yaml").is_file() and not (needs_others and not self.others):
-                top_k = f"policy.prefetch.n={self.trace.top_k}"
-                policies[f"lru + {rule}"] = self._policy("policy=moe_beyond", f"policy/prediction={rule}", top_k)
-        return policies | {"belady": self._policy("policy=belady")}
+def _metrics(replay: Replay) -> dict[str, Any]:
+    table = StepTable(replay)
+    table.run()
+    return table.metrics()
 
 
 def _numbers(text: str) -> list[float]:
@@ -206,13 +172,8 @@ def _numbers(text: str) -> list[float]:
         raise UserError(f"{text}: numbers with commas between them are needed") from error
 
 
-def _number(metrics: Metrics, name: str) -> float:
-    value: Any = metrics[name]
-    return float("nan") if value is None else float(value)
-
-
-def _pair(counts: FreePrefetch) -> str:
-    return f"{100 * counts.hit_rate:.1f} / {counts.loads_per_token:.1f}"
+def _pair(hit_rate: float, loads: float) -> str:
+    return f"{100 * hit_rate:.1f} / {loads:.1f}"
 
 
 if __name__ == "__main__":

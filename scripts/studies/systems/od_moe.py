@@ -3,7 +3,7 @@
   python -m scripts.studies.systems.od_moe           the tables (some two minutes)
   python -m scripts.studies.systems.od_moe --fit     the FITTED constants of conf/system/od_moe.yaml, found anew
 
-A row marked `fitted` gave its number to one constant and proves nothing; all others are predictions. Everything is
+A row marked FITTED gave its number to one constant and proves nothing; all others are predictions. Everything is
 SIMULATED. The paper's text, as far as it is known here, does not state the length of the ablation's answers (512 is
 taken, the longest of its recall measurements) nor the arrangement of a prompt's messages.
 """
@@ -11,44 +11,59 @@ taken, the longest of its recall measurements) nor the arrangement of a prompt's
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 from scipy.optimize import brentq, fsolve
 
-from scripts.command_line import parser_of, run
+from scripts.command_line import parser_of, print_table, run
 from sim.paths import CONF
+from sim.report.system_runs import CLAIMS, Claim
 from sim.systems.od_moe.config import OdMoe, system_from_config
 from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import metrics
-from sim.systems.od_moe.times import sizes, tabulate
+from sim.systems.od_moe.times import all_gpu_s, sizes, tabulate
 
-ABLATION_LENGTHS: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 513}
-GB = 1e9
-
-# name -> (published tok/s, what is changed, fitted)
-ABLATION: dict[str, tuple[float, dict[str, Any], bool]] = {
-    "token and KV aligned": (3.616, {}, False),
-    "token aligned": (3.453, {"kv_period": 0}, True),
-    "KV aligned": (2.445, {"token_period": 0}, True),
-    "no alignment": (1.185, {"token_period": 0, "kv_period": 0}, False),
-    "random prefetch": (1.046, {"prediction": "random"}, False),
-    "load after routing": (1.032, {"prediction": "none"}, True),
-}
-DECODE = {(16, 64): 3.67, (16, 256): 3.65, (128, 64): 3.74, (128, 256): 3.71}
+CLAIM = {claim.name.split(", ", 1)[-1].removeprefix("tokens/s, "): claim for claim in CLAIMS["od_moe"]}
+"""Published figures by name: token aligned, ...; 16 in, 64 out, ..."""
+ABLATION, DECODE = (
+    {name: claim for name, claim in CLAIM.items() if claim.name.startswith(kind)} for kind in ("ablation", "decode")
+)
 BASELINES = {"Mixtral-Offloading": 2.24, "MoE-Infinity": 0.69, "HOBBIT": 0.79, "AdapMoE": 3.13, "llama.cpp": 0.82}
+SHORT: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 257}
+ALONE = {"token_period": 0, "kv_period": 0}
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{f"shadow in {precision}": {"precision": precision} for precision in ("fp16", "int8", "nf4")},
+    **{f"KV aligned every {period} tokens": {"kv_period": period} for period in (2, 4, 8)},
+    **{f"tokens aligned every {period}": {"token_period": period} for period in (2, 4, 8)},
+    "RTX 3080 workers, T1 KV1": {"worker_memory_bytes_per_s": 760.3e9},
+    "RTX 3080 workers, T1 KV4": {"worker_memory_bytes_per_s": 760.3e9, "kv_period": 4},
+    "wrong loads finished first": {"abort_wrong_load": False},
+    "no misprediction": {"fixed_recall": 1.0},
+    "no misprediction, known at once": {"prediction": "perfect"},
+    "no alignment, 256 tokens": ALONE,
+    **{
+        f"demo model's recall, {precision}, {word}": {"recall": "measured", "precision": precision} | changes
+        for precision in ("int8", "int4")
+        for word, changes in (("aligned", {}), ("alone", ALONE))
+    },
+}
+"""What the paper says less exactly, or not at all."""
+VARIANT_CLAIMS = {
+    "RTX 3080 workers, T1 KV4": (3.0, "same host link assumed"),
+    "no alignment, 256 tokens": (ABLATION["no alignment"].value, "shorter answers"),
+}
+Row = dict[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One published number beside ours; `note`: fitted, or what the row assumes."""
-
-    name: str
-    published: float | None
-    simulated: float
-    note: str = ""
+def row(name: str, published: Any, simulated: float, note: str = "") -> Row:
+    """A published number beside ours; `note`: FITTED, or what the row assumes."""
+    theirs, error = "", ""
+    if published is not None:
+        theirs, error = f"{published:.3f}", f"{100 * (simulated / published - 1):+.1f} %"
+    return {"": name, "published": theirs, "simulated": f"{simulated:.3f}", "error": error, "note": note}
 
 
 def configured() -> OdMoe:
@@ -71,65 +86,43 @@ def rate(system: OdMoe, **changes: Any) -> float:
     return float(simulated(system, **changes)["tokens_per_s"])
 
 
-def ablation(system: OdMoe) -> Iterator[Row]:
-    """Decode rate with parts of the prediction taken away."""
-    for name, (published, changes, fitted) in ABLATION.items():
-        yield Row(name, published, rate(system, **ABLATION_LENGTHS, **changes), "fitted" if fitted else "")
+def decode_rates(system: OdMoe, claims: dict[str, Claim]) -> Iterator[Row]:
+    """Decode rates with the settings that they were published for."""
+    for name, claim in claims.items():
+        yield row(name, claim.value, rate(system, **claim.settings), claim.note)
 
 
 def table_2(system: OdMoe) -> Iterator[Row]:
     """Decode rate by setting, mean rates and TTFT, and the deployment that keeps everything on GPUs."""
-    for (prompt, answer), published in DECODE.items():
-        yield Row(
-            f"decode, {prompt} in, {answer} out", published, rate(system, prompt_tokens=prompt, new_tokens=answer)
-        )
+    yield from decode_rates(system, DECODE)
     ours = simulated(system)
     serial = simulated(system, overlap_prefill=False)
-    yield Row("decode, mean", 3.69, ours["tokens_per_s"])
-    yield Row("all experts on GPUs", 4.89, ours["all_gpu.tokens_per_s"], "fitted")
-    yield Row("share of all on GPUs", 0.755, ours["tokens_per_s"] / ours["all_gpu.tokens_per_s"])
-    yield Row("TTFT, ms", 2244, 1e3 * ours["ttft_s.mean"], "loads, messages and arithmetic overlap")
-    yield Row("TTFT, ms", 2244, 1e3 * serial["ttft_s.mean"], "if nothing overlaps")
-    yield Row("output", 3.37, ours["output_tokens_per_s"], "loads, messages and arithmetic overlap")
-    yield Row("output", 3.37, serial["output_tokens_per_s"], "if nothing overlaps")
+    yield row("all experts on GPUs", 4.89, ours["all_gpu.tokens_per_s"], "FITTED")
+    yield row("share of all on GPUs", 0.755, ours["tokens_per_s"] / ours["all_gpu.tokens_per_s"])
+    for found, note in ((ours, "loads, messages and arithmetic overlap"), (serial, "if nothing overlaps")):
+        yield row("TTFT, ms", 2244, 1e3 * found["ttft_s.mean"], note)
+        yield row("output", 3.37, found["output_tokens_per_s"], note)
     for name, published in BASELINES.items():
-        yield Row(
-            f"times faster than {name}", 3.69 / published, ours["tokens_per_s"] / published, "their rate as published"
-        )
+        ratios = 3.69 / published, ours["tokens_per_s"] / published
+        yield row(f"times faster than {name}", *ratios, "their rate as published")
 
 
 def memory(system: OdMoe) -> Iterator[Row]:
     """GPU memory in GB (10^9 bytes)."""
     ours = simulated(system, prompt_tokens=128, new_tokens=256)
     for name, published in (("main", 7.0), ("shadow", 45.0), ("workers", 8.0)):
-        yield Row(name, published, ours[f"gpu_memory_bytes.{name}"] / GB)
-    yield Row("all nodes", 60.0, ours["gpu_memory_bytes"] / GB)
-    yield Row("all experts on GPUs", 180.0, ours["all_gpu.gpu_memory_bytes"] / GB)
+        yield row(name, published, ours[f"gpu_memory_bytes.{name}"] / 1e9)
+    yield row("all nodes", 60.0, ours["gpu_memory_bytes"] / 1e9)
+    yield row("all experts on GPUs", 180.0, ours["all_gpu.gpu_memory_bytes"] / 1e9)
 
 
 def variants(system: OdMoe) -> Iterator[Row]:
     """What the paper says less exactly, or not at all."""
-    for precision in ("fp16", "int8", "nf4"):
-        yield Row(f"shadow in {precision}", None, rate(system, precision=precision, prompt_tokens=64, new_tokens=257))
-    lengths: dict[str, Any] = {"prompt_tokens": 64, "new_tokens": 257}
-    for period in (2, 4, 8):
-        yield Row(f"KV aligned every {period} tokens", None, rate(system, kv_period=period, **lengths))
-        yield Row(f"tokens aligned every {period}", None, rate(system, token_period=period, **lengths))
-    slower = replace(system, worker_memory_bytes_per_s=760.3e9)
-    yield Row("RTX 3080 workers, T1 KV1", None, rate(slower, **lengths))
-    yield Row("RTX 3080 workers, T1 KV4", 3.0, rate(slower, kv_period=4, **lengths), "same host link assumed")
-    yield Row("wrong loads finished first", None, rate(system, abort_wrong_load=False, **lengths))
-    yield Row("no misprediction", None, rate(system, fixed_recall=1.0, **lengths))
-    yield Row("no misprediction, known at once", None, rate(system, prediction="perfect", **lengths))
-    yield Row(
-        "no alignment, 256 tokens", 1.185, rate(system, token_period=0, kv_period=0, **lengths), "shorter answers"
-    )
-    for precision in ("int8", "int4"):
-        measured = replace(system, recall="measured", precision=precision, **lengths)
-        yield Row(f"demo model's recall, {precision}, aligned", None, rate(measured))
-        yield Row(f"demo model's recall, {precision}, alone", None, rate(measured, token_period=0, kv_period=0))
+    for name, changes in VARIANTS.items():
+        published, note = VARIANT_CLAIMS.get(name, (None, ""))
+        yield row(name, published, rate(system, **SHORT | changes), note)
     for link in (20e9, 23e9, 29e9):
-        yield Row(f"link of {link / 1e9:.0f} GB/s, host refitted", 3.616, rate(refitted(system, link), **lengths))
+        yield row(f"link of {link / 1e9:.0f} GB/s, host refitted", 3.616, rate(refitted(system, link), **SHORT))
 
 
 def refitted(system: OdMoe, link_bytes_per_s: float) -> OdMoe:
@@ -141,14 +134,13 @@ def refitted(system: OdMoe, link_bytes_per_s: float) -> OdMoe:
 def fitted_host_s(system: OdMoe) -> float:
     """Host time per layer that gives the published rate when experts are loaded after routing; at least 0."""
     bare = replace(system, host_s_per_layer=0.0, prediction="none", prompt_tokens=64, new_tokens=65)
-    missing_s = 1 / ABLATION["load after routing"][0] - 1 / rate(bare)
-    return max(0.0, missing_s / tabulate(bare, sizes(bare, None)).num_layers)
+    published: Any = ABLATION["load after routing"].value
+    missing_s = 1 / published - 1 / rate(bare)
+    return max(0.0, float(missing_s) / tabulate(bare, sizes(bare, None)).num_layers)
 
 
 def fitted_shadow_host_s(system: OdMoe) -> float:
     """Host time per layer that gives the published rate of the deployment on eight GPUs."""
-    from sim.systems.od_moe.times import all_gpu_s
-
     model = sizes(system, None)
     return (1 / 4.89 - all_gpu_s(replace(system, shadow_host_s_per_layer=0.0), model)) / model.num_layers
 
@@ -177,11 +169,10 @@ def fit(system: OdMoe) -> Iterator[tuple[str, float]]:
     limit, decay = fitted_fall(system.aligned_recall)
     yield of("recall_limit_unaligned", limit)
     yield of("recall_decay_steps", decay)
-    for name, row in (("recall_limit_token", "token aligned"), ("recall_limit_kv", "KV aligned")):
-        published, changes, _ = ABLATION[row]
+    for name, title in (("recall_limit_token", "token aligned"), ("recall_limit_kv", "KV aligned")):
 
-        def missed(value: float, name: str = name, published: float = published, changes: Any = changes) -> float:
-            return rate(with_value(system, name, value), **ABLATION_LENGTHS, **changes) - published
+        def missed(value: float, name: str = name, claim: Any = ABLATION[title]) -> float:
+            return rate(with_value(system, name, value), **claim.settings) - float(claim.value)
 
         yield of(name, float(brentq(missed, 0.5, system.aligned_recall, xtol=1e-3)))
 
@@ -192,17 +183,8 @@ def with_value(system: OdMoe, name: str, value: float) -> OdMoe:
     return replace(system, **changes)
 
 
-def show(title: str, rows: Iterator[Row]) -> None:
-    """Print a table."""
-    print(f"\n{title}\n{'':<36}{'published':>10}{'simulated':>11}{'error':>9}", flush=True)
-    for row in rows:
-        published = "" if row.published is None else f"{row.published:.3f}"
-        error = "" if row.published is None else f"{100 * (row.simulated / row.published - 1):+.1f} %"
-        print(f"{row.name:<36}{published:>10}{row.simulated:>11.3f}{error:>9}  {row.note}", flush=True)
-
-
 TABLES: dict[str, Callable[[OdMoe], Iterator[Row]]] = {
-    "Ablation of the prediction, decode tokens/s": ablation,
+    "Ablation of the prediction, decode tokens/s": lambda system: decode_rates(system, ABLATION),
     "Table 2, tokens/s where not said otherwise": table_2,
     "GPU memory, GB": memory,
     "Variants, decode tokens/s": variants,
@@ -224,7 +206,7 @@ def main(argv: list[str]) -> None:
         f"{times.deadline_ns / 1e6:.2f} ms (t_M {times.main_ns / 1e6:.2f}, t_W {times.worker_ns / 1e6:.2f})"
     )
     for title, rows in TABLES.items():
-        show(title, rows(system))
+        print_table(title, rows(system))
 
 
 if __name__ == "__main__":
