@@ -149,7 +149,7 @@ def draw(rows: list[Row], seeds: list[int], folder: Path) -> None:
             for line, name in zip(LINES, VARIANTS, strict=False):
                 points = [row for row in rows if row["seed"] == seed and row["stand_in"] == name]
                 alphas = [row["alpha"] for row in points]
-                plot_band(axis, alphas, points, "perplexity_change", 100, label=name, **line)
+                plot_band(axis, alphas, points, "perplexity_change", 100, 0.12, label=name, **line)
             axis.axhline(100 * MARGIN, color="#888888", linewidth=0.6)
             axis.set_title(f"training seed {seed}")
             axis.set_xlabel("alpha")

@@ -141,7 +141,7 @@ def draw(rows: list[Row], folder: Path) -> None:
             for line, name in zip(LINES, dict.fromkeys(row["policy"] for row in rows), strict=False):
                 points = [row for row in rows if row["policy"] == name and row["positions"] != "all"]
                 places = [int(row["positions"].split("-")[0]) + BIN / 2 for row in points]
-                plot_band(axis, places, points, f"{measure}.difference", scale, label=name, **line)
+                plot_band(axis, places, points, f"{measure}.difference", scale, 0.1, label=name, **line)
             axis.axhline(0.0, color="#888888", linewidth=0.6)
             axis.set_xlabel("position in the context, tokens")
             axis.set_title(title)

@@ -63,11 +63,13 @@ def bounds(row: Row, name: str, scale: float = 100.0, digits: int = 2) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def plot_band(axis: Any, places: Sequence[float], rows: Sequence[Row], name: str, scale: float, **line: Any) -> None:
+def plot_band(
+    axis: Any, places: Sequence[float], rows: Sequence[Row], name: str, scale: float, opacity: float, **line: Any
+) -> None:
     """A line through the values of some rows, with their intervals as a band."""
     value, low, high = ([scale * row[f"{name}{end}"] for row in rows] for end in ("", ".low", ".high"))
     axis.plot(places, value, **line)
-    axis.fill_between(places, low, high, color=line["color"], alpha=0.12, linewidth=0)
+    axis.fill_between(places, low, high, color=line["color"], alpha=opacity, linewidth=0)
 
 
 @contextmanager
