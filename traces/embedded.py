@@ -20,3 +20,9 @@ def embedded_trace_path(name: str = "demo") -> Path:
     if name not in embedded_names():
         raise UserError(f"trace={name!r} is not embedded; embedded are {', '.join(embedded_names()) or 'none'}")
     return _DATA / f"{name}.safetensors"
+
+
+def trace_path(name: str) -> Path:
+    """A file of this name, else the embedded trace of this name."""
+    path = Path(name)
+    return embedded_trace_path(name) if not path.exists() and name in embedded_names() else path

@@ -22,6 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.command_words import read_words
 from sim.formatting import number, percent
 from traces.errors import UserError
 
@@ -31,23 +32,23 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Compare and print -> 0. Raises: UserError for unknown words, and where there is nothing to compare."""
-    folder, options = _arguments(argv)
+    word, pairs = read_words("compare", argv, {"metric": "NAME", "baseline": "POLICY", "out": "FILE"})
+    folder, options = Path(word), dict(pairs)
     from sim.results.table import collect, comparisons
 
-    metric = options.get("metric", "tpot_s.mean")
     table = collect(folder)
-    pairs = comparisons(table, metric, options.get("baseline"))
-    if pairs.empty:
+    compared = comparisons(table, options.get("metric", "tpot_s.mean"), options.get("baseline"))
+    if compared.empty:
         raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared")
-    print(text(pairs))
+    print(text(compared))
     for warning in sorted({warning for row in table["warnings"] for warning in row if warning.startswith("fragile")}):
         print(warning)
     if "out" in options:
         out = Path(options["out"])
         if out.suffix == ".csv":
-            pairs.to_csv(out, index=False)
+            compared.to_csv(out, index=False)
         else:
-            pairs.to_parquet(out, index=False)
+            compared.to_parquet(out, index=False)
         print(f"wrote {out}")
     return 0
 
@@ -74,15 +75,3 @@ def _line(row: pd.Series, width: int) -> str:
         f"{row['series']:<{width}}  {row['against']:<{width}}  {number(row['value']):>10} "
         f"{number(row['against_value']):>10} {number(row['difference']):>10}  {interval:^23} {p:>8} {wins:>7}{mark}"
     )
-
-
-def _arguments(argv: list[str]) -> tuple[Path, dict[str, str]]:
-    """The folder and the options."""
-    folders = [word for word in argv if "=" not in word]
-    options = dict(word.split("=", 1) for word in argv if "=" in word)
-    for name in options:
-        if name not in ("metric", "baseline", "out"):
-            raise UserError(f"compare: {name}= is not known: the words are metric=, baseline= and out=")
-    if len(folders) != 1:
-        raise UserError(f"compare takes one folder of results, got {len(folders)}: see `python -m sim compare --help`")
-    return Path(folders[0]), options

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sim.command_words import read_words
 from traces.errors import UserError
 
 
 def main(argv: list[str]) -> int:
     """Gather -> 0. Raises: UserError for a folder without finished runs."""
-    if len(argv) != 1:
-        raise UserError(f"gather takes one folder of results, got {len(argv)}: see `python -m sim gather --help`")
     from sim.results.gather import gather
 
-    folder = Path(argv[0])
+    folder = Path(read_words("gather", argv, {})[0])
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the output folder of a sweep")
     count = gather(folder)

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from traces.embedded import embedded_names, embedded_trace_path
+from traces.embedded import trace_path
 from traces.format.files import read_trace
 from traces.statistics.summary import summarize, warnings
 
@@ -36,20 +36,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("trace", metavar="TRACE", help="trace file, or the name of an embedded trace")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     options = parser.parse_args(argv)
-    path = _path(options.trace)
+    path = trace_path(options.trace)
     summary = summarize(read_trace(path))
     if options.json:
         print(json.dumps(summary | {"warnings": warnings(summary)}, indent=2, allow_nan=False))
     else:
         print(render(summary, path))
     return 0
-
-
-def _path(name: str) -> Path:
-    """A file of this name, else the embedded trace of this name."""
-    if not Path(name).exists() and name in embedded_names():
-        return embedded_trace_path(name)
-    return Path(name)
 
 
 def render(summary: dict[str, Any], path: Path) -> str:

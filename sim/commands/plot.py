@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.command_words import read_words
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from sim.metrics.registry import Column
 
+WORDS = {"figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "out": "FOLDER"}
 USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [out=FOLDER]
 
 Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
@@ -38,11 +40,9 @@ def help_text() -> str:
 
     lines = [USAGE]
     for source in dict.fromkeys(drawing.source for drawing in FIGURES.values()):
-        lines += ["", f"Figures from {source}"] if len(lines) > 1 else [f"Figures from {source}"]
-        lines += [
-            f"  figure={name:<22} {drawing.says}" for name, drawing in FIGURES.items() if drawing.source == source
-        ]
-    return "\n".join(lines) + "\n" + OPTIONS
+        drawings = [drawing for drawing in FIGURES.values() if drawing.source == source]
+        lines += [f"Figures from {source}", *(f"  figure={each.name:<22} {each.says}" for each in drawings), ""]
+    return "\n".join(lines[:-1]) + "\n" + OPTIONS
 
 
 def main(argv: list[str]) -> int:
@@ -57,11 +57,14 @@ def main(argv: list[str]) -> int:
     from sim.figures.drawing import RUNS
     from sim.figures.registry import figures_of, save, sources_of  # pandas and matplotlib take a second to import
     from sim.figures.run_table import study
+    from sim.results.run_files import unfinished_runs
 
     runs = None
     if RUNS in sources_of(what):
         runs = study(what)
-        _print_runs(what, runs)
+        for run in unfinished_runs(what):
+            print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
+        print(format_table(runs))
     elif not what.exists() and not sources_of(what):
         raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
     written = 0
@@ -74,24 +77,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _print_runs(folder: Path, table: "pd.DataFrame") -> None:
-    """The table of all runs, and a warning for every one that left no results."""
-    from sim.results.run_files import unfinished_runs
-
-    for run in unfinished_runs(folder):
-        print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
-    print(format_table(table))
-
-
 def shown_columns() -> "list[Column]":
     """The columns of the table of all runs."""
     from sim.metrics.registry import Column, column_of
 
-    rates = [column_of(name) for name in ("hit_rate", "cache_ratio", "substitution_rate")]
     tpot = column_of("tpot_s.mean")
     return [
         Column("capacity", "capacity %", 100.0, ".1f"),
-        *rates,
+        *map(column_of, ("hit_rate", "cache_ratio", "substitution_rate")),
         column_of("bytes_per_token", "MB/token"),
         tpot,
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
@@ -110,13 +103,9 @@ def format_table(table: "pd.DataFrame") -> str:
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
         cells = [number(run.get(column.name), column.form, column.scale) for column in columns]
         lines.append([str(run["series"]), *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
+    form = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
+    return "\n".join(form.format(*line) for line in lines)
 
 
 def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
@@ -124,26 +113,14 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, 
     from sim.figures.registry import check_name
     from sim.figures.trace_file import is_trace
 
-    options: dict[str, str] = {}
-    names: list[str] = []
-    folders: list[str] = []
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if not equals:
-            folders.append(word)
-        elif key == "figure":
-            names += value.split(",")
-        elif key in ("columns", "out", "steps"):
-            options[key] = value
-        else:
-            raise UserError(f"plot: {key}= is not known: the words are figure=, columns=, steps= and out=")
-    if len(folders) != 1:
-        raise UserError(f"plot takes one folder or trace, got {len(folders)}: see `python -m sim plot --help`")
+    word, pairs = read_words("plot", argv, WORDS, "folder or trace")
+    options = dict(pairs)
+    names = [name for key, value in pairs if key == "figure" for name in value.split(",")]
     for name in names:
         check_name(name)
     if options.get("columns", "2") not in ("1", "2"):
         raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
-    folder = Path(folders[0])
+    folder = Path(word)
     beside = folder if folder.is_dir() else Path("figures") / folder.stem if is_trace(folder) else folder.parent
     out = Path(options["out"]) if "out" in options else beside if is_trace(folder) else beside / "figures"
     return folder, names, int(options.get("columns", "2")), out, _steps(options.get("steps"))

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from traces.errors import UserError
+from sim.command_words import read_words
 
-WORDS = ("out", "validation")
+WORDS = {"out": "FILE", "validation": "FOLDER"}
 
 
 def main(argv: list[str]) -> int:
     """Write the report -> 0. Raises: UserError for unknown words, and for folders without results."""
-    folder, options = _arguments(argv)
+    word, pairs = read_words("report", argv, WORDS)
+    folder, options = Path(word), {name: Path(value) for name, value in pairs}
     from sim.report.content import content
     from sim.report.render import render
     from traces.whole_file import write_whole
@@ -34,15 +35,3 @@ def main(argv: list[str]) -> int:
     write_whole(out, page.encode())
     print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB)")
     return 0
-
-
-def _arguments(argv: list[str]) -> tuple[Path, dict[str, Path]]:
-    """The folder, and the paths given by name."""
-    pairs = [word.partition("=") for word in argv]
-    folders = [word for word, equals, _ in pairs if not equals]
-    for key, equals, value in pairs:
-        if equals and (key not in WORDS or not value):
-            raise UserError(f"report: {key}={value} is not known: the words are out=FILE and validation=FOLDER")
-    if len(folders) != 1:
-        raise UserError(f"report takes one folder of results, got {len(folders)}: see `python -m sim report --help`")
-    return Path(folders[0]), {key: Path(value) for key, equals, value in pairs if equals}

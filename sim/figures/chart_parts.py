@@ -1,16 +1,19 @@
 """Pieces that figures share: panels, bars and lines with intervals, legends."""
 
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from sim.figures.style import BLACK, BLUE, GREEN, LINES, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW
+from sim.results.table import bounds_of
 
 FILLS: tuple[tuple[str, str], ...] = (
     (BLUE, ""), (ORANGE, "////"), (GREEN, ""), (VERMILLION, "\\\\\\\\"), (SKY, ""), (PURPLE, "xxxx"), (YELLOW, ""),
@@ -19,18 +22,50 @@ FILLS: tuple[tuple[str, str], ...] = (
 """Colour and hatching of bars, in order: neighbours differ in lightness or in hatching too."""
 
 
-def grid(rows: int, columns: int, page_columns: int, height_in: float) -> tuple[Figure, NDArray[Any]]:
-    """A figure as wide as the page asks and its panels [rows, columns], each `height_in` high."""
-    size = (WIDTH_IN[page_columns], height_in * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+class Axis(NamedTuple):
+    """What stands at an axis, and the factor from the table to its unit."""
+
+    label: str
+    scale: float = 1.0
+
+
+AXES = {
+    "capacity": Axis("Cache capacity (% of all experts)", 100.0),
+    "tpot_s.mean": Axis("Time per output token (ms)", 1e3),
+    "hit_rate": Axis("Hit rate (%)", 100.0),
+    "decode.hit_rate": Axis("Hit rate, decode steps (%)", 100.0),
+    "decode.cache_ratio": Axis("Cache ratio, decode (%)", 100.0),
+    "decode.lost_gate_mass": Axis("Gate mass not executed\nas routed, decode (%)", 100.0),
+    "quality.perplexity_ratio": Axis("Perplexity over that\nof exact routing"),
+    "decode.prefetch_precision": Axis("Prefetched experts then demanded (%)", 100.0),
+    "reuse": Axis("Routed to again (%)", 100.0),
+}
+"""How figures show a column of their table; any other is shown as it is."""
+
+
+def panel_grid(
+    count: int, wide: int, page_columns: int, height_in: float, more_in: float = 0.0
+) -> tuple[Figure, NDArray[Any]]:
+    """A figure as wide as the page asks and `count` panels, each `height_in` high, `wide` of them in a row."""
+    rows = -(-count // wide)
+    figure = Figure(figsize=(WIDTH_IN[page_columns], height_in * rows + more_in), layout="constrained")
+    panels = figure.subplots(rows, wide, squeeze=False).ravel()
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    return figure, panels[:count]
 
 
 def side_by_side(count: int, columns: int, height_in: float = 2.35) -> tuple[Figure, NDArray[Any]]:
     """Panels in a row on a wide page, one above the other in one column."""
-    shape = (1, count) if columns == 2 else (count, 1)
-    figure, panels = grid(*shape, columns, height_in)
-    return figure, panels.ravel()
+    return panel_grid(count, count if columns == 2 else 1, columns, height_in)
+
+
+def metric_panels(columns: int, *metrics: str) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each metric, side by side, named at its ordinate."""
+    figure, panels = side_by_side(len(metrics), columns)
+    for panel, metric in zip(panels, metrics, strict=True):
+        panel.set_ylabel(AXES[metric].label)
+    return figure, dict(zip(metrics, panels, strict=True))
 
 
 def error_lengths(points: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[Any]:
@@ -38,64 +73,92 @@ def error_lengths(points: NDArray[np.float64], low: NDArray[np.float64], high: N
     return np.clip(np.stack([points - low, high - points]), 0.0, None)
 
 
-def numbers(table: pd.DataFrame, column: str, scale: float = 1.0) -> NDArray[np.float64]:
-    """A column as numbers times `scale`; NaN throughout where it is missing."""
+def known(table: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows in which all these columns are known; none where the table lacks one."""
+    return table.dropna(subset=list(columns)) if set(columns) <= set(table) else table.head(0)
+
+
+def numbers(table: pd.DataFrame, column: str, scale: float | None = None) -> NDArray[np.float64]:
+    """A column as numbers in the unit of its axis, or times `scale`; NaN throughout where it is missing."""
     if column not in table:
         return np.full(len(table), np.nan)
-    return table[column].to_numpy(dtype=np.float64) * scale
+    return table[column].to_numpy(dtype=np.float64) * (scale_of(column) if scale is None else scale)
 
 
-def bounds_of(metric: str) -> tuple[str, str]:
-    """Names of the columns of a metric's interval."""
-    stem = metric.removesuffix(".mean")
-    return f"{stem}.low", f"{stem}.high"
+def scale_of(column: str) -> float:
+    """The factor from a column of the table to the unit of its axis."""
+    return AXES[column].scale if column in AXES else 1.0
 
 
-def lengths_of(table: pd.DataFrame, metric: str, scale: float) -> NDArray[Any]:
+def lengths_of(table: pd.DataFrame, metric: str, scale: float | None = None) -> NDArray[Any]:
     """Error bars of a metric, [2, n]."""
-    low, high = (numbers(table, name, scale) for name in bounds_of(metric))
-    return error_lengths(numbers(table, metric, scale), low, high)
+    scale = scale_of(metric) if scale is None else scale
+    return error_lengths(*(numbers(table, name, scale) for name in (metric, *bounds_of(metric))))
 
 
-def line(panel: Axes, table: pd.DataFrame, x: str, metric: str, scale: float, index: int, label: str) -> None:
-    """A line with intervals over the column `x`, in the look of this index."""
+def line(panel: Axes, table: pd.DataFrame, x: str, metric: str, look: Mapping[str, Any], label: str = "") -> None:
+    """A line with intervals over the column `x`."""
     points = table.dropna(subset=[metric]).sort_values(x)
-    look = LINES[index % len(LINES)]
     panel.errorbar(
-        numbers(points, x), numbers(points, metric, scale), yerr=lengths_of(points, metric, scale),
+        numbers(points, x), numbers(points, metric), yerr=lengths_of(points, metric),
         **look, capsize=2, elinewidth=0.8, label=label,
     )  # fmt: skip
 
 
+def look_of(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the line of this index."""
+    return LINES[index % len(LINES)]
+
+
+def bar_look(color: str, hatch: str) -> dict[str, Any]:
+    """How a bar of this colour and hatching is drawn."""
+    return {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
+
+
+def error_look(capsize: float) -> dict[str, float]:
+    """How the interval of a bar is drawn."""
+    return {"elinewidth": 0.7, "capsize": capsize, "capthick": 0.7}
+
+
+def bars(
+    panel: Axes, table: pd.DataFrame, metric: str, index: int, count: int, label: str, capsize: float = 1.2
+) -> NDArray[Any]:
+    """Bars with intervals, one per row, of series `index` of `count` that stand side by side -> their places."""
+    width = 0.82 / count
+    places = np.arange(len(table)) + (index - (count - 1) / 2) * width
+    panel.bar(
+        places, numbers(table, metric), width, yerr=lengths_of(table, metric), error_kw=error_look(capsize),
+        label=label, **bar_look(*FILLS[index % len(FILLS)]),
+    )  # fmt: skip
+    return places
+
+
 def grouped_bars(
-    panel: Axes, table: pd.DataFrame, across: str, within: str, metric: str, scale: float,
-    names: Sequence[str], groups: Sequence[str],
-) -> None:  # fmt: skip
+    panel: Axes, table: pd.DataFrame, across: str, within: str, metric: str, names: Sequence[str], groups: Sequence[str]
+) -> None:
     """A bar with interval per value of `within` (colours) in each group of `across` (places)."""
-    width = 0.82 / max(1, len(names))
     for index, name in enumerate(names):
         chosen = table[table[within] == name].drop_duplicates(across).set_index(across).reindex(list(groups))
-        places = np.arange(len(groups)) + (index - (len(names) - 1) / 2) * width
-        color, hatch = FILLS[index % len(FILLS)]
-        panel.bar(
-            places, numbers(chosen, metric, scale), width, color=color, hatch=hatch, edgecolor="white", linewidth=0.3,
-            yerr=lengths_of(chosen, metric, scale), error_kw={"elinewidth": 0.7, "capsize": 1.2, "capthick": 0.7},
-            label=name,
-        )  # fmt: skip
-    panel.set_xticks(range(len(groups)), list(groups))
+        bars(panel, chosen, metric, index, len(names), name)
+    name_places(panel, groups)
+
+
+def name_places(panel: Axes, names: Sequence[str]) -> None:
+    """Names of upright bars or groups of them."""
+    panel.set_xticks(range(len(names)), names)
     panel.tick_params(axis="x", length=0)
     panel.grid(axis="x", visible=False)
 
 
-def level_bars(panel: Axes, names: Sequence[str], values: NDArray[np.float64], lengths: Any, index: int = 0) -> None:
-    """Horizontal bars with intervals, the first name on top."""
-    color, hatch = FILLS[index]
-    places = np.arange(len(names))
+def level_bars(
+    panel: Axes, table: pd.DataFrame, metric: str, look: tuple[str, str],
+    scale: float | None = None, height: float = 0.7, shift: float = 0.0, label: str = "",
+) -> None:  # fmt: skip
+    """Horizontal bars with intervals, one per row, the first row on top; `look`: colour and hatching."""
     panel.barh(
-        places, values, 0.7, xerr=lengths, color=color, hatch=hatch, edgecolor="white", linewidth=0.3,
-        error_kw={"elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7},
+        np.arange(len(table)) + shift, numbers(table, metric, scale), height, xerr=lengths_of(table, metric, scale),
+        error_kw=error_look(1.5), label=label, **bar_look(*look),
     )  # fmt: skip
-    name_rows(panel, names)
 
 
 NAME_WIDTH, ROW_IN, LINE_IN = 34, 0.19, 0.11
@@ -113,12 +176,33 @@ def rows_in(names: Sequence[str], row_in: float = ROW_IN) -> float:
     return len(names) * max(row_in, ROW_IN + LINE_IN * more)
 
 
+def name_column(table: pd.DataFrame) -> str:
+    """The column that names runs: `name` where `add_settings` made it."""
+    return "name" if "name" in table else "series"
+
+
+def row_names(runs: pd.DataFrame) -> list[str]:
+    """What the rows of horizontal bars are called."""
+    return [str(name) for name in runs[name_column(runs)]]
+
+
 def name_rows(panel: Axes, names: Sequence[str]) -> None:
     """Names of horizontal bars, the first one on top."""
     panel.set_yticks(range(len(names)), [wrapped(name) for name in names], linespacing=0.95)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)
+
+
+def note_beside(panel: Axes, text: str, end: float, row: float, points: float) -> None:
+    """A few letters after the end of a horizontal bar."""
+    panel.annotate(text, (end, row), xytext=(2, 0), textcoords="offset points", va="center", fontsize=points)
+
+
+def plain_ticks(axis: XAxis | YAxis) -> None:
+    """Numbers without powers of ten on a logarithmic axis."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_above(figure: Figure, entries: tuple[Sequence[Any], Sequence[Any]], handlelength: float = 2.0) -> None:

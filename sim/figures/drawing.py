@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -35,3 +36,17 @@ class Drawing:
     place: int = LAST
     options: tuple[str, ...] = ()
     in_report: bool = True
+
+
+DRAWINGS: dict[str, Drawing] = {}
+"""What the modules that were imported declare, by name."""
+
+
+def declare(name: str, says: str, **about: Any) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """Makes the function that follows the figure of this name; `about`: further fields of `Drawing`."""
+
+    def keep(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+        DRAWINGS[name] = Drawing(name, says, draw, **about)
+        return draw
+
+    return keep

@@ -8,21 +8,19 @@ import pandas as pd
 from policies.state import DECODE
 from sim.metrics.registry import MEASURES
 from sim.results.run_files import load_run
-from sim.statistics.run_sample import Run, intervals, value_of
+from sim.results.table import interval_columns
+from sim.statistics.run_sample import Run, value_of
 
 
 def add_measures(table: pd.DataFrame) -> pd.DataFrame:
     """The table with `NAME`, `NAME.low` and `NAME.high` for each measure: NaN where a run does not tell."""
     rows = [measures_of(decode_steps(Path(str(folder)))) for folder in table["folder"]]
-    return table.assign(**{key: [row[key] for row in rows] for key in (rows[0] if rows else {})})
+    return table.join(pd.DataFrame(rows, table.index))
 
 
 def measures_of(run: Run) -> dict[str, float]:
     """The measures of one run with 95 % intervals over its lockstep batches."""
-    values: dict[str, float] = {}
-    for name, (low, high) in intervals(run, tuple(MEASURES)).items():
-        values |= {name: value_of(run, name), f"{name}.low": low, f"{name}.high": high}
-    return values
+    return {name: value_of(run, name) for name in MEASURES} | interval_columns(run, tuple(MEASURES))
 
 
 def decode_steps(folder: Path) -> Run:

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import sim.figures.drawings
-from sim.figures.drawing import RUNS, TRACE, VALIDATION, Drawing, MissingData
+from sim.figures.drawing import DRAWINGS, RUNS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.run_table import study
 from sim.figures.style import STYLE
 from sim.figures.trace_file import is_trace
@@ -26,12 +26,10 @@ HOW_TO_NAME = {
 
 
 def find_drawings() -> dict[str, Drawing]:
-    """The drawings of every module of `sim.figures.drawings` by name."""
-    modules = [module.name for module in pkgutil.iter_modules(sim.figures.drawings.__path__)]
-    drawings: list[Drawing] = []
-    for name in modules:
-        drawings += importlib.import_module(f"sim.figures.drawings.{name}").DRAWINGS
-    return {drawing.name: drawing for drawing in sorted(drawings, key=lambda drawing: (drawing.place, drawing.name))}
+    """The figures that the modules of `sim.figures.drawings` declare, by name."""
+    for module in pkgutil.iter_modules(sim.figures.drawings.__path__):
+        importlib.import_module(f"sim.figures.drawings.{module.name}")
+    return {drawing.name: drawing for drawing in sorted(DRAWINGS.values(), key=lambda each: (each.place, each.name))}
 
 
 FIGURES = find_drawings()
@@ -65,32 +63,22 @@ def figures_of(
     tables: dict[Callable[[Path], pd.DataFrame], pd.DataFrame] = {} if runs is None else {study: runs}
     for name in names or [name for name, drawing in FIGURES.items() if drawing.source in sources]:
         drawing = FIGURES[name]
-        if names and drawing.source not in sources:
+        if drawing.source not in sources:
             raise MissingData(
                 f"figure={name} is drawn from {drawing.source}, and {path} holds none: "
                 f"name {HOW_TO_NAME[drawing.source]}"
             )
+        read = drawing.read or study
         try:
-            figure = _draw(drawing, path, tables, columns, options)
+            if read not in tables:
+                tables[read] = read(path)
+            with rc_context(STYLE):
+                figure = drawing.draw(tables[read], columns, **{key: options.get(key) for key in drawing.options})
         except MissingData:
             if names:
                 raise
             continue
         yield name, figure
-
-
-def _draw(
-    drawing: Drawing,
-    path: Path,
-    tables: dict[Callable[[Path], pd.DataFrame], pd.DataFrame],
-    columns: int,
-    options: Mapping[str, Any],
-) -> Figure:
-    read = drawing.read or study
-    if read not in tables:
-        tables[read] = read(path)
-    with rc_context(STYLE):
-        return drawing.draw(tables[read], columns, **{name: options.get(name) for name in drawing.options})
 
 
 def save(figure: Figure, stem: Path, dpi: int = 300) -> list[Path]:

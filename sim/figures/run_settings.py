@@ -1,7 +1,7 @@
 """What each run was set to, as columns beside its results: rules of the policy, set-up, workload, alpha."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,16 @@ def add_settings(table: pd.DataFrame) -> pd.DataFrame:
     return described
 
 
-def names(table: pd.DataFrame) -> list[str]:
-    """A name for every run: its contender, and what else the runs of the table differ in except the capacity."""
-    keys = [key for key in GROUPS if table[key].nunique() > 1]
-    return [", ".join([run["contender"], *group_words(run, keys)]) for _, run in table.iterrows()]
+def names(table: pd.DataFrame, but: str = "") -> list[str]:
+    """A name for every run: its contender, and what else the runs differ in except the capacity and `but`."""
+    return [", ".join(filter(None, words)) for words in zip(table["contender"], place_names(table, but), strict=True)]
 
 
-def group_words(run: Any, keys: Sequence[str]) -> list[str]:
-    """Set-up, workload or batch size of a run as words."""
-    return [f"batch\u00a0{run[key]}" if key == "batch_size" else str(run[key]) for key in keys]
+def place_names(table: pd.DataFrame, but: str = "") -> list[str]:
+    """Set-up, workload and batch size of every run, those in which the runs differ; `but`: the one left out."""
+    keys = [key for key in GROUPS if key != but and table[key].nunique() > 1]
+    words = {key: "batch\u00a0" if key == "batch_size" else "" for key in keys}
+    return [", ".join(f"{word}{run[key]}" for key, word in words.items()) for _, run in table.iterrows()]
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,10 +91,8 @@ def contender(series: str) -> str:
 
 def machine_words(series: str) -> list[str]:
     """Figures of the machine in which runs differ, such as `link_bytes_per_s=1.2e+10`."""
-    pairs = [
-        word.removeprefix("hardware.").partition("=") for word in series.split(" ") if word.startswith("hardware.")
-    ]
-    return [f"{key}={short(value)}" for key, _, value in pairs]
+    words = [word.partition("=") for word in series.split(" ") if word.startswith("hardware.")]
+    return [f"{key.removeprefix('hardware.')}={short(value)}" for key, _, value in words]
 
 
 def short(value: str) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from traces.embedded import embedded_names, embedded_trace_path
+from traces.embedded import embedded_names, trace_path
 from traces.format.files import read_trace
 from traces.format.trace import DECODE, Trace
 from traces.statistics.routing import counted_rows
@@ -16,7 +16,7 @@ def is_trace(path: Path) -> bool:
 
 def open_trace(path: Path) -> Trace:
     """The trace of this file or, where there is none, the embedded one of this name."""
-    return read_trace(path if path.exists() or str(path) not in embedded_names() else embedded_trace_path(str(path)))
+    return read_trace(trace_path(str(path)))
 
 
 def describe(trace: Trace, path: Path) -> dict[str, Any]:

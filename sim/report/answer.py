@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sim.figures.drawings.attribution import PART_LOOK
-from sim.figures.drawings.bounds import FILE, answers
-from sim.formatting import milliseconds, percent, shortlist, with_interval
+from sim.figures.drawings.bounds import answers_of
+from sim.formatting import is_known, milliseconds, percent, shortlist, with_interval
 from sim.machine.parts import PARTS
 from sim.report.comparison import TIME, Comparison
+from sim.results.table import bounds_of
 
 SHOWN_NAMES = 6
 """Runs that the last sentence names; of more it gives the number."""
@@ -74,8 +73,7 @@ def conditions(run: Any) -> str:
 
 def value_and_interval(run: Any, metric: str) -> str:
     """The metric of a run with its interval."""
-    stem = metric.removesuffix(".mean")
-    low, high = run.get(f"{stem}.low"), run.get(f"{stem}.high")
+    low, high = (run.get(name) for name in bounds_of(metric))
     if metric == TIME:
         return with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
     return with_interval(percent(run[metric], unit=" %"), low, high, ".1f", 100.0)
@@ -83,16 +81,14 @@ def value_and_interval(run: Any, metric: str) -> str:
 
 def limit_sentence(run: Any) -> str:
     """What limits the best: what its what-if replays say, else the largest part of its time."""
-    path = Path(str(run["folder"])) / FILE
-    if path.is_file():
-        first = answers(path)[0]
+    for first in answers_of(run)[:1]:
         return f"For {run['contender']}, {first['binding']}; {first['bound']}."
-    parts = {part: float(run.get(f"time_s_per_token.{part}", 0.0) or 0.0) for part in PARTS}
-    parts = {part: value for part, value in parts.items() if not math.isnan(value)}
+    times = {part: run.get(f"time_s_per_token.{part}") for part in PARTS}
+    parts = {part: float(time_s) for part, time_s in times.items() if is_known(time_s)}
     whole = sum(parts.values())
     if not whole:
         return "What limits it is not known: these runs have no clock (engine=compiled gives one)."
-    largest = max(parts, key=lambda part: parts[part])
+    largest = max(parts, key=parts.__getitem__)
     word = PART_LOOK[largest][0]
     return (
         f"The largest part of its time per token is {word}, {percent(parts[largest] / whole, unit=' %')}; "
@@ -121,11 +117,8 @@ def certainty_sentence(comparison: Comparison) -> str:
 
 def limits(table: pd.DataFrame) -> list[dict[str, str]]:
     """What every run that asked what if says limits it."""
-    limits_of_runs = []
-    for _, run in table.iterrows():
-        path = Path(str(run["folder"])) / FILE
-        if path.is_file():
-            first = answers(path)[0]
-            name = f"{run['name']}, {100 * run['capacity']:.3g} %"
-            limits_of_runs.append({"run": name, "binding": str(first["binding"]), "bound": str(first["bound"])})
-    return limits_of_runs
+    return [
+        {"run": f"{run['name']}, {100 * run['capacity']:.3g} %", "binding": first["binding"], "bound": first["bound"]}
+        for _, run in table.iterrows()
+        for first in answers_of(run)[:1]
+    ]

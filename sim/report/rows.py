@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from sim.formatting import interval, is_known, number
 from sim.metrics.registry import Column, column_of, quantity_of
 from sim.report.comparison import Comparison, is_bound, ranking_metric
+from sim.results.table import bounds_of
 
 COLUMNS = tuple(
     column_of(name)
@@ -42,12 +43,12 @@ class Row:
 
 def headings(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(heading, what it means) of every column that some run fills."""
-    first = [("policy", "the policy and the settings in which the runs differ"), ("capacity %", "share of all experts")]
     against = "time per output token over that of the best under the same conditions [95 %], same requests"
     chance = "chance of such a difference between equals, two-sided, corrected for all pairs by Holm"
     mark = "best, not distinguishable from it (p of .05 or more), or bound: no live system is so"
+    first = [("policy", "the policy and the settings in which the runs differ"), ("mark", mark)]
     filled = [(column.heading, meaning(column.name)) for column in _filled(table)]
-    return [first[0], ("mark", mark), first[1], *filled, ("against best", against), ("p", chance)]
+    return [*first, ("capacity %", "share of all experts"), *filled, ("against best", against), ("p", chance)]
 
 
 def meaning(name: str) -> str:
@@ -93,9 +94,8 @@ def _cell(value: object, scale: float, form: str) -> Cell:
 
 def _metric(run: Any, column: Column) -> Cell:
     cell = _cell(run[column.name], column.scale, column.form)
-    stem = column.name.removesuffix(".mean")
-    ends = interval(run.get(f"{stem}.low"), run.get(f"{stem}.high"), column.form, column.scale)
-    return Cell(cell.text, cell.sort, ends if cell.text != DASH else "")
+    low, high = (run.get(name) for name in bounds_of(column.name))
+    return replace(cell, interval=interval(low, high, column.form, column.scale) if cell.text != DASH else "")
 
 
 def _ratio(pair: Any) -> Cell:

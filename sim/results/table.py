@@ -1,5 +1,6 @@
 """The runs of a folder as a table: one row per run, with intervals over its requests."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
 from sim.statistics.pairs import compare, corrected_together
-from sim.statistics.run_sample import intervals
+from sim.statistics.run_sample import Run, intervals
 from traces.errors import UserError
 
 RESULTS = "results.parquet"
@@ -124,17 +125,22 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
     row["asked_capacity"] = str(next((value for value in asked if value is not None), "default"))
     row |= {"folder": str(run), "capacity": float(capacity)}
     row |= {name: tuple(map(str, provenance.get(name) or ())) for name in ("estimated", "warnings", "overrides")}
-    return row | (_intervals(run) if known is None else known)
+    if known is None:
+        sample = load_run(run)
+        known = {"requests": len(sample.groups())} | interval_columns(sample, MEANS)
+    return row | known
 
 
-def _intervals(run: Path) -> dict[str, float]:
-    """95 % interval of every metric whose value is a ratio of sums or a mean over requests."""
-    sample = load_run(run)
-    bounds: dict[str, float] = {"requests": len(sample.groups())}
-    for name, (low, high) in intervals(sample, MEANS).items():
-        stem = name.removesuffix(".mean")
-        bounds |= {f"{stem}.low": low, f"{stem}.high": high}
-    return bounds
+def interval_columns(run: Run, metrics: Sequence[str]) -> dict[str, float]:
+    """95 % intervals of these metrics by the names of their columns."""
+    bounds = intervals(run, metrics).items()
+    return {column: end for name, ends in bounds for column, end in zip(bounds_of(name), ends, strict=True)}
+
+
+def bounds_of(metric: str) -> tuple[str, str]:
+    """Names of the columns of a metric's interval."""
+    stem = metric.removesuffix(".mean")
+    return f"{stem}.low", f"{stem}.high"
 
 
 def _conditions(row: dict[str, Any], overrides: dict[str, str]) -> str:

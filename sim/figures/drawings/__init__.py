@@ -1,1 +1,1 @@
-"""A module for each figure or family: `DRAWINGS` says what it draws. A new file in this folder is a new figure."""
+"""A module for each figure or family, which `declare` puts into the list. A new file in this folder is a new figure."""

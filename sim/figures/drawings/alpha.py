@@ -3,30 +3,28 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import legend_above, line, side_by_side
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.chart_parts import known, legend_above, line, look_of, metric_panels
+from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import add_footnote
 
 
+@declare("alpha", "TPOT and lost gate mass against alpha (SMoE, Fig. 11)", heading="Width of the score bands", place=60)
 def alpha(table: pd.DataFrame, columns: int = 2) -> Figure:
     """TPOT and gate mass not executed as routed against alpha, a line per set-up, batch size and contender."""
-    runs = table.dropna(subset=["alpha"]) if "alpha" in table else table.head(0)
-    if "alpha" not in table or runs["alpha"].nunique() < 2:
+    runs = known(table, "alpha")
+    if runs.empty or runs["alpha"].nunique() < 2:
         raise MissingData(
             "figure=alpha needs runs that differ in policy.alpha: "
             "python -m sim run -m policy=importance policy.alpha=0,0.1,0.2,0.3,0.4,0.5,0.6"
         )
-    figure, (times, lost) = side_by_side(2, columns)
-    for index, (name, group) in enumerate(line_groups(runs).items()):
-        line(times, group, "alpha", "tpot_s.mean", 1e3, index, name)
-        line(lost, group, "alpha", "decode.lost_gate_mass", 100.0, index, name)
-    times.set_ylabel("Time per output token (ms)")
-    lost.set_ylabel("Gate mass not executed\nas routed, decode (%)")
-    for panel in (times, lost):
+    figure, panels = metric_panels(columns, "tpot_s.mean", "decode.lost_gate_mass")
+    for metric, panel in panels.items():
+        for index, (name, group) in enumerate(line_groups(runs).items()):
+            line(panel, group, "alpha", metric, look_of(index), name)
         panel.set_xlabel("alpha, half width of the score bands")
         panel.set_ylim(bottom=0)
-    legend_above(figure, times.get_legend_handles_labels(), handlelength=3)
+    legend_above(figure, panels["tpot_s.mean"].get_legend_handles_labels(), handlelength=3)
     add_footnote(figure, footnote(runs, interval=True))
     return figure
 
@@ -46,14 +44,3 @@ def _name(keys: list[str], group: pd.DataFrame) -> str:
     first = group.iloc[0]
     words = {"batch_size": f"batch {first['batch_size']}", "capacity": f"capacity {100 * first['capacity']:.3g} %"}
     return ", ".join(words.get(key, str(first[key])) for key in keys)
-
-
-DRAWINGS = (
-    Drawing(
-        "alpha",
-        "TPOT and lost gate mass against alpha (SMoE, Fig. 11)",
-        alpha,
-        heading="Width of the score bands",
-        place=60,
-    ),
-)

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sim.figures.chart_parts import first_rows, name_rows, rows_in
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.chart_parts import bar_look, first_rows, name_rows, note_beside, numbers, row_names, rows_in
+from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, add_footnote
 from sim.machine.parts import PARTS
@@ -24,6 +24,7 @@ PART_LOOK = {
 }
 
 
+@declare("attribution", "where a token's time goes, a stacked bar per policy", heading="Where the time goes", place=30)
 def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Where a token's time goes: a stacked bar per series, a panel per capacity.
 
@@ -37,15 +38,13 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
             "no run in the folder has its time attributed: metrics.json lacks time_s_per_token.<part>, "
             "which python -m sim run engine=compiled gives"
         )
-    once = table.drop_duplicates(["capacity", "series"])
-    table, note = first_rows(once)
-    groups = [(share, group.drop_duplicates("series")) for share, group in table.groupby("capacity")]
-    bars = [rows_in([str(name) for name in group[_key(group)]]) for _, group in groups]
+    table, note = first_rows(table.drop_duplicates(["capacity", "series"]))
+    groups = list(table.groupby("capacity"))
+    bars = [rows_in(row_names(group)) for _, group in groups]
     height = 0.65 + sum(bars) + 0.36 * len(groups)
     figure = Figure(figsize=(WIDTH_IN[columns], height), layout="constrained")
-    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=[high + 0.08 for high in bars])[
-        :, 0
-    ]
+    ratios = [high + 0.08 for high in bars]
+    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=ratios).ravel()
     for panel, (share, group) in zip(panels, groups, strict=True):
         _draw_bars(panel, group, parts)
         panel.set_title(f"capacity {100 * float(str(share)):.4g} %", loc="left", pad=2)
@@ -57,33 +56,15 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
     return figure
 
 
-def _key(table: pd.DataFrame) -> str:
-    return "name" if "name" in table else "series"
-
-
 def _draw_bars(panel: Axes, group: pd.DataFrame, parts: list[str]) -> None:
     rows = np.arange(len(group))
     left = np.zeros(len(group))
     for part in parts:
         _, color, hatch = PART_LOOK[part]
-        width = group[f"time_s_per_token.{part}"].fillna(0.0).to_numpy(dtype=np.float64) * 1e3
-        panel.barh(rows, width, left=left, height=0.72, color=color, hatch=hatch, edgecolor="white", linewidth=0.3)
+        width = np.nan_to_num(numbers(group, f"time_s_per_token.{part}", 1e3))
+        panel.barh(rows, width, left=left, height=0.72, **bar_look(color, hatch))
         left += width
     for row, total in zip(rows, left, strict=True):
-        panel.annotate(
-            f"{total:.4g}", (total, row), xytext=(2, 0), textcoords="offset points", va="center", fontsize=6.5
-        )
-    name_rows(panel, [str(name) for name in group[_key(group)]])
+        note_beside(panel, f"{total:.4g}", total, float(row), 6.5)
+    name_rows(panel, row_names(group))
     panel.margins(x=0.09)
-    panel.set_ylim(len(group) - 0.5, -0.5)
-
-
-DRAWINGS = (
-    Drawing(
-        "attribution",
-        "where a token's time goes, a stacked bar per policy",
-        attribution,
-        heading="Where the time goes",
-        place=30,
-    ),
-)

@@ -7,14 +7,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sim.figures.chart_parts import legend_above, lengths_of, numbers, side_by_side
-from sim.figures.drawing import TRACE, Drawing, MissingData
-from sim.figures.style import BLUE, LINES, add_footnote
+from sim.figures.chart_parts import AXES, legend_above, line, look_of, side_by_side
+from sim.figures.drawing import TRACE, MissingData, declare
+from sim.figures.style import add_footnote
 from sim.figures.trace_file import describe, open_trace
 from sim.statistics.bootstrap import request_interval
 from traces.format.trace import Trace
 from traces.statistics.routing import counted_rows, row_chunks
 
+RANK = "Rank of the expert by gate score"
 SHOWN_RANKS = 16
 WINDOWS = (1, 2, 3)
 """Decode steps within which an expert comes back: SMoE's Fig. 7 has 3."""
@@ -97,43 +98,33 @@ def reuse_counts(trace: Trace) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return reused, pairs
 
 
+@declare("score_by_rank", "gate score by rank (SMoE, Fig. 5)", source=TRACE, read=scores_by_rank, place=160)
 def score_by_rank(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Mean gate score by rank; the line separates the experts that are routed to from the rest."""
     figure, (panel,) = side_by_side(1, columns, 2.3)
-    panel.errorbar(
-        table["rank"], numbers(table, "score"), yerr=lengths_of(table, "score", 1.0), color=BLUE, marker="o",
-        capsize=2, elinewidth=0.8,
-    )  # fmt: skip
+    line(panel, table, "rank", "score", look_of(0))
     top_k = int(table["active"].sum())
     panel.axvline(top_k + 0.5, color="#777777", linewidth=0.8, linestyle="--")
     panel.annotate(f"routed to: top {top_k}", (top_k + 0.5, 0.97), xycoords=("data", "axes fraction"), fontsize=6.5,
                    xytext=(-3, 0), textcoords="offset points", ha="right", va="top")  # fmt: skip
-    panel.set(xlabel="Rank of the expert by gate score", ylabel="Gate score (probability)")
+    panel.set(xlabel=RANK, ylabel="Gate score (probability)")
     panel.set_ylim(bottom=0)
     add_footnote(figure, f"{table['note'].iloc[0]} Points: mean over tokens and layers; bars: 10th to 90th percentile.")
     return figure
 
 
+@declare(
+    "reuse_by_rank", "reuse within 1 to 3 steps by rank (SMoE, Fig. 7)", source=TRACE, read=reuse_by_rank, place=170
+)
 def reuse(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Probability of reuse against rank, a line per window."""
     figure, (panel,) = side_by_side(1, columns, 2.3)
     for index, (window, group) in enumerate(table.groupby("window")):
         name = "the next decode step" if window == 1 else f"the next {window} decode steps"
-        panel.errorbar(
-            group["rank"], numbers(group, "reuse", 100.0), yerr=lengths_of(group, "reuse", 100.0),
-            **LINES[index % len(LINES)], capsize=2, elinewidth=0.8, label=f"within {name}",
-        )  # fmt: skip
-    panel.set(xlabel="Rank of the expert by gate score", ylabel="Routed to again (%)")
+        line(panel, group, "rank", "reuse", look_of(index), f"within {name}")
+    panel.set(xlabel=RANK, ylabel=AXES["reuse"].label)
     panel.set_xticks(sorted(set(table["rank"])))
     panel.set_ylim(bottom=0)
     legend_above(figure, panel.get_legend_handles_labels(), handlelength=3)
     add_footnote(figure, f"{table['note'].iloc[0]} Bars: 95\u00a0% bootstrap over requests.")
     return figure
-
-
-DRAWINGS = (
-    Drawing("score_by_rank", "gate score by rank (SMoE, Fig. 5)", score_by_rank, TRACE, scores_by_rank, place=160),
-    Drawing(
-        "reuse_by_rank", "reuse within 1 to 3 steps by rank (SMoE, Fig. 7)", reuse, TRACE, reuse_by_rank, place=170
-    ),
-)

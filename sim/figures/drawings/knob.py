@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sim.figures.chart_parts import legend_above, line, side_by_side
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.chart_parts import legend_above, line, look_of, metric_panels, plain_ticks
+from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
-from sim.figures.run_settings import GROUPS, group_words
+from sim.figures.run_settings import names
 from sim.figures.style import LINES, add_footnote
 
 LEAST_VALUES = 3
@@ -20,6 +19,12 @@ OTHER_AXES = ("cache.fraction", "cache.slots_per_layer", "cache.bytes", "policy.
 """Numbers with a figure of their own, or that are no axis."""
 
 
+@declare(
+    "knob",
+    "TPOT and hit rate against the number that was swept: link, batch, ...",
+    heading="Against what was swept",
+    place=70,
+)
 def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
     """TPOT and decode hit rate against the overridden number with the most values, a line per policy.
 
@@ -33,21 +38,18 @@ def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
         )
     name = max(numbers, key=lambda key: numbers[key].nunique())
     runs = one_capacity(table.assign(knob=numbers[name]).dropna(subset=["knob", "tpot_s.mean"]).pipe(_without, name))
-    figure, (times, hits) = side_by_side(2, columns)
+    figure, panels = metric_panels(columns, "tpot_s.mean", "decode.hit_rate")
+    times, hits = panels.values()
     groups = list(runs.groupby("line", sort=True))[: len(LINES)]
-    for index, (label, group) in enumerate(groups):
-        line(times, group, "knob", "tpot_s.mean", 1e3, index, str(label))
-        line(hits, group, "knob", "decode.hit_rate", 100.0, index, str(label))
     wide = runs["knob"].min() > 0 and runs["knob"].max() / runs["knob"].min() > 20
-    for panel in (times, hits):
+    for metric, panel in panels.items():
+        for index, (label, group) in enumerate(groups):
+            line(panel, group, "knob", metric, look_of(index), str(label))
         panel.set_xlabel(name)
         if wide:
             panel.set_xscale("log")
-            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            panel.xaxis.set_minor_formatter(NullFormatter())
-    times.set_ylabel("Time per output token (ms)")
+            plain_ticks(panel.xaxis)
     times.set_ylim(bottom=0)
-    hits.set_ylabel("Hit rate, decode steps (%)")
     hits.set_ylim(0, 102)
     legend_above(figure, times.get_legend_handles_labels(), handlelength=3)
     left_out = runs["line"].nunique() - len(groups)
@@ -83,16 +85,4 @@ def _without(runs: pd.DataFrame, name: str) -> pd.DataFrame:
         return " ".join(word for word in text.split(" ") if word.partition("=")[0] not in (name, short))
 
     named = runs.assign(contender=runs["contender"].map(strip), setup=runs["setup"].map(strip))
-    keys = [key for key in GROUPS if key != name and named[key].nunique() > 1]
-    return named.assign(line=[", ".join([run["contender"], *group_words(run, keys)]) for _, run in named.iterrows()])
-
-
-DRAWINGS = (
-    Drawing(
-        "knob",
-        "TPOT and hit rate against the number that was swept: link, batch, ...",
-        knob,
-        heading="Against what was swept",
-        place=70,
-    ),
-)
+    return named.assign(line=names(named, but=name))

@@ -8,22 +8,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sim.figures.chart_parts import grid, legend_above, lengths_of, numbers, unique
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.chart_parts import AXES, legend_above, lengths_of, look_of, numbers, panel_grid, unique
+from sim.figures.drawing import MissingData, declare
 from sim.figures.drawings.capacity import FUTURE
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
-from sim.figures.run_settings import GROUPS, group_words
-from sim.figures.style import BLACK, LINES, add_footnote
+from sim.figures.run_settings import GROUPS, place_names
+from sim.figures.style import BLACK, add_footnote
 
-COSTS = (
-    ("quality.perplexity_ratio", "Perplexity over that\nof exact routing", 1.0),
-    ("decode.lost_gate_mass", "Gate mass not executed\nas routed, decode (%)", 100.0),
-)
-"""Measures of quality, the best first: column, axis, scale. Gate mass is a proxy, perplexity was measured."""
+COSTS = ("quality.perplexity_ratio", "decode.lost_gate_mass")
+"""Measures of quality, the best first. Gate mass is a proxy, perplexity was measured."""
 SHOWN_PANELS, NAMED_POINTS, NAME_LETTERS = 6, 8, 24
 
 
+@declare(
+    "pareto",
+    "TPOT against cost in quality: lost gate mass, or perplexity",
+    heading="Latency against quality",
+    place=130,
+)
 def pareto(table: pd.DataFrame, columns: int = 2) -> Figure:
     """TPOT and cost in quality of every run, a panel per set-up, workload and batch size.
 
@@ -31,30 +34,27 @@ def pareto(table: pd.DataFrame, columns: int = 2) -> Figure:
 
     Raises: MissingData for fewer than two runs with both.
     """
-    cost = next((one for one in COSTS if np.isfinite(numbers(table, one[0])).any()), COSTS[-1])
-    runs = candidates(table, cost[0])
+    cost = next((name for name in COSTS if np.isfinite(numbers(table, name)).any()), COSTS[-1])
+    runs = candidates(table, cost)
     if len(runs) < 2:
         raise MissingData(
             "figure=pareto needs at least two runs with a clock and gate scores: "
             "python -m sim run -m policy=lru,importance policy.alpha=0.1,0.2,0.3"
         )
+    runs = runs.assign(place=place_names(runs))
     groups = [group for _, group in runs.groupby(list(GROUPS), sort=True)][:SHOWN_PANELS]
     wide = min(len(groups), 3) if columns == 2 else 1
-    figure, panels = grid(-(-len(groups) // wide), wide, columns, 2.7 if len(groups) == 1 else 2.2)
+    figure, panels = panel_grid(len(groups), wide, columns, 2.7 if len(groups) == 1 else 2.2)
     policies = unique(runs.sort_values("policy"), "policy")
-    for place, panel in enumerate(panels.ravel()):
-        if place >= len(groups):
-            panel.set_axis_off()
-            continue
-        _draw_points(panel, groups[place], policies, cost[0], cost[2])
+    for place, (panel, group) in enumerate(zip(panels, groups, strict=True)):
+        _draw_points(panel, group, policies, cost)
         if len(groups) > 1:
-            keys = [key for key in GROUPS if runs[key].nunique() > 1]
-            panel.set_title(", ".join(group_words(groups[place].iloc[0], keys)), loc="left", fontsize=7)
-        panel.set_xlabel("Time per output token (ms)")
+            panel.set_title(group["place"].iloc[0], loc="left", fontsize=7)
+        panel.set_xlabel(AXES["tpot_s.mean"].label)
         if place % wide == 0:
-            panel.set_ylabel(cost[1])
-    legend_above(figure, panels.ravel()[0].get_legend_handles_labels())
-    proxy = " Gate mass is a proxy for quality, not a measure of it." if cost is COSTS[1] else ""
+            panel.set_ylabel(AXES[cost].label)
+    legend_above(figure, panels[0].get_legend_handles_labels())
+    proxy = " Gate mass is a proxy for quality, not a measure of it." if cost == COSTS[1] else ""
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + proxy)
     return figure
 
@@ -74,21 +74,18 @@ def front(times: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(~(at_most & less).any(axis=1))
 
 
-def _draw_points(panel: Axes, runs: pd.DataFrame, policies: Sequence[str], cost: str, scale: float) -> None:
-    sees = runs["eviction"].isin(list(FUTURE))
-    best = runs[~sees]
-    best = best[front(numbers(best, "tpot_s.mean"), numbers(best, cost))].sort_values("tpot_s.mean")
-    at, high = numbers(best, "tpot_s.mean", 1e3), numbers(best, cost, scale)
+def _draw_points(panel: Axes, runs: pd.DataFrame, policies: Sequence[str], cost: str) -> None:
+    best = runs[~runs["eviction"].isin(list(FUTURE))]
+    best = best[front(numbers(best, "tpot_s.mean", 1.0), numbers(best, cost, 1.0))].sort_values("tpot_s.mean")
+    at, high = numbers(best, "tpot_s.mean"), numbers(best, cost)
     panel.plot(at, high, color=BLACK, linewidth=0.8, drawstyle="steps-post", zorder=0.5, label="not beaten in both")
     for index, policy in enumerate(policies):
         chosen = runs[runs["policy"] == policy]
         future = bool(chosen["eviction"].isin(list(FUTURE)).all()) and len(chosen) > 0
-        look = LINES[index % len(LINES)]
+        look = look_of(index) | {"linestyle": "none"} | ({"color": "#888888"} if future else {})
         panel.errorbar(
-            numbers(chosen, "tpot_s.mean", 1e3), numbers(chosen, cost, scale),
-            xerr=lengths_of(chosen, "tpot_s.mean", 1e3), yerr=lengths_of(chosen, cost, scale),
-            color="#888888" if future else look["color"], marker=look["marker"], linestyle="none", elinewidth=0.7,
-            capsize=1.2, label=policy,
+            numbers(chosen, "tpot_s.mean"), numbers(chosen, cost), xerr=lengths_of(chosen, "tpot_s.mean"),
+            yerr=lengths_of(chosen, cost), **look, elinewidth=0.7, capsize=1.2, label=policy,
         )  # fmt: skip
     _name_points(panel, best, at, high)
     panel.margins(x=0.1, y=0.12)
@@ -104,14 +101,3 @@ def _name_points(panel: Axes, best: pd.DataFrame, at: NDArray[np.float64], high:
         if len(text) > NAME_LETTERS:
             continue
         panel.annotate(text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=5.5, color="#444444")
-
-
-DRAWINGS = (
-    Drawing(
-        "pareto",
-        "TPOT against cost in quality: lost gate mass, or perplexity",
-        pareto,
-        heading="Latency against quality",
-        place=130,
-    ),
-)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import legend_above, side_by_side
-from sim.figures.drawing import TRACE, Drawing
+from sim.figures.drawing import TRACE, declare
 from sim.figures.style import BLUE, GREEN, VERMILLION, add_footnote
 from sim.figures.trace_file import describe, open_trace
 from traces.format.trace import DECODE
@@ -51,6 +51,7 @@ def locality_by_layer(path: Path) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True).assign(**describe(trace, path))
 
 
+@declare("routing", "heat map of the use of every expert", source=TRACE, read=expert_shares, place=180)
 def routing(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Heat map of use: experts of each layer, in their own order and sorted by use."""
     figure, (own, ordered) = side_by_side(2, columns, 2.2)
@@ -67,6 +68,7 @@ def routing(table: pd.DataFrame, columns: int = 2) -> Figure:
     return figure
 
 
+@declare("locality", "LRU hits at every capacity, evenness by layer", source=TRACE, read=locality_by_layer, place=190)
 def locality(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Hit rate of LRU at every capacity with the spread over layers, and how unevenly each layer uses its experts."""
     figure, (hits, use) = side_by_side(2, columns)
@@ -91,9 +93,3 @@ def locality(table: pd.DataFrame, columns: int = 2) -> Figure:
         figure, f"{table['note'].iloc[0]} Cold start, a prompt's prefill is one step; exact for every capacity."
     )
     return figure
-
-
-DRAWINGS = (
-    Drawing("routing", "heat map of the use of every expert", routing, TRACE, expert_shares, place=180),
-    Drawing("locality", "LRU hits at every capacity, evenness by layer", locality, TRACE, locality_by_layer, place=190),
-)

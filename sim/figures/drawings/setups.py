@@ -3,8 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import grid, grouped_bars, legend_above, unique, wrapped
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.chart_parts import AXES, grouped_bars, known, legend_above, panel_grid, unique, wrapped
+from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import add_footnote
@@ -12,18 +12,27 @@ from sim.figures.style import add_footnote
 SHOWN_POLICIES, SHOWN_PANELS, PANELS_IN_A_ROW = 14, 12, 4
 
 
+@declare(
+    "tpot_by_policy",
+    "TPOT by policy, workload, set-up, batch (SMoE, Fig. 12)",
+    heading="Time per output token",
+    place=40,
+)
 def tpot_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Time per output token: a panel per set-up and batch size, a group per workload, a bar per policy."""
-    return _panels(table, "tpot_s.mean", 1e3, "Time per output token (ms)", columns, "tpot_by_policy")
+    return _panels(table, "tpot_s.mean", columns, "tpot_by_policy")
 
 
+@declare(
+    "cache_ratio_by_policy", "cache ratio in the same arrangement (SMoE, Fig. 13)", heading="Cache ratio", place=50
+)
 def cache_ratio_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Cache ratio of decode steps (resident executions over executions) in the same arrangement."""
-    return _panels(table, "decode.cache_ratio", 100.0, "Cache ratio, decode (%)", columns, "cache_ratio_by_policy")
+    return _panels(table, "decode.cache_ratio", columns, "cache_ratio_by_policy")
 
 
-def _panels(table: pd.DataFrame, metric: str, scale: float, label: str, columns: int, name: str) -> Figure:
-    runs = one_capacity(table.dropna(subset=[metric])) if metric in table else table.head(0)
+def _panels(table: pd.DataFrame, metric: str, columns: int, name: str) -> Figure:
+    runs, label = one_capacity(known(table, metric)), AXES[metric].label
     policies = unique(runs.sort_values("contender"), "contender")[:SHOWN_POLICIES]
     if len(policies) < 2:
         raise MissingData(
@@ -33,38 +42,16 @@ def _panels(table: pd.DataFrame, metric: str, scale: float, label: str, columns:
     setups, batches = unique(runs.sort_values("setup"), "setup"), sorted(unique(runs, "batch_size"))
     cells = [(batch, setup) for batch in batches for setup in setups][:SHOWN_PANELS]
     wide = min(len(setups), PANELS_IN_A_ROW) if columns == 2 else 1
-    figure, panels = grid(-(-len(cells) // wide), wide, columns, 1.75)
+    figure, panels = panel_grid(len(cells), wide, columns, 1.75)
     workloads = sorted(unique(runs, "workload"))
-    for place, panel in enumerate(panels.ravel()):
-        if place >= len(cells):
-            panel.set_axis_off()
-            continue
-        batch, setup = cells[place]
+    for place, (panel, (batch, setup)) in enumerate(zip(panels, cells, strict=True)):
         chosen = runs[(runs["batch_size"] == batch) & (runs["setup"] == setup)]
-        grouped_bars(panel, chosen, "workload", "contender", metric, scale, policies, workloads)
+        grouped_bars(panel, chosen, "workload", "contender", metric, policies, workloads)
         panel.set_title(wrapped(f"{setup}, batch\u00a0{batch}", 34 if wide < 3 else 22), loc="left", fontsize=7)
         if place % wide == 0:
             panel.set_ylabel(label if len(label) < 20 else label.replace(" (", "\n("))
-    legend_above(figure, panels.ravel()[0].get_legend_handles_labels())
+    legend_above(figure, panels[0].get_legend_handles_labels())
     left_out = len(setups) * len(batches) - len(cells)
     note = f" {left_out} more set-ups are not shown." if left_out else ""
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
-
-
-DRAWINGS = (
-    Drawing(
-        "tpot_by_policy",
-        "TPOT by policy, workload, set-up, batch (SMoE, Fig. 12)",
-        tpot_by_policy,
-        heading="Time per output token",
-        place=40,
-    ),
-    Drawing(
-        "cache_ratio_by_policy",
-        "cache ratio in the same arrangement (SMoE, Fig. 13)",
-        cache_ratio_by_policy,
-        heading="Cache ratio",
-        place=50,
-    ),
-)

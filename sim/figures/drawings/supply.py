@@ -1,13 +1,24 @@
 """What the link and the CPU do for a token (SMoE, Figs. 20 and 22)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import first_rows, legend_above, lengths_of, name_rows, numbers, rows_in, side_by_side
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.chart_parts import (
+    first_rows,
+    known,
+    legend_above,
+    level_bars,
+    name_rows,
+    numbers,
+    row_names,
+    rows_in,
+    side_by_side,
+)
+from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import BLUE, ORANGE, VERMILLION, add_footnote
@@ -15,40 +26,44 @@ from sim.figures.style import BLUE, ORANGE, VERMILLION, add_footnote
 LINK, CPU = (VERMILLION, "////"), (ORANGE, "\\\\\\\\")
 
 
+@declare("link_time", "time on the link beside TPOT (SMoE, Fig. 20)", heading="Time on the link", place=110)
 def link_time(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Time on the link beside TPOT: extra copies cost nothing as long as something else runs meanwhile.
 
     Time on the link is bytes over the link's rate plus its latency for every copy, in decode steps.
     """
-    needed = ("decode.bytes_per_step", "decode.copies_per_step", "link_bytes_per_s", "tpot_s.mean")
-    runs = table.dropna(subset=list(needed)) if set(needed) <= set(table) else table.head(0)
+    runs = known(table, "decode.bytes_per_step", "decode.copies_per_step", "link_bytes_per_s", "tpot_s.mean")
     if runs.empty:
         raise MissingData(
             "figure=link_time needs runs with a clock and their steps.parquet: "
             "python -m sim run -m engine=compiled policy=lru,importance"
         )
     runs, note = first_rows(with_link_time(one_capacity(runs)))
-    bars = (("link_s", "copies on the link", *LINK), ("tpot_s.mean", "time per output token", BLUE, ""))
-    figure = _paired(runs, [("Time per decode step (ms)", bars, 1e3)], columns)
+    bars = (("link_s", "copies on the link", LINK), ("tpot_s.mean", "time per output token", (BLUE, "")))
+    figure = _paired(runs, {"Time per decode step (ms)": (1e3, bars)}, columns)
     note += " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
 
 
+@declare(
+    "link_and_cpu", "how busy link and CPU are, and waits for them (SMoE, Fig. 22)", heading="Link and CPU", place=120
+)
 def link_and_cpu(table: pd.DataFrame, columns: int = 2) -> Figure:
     """How long link and CPU were busy, and how long decode steps waited for each of them."""
-    needed = ("link_utilisation", "cpu_utilisation", "time_s_per_token.link", "time_s_per_token.cpu")
-    runs = table.dropna(subset=list(needed)) if set(needed) <= set(table) else table.head(0)
+    runs = known(table, "link_utilisation", "cpu_utilisation", "time_s_per_token.link", "time_s_per_token.cpu")
     if runs.empty:
         raise MissingData(
             "figure=link_and_cpu needs runs with a clock: "
             "python -m sim run -m engine=compiled policy=importance policy/assignment=link_only,two_pointer"
         )
     runs, note = first_rows(one_capacity(runs))
-    busy = (("link_utilisation", "link", *LINK), ("cpu_utilisation", "CPU", *CPU))
-    waits = (("time_s_per_token.link", "link", *LINK), ("time_s_per_token.cpu", "CPU", *CPU))
-    panels = [("Busy share of the time, prefill included (%)", busy, 100.0), ("Waiting for it per decode token (ms)",
-              waits, 1e3)]  # fmt: skip
+    busy = (("link_utilisation", "link", LINK), ("cpu_utilisation", "CPU", CPU))
+    waits = (("time_s_per_token.link", "link", LINK), ("time_s_per_token.cpu", "CPU", CPU))
+    panels = {
+        "Busy share of the time, prefill included (%)": (100.0, busy),
+        "Waiting for it per decode token (ms)": (1e3, waits),
+    }
     figure = _paired(runs, panels, columns)
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
     return figure
@@ -64,35 +79,17 @@ def with_link_time(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(**columns)
 
 
-def _paired(
-    runs: pd.DataFrame, panels: Sequence[tuple[str, tuple[tuple[str, ...], ...], float]], columns: int
-) -> Figure:
-    """Horizontal bars of two measures per run, a panel each; legend from the first."""
-    names = [str(name) for name in runs["name"]]
+def _paired(runs: pd.DataFrame, panels: Mapping[str, tuple[float, Sequence[Any]]], columns: int) -> Figure:
+    """Horizontal bars of two measures per run.
+
+    `panels`: what stands at the abscissa -> scale, and (metric, word, colour and hatching) of both.
+    """
+    names = row_names(runs)
     figure, axes = side_by_side(len(panels), columns, 0.75 + rows_in(names, 0.3))
-    for place, (label, bars, scale) in enumerate(panels):
-        for index, (metric, word, color, hatch) in enumerate(bars):
-            rows = np.arange(len(runs)) + (index - 0.5) * 0.4
-            axes[place].barh(
-                rows, numbers(runs, metric, scale), 0.38, color=color, hatch=hatch, edgecolor="white", linewidth=0.3,
-                xerr=lengths_of(runs, metric, scale), label=word,
-                error_kw={"elinewidth": 0.7, "capsize": 1.5, "capthick": 0.7},
-            )  # fmt: skip
-        name_rows(axes[place], names if place == 0 or columns == 1 else [""] * len(names))
-        axes[place].set_xlabel(label)
+    for panel, (label, (scale, bars)) in zip(axes, panels.items(), strict=True):
+        for index, (metric, word, look) in enumerate(bars):
+            level_bars(panel, runs, metric, look, scale, 0.38, (index - 0.5) * 0.4, word)
+        name_rows(panel, names if panel is axes[0] or columns == 1 else [""] * len(names))
+        panel.set_xlabel(label)
     legend_above(figure, axes[0].get_legend_handles_labels())
     return figure
-
-
-DRAWINGS = (
-    Drawing(
-        "link_time", "time on the link beside TPOT (SMoE, Fig. 20)", link_time, heading="Time on the link", place=110
-    ),
-    Drawing(
-        "link_and_cpu",
-        "how busy link and CPU are, and waits for them (SMoE, Fig. 22)",
-        link_and_cpu,
-        heading="Link and CPU",
-        place=120,
-    ),
-)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sim.figures.drawing import Drawing, MissingData
+from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
 from traces.errors import UserError
@@ -61,6 +61,9 @@ def timeline_file(table: pd.DataFrame) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
+@declare(
+    "timeline", "what GPU, link and CPU did in a few steps of a run", place=150, options=("steps",), in_report=False
+)
 def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | None = None) -> Figure:
     """What GPU, link and CPU did in a few steps of one run; thin lines are the beginnings of layers.
 
@@ -91,14 +94,7 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     kinds = [kind for kind in LOOKS if any(bar.kind == kind for bar in bars)]
     handles = [_patch(kind) for kind in kinds]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(kinds), 5 if columns == 2 else 2))
-    return figure
-
-
-def steps_of_a_run(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | None = None) -> Figure:
-    """``timeline`` with what a reader must know below it."""
-    figure = timeline(table, columns, steps)
-    path = timeline_file(table)
-    run = table[[Path(str(folder)) == path.parent for folder in table["folder"]]] if path else table
+    run = table[table["folder"].astype(str) == str(path.parent)]
     policy = f"policy {run['policy'].iloc[0]}, capacity {100 * float(run['capacity'].iloc[0]):.4g} %, "
     label, _, rest = footnote(run, interval=False).partition(": ")
     add_footnote(figure, f"{label}: {policy}{rest}")
@@ -191,15 +187,3 @@ def _mark_layers(panel: Axes, events: list[dict[str, Any]], begin_us: float, end
 def _patch(kind: str) -> Patch:
     word, color, hatch = LOOKS[kind]
     return Patch(facecolor=color, hatch=hatch, edgecolor="#555555", linewidth=0.3, label=word)
-
-
-DRAWINGS = (
-    Drawing(
-        "timeline",
-        "what GPU, link and CPU did in a few steps of a run",
-        steps_of_a_run,
-        place=150,
-        options=("steps",),
-        in_report=False,
-    ),
-)

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sim.figures.chart_parts import error_lengths, legend_above, numbers, side_by_side, unique
-from sim.figures.drawing import VALIDATION, Drawing
-from sim.figures.style import LINES, add_footnote
+from sim.figures.chart_parts import error_lengths, legend_above, look_of, numbers, plain_ticks, side_by_side, unique
+from sim.figures.drawing import VALIDATION, declare
+from sim.figures.style import add_footnote
 from sim.figures.validation_table import errors, read_validation
 
 
+@declare("validation", "predicted beside measured times", source=VALIDATION, read=read_validation, place=200)
 def validation(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Predicted against measured time of every setting, intervals on both; equal on the line; dotted: 10 % off."""
     figure, (panel,) = side_by_side(1, columns, 3.2)
@@ -23,21 +23,20 @@ def validation(table: pd.DataFrame, columns: int = 2) -> Figure:
         name = "10 % off" if index == 0 else None
         panel.plot(span, span * factor, color="#999999", linewidth=0.6, linestyle=":", zorder=0.5, label=name)
     series = table["policy"] if "policy" in table else pd.Series("settings", index=table.index)
-    for index, name in enumerate(unique(pd.DataFrame({"name": series}), "name")):
+    for index, name in enumerate(series.dropna().unique()):
         chosen = table[series == name]
         sides = [
             error_lengths(*(numbers(chosen, f"{side}_{end}", 1e3) for end in ("s", "low", "high")))
             for side in ("measured", "predicted")
         ]
-        look = LINES[index % len(LINES)] | {"linestyle": "none"}
+        look = look_of(index) | {"linestyle": "none"}
         panel.errorbar(numbers(chosen, "measured_s", 1e3), numbers(chosen, "predicted_s", 1e3), xerr=sides[0],
                        yerr=sides[1], **look, capsize=1.5, elinewidth=0.7, label=str(name))  # fmt: skip
     if span[1] / span[0] > 6:
         panel.set_xscale("log")
         panel.set_yscale("log")
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+        plain_ticks(panel.xaxis)
+        plain_ticks(panel.yaxis)
     panel.set(xlim=span, ylim=span, aspect="equal", xlabel="Measured time (ms)", ylabel="Predicted time (ms)")
     legend_above(figure, panel.get_legend_handles_labels())
     add_footnote(figure, note(table))
@@ -53,8 +52,3 @@ def note(table: pd.DataFrame) -> str:
         return sentence
     largest = float(max(off, key=abs))
     return f"{sentence} Error of the prediction: median {off.abs().median():.1%}, largest {largest:+.1%}."
-
-
-DRAWINGS = (
-    Drawing("validation", "predicted beside measured times", validation, VALIDATION, read_validation, place=200),
-)

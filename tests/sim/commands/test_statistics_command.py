@@ -32,7 +32,7 @@ def test_compare_with_one_baseline_as_parquet(tmp_path, capsys):
     ("command", "words", "sentence"),
     [
         (compare, ["a", "b"], "compare takes one folder of results, got 2"),
-        (compare, ["a", "figure=x"], "compare: figure= is not known"),
+        (compare, ["a", "figure=x"], "compare: figure=x is not known"),
         (compare, ["/no/such"], "is not a folder"),
         (gather, [], "gather takes one folder of results, got 0"),
         (gather, ["/no/such"], "/no/such is not a folder"),

@@ -234,7 +234,7 @@ def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.C
         (["x", "columns=3"], "columns=3: 1 or 2 columns"),
         (["x", "steps=5-4"], "steps=5-4: must be a step, or the first and the last one"),
         (["x", "steps=all"], "steps=all: must be a step"),
-        (["x", "size=3"], "size= is not known"),
+        (["x", "size=3"], "size=3 is not known"),
         (["x", "y"], "plot takes one folder or trace, got 2"),
         (["figure=capacity"], "plot takes one folder or trace, got 0"),
     ],

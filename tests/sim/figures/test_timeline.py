@@ -16,7 +16,6 @@ from sim.figures.drawings.timeline import (
     kind_of,
     read_events,
     span,
-    steps_of_a_run,
     timeline,
     typical,
 )
@@ -73,7 +72,7 @@ def test_a_step_of_median_length_is_shown(folder):
 
 def test_the_figure_has_its_lanes_and_says_what_it_is(folder):
     runs = table(folder)
-    figure = steps_of_a_run(runs, 2, (3, 4))
+    figure = timeline(runs, 2, (3, 4))
     (panel,) = figure.axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["GPU", "link", "CPU"]
     assert panel.get_xlabel() == "Time since the start of step 3 (ms)"
