@@ -50,11 +50,29 @@ def run_hydra_command(
     sys.argv = [f"python -m sim {command}", *flags[:1], *(word for word in overrides if word not in SWEEP_FLAGS)]
     try:
         job()
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):
+            raise
+        raise UserError(f"{_unnamed_choice(overrides)}: must be the name of a file in that group") from error
     finally:
         sys.argv = before
     if refusals:
         raise refusals[0]
     return 0
+
+
+def _unnamed_choice(overrides: Sequence[str]) -> str:
+    """The first override that chooses a file of a group by something that is no name, such as a number."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parse = OverridesParser.create().parse_override
+    choices = [parse(word) for word in overrides if not word.startswith("-")]
+    return next(
+        str(choice.input_line)
+        for choice in choices
+        if ("/" in choice.key_or_group or (CONF / choice.key_or_group).is_dir())
+        and not isinstance(choice.value(), str | list)
+    )
 
 
 def output_folder() -> Path:

@@ -7,7 +7,7 @@ from policies.base import Allocation
 
 @dataclass(frozen=True)
 class Uniform(Allocation):
-    """Equal slots, as ``Allocation`` splits where a rule does not.
+    """Equal slots; what does not divide goes to the first layers, one slot each.
 
     Source: plain practice, for example Eliseev and Mazur, section 3.1, https://arxiv.org/abs/2312.17238.
     """

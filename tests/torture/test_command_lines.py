@@ -61,6 +61,8 @@ REFUSED = (
     (["policy/eviction=nope"], "choose one of activation_prior"),
     (["hardware=rtx4091"], "did you mean rtx4090?"),
     (["model=qwen3_30b"], "did you mean qwen3_30b_a3b?"),
+    (["engine=3"], "engine=3: must be the name of a file in that group"),
+    (["hydra/launcher=3"], "hydra/launcher=3: must be the name of a file in that group"),
     (["engine=fast"], "engine=fast is not known: choose one of compiled, simpy, untimed"),
     (["cache.fracton=0.5"], "cache.fracton is not a key of the configuration: did you mean cache.fraction?"),
     (["polcy=lru"], "polcy is not a key of the configuration: did you mean policy?"),
