@@ -79,7 +79,8 @@ def locate_checkpoint(name: str, kind: str) -> Path:
 def require_trained(part: Prediction) -> TrainedPrediction:
     """The part itself. Raises: UserError where it is none that a network predicts for."""
     if not isinstance(part, TrainedPrediction):
-        raise UserError(f"{type(part).__name__} needs a forecast: must be a policies.prediction.trained.TrainedPrediction")
+        needed = f"{TrainedPrediction.__module__}.{TrainedPrediction.__name__}"
+        raise UserError(f"{type(part).__name__} needs a forecast: must be a {needed}")
     return part
 
 
