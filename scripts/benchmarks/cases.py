@@ -15,7 +15,7 @@ from scripts.benchmarks.textbook_smoe import TextbookSmoe
 from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
 from scripts.command_line import environment
 from sim.assembly.catalogue import load_policy
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
@@ -41,7 +41,7 @@ SLOTS = 8
 def replay_of(trace: Trace, policy: str, engine: str) -> Replay:
     """A replay with 8 slots per layer. Raises: UserError where there is no such engine."""
     cache = CacheConfig(slots_per_layer=SLOTS)
-    return assemble(trace, POLICIES[policy], MACHINE, trace.geometry, cache, RunConfig(engine=engine))
+    return assemble(trace, DeviceSetup(POLICIES[policy], MACHINE, cache, RunConfig(engine=engine)))
 
 
 def engine_run(trace: Trace, policy: str, engine: str) -> tuple[float, int, int]:

@@ -20,11 +20,13 @@ from policies.prefetch.none import NoPrefetch
 from scripts.benchmarks.timing import in_turn, processor_s
 from scripts.command_line import parser_of, run
 from sim.assembly.catalogue import load_policy
+from sim.assembly.replay import DeviceSetup
+from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
 from sim.quality.decode import decode
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, plain_logits
-from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.study import DEMO_SIZES, make_study
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
@@ -46,10 +48,8 @@ def main(argv: list[str]) -> None:
     settings = QualityConfig(windows=options.windows, tokens=options.tokens)
     print(f"{'policy':<16}{'pass':<24}{'plain, ms/token':>17}{'policy, ms/token':>18}{'ratio':>8}")
     for name in POLICIES:
-        study = make_study(
-            model, one_layer_policy(name), load_hardware("s1_rtx3080ti"), settings, cloze=ClozeConfig(items=0),
-            generation=GenerationConfig(windows=0), default_sizes=DEMO_SIZES,
-        )  # fmt: skip
+        setup = DeviceSetup(one_layer_policy(name), load_hardware("s1_rtx3080ti"), CacheConfig(reset="request"))
+        study = make_study(model, setup, StudyConfig.windows_only(settings), default_sizes=DEMO_SIZES)
         loop, tokens = study.loop, study.windows.tokens
         short = tokens[0, :64]
         print_row(

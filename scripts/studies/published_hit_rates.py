@@ -24,7 +24,7 @@ from policies.eviction.lru import Lru
 from policies.eviction.random import Random
 from scripts.command_line import parser_of, run
 from sim.assembly.catalogue import load_policy
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -70,9 +70,8 @@ class Row:
 def replayed(trace: Trace, rule: Eviction, capacity: CacheConfig, seed: int = 0) -> dict[str, float]:
     """Metrics of one replay that fetches on demand only; its hits do not depend on the machine."""
     policy = replace(ON_DEMAND, name="published", eviction=rule)
-    table = StepTable(assemble(trace, policy, load_hardware("rtx4090"), trace.geometry, capacity, RunConfig(seed=seed)))
-    table.run()
-    metrics = table.metrics()
+    setup = DeviceSetup(policy, load_hardware("rtx4090"), capacity, RunConfig(seed=seed))
+    metrics = StepTable(assemble(trace, setup)).run().metrics()
     return {name: float(metrics[name] or 0.0) for name in ("hit_rate", "decode.hit_rate", "bytes_per_token")}
 
 

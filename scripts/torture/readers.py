@@ -131,7 +131,7 @@ def read_info(folder: Path) -> None:
 def read_replay(folder: Path) -> None:
     """Replays what was read and writes the results, which must be finite."""
     from sim.assembly.catalogue import load_policy
-    from sim.assembly.replay import assemble
+    from sim.assembly.replay import DeviceSetup, assemble
     from sim.config import RunConfig, TraceConfig
     from sim.machine.geometry import resolve_geometry
     from sim.metrics.step_table import StepTable
@@ -141,9 +141,8 @@ def read_replay(folder: Path) -> None:
     trace = read_trace(path)
     geometry, *_ = resolve_geometry(trace, TraceConfig(path=str(path)), {"name": "auto"})
     hardware, run = sim.machine.hardware.load_hardware("s1_rtx3080ti"), RunConfig(engine="compiled")
-    replay = assemble(trace, load_policy("lru"), hardware, geometry, run=run)
-    table = StepTable(replay)
-    table.run()
+    replay = assemble(trace, DeviceSetup(load_policy("lru"), hardware, run=run), geometry)
+    table = StepTable(replay).run()
     config = {"trace": {"path": str(path), "embedded": None}, "cache": {}}
     metrics = write_run(folder / "out", replay, table, config, 0.0)
     assert metrics["num_tokens"] == trace.num_tokens

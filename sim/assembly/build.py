@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from policies.base import Allocation, Policy
 from policies.needs import Need
 from sim.assembly.notes import describe_replay
-from sim.assembly.replay import Notes, Replay, assemble
+from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
 from sim.config import RunConfig, TimeConfig, TraceConfig, to_plain_dict, validate
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
-from sim.machine.hardware import Hardware, hardware_from_config
+from sim.machine.hardware import hardware_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
 from traces.embedded import embedded_trace_path
@@ -143,23 +143,14 @@ def make_policy(config: DictConfig) -> Policy:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceConfig:
-    """What `run` and `quality` both configure: a policy on a machine, its cache, and which times count."""
-
-    policy: Policy
-    hardware: Hardware
-    cache: CacheConfig
-    time: TimeConfig
-
-
-def read_device(config: DictConfig) -> DeviceConfig:
+def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
     """The objects of the groups `policy`, `hardware`, `cache` and `time`. Raises: UserError where one is no group."""
-    return DeviceConfig(
+    return DeviceSetup(
         cache=validate(CacheConfig, to_plain_dict(config.cache, "cache"), "cache."),
         time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
         policy=make_policy(config.policy),
         hardware=hardware_from_config(to_plain_dict(config.hardware, "hardware")),
+        run=run,
     )
 
 
@@ -169,12 +160,9 @@ def build(config: DictConfig) -> Replay:
         to_plain_dict(config.get(name), name)
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
-    run = validate(RunConfig, knobs)
-    device = read_device(config)
+    setup = read_device(config, validate(RunConfig, knobs))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
-    trace, others, notes = split_requests(open_trace(trace_config), trace_config, device.policy)
+    trace, others, notes = split_requests(open_trace(trace_config), trace_config, setup.policy)
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, to_plain_dict(config.model))
-    replay = assemble(
-        trace, device.policy, device.hardware, geometry, device.cache, run, device.time, trace_config.as_decode, others
-    )
+    replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,18 +42,25 @@ class Notes:
         return Notes(self.estimated + other.estimated, self.warnings + other.warnings)
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceSetup:
+    """A policy on a machine: its cache, the knobs of the run, and which times count."""
+
+    policy: Policy
+    hardware: Hardware
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    time: TimeConfig = field(default_factory=TimeConfig)
+
+
 @dataclass(slots=True)
 class Replay:
     """Everything one replay consists of. ``blocks`` runs it, once."""
 
     trace: Trace
     geometry: Geometry
-    policy: Policy
-    hardware: Hardware
+    setup: DeviceSetup
     pools: Pools
-    cache: CacheConfig
-    run: RunConfig
-    time: TimeConfig
     schedule: Schedule
     durations: Durations
     spec: DeviceSpec
@@ -62,6 +69,22 @@ class Replay:
     others: Trace | None = None
     """Requests that rules learned from."""
     notes: Notes = field(default_factory=Notes)
+
+    @property
+    def policy(self) -> Policy:
+        return self.setup.policy
+
+    @property
+    def hardware(self) -> Hardware:
+        return self.setup.hardware
+
+    @property
+    def cache(self) -> CacheConfig:
+        return self.setup.cache
+
+    @property
+    def run(self) -> RunConfig:
+        return self.setup.run
 
     @property
     def timed(self) -> bool:
@@ -81,43 +104,26 @@ class Replay:
             yield self.engine.replay(block, self.reader.read(block))
         check_finished(self.device)
 
-    def assemble_again(
-        self,
-        run: RunConfig,
-        policy: Policy | None = None,
-        hardware: Hardware | None = None,
-        time: TimeConfig | None = None,
-    ) -> Replay:
-        """A replay of the same requests with other knobs, and with what else is given in place of its own."""
-        return assemble(
-            self.trace,
-            policy or self.policy,
-            hardware or self.hardware,
-            self.geometry,
-            self.cache,
-            run,
-            time or self.time,
-            self.schedule.as_decode,
-            self.others,
-        )
+    def assemble_again(self, **changes: Any) -> Replay:
+        """A compiled replay of the same requests without timeline; ``changes``: fields of the set-up that differ."""
+        run = replace(self.run, engine="compiled", timeline=False, what_if=False)
+        setup = replace(self.setup, run=run, **changes)
+        return assemble(self.trace, setup, self.geometry, self.schedule.as_decode, self.others)
 
 
 def assemble(
     trace: Trace,
-    policy: Policy,
-    hardware: Hardware,
-    geometry: Geometry,
-    cache: CacheConfig | None = None,
-    run: RunConfig | None = None,
-    time: TimeConfig | None = None,
+    setup: DeviceSetup,
+    geometry: Geometry | None = None,
     as_decode: bool = False,
     others: Trace | None = None,
 ) -> Replay:
     """A replay from objects, ready to run once: what ``build`` does after reading the configuration.
 
-    ``others``: requests to learn from, for rules that need 'fit'.
+    ``geometry``: sizes of the model; None: those of the trace. ``others``: requests that rules learn from.
     """
-    cache, run, time = cache or CacheConfig(), run or RunConfig(), time or TimeConfig()
+    policy, hardware, cache, run = setup.policy, setup.hardware, setup.cache, setup.run
+    geometry = geometry or trace.geometry
     check_combination(policy, cache, run)
     check_needs(policy, trace, hardware)
     if geometry.expert_bytes is None:
@@ -126,7 +132,7 @@ def assemble(
     pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
-    durations = tabulate(geometry, hardware, max_tokens, time, policy.prefetch.chunks(), low_bytes)
+    durations = tabulate(geometry, hardware, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes)
     future = _future(policy, schedule, cache.sequential)
     spec = DeviceSpec(
         policy=policy,
@@ -152,12 +158,8 @@ def assemble(
     return Replay(
         trace=trace,
         geometry=geometry,
-        policy=policy,
-        hardware=hardware,
+        setup=setup,
         pools=pools,
-        cache=cache,
-        run=run,
-        time=time,
         schedule=schedule,
         durations=durations,
         spec=spec,

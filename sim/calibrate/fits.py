@@ -29,23 +29,23 @@ def line(x: Vector, y: Vector) -> Line:
     """
     weights = 1.0 / np.maximum(y, 1e-12)
     design = np.stack([np.ones_like(x), x], axis=1)
-    found, errors = weighted(design, y, weights)
-    if found[0] < 0:
+    coefficients, errors = weighted(design, y, weights)
+    if coefficients[0] < 0:
         slope, error = weighted(design[:, 1:], y, weights)
         return Line(0.0, float(slope[0]), 0.0, float(error[0]))
-    return Line(float(found[0]), float(found[1]), float(errors[0]), float(errors[1]))
+    return Line(float(coefficients[0]), float(coefficients[1]), float(errors[0]), float(errors[1]))
 
 
 def weighted(design: Vector, y: Vector, weights: Vector) -> tuple[Vector, Vector]:
     """(coefficients, their standard errors) of weighted least squares; errors NaN without degrees of freedom."""
     scaled, target = design * weights[:, None], y * weights
-    found: Vector = np.asarray(np.linalg.lstsq(scaled, target, rcond=None)[0], np.float64)
+    coefficients: Vector = np.asarray(np.linalg.lstsq(scaled, target, rcond=None)[0], np.float64)
     freedom = y.size - design.shape[1]
     if freedom <= 0:
-        return found, np.full(found.size, np.nan)
-    variance = float(((target - scaled @ found) ** 2).sum()) / freedom
+        return coefficients, np.full(coefficients.size, np.nan)
+    variance = float(((target - scaled @ coefficients) ** 2).sum()) / freedom
     covariance = np.linalg.pinv(scaled.T @ scaled) * variance
-    return found, np.asarray(np.sqrt(np.diag(covariance)), np.float64)
+    return coefficients, np.asarray(np.sqrt(np.diag(covariance)), np.float64)
 
 
 def fit_costs(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.calibrate.measure import Measured
 from sim.calibrate.parameters import Parameter, Parameters
@@ -21,7 +20,7 @@ COLUMNS = ("figure", "value", "spread", "error", "n", "dropped", "label")
 
 
 def processor() -> str:
-    """What the system calls this machine's processor."""
+    """The system's name of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -32,7 +31,7 @@ def processor() -> str:
 
 
 def device_name(device: str) -> str:
-    """What was measured."""
+    """Name of the measured device."""
     if device == "cuda":
         import torch
 
@@ -43,7 +42,7 @@ def device_name(device: str) -> str:
 def sources(parameters: Parameters, when: str) -> dict[str, str]:
     """Where each parameter comes from, in one sentence."""
     what = device_name(parameters.settings.device)
-    found = {}
+    sentences = {}
     for parameter in parameters.by_name.values():
         if not parameter.in_file:
             continue
@@ -52,8 +51,8 @@ def sources(parameters: Parameters, when: str) -> dict[str, str]:
             sentence += f"; by calibrate on {when} on {what}"
             sentence += f"; n={parameter.count}, {parameter.dropped} dropped for foreign load"
             sentence += "" if parameter.quiet else ", NOT QUIET: the rest is the least disturbed"
-        found[parameter.name] = sentence
-    return found
+        sentences[parameter.name] = sentence
+    return sentences
 
 
 def hardware_of(parameters: Parameters, name: str) -> Hardware:
@@ -115,7 +114,7 @@ def table(parameters: Parameters) -> str:
     rows = [COLUMNS, *(row(parameter) for parameter in parameters.by_name.values() if parameter.count)]
     widths = [max(len(line[i]) for line in rows) for i in range(len(COLUMNS))]
     aligned = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in rows]
-    return "\n".join([*aligned, *notes(parameters, parameters.residuals)])
+    return "\n".join([*aligned, *notes(parameters)])
 
 
 def row(parameter: Parameter) -> tuple[str, ...]:
@@ -130,33 +129,34 @@ def row(parameter: Parameter) -> tuple[str, ...]:
     )
 
 
-def notes(parameters: Parameters, residuals: NDArray[np.float64]) -> list[str]:
-    """What the table does not say."""
+def notes(parameters: Parameters) -> list[str]:
+    """Notes below the table: what spread and error mean, residuals, foreign load, dropped samples."""
     samples = parameters.measured.samples
     shares = [
         sample.disturbance for sample in samples if sample.load is not None and sample.load.disturbance is not None
     ]
     config, portions = parameters.measured.config, parameters.measured.portions
+    residuals = parameters.residuals
     limit, waited = config.max_disturbance, sum(portion.waited for portion in portions)
     left_out = sum(portion.executed - portion.steps.size for portion in portions)
-    found = [
+    lines = [
         "spread: of single samples; error: standard error of the mean, drift between rounds included",
         f"the simulator misses the calibrating runs' steps by {100 * np.sqrt(np.mean(residuals**2)):.1f} % (root mean "
         f"square over {residuals.size} portions of {', '.join(parameters.measured.replays)})",
     ]
     if not shares:
-        return [*found, "this system does not say what other processes do: nothing was dropped, nothing could be"]
-    found.append(
+        return [*lines, "this system does not say what other processes do: nothing was dropped, nothing could be"]
+    lines.append(
         f"others had {100 * float(np.median(shares)):.0f} % of the cores (median; up to {100 * max(shares):.0f} %); "
         f"samples above {100 * limit:.0f} % were dropped"
     )
-    found.append(
+    lines.append(
         f"{waited} of {sum(portion.executed for portion in portions)} steps of the runtime waited for a core for more "
         f"than {100 * config.max_wait_share:.0f} % of their time; {left_out} of them were left out"
     )
     if any(not parameter.quiet for parameter in parameters.by_name.values()):
-        found.append(
+        lines.append(
             "WARNING: NOT QUIET: too few samples were taken in quiet; these figures rest on the least disturbed ones. "
             "Calibrate again when nothing else runs"
         )
-    return found
+    return lines

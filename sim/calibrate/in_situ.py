@@ -1,12 +1,11 @@
-"""The runtime itself as a probe: decode steps of a trace executed in portions, to be compared with their simulation."""
+"""Executes decode steps of a trace in portions, for comparison with their simulation."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from sim.assembly.replay import Replay
 from sim.calibrate.samples import Sample, sampled
 from sim.engine.decision.counters import N_DEMAND_COPIES, N_EXECUTED
 from sim.engine.interface import BlockResult
-from sim.execution.forced import ForcedEngine, chosen
+from sim.execution.forced import ForcedEngine, select_steps
 from sim.execution.run import fresh
 from sim.execution.settings import RealSettings
 from sim.machine.hardware import Hardware
@@ -50,16 +49,13 @@ class Probe:
         self.shared = (geometry.shared_bytes or (0,))[0] / (geometry.expert_bytes or (1,))[0]
         """Shared experts of a layer, counted in routed ones."""
         self.steps = 0
-        self.used_up = False
 
     def __enter__(self) -> Self:
         self.engine.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.engine.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self.engine.__exit__(*error)
 
     def _stream(self) -> Iterator[tuple[StepBlock, BlockData]]:
         """The steps of the trace one by one."""
@@ -67,8 +63,8 @@ class Probe:
         for block in self.replay.schedule.blocks(reader.block_rows()):
             data = reader.read(block)
             for step in range(len(block)):
-                one = chosen(block, np.arange(len(block)) == step)
-                yield one, BlockData(*data.rows(int(block.bounds[step]), int(block.bounds[step + 1])))
+                single_step = select_steps(block, np.arange(len(block)) == step)
+                yield single_step, BlockData(*data.rows(int(block.bounds[step]), int(block.bounds[step + 1])))
 
     def _next(self) -> tuple[int, BlockResult] | None:
         """Execute the next decode step -> (its index, its result); None at the end of the trace."""
@@ -77,11 +73,10 @@ class Probe:
             result = self.engine.replay(block, data)
             if block.phase[0] == DECODE:
                 return self.steps - 1, result
-        self.used_up = True
         return None
 
     def warm_up(self, steps: int) -> None:
-        """Execute steps that nobody counts."""
+        """Execute steps that no portion contains."""
         for _ in range(steps):
             self._next()
 
@@ -96,11 +91,11 @@ class Probe:
         with sampled(self.name, number) as sample:
             end = time.perf_counter() + seconds
             while not results or time.perf_counter() < end:
-                found = self._next()
-                if found is None:
+                executed = self._next()
+                if executed is None:
                     break
-                steps.append(found[0])
-                results.append(found[1])
+                steps.append(executed[0])
+                results.append(executed[1])
         if not results:
             return None
         latency_ns = np.array([result.latency_ns[0] for result in results])
@@ -128,8 +123,6 @@ class Probe:
 
 def simulated_ns(replay: Replay, hardware: Hardware) -> NDArray[np.int64]:
     """[S] time of every step of the replay on another machine."""
-    run = replace(replay.run, engine="compiled", timeline=False)
-    table = StepTable(replay.assemble_again(run, hardware=hardware))
-    table.run()
-    found: NDArray[np.int64] = table.columns()["latency_ns"]
-    return found
+    columns = StepTable(replay.assemble_again(hardware=hardware)).run().columns()
+    latency_ns: NDArray[np.int64] = columns["latency_ns"]
+    return latency_ns

@@ -14,10 +14,10 @@ from policies.eviction.lru import Lru
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.substitution.none import NoSubstitution
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.calibrate.in_situ import Portion, Probe
 from sim.calibrate.micro import Bench, decisions
-from sim.calibrate.samples import FEWEST, Sample, gate
+from sim.calibrate.samples import MIN_SAMPLES, Sample, gate
 from sim.config import RunConfig
 from sim.execution.load import Load, Snapshot
 from sim.execution.run import check, fresh, undisturbed
@@ -31,7 +31,7 @@ from traces.format.trace import Trace
 
 ROUNDS = 3
 """Parts of a calibration whose means are compared: what drifts shows between them."""
-PATIENCE = 1.4
+MAX_EXTENSION = 1.4
 """How many times longer than asked a calibration goes on while the machine is not quiet enough."""
 DECISION_STEPS = 20
 STAGING_SLOTS = 2
@@ -82,14 +82,15 @@ def neutral_machine(settings: RealSettings) -> Hardware:
 
 def two_replays(trace: Trace, config: CalibrationConfig, settings: RealSettings) -> dict[str, Replay]:
     """The runs: mostly hits, mostly misses."""
-    shares = {"hits": config.hits_fraction, "misses": config.misses_fraction}
-    found = {}
-    for name, fraction in shares.items():
-        cache = CacheConfig(fraction=fraction)
-        run = RunConfig(engine="compiled")
-        found[name] = assemble(trace, LRU, neutral_machine(settings), settings.geometry(trace), cache, run)
-        check(found[name], settings)
-    return found
+    fractions = {"hits": config.hits_fraction, "misses": config.misses_fraction}
+    setup = DeviceSetup(LRU, neutral_machine(settings), run=RunConfig(engine="compiled"))
+    replays = {
+        name: assemble(trace, replace(setup, cache=CacheConfig(fraction=fraction)), settings.geometry(trace))
+        for name, fraction in fractions.items()
+    }
+    for replay in replays.values():
+        check(replay, settings)
+    return replays
 
 
 def measure(
@@ -113,7 +114,11 @@ def measure(
         bench = Bench(settings, synthetic_model(settings, trace.num_layers, trace.num_experts))
         rows = decision_rows(measured.replays["misses"])
         start, cycles, spent = time.perf_counter(), 0, 0.0
-        while cycles < FEWEST or spent < config.seconds or (spent < PATIENCE * config.seconds and not quiet(measured)):
+        while (
+            cycles < MIN_SAMPLES
+            or spent < config.seconds
+            or (spent < MAX_EXTENSION * config.seconds and not quiet(measured))
+        ):
             number = min(ROUNDS - 1, int(ROUNDS * spent / config.seconds))
             _cycle(measured, probes, bench, rows, number)
             cycles, spent = cycles + 1, time.perf_counter() - start
@@ -134,11 +139,11 @@ def _cycle(measured: Measured, probes: list[Probe], bench: Bench, rows: list[tup
         measured.portions.append(portion)
         measured.samples.append(portion.sample)
     before = Snapshot.now()
-    found = [*bench.all(number), decisions(probes[-1].replay.spec, rows, number)]
+    samples = [*bench.all(number), decisions(probes[-1].replay.spec, rows, number)]
     load = Load.between(before, Snapshot.now())
-    for sample in found:
+    for sample in samples:
         sample.load = load
-    measured.samples += found
+    measured.samples += samples
 
 
 def quiet(measured: Measured) -> bool:
@@ -148,12 +153,12 @@ def quiet(measured: Measured) -> bool:
 
 def decision_rows(replay: Replay) -> list[tuple[Any, ...]]:
     """Router output of some decode steps."""
-    reader, found = fresh(replay.reader), []
+    reader, steps = fresh(replay.reader), []
     for block in replay.schedule.blocks(reader.block_rows()):
         data = reader.read(block)
-        for step in range(len(block)):
-            if block.bounds[step + 1] - block.bounds[step] == 1:
-                found.append(data.rows(int(block.bounds[step]), int(block.bounds[step + 1])))
-            if len(found) == DECISION_STEPS:
-                return found
-    return found
+        for number in range(len(block)):
+            if block.bounds[number + 1] - block.bounds[number] == 1:
+                steps.append(data.rows(int(block.bounds[number]), int(block.bounds[number + 1])))
+            if len(steps) == DECISION_STEPS:
+                return steps
+    return steps

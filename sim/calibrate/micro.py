@@ -1,4 +1,4 @@
-"""Single operations of a device, timed by themselves and beside each other, on weights that are not in any cache."""
+"""Times single operations of a device, alone and in parallel, on weights that are in no processor cache."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SHARES = (0.25, 0.5, 1.0)
 TOKENS = (1, 2, 4, 8, 16, 32, 64)
 CPU_TOKENS = (1, 8, 64)
 COLD_BYTES = 128 * 2**20
-"""Experts in a row come to more than any cache holds."""
-OTHER = 24
+"""Bytes that experts in a row exceed, so that none is in a processor cache."""
+PAGEABLE_EXPERTS = 24
 """Experts in pageable memory beside those of the link."""
 REPEATS = 6
 
@@ -44,7 +44,10 @@ class Bench:
         self.num_slots = max(2, min(self.sources, -(-COLD_BYTES // stride)))
         self.backend = make_backend(settings, model.layout, model.host, self.num_slots)
         self.pageable = make_backend(
-            replace(settings, link_bytes_per_s=None), model.layout, model.host[: OTHER * stride].clone(), OTHER
+            replace(settings, link_bytes_per_s=None),
+            model.layout,
+            model.host[: PAGEABLE_EXPERTS * stride].clone(),
+            PAGEABLE_EXPERTS,
         )
         for slot in range(self.num_slots):
             self.backend.fill(slot % self.sources, slot)
@@ -53,7 +56,7 @@ class Bench:
     def all(self, number: int) -> Iterator[Sample]:
         """One round of everything."""
         yield from self.copies(number, "copy", self.backend, self.num_slots, self.sources)
-        yield from self.copies(number, "pageable", self.pageable, OTHER, OTHER)
+        yield from self.copies(number, "pageable", self.pageable, PAGEABLE_EXPERTS, PAGEABLE_EXPERTS)
         yield from self.experts(number)
         yield from self.cpu_experts(number)
         yield self.readback(number)
@@ -105,8 +108,8 @@ class Bench:
         """Median time of one expert over some in a row."""
         weights = [following() for _ in range(REPEATS)]
         stamps = [self.backend.stamp()]
-        for one in weights:
-            self.model.expert(state, one)
+        for expert_weights in weights:
+            self.model.expert(state, expert_weights)
             stamps.append(self.backend.stamp())
         return float(np.median(self.backend.elapsed_ns(stamps))) * 1e-9
 

@@ -61,77 +61,68 @@ class Parameters:
     def _add(self, parameter: Parameter) -> None:
         self.by_name[parameter.name] = parameter
 
-    def _from(
-        self,
-        name: str,
-        found: Estimate,
-        gated: Gated,
-        value: float,
-        how: str,
-        label: str = "MEASURED",
-        shift: float = 0.0,
+    def _add_mean(
+        self, name: str, value: float, how: str, mean: Estimate, gated: Gated, label: str = "MEASURED", shift: float = 0
     ) -> None:
         """A parameter that rests on the mean of some times, less a ``shift`` that is known."""
-        base = max(found.mean - shift, 1e-12)
-        self._add(
-            Parameter(
-                name, value, label, how, found.std / base, found.error / base, found.count, gated.dropped, gated.quiet
-            )
-        )
+        base = max(mean.mean - shift, 1e-12)
+        self._add_fitted(name, value, how, mean.error / base, mean.count, gated, label, mean.std / base)
 
-    def _known(self, name: str, value: float, how: str, label: str = "MEASURED") -> None:
+    def _add_fitted(
+        self, name: str, value: float, how: str, error: float, count: int, gated: Gated, label: str = "MEASURED",
+        std: float = np.nan,
+    ) -> None:  # fmt: skip
+        self._add(Parameter(name, value, label, how, std, error, count, gated.dropped, gated.quiet))
+
+    def _add_known(self, name: str, value: float, how: str, label: str = "MEASURED") -> None:
         self._add(Parameter(name, value, label, how))
 
     def _memory(self) -> None:
-        self._known("gpu_memory_bytes", float(memory_bytes(self.settings.device)), "as the system states it")
+        self._add_known("gpu_memory_bytes", float(memory_bytes(self.settings.device)), "as the system states it")
 
     def _link(self) -> None:
         """Latency from copies of several sizes, rate from the copies of the runtime's own run."""
         label = self.settings.label
         copies, misses = self.gated("copy"), self.gated("misses")
         fitted = line(copies.values("bytes"), copies.values("seconds"))
-        self._add(
-            Parameter(
-                "link_latency_s", fitted.intercept, label, "intercept of copies of several sizes", np.nan,
-                fitted.intercept_error / fitted.intercept if fitted.intercept else np.nan,
-                len(copies.kept), copies.dropped, copies.quiet,
-            )
-        )  # fmt: skip
-        found = estimate(misses.values("copy_s"), misses.rounds("copy_s"))
-        rate = self.expert_bytes / max(found.mean - fitted.intercept, 1e-9)
+        error = fitted.intercept_error / fitted.intercept if fitted.intercept else np.nan
+        how = "intercept of copies of several sizes"
+        self._add_fitted("link_latency_s", fitted.intercept, how, error, len(copies.kept), copies, label)
+        copy_s = misses.mean("copy_s")
+        rate = self.expert_bytes / max(copy_s.mean - fitted.intercept, 1e-9)
         how = "copies of whole experts in a run that mostly misses, less the latency"
-        self._from("link_bytes_per_s", found, misses, rate, how, label, fitted.intercept)
-        other = self.gated("pageable")
-        slope, count = line(other.values("bytes"), other.values("seconds")), len(other.kept)
+        self._add_mean("link_bytes_per_s", rate, how, copy_s, misses, label, fitted.intercept)
+        pageable = self.gated("pageable")
+        fitted = line(pageable.values("bytes"), pageable.values("seconds"))
         cuda = self.settings.device == "cuda"
         name = "pageable_bytes_per_s" if cuda else "staging_bytes_per_s"
         how = "copies of several sizes from pageable memory" + ("" if cuda else ", not paced")
-        error = slope.slope_error / slope.slope
-        self._add(Parameter(name, 1.0 / slope.slope, "MEASURED", how, np.nan, error, count, other.dropped, other.quiet))
+        error = fitted.slope_error / fitted.slope
+        self._add_fitted(name, 1.0 / fitted.slope, how, error, len(pageable.kept), pageable)
         if cuda:
-            self._known("pageable_latency_s", slope.intercept, "intercept of the same copies")
+            self._add_known("pageable_latency_s", fitted.intercept, "intercept of the same copies")
 
     def _experts(self) -> None:
         """Launch from experts of several sizes, memory rate from the runtime's own run, arithmetic from many tokens."""
         alone, hits = self.gated("expert"), self.gated("hits")
         tokens, seconds = alone.values("tokens"), alone.values("seconds")
-        fitted = line(alone.values("bytes")[tokens == 1], seconds[tokens == 1])
+        single, many = tokens == 1, tokens == MOST_TOKENS
+        fitted = line(alone.values("bytes")[single], seconds[single])
         launch_s = fitted.intercept
         error = fitted.intercept_error / launch_s if launch_s else np.nan
-        self._known("kernels_per_expert", 1.0, "all launches of an expert count as one")
-        self._add(
-            Parameter("launch_s", launch_s, "MEASURED", "intercept of experts of several sizes", np.nan, error,
-                   int((tokens == 1).sum()), alone.dropped, alone.quiet)
-        )  # fmt: skip
-        found = estimate(hits.values("expert_s"), hits.rounds("expert_s"))
-        rate = self.expert_bytes / max(found.mean - launch_s, 1e-9)
+        self._add_known("kernels_per_expert", 1.0, "all launches of an expert count as one")
+        how = "intercept of experts of several sizes"
+        self._add_fitted("launch_s", launch_s, how, error, int(single.sum()), alone)
+        expert_s = hits.mean("expert_s")
+        rate = self.expert_bytes / max(expert_s.mean - launch_s, 1e-9)
         how = "weights of an expert on one token in a run that mostly hits, less a launch"
-        self._from("gpu_memory_bytes_per_s", found, hits, rate, how, shift=launch_s)
-        many = tokens == MOST_TOKENS
-        found = estimate(seconds[many], alone.rounds("seconds")[many])
-        rate = 2.0 * self.weights * MOST_TOKENS / max(found.mean - launch_s, 1e-9)
-        self._from("gpu_flops_per_s", found, alone, rate, f"an expert on {MOST_TOKENS:.0f} tokens", shift=launch_s)
-        attention = estimate(hits.values("attention_s"), hits.rounds("attention_s"))
+        self._add_mean("gpu_memory_bytes_per_s", rate, how, expert_s, hits, shift=launch_s)
+        expert_s = estimate(seconds[many], alone.rounds("seconds")[many])
+        rate = 2.0 * self.weights * MOST_TOKENS / max(expert_s.mean - launch_s, 1e-9)
+        self._add_mean(
+            "gpu_flops_per_s", rate, f"an expert on {MOST_TOKENS:.0f} tokens", expert_s, alone, shift=launch_s
+        )
+        attention = hits.mean("attention_s")
         self._add(
             Parameter(
                 "attention of a layer, s", attention.mean, "MEASURED", "dense matrix in place of attention, in situ",
@@ -147,38 +138,35 @@ class Parameters:
             ("cpu_expert_bytes_per_s", 1.0, self.expert_bytes),
             ("cpu_flops_per_s", MOST_TOKENS, 2.0 * self.weights * MOST_TOKENS),
         ):
-            found = estimate(seconds[tokens == count], rounds[tokens == count])
+            expert_s = estimate(seconds[tokens == count], rounds[tokens == count])
             how = f"an expert on the CPU on {count:.0f} tokens while the device computes"
-            self._from(name, found, gated, amount / found.mean, how)
+            self._add_mean(name, amount / expert_s.mean, how, expert_s, gated)
 
     def _contention(self) -> None:
         """Ratios of times beside each other and alone, at least 1."""
-        cpu = self.gated("cpu")
+        cpu, copies = self.gated("cpu"), self.gated("copy")
         alone = cpu.values("seconds")[cpu.values("tokens") == 1]
-        copies = self.gated("copy")
         whole = copies.values("seconds")[copies.values("bytes") == copies.values("bytes").max()]
         for name, kind, base, label in (
             ("cpu_contention", "cpu_beside_copy", alone, "MEASURED"),
             ("link_contention", "copy_beside_cpu", whole, self.settings.label),
         ):
             gated = self.gated(kind)
-            found = estimate(gated.values("seconds"), gated.rounds("seconds"))
-            self._from(
-                name, found, gated, max(1.0, found.mean / float(base.mean())), "beside each other / alone", label
-            )
+            beside = gated.mean("seconds")
+            ratio = max(1.0, beside.mean / float(base.mean()))
+            self._add_mean(name, ratio, "beside each other / alone", beside, gated, label)
 
     def _overheads(self) -> None:
-        decision = self.gated("decision")
-        found = estimate(decision.values("seconds"), decision.rounds("seconds"))
-        self._from("decision_s_per_layer", found, decision, found.mean, "decisions of lru, driven from Python")
-        readback = self.gated("readback")
-        found = estimate(readback.values("seconds"), readback.rounds("seconds"))
-        on_cpu = self.settings.device == "cpu"
-        self._from("readback_s", found, readback, 0.0 if on_cpu else found.mean, "the router's choice to the host")
+        decision, readback = self.gated("decision"), self.gated("readback")
+        layer_s, readback_s = decision.mean("seconds"), readback.mean("seconds")
+        how = "decisions of lru, driven from Python"
+        self._add_mean("decision_s_per_layer", layer_s.mean, how, layer_s, decision)
+        value = 0.0 if self.settings.device == "cpu" else readback_s.mean
+        self._add_mean("readback_s", value, "the router's choice to the host", readback_s, readback)
         for name in ("kernels_per_layer", "link_half_bytes", "sync_s"):
-            self._known(name, 0.0, "contained in host_s_per_layer, or in the latency of the link", "FITTED")
-        self._known("staging_slots", float(STAGING_SLOTS), "of the calibrating runs")
-        self._known("copies_per_expert", 1.0, "an expert lies in one piece")
+            self._add_known(name, 0.0, "contained in host_s_per_layer, or in the latency of the link", "FITTED")
+        self._add_known("staging_slots", float(STAGING_SLOTS), "of the calibrating runs")
+        self._add_known("copies_per_expert", 1.0, "an expert lies in one piece")
 
     def _costs_of_the_runtime(self) -> NDArray[np.float64]:
         """Bookkeeping per layer and cost per demand copy, so that simulated steps last as long as executed ones."""
@@ -195,15 +183,11 @@ class Parameters:
 
         costs, errors, residuals = fit_costs(predict, took_s, np.zeros(2), np.full(2, STEP_S))
         dropped, quiet = sum(g.dropped for g in runs.values()), all(g.quiet for g in runs.values())
-        for name, value, error, how in (
-            ("host_s_per_layer", costs[0], errors[0], "what a layer takes beside all other terms"),
-            (
-                "link_call_s",
-                costs[1],
-                errors[1],
-                "what a demand copy costs the computation beside it: issue, contention",
-            ),
-        ):
+        terms = {
+            "host_s_per_layer": "what a layer takes beside all other terms",
+            "link_call_s": "what a demand copy costs the computation beside it: issue, contention",
+        }
+        for (name, how), value, error in zip(terms.items(), costs, errors, strict=True):
             relative = error / value if value > 0 else np.nan
             self._add(
                 Parameter(name, float(value), "FITTED", f"{how}; least squares over steps of two runs", np.nan,

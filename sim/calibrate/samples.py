@@ -1,4 +1,4 @@
-"""Measurements with what else the machine did meanwhile; which of them count, and how far their mean can be trusted."""
+"""Samples with the load of the machine, the gate that drops disturbed ones, and the standard error of their mean."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sim.execution.load import Load, Snapshot
 
-FEWEST = 3
-"""Samples that a figure rests on at least, however noisy the machine is."""
+MIN_SAMPLES = 3
+"""Samples that every parameter rests on at least, however noisy the machine is."""
 
 
 @dataclass(slots=True)
@@ -27,8 +27,8 @@ class Sample:
     @property
     def disturbance(self) -> float:
         """Share of all cores that others had; 0 where the system does not say."""
-        found = None if self.load is None else self.load.disturbance
-        return 0.0 if found is None else found
+        share = None if self.load is None else self.load.disturbance
+        return 0.0 if share is None else share
 
 
 @contextmanager
@@ -55,20 +55,24 @@ class Gated:
         """The round of each value."""
         return np.array([sample.round for sample in self.kept if name in sample.values], np.int64)
 
+    def mean(self, name: str) -> Estimate:
+        """The mean of one quantity, with its spread."""
+        return estimate(self.values(name), self.rounds(name))
+
 
 def gate(samples: list[Sample], kind: str, max_disturbance: float) -> Gated:
     """Drop samples taken beside more foreign load than allowed; if too few are left, keep the least disturbed ones.
 
     Samples that were taken together share one load and are kept or dropped together.
     """
-    found = [sample for sample in samples if sample.kind == kind]
-    shares = sorted({id(sample.load): sample.disturbance for sample in found}.values())
+    taken = [sample for sample in samples if sample.kind == kind]
+    shares = sorted({id(sample.load): sample.disturbance for sample in taken}.values())
     limit = max_disturbance
-    quiet = sum(share <= limit for share in shares) >= min(FEWEST, len(shares)) and bool(found)
+    quiet = sum(share <= limit for share in shares) >= min(MIN_SAMPLES, len(shares)) and bool(taken)
     if not quiet and shares:
-        limit = shares[min(FEWEST, len(shares)) - 1]
-    kept = [sample for sample in found if sample.disturbance <= limit]
-    return Gated(tuple(kept), len(found) - len(kept), quiet)
+        limit = shares[min(MIN_SAMPLES, len(shares)) - 1]
+    kept = [sample for sample in taken if sample.disturbance <= limit]
+    return Gated(tuple(kept), len(taken) - len(kept), quiet)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ numbered as in provenance.json), provenance.json in the folder that is printed l
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -72,7 +73,7 @@ def evaluate_from(config: DictConfig) -> None:
     whole = to_plain_dict(config)
     facts = {name: value for name, value in whole.items() if name != "resume"}
     facts |= {"weights_sha256": model_digest(study.loop.model), "windows_sha256": study.windows.digest()}
-    store = Store.named(facts) if study.settings.resume else Store(None)
+    store = Store.named(facts) if study.config.quality.resume else Store(None)
     start = time.perf_counter()
     with tqdm(total=total_tokens(study), unit=" tokens", delay=2, disable=None, leave=False) as bar:
         results = run_study(study, store, bar.update)
@@ -87,40 +88,29 @@ def evaluate_from(config: DictConfig) -> None:
 def study_from(config: DictConfig) -> Study:
     """The evaluation that a configuration describes; what can be refused without the model is refused first."""
     from sim.assembly.build import read_device
+    from sim.assembly.replay import Notes
     from sim.config import RunConfig, to_plain_dict, validate
-    from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+    from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig, StudyConfig
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
 
     for name in GROUPS:
         to_plain_dict(config.get(name), name)
     values = {str(name): config[name] for name in config if name not in (*GROUPS, "seed")}
-    settings = validate(QualityConfig, values)
-    cloze = validate(ClozeConfig, to_plain_dict(config.cloze), "cloze.")
-    generation = validate(GenerationConfig, to_plain_dict(config.generation), "generation.")
-    run, device = validate(RunConfig, {"seed": config.seed}), read_device(config)
-    check_before_loading(device.policy, device.cache, settings)
-    cloze.check(settings.windows, settings.tokens)
-    generation.check(settings.windows, settings.tokens)
+    measured = StudyConfig(
+        validate(QualityConfig, values),
+        validate(ClozeConfig, to_plain_dict(config.cloze), "cloze."),
+        validate(GenerationConfig, to_plain_dict(config.generation), "generation."),
+    )
+    setup = read_device(config, validate(RunConfig, {"seed": config.seed}))
+    check_before_loading(setup, measured)
     source = model_source(config.model)
     source.check()
     loaded, statement = source.load()
-    _check_context(loaded, settings.tokens)
-    default = DEMO_SIZES if source.recipe is not None else None
-    study = make_study(
-        loaded,
-        device.policy,
-        device.hardware,
-        settings,
-        device.cache,
-        run,
-        device.time,
-        cloze,
-        generation,
-        default_sizes=default,
-    )
-    if "statement" in statement:
-        study.warnings.append(str(statement["statement"]))
-    return study
+    _check_context(loaded, measured.quality.tokens)
+    default_sizes = DEMO_SIZES if source.recipe is not None else None
+    study = make_study(loaded, setup, measured, default_sizes=default_sizes)
+    origin = Notes(warnings=(str(statement["statement"]),) if "statement" in statement else ())
+    return replace(study, notes=study.notes + origin)
 
 
 def _check_context(loaded: LoadedModel, tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""The device that every machine has: slots in RAM, filled by a copy thread over an optionally paced link."""
+"""A device in RAM: a copy thread fills the slots over an optionally paced link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CpuBackend:
-    """Host arena to slot arena by memory copies in pieces; a paced link is EMULATED."""
+    """Host arena to slot arena by memory copies in chunks; a paced link is EMULATED."""
 
     def __init__(self, settings: RealSettings, layout: ExpertLayout, host: torch.Tensor, num_slots: int) -> None:
         import torch

@@ -1,9 +1,8 @@
-"""Executes layer steps on a real device under a policy: the same decisions as the engines', with real bytes behind."""
+"""Executes layer steps on a real device under a policy, with the decisions of the engines and real copies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import NDArray
@@ -62,9 +61,7 @@ class Executor:
         self.fill()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.link.stop()
         self.cpu.stop()
 
@@ -126,12 +123,12 @@ class Executor:
             return
         base = self.layer * self.spec.num_experts
 
-        def one(expert: int) -> Any:
+        def compute_on_host(expert: int) -> Any:
             return compute(expert, self.host_weights[self.source_of[base + expert]])
 
         with self.guard:
             self.link.cpu_computes = True
-            self.cpu.start_layer(plan.cpu_queue, one)
+            self.cpu.start_layer(plan.cpu_queue, compute_on_host)
 
     def _wait_for(self, expert: int) -> None:
         with self.guard:

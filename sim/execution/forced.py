@@ -1,10 +1,9 @@
-"""Forced routing: a trace says which experts run, their weights are synthetic, everything else really happens."""
+"""Forced routing: a trace states which experts run; weights are synthetic, copies and computation are real."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a real step leaves beside what every engine counts; None: the system does not say."""
+    """Measurements of a real step that no simulated step has; None: the system does not report it."""
 
     step: int
     layer_ns: list[int]
@@ -39,7 +38,7 @@ class StepRecord:
     """Sum over the step's outputs."""
 
 
-def chosen(block: StepBlock, steps: NDArray[np.bool_]) -> StepBlock:
+def select_steps(block: StepBlock, steps: NDArray[np.bool_]) -> StepBlock:
     """Some steps of a block, [S] bool, as a block of their own."""
     sizes = np.diff(block.bounds)
     rows = np.repeat(steps, sizes)
@@ -56,7 +55,7 @@ def chosen(block: StepBlock, steps: NDArray[np.bool_]) -> StepBlock:
 
 def first_steps(block: StepBlock, count: int) -> StepBlock:
     """The first steps of a block."""
-    return chosen(block, np.arange(len(block)) < count)
+    return select_steps(block, np.arange(len(block)) < count)
 
 
 class ForcedEngine:
@@ -85,10 +84,8 @@ class ForcedEngine:
         self.queues = RunQueue(threading.get_native_id(), self.executor.link.native_id or 0)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.executor.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self.executor.__exit__(*error)
         self.queues.close()
 
     @property
@@ -115,7 +112,7 @@ class ForcedEngine:
         executed = self.step + np.arange(len(block)) >= self.settings.skip_steps
         if self.settings.decode_only:
             executed &= block.phase == DECODE
-        result = BlockResult.empty(chosen(block, executed))
+        result = BlockResult.empty(select_steps(block, executed))
         places = np.cumsum(executed) - 1
         for step in range(len(block)):
             if executed[step]:
@@ -152,7 +149,7 @@ class ForcedEngine:
         before = self.queues.read()
         state = self._forward(self.model.inputs[tokens % INPUTS])
         parts, layer_ns = self.executor.clock.finish()
-        waited = [None if None in (a, b) else a - b for a, b in zip(self.queues.read(), before, strict=True)]  # type: ignore[operator]
+        waited = self.queues.since(before)
         result.latency_ns[row], result.parts_ns[row] = sum(parts), parts
         with self.executor.guard:
             result.counts[row], result.lost[row] = device.totals_since(totals)
@@ -184,8 +181,8 @@ class ForcedEngine:
         on_host = state.cpu() if plan.cpu_queue else state
 
         def compute(expert: int, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            found: torch.Tensor = self.runs.expert(state[rows[expert]] if tokens > 1 else state, weights)
-            return found
+            output: torch.Tensor = self.runs.expert(state[rows[expert]] if tokens > 1 else state, weights)
+            return output
 
         def compute_on_host(expert: int, weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
             return self.model.expert(on_host[rows[expert].cpu()] if tokens > 1 else on_host, weights)
@@ -202,16 +199,16 @@ class ForcedEngine:
         self, state: torch.Tensor, shared: torch.Tensor | None, outputs: dict[int, Any], rows: dict[int, Any]
     ) -> torch.Tensor:
         """Every expert with weight 1 / K, in order of the experts, whatever the order in which they came."""
-        found = state if shared is None else state + shared
+        total = state if shared is None else state + shared
         share = 1.0 / self.spec.top_k
         if not rows:
             for expert in sorted(outputs):
-                found = found + outputs[expert].to(found.device) * share
-            return found
-        found = found.clone()
+                total = total + outputs[expert].to(total.device) * share
+            return total
+        total = total.clone()
         for expert in sorted(outputs):
-            found.index_add_(0, rows[expert], outputs[expert].to(found.device), alpha=share)
-        return found
+            total.index_add_(0, rows[expert], outputs[expert].to(total.device), alpha=share)
+        return total
 
 
 def rows_of(executed: NDArray[np.int32], expert: int) -> torch.Tensor:

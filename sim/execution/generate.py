@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.base import Policy
-from sim.assembly.replay import Replay, assemble
-from sim.config import RunConfig
+from sim.assembly.replay import DeviceSetup, Replay, assemble
+from sim.config import RunConfig, TimeConfig
 from sim.engine.interface import BlockResult, StepResults
 from sim.execution.forced import StepRecord
 from sim.execution.live_model import OffloadedModel
 from sim.execution.live_routing import routed_trace
 from sim.execution.load import Load, Snapshot
-from sim.execution.run import RealRun, thread_columns, undisturbed
+from sim.execution.run import RealRun, real_run, undisturbed
 from sim.execution.settings import RealSettings
 from sim.live.router_output import StepArrays
-from sim.machine.capacity import CacheConfig
-from sim.machine.hardware import Hardware
 from sim.metrics.step_table import StepTable
 from traces.format.trace import DECODE, PREFILL, Trace
 
@@ -46,21 +43,18 @@ def generate(
     model: Any,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    policy: Policy,
-    hardware: Hardware,
+    setup: DeviceSetup,
     settings: RealSettings | None = None,
-    cache: CacheConfig | None = None,
-    seed: int = 0,
     others: Trace | None = None,
 ) -> LiveRun:
     """Let a model continue prompts (token ids) greedily, one after the other, its experts in slots.
 
-    Of ``settings`` device and link count, the sizes are the model's. ``hardware``: the costs that rules reckon with.
-    The last generated token of a prompt is not fed back.
+    Of ``settings`` device and link count, the sizes are the model's. ``setup.hardware``: the costs that rules read; of
+    ``setup.run`` only the seed counts. The last generated token of a prompt is not fed back.
     """
     settings = settings or RealSettings()
     longest = max((len(prompt) for prompt in prompts), default=0)
-    live = OffloadedModel(model, policy, hardware, settings, cache, max(1, longest), seed, others)
+    live = OffloadedModel(model, setup, settings, max(1, longest), others)
     rows = _Rows()
     with undisturbed(), live:
         before = Snapshot.now()
@@ -68,9 +62,10 @@ def generate(
             _continue(live, prompt, max_new_tokens, number, rows)
         load = Load.between(before, Snapshot.now())
     trace = routed_trace(live.geometry, rows.steps, rows.lengths, rows.prompts, rows.phases)
-    run = RunConfig(seed=seed)
-    replay = assemble(trace, policy, hardware, live.geometry, live.cache, run, others=others)
-    return LiveRun(_collected(live, rows, replay, load), rows.tokens, trace, replay, rows.logits)
+    setup = replace(setup, run=RunConfig(seed=setup.run.seed), time=TimeConfig())
+    replay = assemble(trace, setup, live.geometry, others=others)
+    run = real_run(_table_of(live, rows, replay), rows.records, live.executor, settings, load)
+    return LiveRun(run, rows.tokens, trace, replay, rows.logits)
 
 
 @dataclass(slots=True)
@@ -110,40 +105,29 @@ def _forward(live: OffloadedModel, given: list[int], cache: Any, phase: int, num
     import torch
 
     ids = torch.tensor([given], device=next(live.model.parameters()).device)
-    counts, lost, waited = live.device.counts.copy(), live.device.lost.copy(), live.queues.read()
+    totals, before = live.device.totals(), live.queues.read()
     rows.steps.append(live.begin_step(len(given), phase, number))
     with torch.no_grad():
         output = live.model(input_ids=ids, past_key_values=cache, use_cache=True)
     parts, layer_ns = live.end_step()
-    after = live.queues.read()
+    waited = live.queues.since(before)
     with live.executor.guard:
-        counted, left = live.device.counts - counts, live.device.lost - lost
+        counts, lost = live.device.totals_since(totals)
     parts_ns = np.array([parts], np.int64)
-    rows.results.append(StepResults(parts_ns.sum(axis=1), parts_ns, counted[None], left[None]))
-    run_queue = [None if a is None or b is None else b - a for a, b in zip(waited, after, strict=True)]
+    rows.results.append(StepResults(parts_ns.sum(axis=1), parts_ns, counts[None], lost[None]))
     checksum = float(output.logits[0, -1].double().sum())
-    rows.records.append(StepRecord(len(rows.records), layer_ns, run_queue, checksum))
+    rows.records.append(StepRecord(len(rows.records), layer_ns, waited, checksum))
     return output
 
 
-def _collected(live: OffloadedModel, rows: _Rows, replay: Replay, load: Load) -> RealRun:
-    """Everything that a run left; its steps are those of ``replay``, in order."""
+def _table_of(live: OffloadedModel, rows: _Rows, replay: Replay) -> StepTable:
+    """The steps of the run, which are those of ``replay``, in order."""
     table = StepTable(replace(replay, engine=_Finished(live)))
     results, done = StepResults.joined(rows.results), 0
     for block in replay.schedule.blocks():
         table.add(BlockResult.of(block, results.take(slice(done, done + len(block)))))
         done += len(block)
-    checksums = {"checksum": np.array([record.checksum for record in rows.records])}
-    return RealRun(
-        policy=live.spec.policy.name,
-        settings=live.settings,
-        label=live.settings.label,
-        columns=table.columns() | thread_columns(rows.records) | checksums,
-        layer_ns=np.array([record.layer_ns for record in rows.records], np.int64),
-        metrics=table.metrics(),
-        copies=np.array(live.executor.link.copies, np.int64).reshape(-1, 5),
-        load=load,
-    )
+    return table
 
 
 class _Finished:

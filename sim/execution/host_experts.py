@@ -1,4 +1,4 @@
-"""The CPU that computes experts beside the device: a thread that works off a queue from the host's own weights."""
+"""A thread that computes a queue of experts on the CPU, from the host's weights, in parallel to the device."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ class HostExperts(threading.Thread):
         self.results: dict[int, Any] = {}
         self.busy = self.stopping = False
         self.busy_ns = 0
-        self.spans: list[tuple[int, int]] = []
-        """(begin_ns, end_ns) of every expert."""
         self.failure: BaseException | None = None
 
     def start_layer(self, queue: list[int], compute: Callable[[int], Any]) -> None:
@@ -30,10 +28,6 @@ class HostExperts(threading.Thread):
         if queue:
             self.guard.notify_all()
 
-    @property
-    def computes(self) -> bool:
-        return bool(self.queue)
-
     def run(self) -> None:
         """Compute until stopped."""
         self.prepare()
@@ -41,7 +35,7 @@ class HostExperts(threading.Thread):
             with self.guard:
                 while not self.stopping:
                     if self.queue:
-                        self._one()
+                        self._compute_next()
                     else:
                         self.guard.wait()
         except BaseException as failure:
@@ -49,7 +43,7 @@ class HostExperts(threading.Thread):
                 self.failure, self.queue = failure, []
                 self.guard.notify_all()
 
-    def _one(self) -> None:
+    def _compute_next(self) -> None:
         expert = self.queue[0]
         self.guard.release()
         try:
@@ -59,7 +53,6 @@ class HostExperts(threading.Thread):
         finally:
             self.guard.acquire()
         self.results[expert] = result
-        self.spans.append((begin_ns, end_ns))
         self.busy_ns += end_ns - begin_ns
         self.queue.pop(0)
         if not self.queue:

@@ -1,4 +1,4 @@
-"""How the tensors of one expert lie in a contiguous run of bytes, so that moving an expert is one copy."""
+"""Layout of an expert's tensors in one contiguous range of bytes, so that moving an expert is one copy."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class ExpertLayout:
 
     def views(self, arena: torch.Tensor, index: int) -> tuple[torch.Tensor, ...]:
         """The tensors of the expert at ``index`` of an arena of bytes."""
-        found = []
+        tensors = []
         for shape, dtype, offset in zip(self.shapes, self.dtypes, self.offsets, strict=True):
             start, size = index * self.stride + offset, dtype.itemsize
             for length in shape:
                 size *= length
-            found.append(arena[start : start + size].view(dtype).view(shape))
-        return tuple(found)
+            tensors.append(arena[start : start + size].view(dtype).view(shape))
+        return tuple(tensors)

@@ -1,4 +1,4 @@
-"""The copy thread: whenever the link is free it asks the device which copy comes next, and performs it."""
+"""The copy thread: whenever the link is free it takes the next copy from the device and performs it."""
 
 from __future__ import annotations
 

@@ -1,16 +1,15 @@
-"""A model in the middle of its forward passes: its router asks, the policy decides, its experts run out of slots."""
+"""A model whose forward passes execute experts out of slots, as the policy decides at each router output."""
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.base import Policy
 from policies.needs import Need
+from sim.assembly.replay import DeviceSetup
 from sim.engine.decision.device import Device
 from sim.execution.backend import make_backend
 from sim.execution.executor import Executor, single_thread
@@ -20,8 +19,6 @@ from sim.execution.offloaded import HostTier, OneExpert, move_rest
 from sim.execution.settings import RealSettings
 from sim.live.router_output import Reads, Routed, StepArrays
 from sim.live.weights import GateRule, replacement, substitutes
-from sim.machine.capacity import CacheConfig
-from sim.machine.hardware import Hardware
 from sim.machine.parts import ATTENTION, EXPERT, HOST, SYNC
 from traces.format.trace import Geometry, Trace
 from traces.recording.measured_geometry import measure_geometry
@@ -43,16 +40,14 @@ class OffloadedModel:
     def __init__(
         self,
         model: torch.nn.Module,
-        policy: Policy,
-        hardware: Hardware,
+        setup: DeviceSetup,
         settings: RealSettings,
-        cache: CacheConfig | None = None,
         max_tokens: int = 1024,
-        seed: int = 0,
         others: Trace | None = None,
     ) -> None:
-        check_live(policy, hardware)
-        self.model, self.settings, self.cache = model, settings, cache or CacheConfig()
+        policy = setup.policy
+        check_live(policy, setup.hardware)
+        self.model, self.settings, self.cache = model, settings, setup.cache
         self.tap = Tap(
             model,
             self._on_route,
@@ -61,7 +56,7 @@ class OffloadedModel:
         )
         self.layers = self.tap.layers
         self.geometry: Geometry = measure_geometry(model, self.layers, family_name(model))
-        self.spec = live_spec(self.geometry, policy, hardware, self.cache, max_tokens, seed, others)
+        self.spec = live_spec(self.geometry, setup, max_tokens, others)
         self.reads = Reads.of(policy, recorded=True)
         self.gate = GateRule.probed(model, self.layers) if substitutes(policy) else GateRule.named(None)
         self.tier = HostTier(model, self.layers, pinned=settings.device == "cuda" and settings.pinned)
@@ -93,13 +88,11 @@ class OffloadedModel:
         self.queues = RunQueue(threading.get_native_id(), self.executor.link.native_id or 0)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         for layer in self.layers:
             del layer.experts.forward
-        self.tap.__exit__(kind, error, trace)
-        self.executor.__exit__(kind, error, trace)
+        self.tap.__exit__(*error)
+        self.executor.__exit__(*error)
         self.tier.give_back()
         move_rest(self.model, self.layers, self.home)
         self.queues.close()

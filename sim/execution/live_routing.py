@@ -1,4 +1,4 @@
-"""The device of a model that generates, before anything of it is routed, and its routing as a trace when it is over."""
+"""The device specification of a model that generates, and its recorded routing as a trace."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from policies.base import Policy
 from policies.needs import Need
 from sim.assembly.combinations import check_combination
 from sim.assembly.needs import check_cpu, initial_memories
-from sim.assembly.replay import costs_of
+from sim.assembly.replay import DeviceSetup, costs_of
 from sim.config import RunConfig
 from sim.engine.decision.device import DeviceSpec
 from sim.live.router_output import StepArrays
-from sim.machine.capacity import CacheConfig, make_pools
+from sim.machine.capacity import make_pools
 from sim.machine.durations import tabulate
 from sim.machine.hardware import Hardware
 from traces.errors import UserError
@@ -27,16 +27,9 @@ def check_live(policy: Policy, hardware: Hardware) -> None:
     check_cpu(policy, hardware)
 
 
-def live_spec(
-    geometry: Geometry,
-    policy: Policy,
-    hardware: Hardware,
-    cache: CacheConfig,
-    max_tokens: int,
-    seed: int,
-    others: Trace | None,
-) -> DeviceSpec:
-    """The device of a running model of these sizes."""
+def live_spec(geometry: Geometry, setup: DeviceSetup, max_tokens: int, others: Trace | None) -> DeviceSpec:
+    """The device of a running model of these sizes. Of ``setup.run`` only the seed counts."""
+    policy, hardware, cache = setup.policy, setup.hardware, setup.cache
     check_combination(policy, cache, RunConfig())
     durations = tabulate(geometry, hardware, max_tokens, chunks=policy.prefetch.chunks())
     assert geometry.expert_bytes is not None
@@ -54,7 +47,7 @@ def live_spec(
         has_scores=Need.GATE_SCORES in policy.needs(),
         staging_slots=hardware.staging_slots,
         warm=cache.warm or policy.eviction.static,
-        seed=seed,
+        seed=setup.run.seed,
     )
 
 

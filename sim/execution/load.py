@@ -1,6 +1,6 @@
-"""What else the machine did while something was measured: other processes, stolen time, waiting for a core.
+"""Load of the machine during a measurement: other processes, stolen time, waiting for a core.
 
-Read from /proc; None where the system does not say.
+Read from /proc; None where the system does not report it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STAT = Path("/proc/stat")
-BUSY = (0, 1, 2, 5, 6)
+WORK_COLUMNS = (0, 1, 2, 5, 6)
 """Columns of /proc/stat that are work: user, nice, system, irq, softirq."""
-STEAL = 7
+STEAL_COLUMN = 7
 
 
 class RunQueue:
@@ -33,6 +33,11 @@ class RunQueue:
     def read(self) -> list[int | None]:
         """One number per thread, since the thread began."""
         return [waited_ns(file) for file in self.files]
+
+    def since(self, before: list[int | None]) -> list[int | None]:
+        """How long each thread has waited since ``read`` gave ``before``."""
+        pairs = zip(self.read(), before, strict=True)
+        return [None if now is None or then is None else now - then for now, then in pairs]
 
     def close(self) -> None:
         for file in self.files:
@@ -64,7 +69,7 @@ class Snapshot:
         try:
             ticks = [int(word) for word in STAT.read_text().split("\n", 1)[0].split()[1:]]
             hertz = os.sysconf("SC_CLK_TCK")
-            return cls(wall_s, own_s, sum(ticks[i] for i in BUSY) / hertz, ticks[STEAL] / hertz)
+            return cls(wall_s, own_s, sum(ticks[i] for i in WORK_COLUMNS) / hertz, ticks[STEAL_COLUMN] / hertz)
         except (OSError, IndexError, ValueError):
             return cls(wall_s, own_s, None, None)
 
@@ -72,10 +77,8 @@ class Snapshot:
 @dataclass(frozen=True, slots=True)
 class Load:
     """Between two moments: ``foreign_share`` of all cores that other processes used, ``steal_share`` that the
-    hypervisor took away, ``own_cpu_s`` of this process."""
+    hypervisor took away."""
 
-    wall_s: float
-    own_cpu_s: float
     foreign_share: float | None
     steal_share: float | None
 
@@ -84,14 +87,14 @@ class Load:
         wall_s, own_s = after.wall_s - before.wall_s, after.own_s - before.own_s
         cores_s = wall_s * (os.cpu_count() or 1)
         if None in (before.machine_s, after.machine_s, before.steal_s, after.steal_s) or cores_s <= 0:
-            return cls(wall_s, own_s, None, None)
+            return cls(None, None)
         machine_s = (after.machine_s or 0.0) - (before.machine_s or 0.0)
         steal_s = (after.steal_s or 0.0) - (before.steal_s or 0.0)
-        return cls(wall_s, own_s, max(0.0, machine_s - own_s) / cores_s, steal_s / cores_s)
+        return cls(max(0.0, machine_s - own_s) / cores_s, steal_s / cores_s)
 
     @property
     def disturbance(self) -> float | None:
-        """Share of all cores that was not there for us."""
+        """Share of all cores that this process could not use."""
         if self.foreign_share is None or self.steal_share is None:
             return None
         return self.foreign_share + self.steal_share

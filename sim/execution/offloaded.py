@@ -41,18 +41,18 @@ class HostTier:
             self._take(index, layer)
 
     def _layout(self, model: torch.nn.Module, layer: MoELayer) -> ExpertLayout:
-        own, everything = list(layer.experts.parameters(recurse=False)), list(layer.experts.parameters())
-        if not own or len(own) != len(everything) or any(p.shape[0] != self.num_experts for p in own):
+        direct, all_parameters = list(layer.experts.parameters(recurse=False)), list(layer.experts.parameters())
+        if not direct or len(direct) != len(all_parameters) or any(p.shape[0] != self.num_experts for p in direct):
             raise UserError(f"{family_name(model)}: an expert is not one row of each parameter of {layer.name}")
-        return ExpertLayout.of((tuple(p.shape[1:]), p.dtype) for p in own)
+        return ExpertLayout.of((tuple(p.shape[1:]), p.dtype) for p in direct)
 
     def _take(self, index: int, layer: MoELayer) -> None:
         """Copy a layer's experts into the tier and let its parameters be views of them."""
-        own = [parameter for _, parameter in layer.experts.named_parameters(recurse=False)]
+        parameters = [parameter for _, parameter in layer.experts.named_parameters(recurse=False)]
         for expert in range(self.num_experts):
-            for view, parameter in zip(self.views(index * self.num_experts + expert), own, strict=True):
+            for view, parameter in zip(self.views(index * self.num_experts + expert), parameters, strict=True):
                 view.copy_(parameter.data[expert])
-        for position, parameter in enumerate(own):
+        for position, parameter in enumerate(parameters):
             parameter.data = self._whole(index, position)
 
     def _whole(self, index: int, position: int) -> torch.Tensor:

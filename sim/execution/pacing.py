@@ -1,4 +1,4 @@
-"""A copy in pieces that keeps to a link's pace; it holds no lock of the interpreter, so matmuls go on beside it."""
+"""A paced copy in chunks. It releases the interpreter lock, so that matmuls run in parallel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK_BYTES = 256 * 1024
 SPIN_NS = 60_000
 """The last stretch of a wait is spun: a sleep ends some tens of microseconds late."""
 SLEEP_NS = 150_000
-"""Shorter waits between two pieces are left to the next piece."""
+"""Shorter waits between two chunks are left to the next chunk."""
 CLOCK = time.CLOCK_MONOTONIC
 
 _clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.CPointer(types.int64)))

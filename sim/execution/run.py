@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 from sim.assembly.replay import Notes, Replay
 from sim.engine.interface import BlockResult
 from sim.execution.cuda import require_cuda
+from sim.execution.executor import Executor
 from sim.execution.forced import ForcedEngine, StepRecord, first_steps
 from sim.execution.load import Load, Snapshot
 from sim.execution.settings import RealSettings
 from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.workload.rows import RowReader
 from traces.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 THREADS = ("run_queue_ns", "copy_run_queue_ns")
 SWITCH_S = 1e-4
@@ -49,12 +47,6 @@ class RealRun:
     metrics: Metrics
     copies: NDArray[np.int64]
     load: Load
-
-    def frame(self) -> pd.DataFrame:
-        """The table of steps."""
-        import pandas as pd
-
-        return pd.DataFrame(self.columns)
 
 
 @contextmanager
@@ -85,12 +77,13 @@ def run_forced(replay: Replay, settings: RealSettings) -> RealRun:
     check(replay, settings)
     with undisturbed(), ForcedEngine(replay.spec, settings, replay.cache.resets) as engine:
         real = replace(replay, reader=fresh(replay.reader), engine=engine, notes=Notes())
-        table = StepTable(real)
         before = Snapshot.now()
-        for result in executed_blocks(real, settings):
-            table.add(result)
+        table = StepTable(real).run(executed_blocks(real, settings))
         load = Load.between(before, Snapshot.now())
-        return collected(table, engine, settings, load)
+        if not len(table):
+            skipped = f"skip_steps={settings.skip_steps}, decode_only={settings.decode_only}"
+            raise UserError(f"{skipped}: that skips every step of the trace")
+        return real_run(table, engine.records, engine.executor, settings, load)
 
 
 def check(replay: Replay, settings: RealSettings) -> None:
@@ -128,13 +121,10 @@ def executed_blocks(replay: Replay, settings: RealSettings) -> Iterator[BlockRes
             return
 
 
-def collected(table: StepTable, engine: ForcedEngine, settings: RealSettings, load: Load) -> RealRun:
-    """Everything that a run left."""
-    if not len(table):
-        raise UserError(
-            f"skip_steps={settings.skip_steps}, decode_only={settings.decode_only}: that skips every step of the trace"
-        )
-    records = engine.records
+def real_run(
+    table: StepTable, records: list[StepRecord], executor: Executor, settings: RealSettings, load: Load
+) -> RealRun:
+    """Everything that a run left. ``records``: one for each step of ``table``."""
     columns = table.columns() | {"step": np.array([record.step for record in records])} | thread_columns(records)
     return RealRun(
         policy=table.replay.policy.name,
@@ -143,7 +133,7 @@ def collected(table: StepTable, engine: ForcedEngine, settings: RealSettings, lo
         columns=columns | {"checksum": np.array([record.checksum for record in records])},
         layer_ns=np.array([record.layer_ns for record in records], np.int64),
         metrics=table.metrics(),
-        copies=np.array(engine.executor.link.copies, np.int64).reshape(-1, 5),
+        copies=np.array(executor.link.copies, np.int64).reshape(-1, 5),
         load=load,
     )
 

@@ -1,4 +1,4 @@
-"""What a real run is made of: sizes of the synthetic model, device, link, and which steps are executed."""
+"""Settings of a real run: sizes of the synthetic model, device, link, and which steps are executed."""
 
 from __future__ import annotations
 
@@ -84,15 +84,15 @@ class RealSettings:
 
     def geometry(self, trace: Trace) -> Geometry:
         """The sizes that such a run has under the routing of ``trace``: give it to ``sim.assembly.replay.assemble``."""
-        own, row_bytes = trace.geometry, self.hidden_size * self.item_bytes
+        routed, row_bytes = trace.geometry, self.hidden_size * self.item_bytes
         return Geometry(
-            model=f"synthetic experts of {self.expert_bytes} bytes under the routing of {own.model}",
-            num_layers=own.num_layers,
-            num_experts=own.num_experts,
-            top_k=own.top_k,
-            expert_bytes=(self.expert_bytes,) * own.num_layers,
-            attention_bytes=(self.attention_rows * row_bytes,) * own.num_layers,
-            shared_bytes=(3 * self.shared_ffn * row_bytes,) * own.num_layers,
+            model=f"synthetic experts of {self.expert_bytes} bytes under the routing of {routed.model}",
+            num_layers=routed.num_layers,
+            num_experts=routed.num_experts,
+            top_k=routed.top_k,
+            expert_bytes=(self.expert_bytes,) * routed.num_layers,
+            attention_bytes=(self.attention_rows * row_bytes,) * routed.num_layers,
+            shared_bytes=(3 * self.shared_ffn * row_bytes,) * routed.num_layers,
             other_bytes=self.head_rows * row_bytes,
             kv_bytes_per_token=0,
             hidden_size=0,  # no attention to earlier tokens

@@ -1,4 +1,4 @@
-"""Which physical slot holds which expert. Residency itself is decided by the device; here it only finds its place."""
+"""Which physical slot holds which expert; the device decides residency."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a step's time goes: what lies between two stamps is booked to one part, so the parts sum to the whole."""
+"""Times of a step by part: the time between two stamps is booked to one part, so the parts sum to the whole."""
 
 from __future__ import annotations
 

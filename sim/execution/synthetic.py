@@ -47,21 +47,21 @@ class SyntheticModel:
 
         layout, dtype = self.layout, self.dtype
         count = layout.stride // dtype.itemsize
-        one = (torch.randn(count, generator=generator) * self.settings.hidden_size**-0.5).to(dtype)
+        random_expert = (torch.randn(count, generator=generator) * self.settings.hidden_size**-0.5).to(dtype)
         size = self.host_layers * self.num_experts * layout.stride
         pinned = self.settings.device == "cuda" and self.settings.pinned
         host = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
         for source in range(self.host_layers * self.num_experts):
             row = host[source * layout.stride : (source + 1) * layout.stride].view(dtype)
-            row.copy_(one.roll(source * STEP_APART))
+            row.copy_(random_expert.roll(source * STEP_APART))
         return host
 
     def _matrix(self, rows: int, generator: torch.Generator) -> torch.Tensor:
         import torch
 
         hidden = self.settings.hidden_size
-        found: torch.Tensor = torch.randn(rows, hidden, generator=generator) * hidden**-0.5
-        return found.to(self.device, self.dtype)
+        matrix: torch.Tensor = torch.randn(rows, hidden, generator=generator) * hidden**-0.5
+        return matrix.to(self.device, self.dtype)
 
     def _shared(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
         ffn = self.settings.shared_ffn

@@ -137,11 +137,11 @@ class StepArrays:
     @classmethod
     def joined(cls, steps: list[StepArrays]) -> StepArrays:
         """The router output of several steps as one."""
-        whole = cls.__new__(cls)
-        whole.reads = steps[0].reads
+        joined = cls.__new__(cls)
+        joined.reads = steps[0].reads
         for name in ("ids", "weights", "scores", "lookahead", "logits", "ahead"):
-            setattr(whole, name, np.concatenate([getattr(step, name) for step in steps]))
-        return whole
+            setattr(joined, name, np.concatenate([getattr(step, name) for step in steps]))
+        return joined
 
 
 def as_array(tensor: torch.Tensor) -> NDArray[np.float32]:

@@ -7,8 +7,8 @@ know is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,11 @@ class StepTable:
             phases: Spill(np.float64) for phases in ((PREFILL, DECODE), (PREFILL,), (DECODE,))
         }
 
-    def run(self, progress: Callable[[int], Any] = lambda steps: None) -> None:
-        """Replay everything; ``progress`` is told how many steps are done more."""
-        for result in self.replay.blocks():
+    def run(self, results: Iterable[BlockResult] | None = None) -> Self:
+        """Take in all blocks: those of the replay, which runs now, where none are given."""
+        for result in self.replay.blocks() if results is None else results:
             self.add(result)
-            progress(len(result.block))
+        return self
 
     def add(self, result: BlockResult) -> None:
         """Take in one block of steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,11 @@ def cloze_item(windows: Windows, number: int, config: ClozeConfig, seed: int) ->
     drawn = np.random.default_rng((seed, number)).choice(pool, config.choices - 1, replace=False)
     context = windows.tokens[number, :cut]
     return np.stack([np.concatenate([context, windows.tokens[i, cut:stop]]) for i in (number, *drawn.tolist())])
+
+
+def log_likelihoods(logits: Iterable[torch.Tensor], tokens: NDArray[np.int64], context: int) -> NDArray[np.float64]:
+    """[N] ``log_likelihood`` of windows [N, S]."""
+    return np.array([log_likelihood(*window, context) for window in zip(logits, tokens, strict=True)])
 
 
 def log_likelihood(logits: torch.Tensor, tokens: NDArray[np.int64], context: int) -> float:

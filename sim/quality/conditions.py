@@ -1,4 +1,4 @@
-"""Which policies can run in a closed loop at all, and which in one parallel pass; the rest is refused by name."""
+"""Checks that a policy can run in a closed loop, and that it can run in one parallel pass."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Co-simulation: the model runs token by token through its KV cache while the engine's clock runs beside it.
 
-What is resident when a layer looks up its experts is decided by the clock: a prefetch that is still on the link has not
-come. Times and quality are those of one and the same run.
+The clock decides what is resident when a layer looks up its experts: a prefetch that is still on the link is a miss.
+Times and quality come from the same run.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class CoSimulation:
         return logits
 
     def timing(self) -> StepResults:
-        """What each step took so far."""
+        """Times and counts of the steps so far."""
         return StepResults.joined(self.steps)
 
     def _on_route(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -1,4 +1,4 @@
-"""Compiled loops that drive the decision core from inside a forward pass: nothing of a rule is written here."""
+"""Compiled loops that drive the decision core from inside a forward pass; they contain no rule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sim.engine.decision import core
 from sim.engine.decision.cache import Cache
 from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_cache, as_rules, as_state
 
-AS_RULED, DROP, RANDOM = range(3)
+AS_POLICY, DROP, RANDOM = range(3)
 """What is executed in place of a replaced expert: the rule's choice; nothing; a resident expert drawn at random."""
 EXECUTED = i4[:, ::1]
 
@@ -43,28 +43,28 @@ def drop_replaced(state: State, executed: Any) -> None:
 @njit(cache=True)
 def in_use(state: State, executed: Any, token: int, expert: int) -> bool:
     """Whether the router gave the token this expert, or the token executes it."""
-    found = False
+    used = False
     for rank in range(state.num_ranks):
-        found = found or state.ids[token, rank] == expert or executed[token, rank] == expert
-    return found
+        used = used or state.ids[token, rank] == expert or executed[token, rank] == expert
+    return used
 
 
 @njit(cache=True)
 def draw(state: State, cache: Cache, executed: Any, token: int, rank: int) -> int:
     """A resident expert for the place of a substitute: one the layer step did not need, or the substitute itself."""
-    own, first = executed[token, rank], state.layer * state.num_experts
+    substitute, first = executed[token, rank], state.layer * state.num_experts
     executed[token, rank] = state.ids[token, rank]
     count = 0
     for turn in range(2):
         wanted = int(uniform(state.seed, state.now, token, rank) * count) if turn else -1
         count = 0
         for expert in range(state.num_experts):
-            idle = cache.executed_at[expert] != state.now or expert == own
+            idle = cache.executed_at[expert] != state.now or expert == substitute
             if cache.status[first + expert] == RESIDENT and idle and not in_use(state, executed, token, expert):
                 if count == wanted:
                     return expert
                 count += 1
-    return int(own)
+    return int(substitute)
 
 
 @njit(cache=True)
@@ -93,17 +93,17 @@ def layer_over_tokens(
     """
     state, cache, rules = as_state(state_address), as_cache(cache_address), as_rules(rules_address)
     for token in range(ids.shape[0]):
-        one = slice(token, token + 1)
+        row = slice(token, token + 1)
         core.load(
-            state, cache, ids[one],
-            weights[one] if weights.shape[0] > 0 else weights,
-            scores[one] if scores.shape[0] > 0 else scores,
+            state, cache, ids[row],
+            weights[row] if weights.shape[0] > 0 else weights,
+            scores[row] if scores.shape[0] > 0 else scores,
             lookahead, next_use,
         )  # fmt: skip
         state.phase, state.group, state.step = DECODE, group, first_step + token
         state.now = state.step * state.num_layers + layer
         untimed_layer(state, cache, rules, layer)
-        note_executed(state, cache, stand_in, executed[one])
+        note_executed(state, cache, stand_in, executed[row])
 
 
 @njit(void(i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)

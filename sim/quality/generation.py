@@ -1,4 +1,4 @@
-"""Free-running greedy continuation: with the policy active every wrong token changes what follows, so drift shows."""
+"""Free-running greedy continuation: every token that the policy changes is fed back and changes what follows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def plain_continuation(model: Any, prompt: NDArray[np.int64], new_tokens: int) -
     """The untouched model's greedy continuation of a prompt [P] -> [new_tokens]."""
     import torch
 
-    device, found = next(model.parameters()).device, []
+    device, tokens = next(model.parameters()).device, []
     inputs, past = torch.from_numpy(prompt[None]).to(device), None
     with torch.no_grad():
         for _ in range(new_tokens):
             output = model(input_ids=inputs, past_key_values=past, use_cache=True)
             past, inputs = output.past_key_values, output.logits[:, -1:].argmax(-1)
-            found.append(int(inputs))
-    return np.array(found, np.int64)
+            tokens.append(int(inputs))
+    return np.array(tokens, np.int64)
 
 
 def continuation(
@@ -34,14 +34,14 @@ def continuation(
 
     The prompt is one prefill step; every new token but the last is fed back as a decode step.
     """
-    found = []
+    tokens = []
     with CoSimulation(loop, variant, number) as run:
         logits = run.step(prompt, PREFILL)
-        found.append(int(logits[-1].argmax()))
+        tokens.append(int(logits[-1].argmax()))
         for _ in range(new_tokens - 1):
-            logits = run.step(np.array(found[-1:], np.int64), DECODE)
-            found.append(int(logits[-1].argmax()))
-    return np.array(found, np.int64), run.timing()
+            logits = run.step(np.array(tokens[-1:], np.int64), DECODE)
+            tokens.append(int(logits[-1].argmax()))
+    return np.array(tokens, np.int64), run.timing()
 
 
 def match_length(base: NDArray[np.int64], changed: NDArray[np.int64]) -> int:

@@ -1,4 +1,4 @@
-"""Paired block bootstrap: whole documents are drawn again, with the same ones for both models."""
+"""Paired cluster bootstrap: whole documents are resampled, the same ones for both models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DRAWS, SEED = 4000, 0
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its 95 % interval; None where there are fewer than two blocks."""
+    """A value with its 95 % interval; None where there are fewer than two documents."""
 
     value: float
     low: float | None
@@ -37,7 +37,7 @@ def block_sums(columns: NDArray[Any], blocks: Sequence[str]) -> NDArray[np.float
 
 
 def estimate(sums: NDArray[np.float64], statistic: Statistic, draws: int = DRAWS, seed: int = SEED) -> Estimate:
-    """``statistic`` of the total of block sums [B, C], with the plain percentile interval over blocks drawn again."""
+    """``statistic`` of the total of block sums [B, C], with its percentile interval over resampled blocks."""
     value = float(statistic(sums.sum(axis=0)))
     if len(sums) < 2:
         return Estimate(value, None, None)

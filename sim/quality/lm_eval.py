@@ -34,7 +34,7 @@ def tapped_lm(loaded: LoadedModel, study: Study, variant: Variant | None = None)
         raise UserError(
             "the harness runs requests in one pass each: a policy that mode=parallel refuses cannot be used"
         )
-    active = variant or Variant("policy", scheme=study.settings.weights)
+    active = variant or Variant("policy", scheme=study.config.quality.weights)
 
     class TappedLM(HFLM):  # type: ignore[misc, no-any-unimported, unused-ignore]
         """HFLM whose forward pass has the policy in it."""
@@ -45,7 +45,7 @@ def tapped_lm(loaded: LoadedModel, study: Study, variant: Variant | None = None)
 
             if attn_mask is not None or labels is not None:
                 raise UserError("only causal language models without padding are evaluated: use batch_size=1")
-            return torch.stack([one.logits for one in parallel(study.loop, inps.cpu().numpy(), active)])
+            return torch.stack([passed.logits for passed in parallel(study.loop, inps.cpu().numpy(), active)])
 
         def _model_generate(self, context: torch.Tensor, max_length: int, stop: Any, **kwargs: Any) -> torch.Tensor:
             """Greedy continuation [1, max_length] of a context [1, P]."""
@@ -55,12 +55,12 @@ def tapped_lm(loaded: LoadedModel, study: Study, variant: Variant | None = None)
                 raise UserError(
                     "continuations with a policy are greedy and one at a time: do_sample=false, batch_size=1"
                 )
-            most = study.loop.spec.max_tokens
-            if context.shape[1] > most:
-                raise UserError(f"tokens={most}: a prompt of {context.shape[1]} tokens needs at least as many")
+            max_tokens = study.loop.spec.max_tokens
+            if context.shape[1] > max_tokens:
+                raise UserError(f"tokens={max_tokens}: a prompt of {context.shape[1]} tokens needs at least as many")
             new = max_length - context.shape[1]
-            found, _ = continuation(study.loop, context[0].cpu().numpy(), new, active)
-            return torch.cat([context, torch.from_numpy(found)[None].to(context.device)], dim=1)
+            tokens, _ = continuation(study.loop, context[0].cpu().numpy(), new, active)
+            return torch.cat([context, torch.from_numpy(tokens)[None].to(context.device)], dim=1)
 
     return TappedLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, backend="causal", batch_size=1)
 
@@ -71,7 +71,7 @@ def evaluate_offline(model: Any, task_folder: Path, tasks: list[str]) -> dict[st
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(task_folder), include_defaults=False)
-    found = lm_eval.simple_evaluate(
+    evaluation = lm_eval.simple_evaluate(
         model=model, tasks=tasks, task_manager=manager, verbosity="ERROR", bootstrap_iters=0
     )
-    return {task: dict(found["results"][task]) for task in tasks}
+    return {task: dict(evaluation["results"][task]) for task in tasks}

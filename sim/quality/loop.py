@@ -12,7 +12,7 @@ from policies.state import DROPPED
 from sim.engine.decision.device import DeviceSpec
 from sim.live.router_output import Reads
 from sim.live.weights import OWN, GateRule
-from sim.quality.drive import AS_RULED
+from sim.quality.drive import AS_POLICY
 from sim.quality.modelled_device import ModelledDevice
 from traces.recording.moe_layers import MoELayer
 
@@ -29,7 +29,7 @@ class Variant:
     """
 
     name: str
-    stand_in: int = AS_RULED
+    stand_in: int = AS_POLICY
     scheme: str = OWN
     layer: int | None = None
 

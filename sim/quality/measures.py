@@ -21,12 +21,12 @@ def per_token(base: torch.Tensor, changed: torch.Tensor, tokens: NDArray[np.int6
     import torch
 
     following = torch.from_numpy(tokens[1:]).to(base.device)
-    pieces = []
+    chunks = []
     for start in range(0, len(following), CHUNK_TOKENS):
         stop = min(start + CHUNK_TOKENS, len(following))
-        pieces.append(_chunk(base[start:stop].float(), changed[start:stop].float(), following[start:stop]))
-    found: NDArray[np.float32] = torch.cat(pieces).cpu().numpy()
-    return found
+        chunks.append(_chunk(base[start:stop].float(), changed[start:stop].float(), following[start:stop]))
+    measures: NDArray[np.float32] = torch.cat(chunks).cpu().numpy()
+    return measures
 
 
 def _chunk(base: torch.Tensor, changed: torch.Tensor, following: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""From the results of an evaluation to one flat row of numbers, each with its interval."""
+"""Computes the metrics of an evaluation: one flat row of numbers, each with its interval."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ MEASURES: dict[str, Statistic] = {
 def quality_row(study: Study, results: Results) -> Row:
     """Everything as `<variant>.<measure>` with `.low` and `.high`, by domain as `<variant>.<domain>.<measure>`."""
     row: Row = {
-        "policy": study.policy.name,
-        "model": study.trace.geometry.model,
+        "policy": study.template.policy.name,
+        "model": study.template.trace.geometry.model,
         "mode": "parallel" if study.parallel else "decode",
-        "weights": study.settings.weights,
-        "windows": study.settings.windows,
-        "tokens_per_window": study.settings.tokens,
+        "weights": study.config.quality.weights,
+        "windows": study.config.quality.windows,
+        "tokens_per_window": study.config.quality.tokens,
         "documents": len(set(study.windows.documents)),
-        "capacity_fraction": study.pools.fraction,
-        "capacity_slots_per_layer": study.pools.slots(),
+        "capacity_fraction": study.template.pools.fraction,
+        "capacity_slots_per_layer": study.template.pools.slots(),
         "quality_label": "MEASURED",
         "time_label": "SIMULATED",
     }
@@ -53,9 +53,9 @@ def stacked(results: Results, variant: str) -> NDArray[np.float64]:
     return np.stack([window[variant] for window in results.windows]).astype(np.float64)
 
 
-def put(row: Row, name: str, found: Estimate) -> None:
-    """A value and its interval."""
-    row[name], row[f"{name}.low"], row[f"{name}.high"] = found.value, found.low, found.high
+def put(row: Row, name: str, estimated: Estimate) -> None:
+    """Enter a value and its interval."""
+    row[name], row[f"{name}.low"], row[f"{name}.high"] = estimated.value, estimated.low, estimated.high
 
 
 def token_measures(study: Study, results: Results, variant: str) -> Row:
@@ -63,12 +63,12 @@ def token_measures(study: Study, results: Results, variant: str) -> Row:
     row: Row = {}
     values = stacked(results, variant)
     domains = np.array(study.windows.domains)
-    chosen = {"": np.ones(len(values), bool)} | {f"{name}.": domains == name for name in dict.fromkeys(domains)}
-    if len(chosen) == 2:  # one domain only
-        chosen = {"": chosen[""]}
-    for prefix, here in chosen.items():
-        rows = values[here].reshape(-1, values.shape[-1])
-        blocks = np.repeat(np.array(study.windows.documents)[here], values.shape[1])
+    selections = {"": np.ones(len(values), bool)} | {f"{name}.": domains == name for name in dict.fromkeys(domains)}
+    if len(selections) == 2:  # one domain only
+        selections = {"": selections[""]}
+    for prefix, selected in selections.items():
+        rows = values[selected].reshape(-1, values.shape[-1])
+        blocks = np.repeat(np.array(study.windows.documents)[selected], values.shape[1])
         sums = block_sums(rows, blocks.tolist())
         for name, statistic in MEASURES.items():
             put(row, f"{variant}.{prefix}{name}", estimate(sums, statistic))
@@ -78,7 +78,7 @@ def token_measures(study: Study, results: Results, variant: str) -> Row:
 
 
 def per_block(values: Sequence[Sequence[float]], blocks: Sequence[str], statistic: Statistic) -> Estimate:
-    """An estimate of rows of values, one per item."""
+    """The estimate of a statistic of rows of values, one row per item."""
     return estimate(block_sums(np.asarray(values, np.float64), blocks), statistic)
 
 
@@ -104,15 +104,15 @@ def generation_measures(study: Study, results: Results) -> Row:
     blocks = study.windows.documents[: len(results.generation)]
     for variant in whole(study):
         lengths = [match_length(item["base"], item[variant.name]) for item in results.generation]
-        exact = [[float(length == study.generation.new_tokens)] for length in lengths]
+        exact = [[float(length == study.config.generation.new_tokens)] for length in lengths]
         put(row, f"{variant.name}.exact_match", per_block(exact, blocks, mean_of(0)))
         put(row, f"{variant.name}.match_tokens", per_block([[n] for n in lengths], blocks, mean_of(0)))
     return row
 
 
 def times(study: Study, results: Results) -> Row:
-    """What the policy's own pass took on the clock and how often it hit: SIMULATED."""
-    blocks = np.repeat(np.array(study.windows.documents), study.settings.tokens).tolist()
+    """Times and hit rates of the policy's own pass, SIMULATED."""
+    blocks = np.repeat(np.array(study.windows.documents), study.config.quality.tokens).tolist()
     latency = np.concatenate([window["latency_ns"] for window in results.windows])
     counts = np.concatenate([window["counts"] for window in results.windows]).astype(np.float64)
     lost = np.concatenate([window["lost"] for window in results.windows])
@@ -130,7 +130,7 @@ def times(study: Study, results: Results) -> Row:
     row["bytes_per_token"] = float(counts[:, COUNTERS.index("copied_bytes")].mean())
     row["demand_to_capacity"] = float(
         counts[:, COUNTERS.index("demanded")].sum()
-        / max(1e-9, study.pools.slots() * len(counts) * study.trace.num_layers)
+        / max(1e-9, study.template.pools.slots() * len(counts) * study.template.trace.num_layers)
     )
     row["lost_gate_mass"] = float(lost[:, 0].sum() / lost[:, 1].sum())
     for index, part in enumerate(PARTS):

@@ -1,4 +1,4 @@
-"""A device that a live forward pass drives: the compiled engine, its state saved and put back as a whole."""
+"""The compiled engine as a device that a live forward pass drives; its whole state can be saved and restored."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ModelledDevice:
     def __init__(self, spec: DeviceSpec, durations: Durations) -> None:
         self.spec, self.engine = spec, CompiledEngine(spec, durations, resets=False, timeline=False)
         self.device, self.clock = self.engine.device, self.engine.clock
-        self._kept = self._changing()
+        self._arrays = self._changing()
         self.start = self.save()
 
     def _changing(self) -> list[NDArray[Any]]:
-        """Every array that decisions or the clock change."""
+        """All arrays that decisions or the clock change."""
         device, spec = self.device, self.spec
         names = set(allocate(spec.num_layers, spec.num_experts, spec.pools.capacity.size)) | {"used"}
         arrays = [array for name, array in device.cache_arrays.items() if name in names and array.size]
@@ -39,15 +39,15 @@ class ModelledDevice:
 
     def save(self) -> list[NDArray[Any]]:
         """The whole state."""
-        return [array.copy() for array in self._kept]
+        return [array.copy() for array in self._arrays]
 
     def restore(self, saved: list[NDArray[Any]]) -> None:
-        """Put a saved state back."""
-        for array, values in zip(self._kept, saved, strict=True):
+        """Return to a saved state."""
+        for array, values in zip(self._arrays, saved, strict=True):
             array[...] = values
 
     def reset(self) -> None:
-        """Forget everything, as at the start."""
+        """Return to the state at the start."""
         self.restore(self.start)
 
     @property

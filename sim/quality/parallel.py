@@ -18,7 +18,7 @@ from sim.engine.decision.counters import N_DROPPED_RANKS, N_SUBSTITUTED_RANKS
 from sim.engine.interface import StepResults
 from sim.live.router_output import NO_AHEAD, NO_TIMES, Routed, StepArrays
 from sim.live.weights import replacement
-from sim.quality.drive import AS_RULED, layer_over_tokens
+from sim.quality.drive import AS_POLICY, layer_over_tokens
 from sim.quality.loop import Loop, Variant
 from traces.recording.tap import Routing, Tap
 
@@ -76,8 +76,8 @@ class ParallelPass:
         return replacement(loop.gate, routing, routed, executed, self.variant.scheme)
 
     def timing(self, window: int) -> StepResults | None:
-        """What the policy's decisions take on the clock: the same router output replayed, the same decisions."""
-        if self.variant.stand_in != AS_RULED or self.variant.layer is not None:
+        """Times of the policy's decisions, replayed on the clock; None for stand-ins and for single layers."""
+        if self.variant.stand_in != AS_POLICY or self.variant.layer is not None:
             return None
         if self.loop.resets:
             self.loop.clock.reset()
@@ -86,12 +86,12 @@ class ParallelPass:
         return timing
 
     def _compare(self, window: int, timing: StepResults) -> None:
-        """The clock must decide what the pass decided."""
+        """Raises: RuntimeError where the replay on the clock decided differently from the pass."""
         ids, executed = self.arrays[window].ids, self.executed[window]
         dropped = executed == DROPPED
         pairs = ((N_SUBSTITUTED_RANKS, (executed != ids) & ~dropped), (N_DROPPED_RANKS, dropped))
-        for counter, found in pairs:
-            per_token = np.count_nonzero(found, axis=(1, 2))
+        for counter, executed_otherwise in pairs:
+            per_token = np.count_nonzero(executed_otherwise, axis=(1, 2))
             if not np.array_equal(timing.counts[:, counter], per_token):
                 raise RuntimeError("the replay on the clock decided otherwise than the parallel pass")
 
@@ -114,15 +114,15 @@ def untouched_routing(loop: Loop, windows: NDArray[np.int64]) -> list[StepArrays
     """The router output of the untouched model over windows [N, S]: what an open-loop replay reads."""
     import torch
 
-    found = [StepArrays(windows.shape[1], loop.spec, loop.reads) for _ in windows]
+    windows_arrays = [StepArrays(windows.shape[1], loop.spec, loop.reads) for _ in windows]
 
     def keep(routing: Routing) -> None:
         routed = Routed.of(routing, loop.reads)
-        for window, arrays in enumerate(found):
+        for window, arrays in enumerate(windows_arrays):
             arrays.fill(routed, slice(window * windows.shape[1], (window + 1) * windows.shape[1]))
 
     def keep_ahead(layer: int, logits: torch.Tensor) -> None:
-        for arrays, rows in zip(found, logits.reshape(len(found), windows.shape[1], -1), strict=True):
+        for arrays, rows in zip(windows_arrays, logits.reshape(len(windows_arrays), windows.shape[1], -1), strict=True):
             arrays.fill_ahead(layer, rows)
 
     batch, ahead = torch.from_numpy(windows).to(loop.torch_device), loop.reads.lookahead
@@ -130,4 +130,4 @@ def untouched_routing(loop: Loop, windows: NDArray[np.int64]) -> list[StepArrays
     hooks = Tap(loop.model, keep, on_layer_end=after, lookahead=ahead == "lookahead_before", layers=loop.layers)
     with torch.no_grad(), hooks:
         loop.model(input_ids=batch, use_cache=False)
-    return found
+    return windows_arrays

@@ -36,41 +36,41 @@ def write_study(folder: Path, study: Study, results: Results, row: Row, config: 
 
 def token_table(study: Study, results: Results) -> dict[str, Any]:
     """One row per variant, window and token; latency_ns is that of the policy's own pass."""
-    count = study.settings.tokens - 1
+    count = study.config.quality.tokens - 1
     columns: dict[str, list[Any]] = {name: [] for name in ("variant", "window", "position", "latency_ns", *COLUMNS)}
-    for variant, one in enumerate(study.variants):
+    for number, variant in enumerate(study.variants):
         for window, result in enumerate(results.windows):
-            latency = result["latency_ns"][:count] if one.name == POLICY else np.full(count, -1)
-            columns["variant"].append(np.full(count, variant, np.int16))
+            latency = result["latency_ns"][:count] if variant.name == POLICY else np.full(count, -1)
+            columns["variant"].append(np.full(count, number, np.int16))
             columns["window"].append(np.full(count, window, np.int32))
             columns["position"].append(np.arange(count, dtype=np.int32))
             columns["latency_ns"].append(latency.astype(np.int64))
             for index, name in enumerate(COLUMNS):
-                columns[name].append(result[one.name][:, index].astype(np.float32))
+                columns[name].append(result[variant.name][:, index].astype(np.float32))
     return {name: np.concatenate(pieces) for name, pieces in columns.items()}
 
 
 def provenance(study: Study, config: dict[str, Any], wall_s: float) -> dict[str, Any]:
-    """Where the numbers come from and how far they reach."""
+    """Origin of the numbers: model, policy, machine, text, versions, configuration."""
     import torch
     import transformers
 
     return {
         "label": {"quality": "MEASURED", "times": "SIMULATED"},
-        "model": study.trace.geometry.model,
-        "policy": study.policy.name,
-        "hardware": study.hardware.name,
-        "hardware_label": study.hardware.label,
-        "sizes": study.geometry.model,
-        "score_function": study.trace.score_function,
+        "model": study.template.trace.geometry.model,
+        "policy": study.template.policy.name,
+        "hardware": study.template.hardware.name,
+        "hardware_label": study.template.hardware.label,
+        "sizes": study.template.geometry.model,
+        "score_function": study.template.trace.score_function,
         "dtype": str(next(study.loop.model.parameters()).dtype).removeprefix("torch."),
         "mode": "parallel" if study.parallel else "decode",
         "variants": [variant.name for variant in study.variants],
         "windows_sha256": study.windows.digest(),
         "documents": list(study.windows.documents),
         "domains": list(study.windows.domains),
-        "estimated": study.estimated,
-        "warnings": study.warnings,
+        "estimated": study.notes.estimated,
+        "warnings": study.notes.warnings,
         "wall_s": wall_s,
         "versions": versions() | {"torch": torch.__version__, "transformers": transformers.__version__},
         "config": config,
@@ -80,7 +80,7 @@ def provenance(study: Study, config: dict[str, Any], wall_s: float) -> dict[str,
 def text(study: Study, row: Row) -> str:
     """The table that the command prints."""
     lines = [
-        f"policy {study.policy.name} inside {row['model']}, {row['mode']} pass over {row['windows']} windows of "
+        f"policy {row['policy']} inside {row['model']}, {row['mode']} pass over {row['windows']} windows of "
         f"{row['tokens_per_window']} tokens from {row['documents']} documents; quality MEASURED, times SIMULATED",
         f"untouched model: perplexity {row['perplexity']:.2f}, next token right {share(row, 'accuracy')}"
         + (f", cloze right {share(row, 'cloze.accuracy')}" if row["cloze.items"] else ""),
@@ -95,8 +95,8 @@ def text(study: Study, row: Row) -> str:
     lines += layers(row, names)
     lines += tasks(row, names)
     lines += time_lines(study, row)
-    lines += [f"warning: {warning}" for warning in study.warnings]
-    if not substitutes(study.policy):
+    lines += [f"warning: {warning}" for warning in study.notes.warnings]
+    if not substitutes(study.template.policy):
         lines.append("this policy replaces nothing: any difference above would be a fault")
     return "\n".join(lines)
 
@@ -122,41 +122,42 @@ def share(row: Row, name: str) -> str:
 
 
 def layers(row: Row, names: list[str]) -> list[str]:
-    """Where it hurts: the policy in one layer at a time."""
-    found = [name for name in names if name.startswith("layer_")]
-    if not found:
+    """Perplexity with the policy in one layer at a time."""
+    layer_names = [name for name in names if name.startswith("layer_")]
+    if not layer_names:
         return []
-    words = [
+    changes = [
         f"{name.removeprefix('layer_')}: {100 * (float(row[f'{name}.perplexity_ratio'] or 0) - 1):+.2f} %"
-        for name in found
+        for name in layer_names
     ]
-    return ["", "perplexity with the policy in one layer only: " + ", ".join(words)]
+    return ["", "perplexity with the policy in one layer only: " + ", ".join(changes)]
 
 
 def tasks(row: Row, names: list[str]) -> list[str]:
     """Cloze and continuations, a line per variant."""
     lines = []
     for name in (name for name in names if name in NAMES):
-        words = []
+        results = []
         if row["cloze.items"]:
             change = interval(row, f"{name}.cloze_accuracy_change", lambda v: f"{100 * v:+.1f}")
-            words.append(f"cloze {change} pp over {row['cloze.items']} items")
+            results.append(f"cloze {change} pp over {row['cloze.items']} items")
         if row["generation.windows"]:
             same = interval(row, f"{name}.match_tokens", lambda v: f"{v:.1f}")
-            words.append(f"continuations equal {share(row, f'{name}.exact_match')}, first {same} tokens")
-        if words:
-            lines.append(f"{NAMES[name]:<36}" + "; ".join(words))
+            results.append(f"continuations equal {share(row, f'{name}.exact_match')}, first {same} tokens")
+        if results:
+            lines.append(f"{NAMES[name]:<36}" + "; ".join(results))
     return ["", *lines] if lines else []
 
 
 def time_lines(study: Study, row: Row) -> list[str]:
     tpot = interval(row, "tpot_s", lambda v: f"{1e3 * v:.3f}")
+    hardware, sizes = study.template.hardware, study.template.geometry.model
     return [
         "",
         f"hit rate {share(row, 'hit_rate')}, cache ratio {share(row, 'cache_ratio')}, substituted "
         f"{share(row, 'substitution_rate')}, dropped {share(row, 'drop_rate')}; "
         f"{float(row['bytes_per_token'] or 0) / 1e6:.1f} MB per token; demand to capacity "
         f"{float(row['demand_to_capacity'] or 0):.2f}",
-        f"TPOT {tpot} ms on {study.hardware.name} ({study.hardware.label}) with sizes of {study.geometry.model}; "
+        f"TPOT {tpot} ms on {hardware.name} ({hardware.label}) with sizes of {sizes}; "
         f"{100 * float(row['capacity_fraction'] or 0):.1f} % of the experts fit",
     ]

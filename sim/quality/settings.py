@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from sim.ranges import Amount, Count, OneOf, Range, check_ranges
@@ -79,3 +79,22 @@ class GenerationConfig:
                 f"generation.prompt_tokens={self.prompt_tokens} and generation.new_tokens={self.new_tokens}: together "
                 f"at most tokens={tokens}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class StudyConfig:
+    """Everything that one evaluation measures: windows of text, cloze items, continuations."""
+
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    cloze: ClozeConfig = field(default_factory=ClozeConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    @classmethod
+    def windows_only(cls, quality: QualityConfig) -> StudyConfig:
+        """Neither cloze items nor continuations."""
+        return cls(quality, ClozeConfig(items=0), GenerationConfig(windows=0))
+
+    def check(self) -> None:
+        """Raises: UserError where the windows hold neither the cloze items nor the prompts."""
+        self.cloze.check(self.quality.windows, self.quality.tokens)
+        self.generation.check(self.quality.windows, self.quality.tokens)

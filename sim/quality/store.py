@@ -1,4 +1,4 @@
-"""Results of finished windows on disk, so that an evaluation that was killed goes on where it was."""
+"""Results of finished windows on disk, from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Store:
-    """One file per finished task in a folder named by everything that decides its result; without one, nothing."""
+    """One file per finished task, in a folder named by a hash of everything that decides its result; None: no store."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -33,14 +33,14 @@ class Store:
         return cls(cache_root() / "quality" / hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def get(self, task: str) -> Arrays | None:
-        """What a task gave, None if it has not finished."""
+        """Results of a task; None if it has not finished."""
         if self.folder is None or not (self.folder / f"{task}.npz").is_file():
             return None
         with np.load(self.folder / f"{task}.npz", allow_pickle=False) as file:
             return dict(file)
 
     def put(self, task: str, arrays: Arrays) -> None:
-        """Keep what a task gave: whole or not at all."""
+        """Write the results of a task, atomically."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class Store:
         write_whole(self.folder / f"{task}.npz", buffer.getvalue())
 
     def clear(self) -> None:
-        """Take everything away: the evaluation is complete."""
+        """Delete everything; called when the evaluation is complete."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

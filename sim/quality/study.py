@@ -7,29 +7,27 @@ from typing import Any
 
 from policies.base import Policy
 from policies.needs import Need
-from sim.assembly.replay import assemble
-from sim.config import RunConfig, TimeConfig, TraceConfig
+from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
+from sim.config import TraceConfig
 from sim.live.router_output import Reads
 from sim.live.weights import INHERIT, OWN, GateRule, substitutes
-from sim.machine.capacity import CacheConfig, Pools
 from sim.machine.geometry import resolve_geometry
-from sim.machine.hardware import Hardware
 from sim.quality.calibration import record_windows
 from sim.quality.conditions import check_closed_loop, check_parallel, parallel_obstacle
 from sim.quality.drive import DROP, RANDOM
 from sim.quality.loop import Loop, Variant
 from sim.quality.modelled_device import ModelledDevice
-from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.windows import Windows, make_windows
 from traces.format.trace import Geometry, Trace
 from traces.recording.loading import LoadedModel
 from traces.recording.moe_layers import family_name
 
 POLICY = "policy"
-"""Name of the variant that does what the policy says."""
+"""Name of the variant that executes the policy's own decisions."""
 DEMO_SIZES = "deepseek_moe_16b"
 SPEC_WINDOWS = 2
-"""Windows that show sizes and weights where no rule learns."""
+"""Windows recorded for sizes and gate weights where no rule learns."""
 
 
 @dataclass(slots=True)
@@ -37,84 +35,75 @@ class Study:
     """A model, a policy in it, and the text on which its quality is measured."""
 
     loop: Loop
-    policy: Policy
-    hardware: Hardware
-    geometry: Geometry
-    pools: Pools
+    template: Replay
+    """A replay of what rules learned from, which never runs: it holds policy, machine, sizes and capacity."""
     windows: Windows
-    settings: QualityConfig
-    cloze: ClozeConfig
-    generation: GenerationConfig
+    config: StudyConfig
     parallel: bool
     variants: tuple[Variant, ...]
-    trace: Trace
-    """What rules learned from, and how the router makes weights."""
-    estimated: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
     carried: dict[str, Any] = field(default_factory=dict)
     """State of the device after each variant's last window, where the cache is not reset."""
 
 
-def check_before_loading(policy: Policy, cache: CacheConfig, settings: QualityConfig) -> None:
+def check_before_loading(setup: DeviceSetup, config: StudyConfig) -> None:
     """Raises: UserError for what cannot run whatever the model is."""
-    check_closed_loop(policy)
-    if settings.mode == "parallel":
-        check_parallel(policy, cache)
+    check_closed_loop(setup.policy)
+    if config.quality.mode == "parallel":
+        check_parallel(setup.policy, setup.cache)
+    config.check()
 
 
 def make_study(
     loaded: LoadedModel,
-    policy: Policy,
-    hardware: Hardware,
-    settings: QualityConfig,
-    cache: CacheConfig | None = None,
-    run: RunConfig | None = None,
-    time: TimeConfig | None = None,
-    cloze: ClozeConfig | None = None,
-    generation: GenerationConfig | None = None,
+    setup: DeviceSetup,
+    config: StudyConfig,
     windows: Windows | None = None,
     default_sizes: str | None = None,
     recorded: tuple[Trace, Any] | None = None,
 ) -> Study:
     """Objects of one evaluation, ready to run. ``windows``: evaluated ones, then ``fit_windows`` to learn from.
 
-    ``default_sizes``: whose sizes ``sizes=auto`` takes; None: the model's own. ``recorded``: what ``record_windows``
-    gave for the windows to learn from, where it is known already.
+    ``default_sizes``: the model of conf/model that ``sizes=auto`` takes; None: the model's own. ``recorded``: what
+    ``record_windows`` gave for the windows to learn from, where it has run already.
 
     Raises: UserError where policy, model, text or machine do not fit.
     """
-    cache, run, time = cache or CacheConfig(reset="request"), run or RunConfig(engine="compiled"), time or TimeConfig()
-    cloze, generation = cloze or ClozeConfig(), generation or GenerationConfig()
-    check_before_loading(policy, cache, settings)
-    cloze.check(settings.windows, settings.tokens)
-    generation.check(settings.windows, settings.tokens)
-    needs = policy.needs()
-    learns = bool({Need.FIT, Need.EXPERT_SIMILARITY} & set(needs)) or type(policy.allocation).needs != frozenset()
-    extra = settings.fit_windows if learns else SPEC_WINDOWS
+    check_before_loading(setup, config)
+    policy, quality = setup.policy, config.quality
+    learns = learns_from_text(policy)
+    num_fitted = quality.fit_windows if learns else SPEC_WINDOWS
+    total = quality.windows + num_fitted
     if windows is None:
-        windows = make_windows(
-            settings.prompts, loaded.tokenizer, settings.windows + extra, settings.tokens, settings.text_seed
-        )
-    chosen, others = windows.part(0, settings.windows), windows.part(settings.windows, settings.windows + extra)
-    trace, layers = recorded or record_windows(loaded, others, Need.EXPERT_SIMILARITY in needs, run.seed)
-    geometry, estimated, warnings = sizes_of(trace, settings.sizes, default_sizes)
-    template = assemble(trace, policy, hardware, geometry, cache, replace(run, engine="compiled"), time, others=trace)
+        windows = make_windows(quality.prompts, loaded.tokenizer, total, quality.tokens, quality.text_seed)
+    fitted = windows.part(quality.windows, total)
+    trace, layers = recorded or record_windows(loaded, fitted, Need.EXPERT_SIMILARITY in policy.needs(), setup.run.seed)
+    geometry, estimated, warnings = sizes_of(trace, quality.sizes, default_sizes)
+    setup = replace(setup, run=replace(setup.run, engine="compiled"))
+    template = assemble(trace, setup, geometry, others=trace)
     gate = GateRule.named(trace.score_function)
-    gate.check(settings.weights, family_name(loaded.model))
-    spec, durations = template.spec, template.durations
-    live, clock = (ModelledDevice(spec, durations) for _ in range(2))
-    loop = Loop(loaded.model, layers, live, clock, gate, Reads.of(policy), cache.resets)
-    parallel = settings.mode == "parallel" or (settings.mode == "auto" and parallel_obstacle(policy, cache) is None)
+    gate.check(quality.weights, family_name(loaded.model))
+    live, clock = (ModelledDevice(template.spec, template.durations) for _ in range(2))
+    loop = Loop(loaded.model, layers, live, clock, gate, Reads.of(policy), setup.cache.resets)
+    parallel = quality.mode == "parallel" or (quality.mode == "auto" and parallel_obstacle(policy, setup.cache) is None)
+    variants = make_variants(policy, quality, gate, trace.num_layers, parallel)
     if learns:
-        warnings = [*warnings, f"rules learned from {extra} further windows of the same text, which are not evaluated"]
-    return Study(
-        loop, policy, hardware, geometry, template.pools, chosen, settings, cloze, generation, parallel,
-        make_variants(policy, settings, gate, spec.num_layers, parallel), trace, estimated, warnings,
-    )  # fmt: skip
+        warnings = [
+            *warnings,
+            f"rules learned from {num_fitted} further windows of the same text, which are not evaluated",
+        ]
+    notes = Notes((*estimated,), (*warnings,))
+    return Study(loop, template, windows.part(0, quality.windows), config, parallel, variants, notes)
+
+
+def learns_from_text(policy: Policy) -> bool:
+    """Whether a rule or the allocation of a policy learns from requests that are not evaluated."""
+    learning = {Need.FIT, Need.EXPERT_SIMILARITY} & set(policy.needs())
+    return bool(learning) or type(policy.allocation).needs != frozenset()
 
 
 def sizes_of(trace: Trace, sizes: str, default: str | None) -> tuple[Geometry, list[str], list[str]]:
-    """Whose bytes the clock moves: ``own``, those of a model of conf/model, or ``auto``."""
+    """(sizes that the clock uses, ESTIMATED values, warnings) for ``own``, ``auto`` or a model of conf/model."""
     name = default if sizes == "auto" else sizes
     if name in (None, "own"):
         return resolve_geometry(trace, TraceConfig(path="live"), {"name": "auto" if sizes == "auto" else "trace"})
@@ -126,15 +115,15 @@ def make_variants(
 ) -> tuple[Variant, ...]:
     """The passes to compare: the policy, its contrasts, and the policy in one layer at a time."""
     scheme = settings.weights
-    found = [Variant(POLICY, scheme=scheme)]
+    variants = [Variant(POLICY, scheme=scheme)]
     if not substitutes(policy):
-        return tuple(found)
+        return tuple(variants)
     if settings.contrasts:
         other = INHERIT if scheme == OWN else OWN
         if other == INHERIT or gate.function is not None:
-            found.append(Variant(f"{other}_weights", scheme=other))
-        found += [Variant("drop", DROP, scheme), Variant("random", RANDOM, scheme)]
+            variants.append(Variant(f"{other}_weights", scheme=other))
+        variants += [Variant("drop", DROP, scheme), Variant("random", RANDOM, scheme)]
     per_layer = parallel if settings.per_layer is None else settings.per_layer
     if per_layer:
-        found += [Variant(f"layer_{layer}", scheme=scheme, layer=layer) for layer in range(num_layers)]
-    return tuple(found)
+        variants += [Variant(f"layer_{layer}", scheme=scheme, layer=layer) for layer in range(num_layers)]
+    return tuple(variants)

@@ -56,15 +56,15 @@ def make_windows(source: str, tokenizer: Any, count: int, tokens: int, seed: int
     texts = list(_builtin(tokenizer)) if source == BUILTIN else list(_prompts(source, tokenizer))
     domains = list(dict.fromkeys(text.domain for text in texts))
     pools = [_cut([text for text in texts if text.domain == domain], tokens, seed) for domain in domains]
-    found: list[tuple[list[int], str, str]] = []
+    windows: list[tuple[list[int], str, str]] = []
     for turn in range(max((len(pool) for pool in pools), default=0)):
-        found += [pool[turn] for pool in pools if turn < len(pool)]
-    if len(found) < count:
+        windows += [pool[turn] for pool in pools if turn < len(pool)]
+    if len(windows) < count:
         raise UserError(
-            f"windows={count}: {source} holds {len(found)} windows of {tokens} tokens in {len(texts)} documents; lower "
-            "windows, fit_windows or tokens"
+            f"windows={count}: {source} holds {len(windows)} windows of {tokens} tokens in {len(texts)} documents; "
+            "lower windows, fit_windows or tokens"
         )
-    ids, documents, kinds = zip(*found[:count], strict=True)
+    ids, documents, kinds = zip(*windows[:count], strict=True)
     return Windows(np.asarray(ids, np.int64), documents, kinds)
 
 
@@ -72,11 +72,11 @@ def _cut(texts: list[Text], tokens: int, seed: int) -> list[tuple[list[int], str
     """Windows of some documents, in turn."""
     order = np.random.default_rng(seed).permutation(len(texts))
     shuffled = [texts[i] for i in order if len(texts[i].ids) >= tokens]
-    found = []
+    windows = []
     for turn in range(max((len(text.ids) // tokens for text in shuffled), default=0)):
         start, stop = turn * tokens, (turn + 1) * tokens
-        found += [(text.ids[start:stop], text.name, text.domain) for text in shuffled if stop <= len(text.ids)]
-    return found
+        windows += [(text.ids[start:stop], text.name, text.domain) for text in shuffled if stop <= len(text.ids)]
+    return windows
 
 
 def _builtin(tokenizer: Any) -> Iterator[Text]:

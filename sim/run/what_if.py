@@ -110,7 +110,7 @@ def what_if(replay: Replay, progress: Callable[[str], Any] = lambda name: None) 
     ``progress`` is told the name of each scenario before it is replayed.
     """
     progress("as configured")
-    metrics, requests = _measure(replay, replay.policy, replay.time)
+    metrics, requests = _measure(replay, replay.policy, replay.setup.time)
     base_s = _tpot(metrics)
     rows, tpots = [], {}
     for scenario in SCENARIOS:
@@ -142,7 +142,7 @@ def _all_of(scenarios: Sequence[Scenario]) -> Change:
 
 def _row(replay: Replay, scenario: Scenario, base_s: float | None) -> tuple[Row, Columns | None]:
     try:
-        metrics, requests = _measure(replay, *scenario.change(replay.policy, replay.time))
+        metrics, requests = _measure(replay, *scenario.change(replay.policy, replay.setup.time))
     except UserError as error:
         return Row(scenario.name, scenario.binds, None, None, None, str(error)), None
     tpot_s = _tpot(metrics)
@@ -154,9 +154,7 @@ def _row(replay: Replay, scenario: Scenario, base_s: float | None) -> tuple[Row,
 
 def _measure(replay: Replay, policy: Policy, time: TimeConfig) -> tuple[Metrics, Columns]:
     """Metrics and the table of requests of the same replay under another policy and time model."""
-    run = replace(replay.run, engine="compiled", timeline=False, what_if=False)
-    table = StepTable(replay.assemble_again(run, policy=policy, time=time), Forget())
-    table.run()
+    table = StepTable(replay.assemble_again(policy=policy, time=time), Forget()).run()
     return table.metrics(), table.requests()
 
 

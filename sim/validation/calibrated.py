@@ -1,4 +1,4 @@
-"""The machine of a prediction, and how far its constants are to be trusted."""
+"""The machine of a prediction, with the uncertainty of its constants."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def calibrate(plan: Plan, runs: Sequence[RawRun], gate: float, draws: int) -> Ca
     rng, spread, drawn = np.random.default_rng(0), repeat_spread(hits, misses), []
     for _ in range(draws if spread else 0):
         assert spread is not None
-        again = [slower(kind, spread.of_mean(len(kind), rng)) for kind in (hits, misses)]
-        drawn.append(fit(plan, again[0], again[1], constants, rounds=2))
+        resampled = [slower(kind, spread.of_mean(len(kind), rng)) for kind in (hits, misses)]
+        drawn.append(fit(plan, resampled[0], resampled[1], constants, rounds=2))
     return Calibrated(
         machine(plan, constants),
         constants,
-        tuple(machine(plan, one) for one in drawn),
+        tuple(machine(plan, drawn_constants) for drawn_constants in drawn),
         spread,
         disturbed,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Cell = float | int | str | bool | None
 Row = dict[str, Cell]
+STATISTICS = ("mean", "p50", "p90", "p99")
 PREDICTED, CALIBRATION = "predicted", "calibration"
 """Use of a measured value: held out, or a constant was fitted on it."""
 
@@ -55,6 +59,23 @@ def error_summary(errors_percent: Sequence[float]) -> dict[str, float | int | No
         "mean_absolute_error_percent": sum(map(abs, errors_percent)) / len(errors_percent),
         "worst_error_percent": max(errors_percent, key=abs),
     }
+
+
+def statistic_of(name: str, values: NDArray[np.float64]) -> float:
+    """``mean``, or a percentile such as ``p90``."""
+    return float(values.mean() if name == "mean" else np.percentile(values, int(name[1:])))
+
+
+def correlation(first: NDArray[Any], second: NDArray[Any]) -> float | None:
+    """Pearson's coefficient; None where one of both does not vary."""
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return None
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def fitted_rows(constants: Mapping[str, float]) -> list[Row]:
+    """A row for every fitted constant."""
+    return [{"constant": name, "value": value, "label": "FITTED"} for name, value in constants.items()]
 
 
 def number(row: Row, name: str) -> float:

@@ -29,7 +29,7 @@ ROUNDS = 6
 STEP_S = 2e-6
 """By which the costs are varied."""
 RIDGE = 1e-3
-"""Holds a cost down of which the runs say nothing."""
+"""Weight of the ridge penalty on the costs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,11 @@ def compare_runs(
     calibrated = elsewhere or calibrate(plan, runs, gate, draws)
     compared = []
     for setting in plan.settings:
-        mine = [run for run in runs if run.setting == setting.name]
-        kept = [run for run in mine if passes(run, gate)]
+        repeats = [run for run in runs if run.setting == setting.name]
+        kept = [run for run in repeats if passes(run, gate)]
         simulated = simulate(plan, setting, calibrated.hardware, layers=True)
         interval = _interval(plan, setting.name, calibrated, max(1, len(kept)))
-        compared.append(Compared(setting, simulated, mine, kept, interval))
+        compared.append(Compared(setting, simulated, repeats, kept, interval))
     return findings_of(plan, runs, compared, calibrated, gate)
 
 

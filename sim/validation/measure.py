@@ -18,17 +18,17 @@ from sim.validation.plan import Plan, Setting, real_settings, replay_of
 from sim.validation.raw_runs import RAW, RUNS, TOKENS, RawRun, raw_run, store, stored
 
 PLAN = "plan.json"
-MOST_ROUNDS = 4
+MAX_ROUNDS = 4
 """Times as many rounds as repeats are tried while runs are disturbed and time is left."""
 
 
 def passes(run: RawRun, gate: float) -> bool:
-    """Whether a run was as good as undisturbed: foreign load and stolen time, and waiting for a core."""
+    """Whether foreign load and stolen time, and waiting for a core, are both at most the gate."""
     return all(share is None or share <= gate for share in (run.disturbance, run.waited_share))
 
 
 def begin(folder: Path, plan: Plan) -> list[RawRun]:
-    """Runs to go on from: those of an unfinished measurement of the same plan; everything else is taken away."""
+    """Runs of an unfinished measurement of the same plan, which continues; all other results are deleted."""
     mark = plan.fingerprint()
     path = folder / PLAN
     if path.is_file() and not (folder / RUNS).is_file() and f'"{mark}"' in path.read_text(encoding="utf-8"):
@@ -53,17 +53,17 @@ def measure(folder: Path, plan: Plan, gate: float, budget_s: float, seed: int = 
     if runs:
         print(f"going on after {len(runs)} finished runs in {folder}", file=sys.stderr)
     end_s = time.monotonic() + budget_s
-    everything = (*plan.settings, *plan.calibration)
+    settings = (*plan.settings, *plan.calibration)
     rng = np.random.default_rng(seed)
-    total = plan.repeats * len(everything)
+    total = plan.repeats * len(settings)
     with tqdm(total=total, unit=" runs", disable=None, leave=False) as bar:
         bar.update(min(len(runs), total))
-        for number in range(plan.repeats * MOST_ROUNDS):
-            for setting in round_of(plan, everything, runs, gate, number, rng):
+        for number in range(plan.repeats * MAX_ROUNDS):
+            for setting in round_of(plan, settings, runs, gate, number, rng):
                 if time.monotonic() > end_s:
                     return runs
                 index = sum(run.setting == setting.name for run in runs)
-                runs.append(one_run(plan, setting, index))
+                runs.append(run_once(plan, setting, index))
                 store(folder, runs[-1])
                 bar.set_postfix_str(f"{setting.name}, {sum(passes(run, gate) for run in runs)} of {len(runs)} passed")
                 bar.update()
@@ -72,7 +72,7 @@ def measure(folder: Path, plan: Plan, gate: float, budget_s: float, seed: int = 
 
 def round_of(
     plan: Plan,
-    everything: Sequence[Setting],
+    settings: Sequence[Setting],
     runs: Sequence[RawRun],
     gate: float,
     number: int,
@@ -83,15 +83,15 @@ def round_of(
     good = Counter(run.setting for run in runs if passes(run, gate))
     lacking = [
         setting
-        for setting in everything
+        for setting in settings
         if done[setting.name] <= number and (number < plan.repeats or good[setting.name] < plan.repeats)
     ]
     if number >= plan.repeats and lacking:  # calibration stays beside whatever is run
-        lacking += [one for one in plan.calibration if one not in lacking and done[one.name] <= number]
+        lacking += [setting for setting in plan.calibration if setting not in lacking and done[setting.name] <= number]
     return [lacking[i] for i in rng.permutation(len(lacking)).tolist()]
 
 
-def one_run(plan: Plan, setting: Setting, index: int) -> RawRun:
+def run_once(plan: Plan, setting: Setting, index: int) -> RawRun:
     """Run a setting once for real."""
     return raw_run(
         setting.name, index, run_forced(replay_of(plan, setting, placeholder(plan)), real_settings(plan, setting))

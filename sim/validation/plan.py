@@ -12,7 +12,7 @@ from typing import Any
 from policies.base import Policy
 from sim.assembly.build import make_policy, open_trace
 from sim.assembly.compose import compose_run
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig, TraceConfig
 from sim.execution.settings import RealSettings
 from sim.machine.capacity import CacheConfig
@@ -55,37 +55,38 @@ class Plan:
 
     def setting(self, name: str) -> Setting:
         """A setting by name, calibrating ones included."""
-        return next(one for one in (*self.settings, *self.calibration) if one.name == name)
+        return next(setting for setting in (*self.settings, *self.calibration) if setting.name == name)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, to be stored beside the results."""
         return dict(json.loads(json.dumps(asdict(self))))
 
     def fingerprint(self) -> str:
-        """Changes with anything in the plan."""
+        """Hash of the whole plan."""
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plan_from_json(values: dict[str, Any]) -> Plan:
     """The plan that ``as_json`` wrote."""
-    settings = [
-        tuple(Setting(**(one | {"overrides": tuple(one["overrides"])})) for one in values[name])
-        for name in ("settings", "calibration")
-    ]
+
+    def settings_of(name: str) -> tuple[Setting, ...]:
+        return tuple(Setting(**(fields | {"overrides": tuple(fields["overrides"])})) for fields in values[name])
+
+    hits, misses = settings_of("calibration")
     return Plan(
         RealSettings(**values["real"]),
-        settings[0],
-        (settings[1][0], settings[1][1]),
+        settings_of("settings"),
+        (hits, misses),
         values["repeats"],
         values["tokens"],
-        tuple((one, other) for one, other in values["pairs"]),
+        tuple((without, with_prefetch) for without, with_prefetch in values["pairs"]),
     )
 
 
 LFU = ("policy=lru", "policy/eviction=lfu")
 RANDOM = ("policy=lru", "policy/eviction=random")
 NEXT_LAYER = ("policy=lru", "policy/prediction=lookahead", "policy/prefetch=top_n")
-EXACT = ("policy=lru", "policy/prediction=oracle", "policy/prefetch=top_6")
+EXACT_PREFETCH = ("policy=lru", "policy/prediction=oracle", "policy/prefetch=top_6")
 IMPORTANCE = ("policy=importance", "policy/assignment=link_only")
 NO_PREFETCH = ("policy/prediction=none", "policy/prefetch=none")
 SETTINGS = (
@@ -102,9 +103,9 @@ SETTINGS = (
     Setting("importance_prefetch_28", IMPORTANCE, 28, 8),
     Setting("lookahead_20", NEXT_LAYER, 20),
     Setting("lookahead_32", NEXT_LAYER, 32),
-    Setting("exact_prefetch_12", EXACT, 12),
-    Setting("exact_prefetch_20", EXACT, 20),
-    Setting("exact_prefetch_32", EXACT, 32),
+    Setting("exact_prefetch_12", EXACT_PREFETCH, 12),
+    Setting("exact_prefetch_20", EXACT_PREFETCH, 20),
+    Setting("exact_prefetch_32", EXACT_PREFETCH, 32),
 )
 """On the embedded trace (64 experts per layer)."""
 PAIRS = (
@@ -118,7 +119,11 @@ CALIBRATION = (
     Setting(MOSTLY_HITS, ("policy=lru",), 48, 16),
     Setting(MOSTLY_MISSES, ("policy=lru",), 8, 16),
 )
-OTHER_SHARES = {"lru": (("policy=lru",), (0.25, 0.5)), "lfu": (LFU, (0.375,)), "exact_prefetch": (EXACT, (0.25,))}
+SHARES_OF_OTHER_TRACE = {
+    "lru": (("policy=lru",), (0.25, 0.5)),
+    "lfu": (LFU, (0.375,)),
+    "exact_prefetch": (EXACT_PREFETCH, (0.25,)),
+}
 """On another trace: policy -> overrides and shares of its experts."""
 
 
@@ -127,7 +132,7 @@ def make_plan(real: RealSettings, repeats: int, tokens: int, other_trace: str | 
     settings = list(SETTINGS)
     if other_trace is not None:
         experts = whole_trace(other_trace).num_experts
-        for name, (overrides, shares) in OTHER_SHARES.items():
+        for name, (overrides, shares) in SHARES_OF_OTHER_TRACE.items():
             for share in shares:
                 slots = max(1, round(share * experts))
                 settings.append(Setting(f"other_{name}_{slots}", overrides, slots, 0, other_trace))
@@ -167,15 +172,9 @@ def steps_of(setting: Setting, tokens: int) -> tuple[int, int]:
 
 def replay_of(plan: Plan, setting: Setting, hardware: Hardware, timeline: bool = False) -> Replay:
     """A replay of a setting with the sizes of the real run."""
-    trace = trace_of(setting)
-    return assemble(
-        trace,
-        policy_of(setting.overrides),
-        hardware,
-        plan.real.geometry(trace),
-        CacheConfig(slots_per_layer=setting.slots),
-        RunConfig(engine="compiled", timeline=timeline, timeline_steps=None),
-    )
+    trace, cache = trace_of(setting), CacheConfig(slots_per_layer=setting.slots)
+    run = RunConfig(engine="compiled", timeline=timeline, timeline_steps=None)
+    return assemble(trace, DeviceSetup(policy_of(setting.overrides), hardware, cache, run), plan.real.geometry(trace))
 
 
 def real_settings(plan: Plan, setting: Setting) -> RealSettings:

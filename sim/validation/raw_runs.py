@@ -80,7 +80,7 @@ def _from_meta(meta: dict[str, Any], columns: dict[str, NDArray[Any]]) -> RawRun
 
 
 def store(folder: Path, run: RawRun) -> None:
-    """Write one run, whole or not at all: the table last."""
+    """Write one run atomically, the table last."""
     stem = f"{run.setting}__{run.index:03d}"
     (folder / RAW).mkdir(parents=True, exist_ok=True)
     write_json(folder / RAW / f"{stem}.json", _meta(run))
@@ -89,15 +89,15 @@ def store(folder: Path, run: RawRun) -> None:
 
 def stored(folder: Path) -> list[RawRun]:
     """The runs that have finished so far, in order of their names."""
-    found = []
+    runs = []
     for path in sorted((folder / RAW).glob("*.parquet")):
         meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        found.append(_from_meta(meta, _columns(pd.read_parquet(path))))
-    return found
+        runs.append(_from_meta(meta, _columns(pd.read_parquet(path))))
+    return runs
 
 
 def gather(folder: Path, runs: Sequence[RawRun]) -> None:
-    """Put all runs into two files and take the single ones away."""
+    """Write all runs into two files and delete the single ones."""
     tables = [pd.DataFrame(run.columns).assign(run=number) for number, run in enumerate(runs)]
     write_whole(folder / TOKENS, _parquet(pd.concat(tables, ignore_index=True)))
     write_json(folder / RUNS, [_meta(run) for run in runs])

@@ -14,7 +14,7 @@ from sim.validation.drawing import draw
 from sim.validation.findings import PREDICTED, Cell, Findings, Point, Row
 from traces.whole_file import write_whole
 
-LONG = 100
+MAX_ROWS = 100
 """Rows from which on a table is only in its CSV file."""
 
 
@@ -96,7 +96,7 @@ def markdown(findings: Findings, figures: Sequence[str] = ()) -> str:
 
 
 def _shown(name: str, rows: Sequence[Row], draw: Callable[[Sequence[Row]], str]) -> str:
-    return draw(rows) if len(rows) < LONG else f"{len(rows)} rows: see {name}.csv"
+    return draw(rows) if len(rows) < MAX_ROWS else f"{len(rows)} rows: see {name}.csv"
 
 
 SECONDS: Mapping[str, Callable[[float], float]] = {

@@ -1,4 +1,4 @@
-"""What real runs beside their simulation come to: tables in the order of trust, a summary, and notes."""
+"""Findings of real runs and their simulation: tables in the order of trust, a summary, notes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Any
 
 from sim.validation.calibrated import Calibrated
 from sim.validation.compare import Compared, decision_row, gain_rows, layer_rows, ranking_rows, token_rows
-from sim.validation.findings import Findings, Point, Row, error_summary, errors_of, interval_of, number
+from sim.validation.findings import (
+    STATISTICS,
+    Findings,
+    Point,
+    Row,
+    error_summary,
+    errors_of,
+    fitted_rows,
+    interval_of,
+    number,
+)
 from sim.validation.measure import passes
 from sim.validation.plan import Plan
 from sim.validation.raw_runs import RawRun
@@ -20,49 +30,48 @@ def findings_of(
     plan: Plan, runs: Sequence[RawRun], compared: Sequence[Compared], calibrated: Calibrated, gate: float
 ) -> Findings:
     """Tables in the order of trust: decisions, bytes, layers, tokens, ranking."""
-    timed = [one for one in compared if one.kept]
-    decisions = [decision_row(one) for one in compared]
-    tokens = [row for one in timed for row in token_rows(one)]
-    layers = [row for one in timed for row in layer_rows(one)]
-    ranking = ranking_rows(timed)
-    gains = gain_rows(compared, plan.pairs)
-    enough = sum(len(one.kept) >= plan.repeats for one in compared)
-    summary: dict[str, Any] = {
+    timed = [comparison for comparison in compared if comparison.kept]
+    tables = {
+        "decisions": [decision_row(comparison) for comparison in compared],
+        "layers": [row for comparison in timed for row in layer_rows(comparison)],
+        "tokens": [row for comparison in timed for row in token_rows(comparison)],
+        "ranking": ranking_rows(timed),
+        "prefetch_gain": gain_rows(compared, plan.pairs),
+        "constants": constant_rows(calibrated),
+        "runs": [run_row(run, gate) for run in runs],
+    }
+    enough = sum(len(comparison.kept) >= plan.repeats for comparison in compared)
+    points = [point_of(row) for row in tables["tokens"] if row["statistic"] == "mean"]
+    notes = notes_of(plan, runs, calibrated, gate, enough)
+    title = f"Real runs on this machine ({plan.real.device}) beside their simulation"
+    return Findings("live", title, "ms per token", summary_of(tables, enough), tables, notes, points)
+
+
+def summary_of(tables: dict[str, list[Row]], enough: int) -> dict[str, Any]:
+    """Summary of the tables; ``enough``: how many settings have all their repeats undisturbed."""
+    by_statistic = {name: [row for row in tables["tokens"] if row["statistic"] == name] for name in STATISTICS}
+    gains = [number(row, "predicted_gain_percent") for row in tables["prefetch_gain"]]
+    return {
         "noise gate": {
             "settings_with_all_repeats": enough,
             "settings_needed": NEEDED_SETTINGS,
             "enough": enough >= NEEDED_SETTINGS,
-            "runs": len(runs),
-            "runs_passed": sum(passes(run, gate) for run in runs),
+            "runs": len(tables["runs"]),
+            "runs_passed": sum(bool(row["passed"]) for row in tables["runs"]),
         },
-        "decisions": decision_summary(decisions),
-        "time per layer": error_summary(errors_of(layers)),
+        "decisions": decision_summary(tables["decisions"]),
+        "time per layer": error_summary(errors_of(tables["layers"])),
+        **{f"time per token, {name}": error_summary(errors_of(rows)) for name, rows in by_statistic.items()},
+        "interval of 90 %": interval_summary(by_statistic["mean"]),
+        "ranking": {
+            "resolved_pairs": len(tables["ranking"]),
+            "right": sum(bool(row["right"]) for row in tables["ranking"]),
+        },
+        "prefetch": {
+            "largest_predicted_gain_percent": max(gains, default=None),
+            "a_large_gain_is_among_them": max(gains, default=0.0) >= LARGE_GAIN_PERCENT,
+        },
     }
-    for statistic in ("mean", "p50", "p90", "p99"):
-        summary[f"time per token, {statistic}"] = error_summary(
-            errors_of([row for row in tokens if row["statistic"] == statistic])
-        )
-    means = [row for row in tokens if row["statistic"] == "mean"]
-    summary["interval of 90 %"] = interval_summary(means)
-    summary["ranking"] = {"resolved_pairs": len(ranking), "right": sum(bool(row["right"]) for row in ranking)}
-    predicted = [number(row, "predicted_gain_percent") for row in gains]
-    summary["prefetch"] = {
-        "largest_predicted_gain_percent": max(predicted, default=None),
-        "a_large_gain_is_among_them": max(predicted, default=0.0) >= LARGE_GAIN_PERCENT,
-    }
-    tables = {
-        "decisions": decisions,
-        "layers": layers,
-        "tokens": tokens,
-        "ranking": ranking,
-        "prefetch_gain": gains,
-        "constants": constant_rows(calibrated),
-        "runs": [run_row(run, gate) for run in runs],
-    }
-    points = [point_of(row) for row in means]
-    notes = notes_of(plan, runs, calibrated, gate, enough)
-    title = f"Real runs on this machine ({plan.real.device}) beside their simulation"
-    return Findings("live", title, "ms per token", summary, tables, notes, points)
 
 
 def point_of(mean: Row) -> Point:
@@ -98,12 +107,10 @@ def constant_rows(calibrated: Calibrated) -> list[Row]:
     """The constants of the prediction."""
     if calibrated.constants is None:
         return []
-    found = calibrated.constants
-    rows: list[Row] = [
-        {"constant": f"{name}_ms", "value": 1e3 * float(getattr(found, f"{name}_s")), "label": "FITTED"}
-        for name in ("attention", "readback", "expert", "host", "call", "wake")
-    ]
-    return [*rows, {"constant": "link_gb_per_s", "value": found.link_bytes_per_s / 1e9, "label": "FITTED"}]
+    constants = calibrated.constants
+    names = ("attention", "readback", "expert", "host", "call", "wake")
+    costs = {f"{name}_ms": 1e3 * float(getattr(constants, f"{name}_s")) for name in names}
+    return fitted_rows(costs | {"link_gb_per_s": constants.link_bytes_per_s / 1e9})
 
 
 def run_row(run: RawRun, gate: float) -> Row:
@@ -121,7 +128,7 @@ def run_row(run: RawRun, gate: float) -> Row:
 
 
 def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: float, enough: int) -> list[str]:
-    """What a reader must know, the verdict on the machine first."""
+    """Notes for the reader; the first says whether enough runs were undisturbed."""
     dropped = sum(not passes(run, gate) for run in runs)
     verdict = f"{enough} settings have {plan.repeats} undisturbed repeats ({NEEDED_SETTINGS} are needed): " + (
         "enough" if enough >= NEEDED_SETTINGS else "TOO FEW, the machine was too busy for its times to mean much"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.state import State, plain_state
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig
 from sim.engine.decision.core import IDLE, WAIT
 from sim.engine.decision.counters import N_DEMANDED, N_HITS
@@ -45,8 +45,8 @@ def as_plain(device: Device, routed: NDArray[np.int32]) -> State:
 
 def replay_with(trace: Trace, policy: Policy, others: Trace | None, batch_size: int = 1, **cache: Any) -> Replay:
     """A replay that may learn from ``others``."""
-    knobs = CacheConfig(**cache), RunConfig(batch_size=batch_size)
-    return assemble(trace, policy, machine(), trace.geometry, *knobs, others=others)
+    setup = DeviceSetup(policy, machine(), CacheConfig(**cache), RunConfig(batch_size=batch_size))
+    return assemble(trace, setup, others=others)
 
 
 def drive(replay: Replay) -> Iterator[LayerStep]:

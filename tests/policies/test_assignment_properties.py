@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from policies.splits import MOST_TRIED
 from policies.state import CPU, LINK
 from sim.assembly.catalogue import load_part, rule_names
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from tests.policies.hand import decide
 from tests.policies.test_assignment_by_hand import missing_state
 from tests.support.random_traces import random_trace
@@ -106,6 +106,6 @@ def test_every_miss_is_served_once_on_one_side(name, costs, ready, seed):
 def test_every_yaml_runs(name):
     trace = random_trace(3, num_experts=16, top_k=4, prompts=(5, 4), decodes=(12, 10))
     policy = replace(BARE, name=name, assignment=PARTS[name])
-    metrics = run(assemble(trace, policy, machine(cpu_load_ratio=0.4), trace.geometry))
+    metrics = run(assemble(trace, DeviceSetup(policy, machine(cpu_load_ratio=0.4))))
     assert (metrics["cpu_rate"] > 0) == (name != "link_only")
     assert (metrics["loads_per_token"] == 0) == (name in ("cpu_only", "cheaper_side"))

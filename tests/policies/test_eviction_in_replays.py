@@ -11,7 +11,7 @@ from policies.eviction.latency_oracle import LatencyOracle
 from policies.prefetch.none import NoPrefetch
 from policies.state import ABSENT
 from sim.assembly.catalogue import load_part, rule_names
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
@@ -26,7 +26,7 @@ LEARNS_FROM = random_trace(7)
 def replay_with(eviction, trace, base=BARE, seed=0, **knobs):
     policy = replace(base, name="tested", eviction=eviction)
     cache, config = CacheConfig(**knobs), RunConfig(seed=seed, batch_size=2)
-    return assemble(trace, policy, machine(), trace.geometry, cache, config, others=LEARNS_FROM)
+    return assemble(trace, DeviceSetup(policy, machine(), cache, config), others=LEARNS_FROM)
 
 
 def checked_run(replay):

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from policies.state import DECODE, DROPPED, PREFILL, RESIDENT, plain_state
 from sim.assembly.catalogue import load_part, rule_names
-from sim.assembly.replay import assemble
-from sim.config import RunConfig
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.machine.capacity import CacheConfig
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, machine, run
@@ -87,16 +86,8 @@ def test_what_is_executed_is_valid_distinct_and_no_worse_placed(name, seed, toke
 def test_every_yaml_runs_and_spares_no_more_than_it_says(name):
     trace = random_trace(3, num_experts=16, top_k=4, prompts=(5, 4), decodes=(12, 10))
     policy = replace(BARE, name=name, substitution=PARTS[name])
-    replay = assemble(
-        trace,
-        policy,
-        machine(),
-        trace.geometry,
-        CacheConfig(slots_per_layer=6),
-        RunConfig(),
-        others=random_trace(4, num_experts=16, top_k=4),
-    )
-    metrics = run(replay)
+    setup = DeviceSetup(policy, machine(), CacheConfig(slots_per_layer=6))
+    metrics = run(assemble(trace, setup, others=random_trace(4, num_experts=16, top_k=4)))
     assert (metrics["drop_rate"] > 0) <= (name in DROPS)
     if name != "none":
         assert metrics["lost_gate_mass"] > 0
@@ -110,6 +101,6 @@ def test_a_replay_gives_the_rule_the_similarities_of_the_trace():
     trace = replace(trace, expert_similarity=alike)
     part = replace(PARTS["similarity"], min_similarity=0.25)
     policy = replace(BARE, name="similarity", substitution=part)
-    replay = assemble(trace, policy, machine(), trace.geometry, CacheConfig(slots_per_layer=6), RunConfig())
+    replay = assemble(trace, DeviceSetup(policy, machine(), CacheConfig(slots_per_layer=6)))
     np.testing.assert_array_equal(replay.device.memories["substitution"], part.initial_memory(None, alike, None))
     assert run(replay)["decode.substitution_rate"] > 0

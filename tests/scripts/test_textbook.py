@@ -12,7 +12,7 @@ from policies.substitution.score_band import ScoreBand
 from scripts.benchmarks.textbook_simpy import Textbook, Times
 from scripts.benchmarks.textbook_smoe import TextbookSmoe
 from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.parts import HOST
@@ -66,7 +66,7 @@ def run_both(trace, alpha, slots, machine_of):
         TwoPointer(),
     )
     cache = CacheConfig(slots_per_layer=slots)
-    replay = assemble(trace, policy, machine_of, trace.geometry, cache, RunConfig(engine="simpy"))
+    replay = assemble(trace, DeviceSetup(policy, machine_of, cache, RunConfig(engine="simpy")))
     table = StepTable(replay)
     table.run()
     columns, durations = table.columns(), replay.durations

@@ -18,7 +18,7 @@ from policies.prefetch.none import NoPrefetch
 from policies.prefetch.top_score import TopScore
 from policies.substitution.none import NoSubstitution
 from policies.substitution.score_band import ScoreBand
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
@@ -63,7 +63,7 @@ def replay_of(trace: Trace, policy: str | Policy, hardware: Hardware | None = No
     run = RunConfig(**{key: knobs.pop(key) for key in RUN_KNOBS if key in knobs})
     time = TimeConfig(**knobs.pop("time", {}))
     chosen = POLICIES[policy] if isinstance(policy, str) else policy
-    return assemble(trace, chosen, hardware or machine(), trace.geometry, CacheConfig(**knobs), run, time)
+    return assemble(trace, DeviceSetup(chosen, hardware or machine(), CacheConfig(**knobs), run, time))
 
 
 def run(replay: Replay) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from policies.base import Policy
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig
 from sim.engine.clocks.timeline_log import LOG_BACK, LOG_COPY, LOG_CPU, LOG_EXPERT, LOG_LAYER, LOG_PREFETCH
 from sim.engine.decision.counters import COUNTERS
@@ -68,9 +68,8 @@ def timed(trace: Trace, policy: str | Policy, hardware: Hardware | None = None, 
         return measured(replay_of(trace, policy, hardware, timeline=True, **knobs))
     assert not isinstance(policy, str)
     run = RunConfig(timeline=True, engine=knobs.pop("engine"))
-    return measured(
-        assemble(trace, policy, hardware or machine(), trace.geometry, CacheConfig(**knobs), run, others=others)
-    )
+    setup = DeviceSetup(policy, hardware or machine(), CacheConfig(**knobs), run)
+    return measured(assemble(trace, setup, others=others))
 
 
 def measured(replay: Replay) -> Timed:

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from sim.assembly.replay import DeviceSetup
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
@@ -27,7 +28,7 @@ from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
 from sim.quality.measures import per_token
 from sim.quality.parallel import parallel, plain_logits
-from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.store import Arrays, Store
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
@@ -175,11 +176,9 @@ class Bench:
 
     def study(self, policy: Policy, fraction: float, mode: str = "auto") -> Study:
         """The evaluation of a policy."""
-        return make_study(
-            self.loaded, policy, load_hardware(HARDWARE), replace(self.settings, mode=mode),
-            CacheConfig(fraction=fraction, reset="request"), cloze=ClozeConfig(items=0),
-            generation=GenerationConfig(windows=0), windows=self.text, default_sizes=DEMO_SIZES, recorded=self.recorded,
-        )  # fmt: skip
+        setup = DeviceSetup(policy, load_hardware(HARDWARE), CacheConfig(fraction=fraction, reset="request"))
+        config = StudyConfig.windows_only(replace(self.settings, mode=mode))
+        return make_study(self.loaded, setup, config, self.text, DEMO_SIZES, self.recorded)
 
     def run(self, case: Case) -> Outcome:
         """A case, from disk where it has finished."""

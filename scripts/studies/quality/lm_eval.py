@@ -16,10 +16,11 @@ import torch
 
 from scripts.command_line import parser_of, run
 from sim.assembly.catalogue import load_policy
+from sim.assembly.replay import DeviceSetup
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
 from sim.quality.lm_eval import evaluate_offline, tapped_lm
-from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
@@ -60,11 +61,9 @@ def write_task(folder: Path, passages: list[str], items: int, seed: int = 0) -> 
 
 def study_of(loaded: LoadedModel, policy: str) -> Study:
     """A policy at a quarter of the experts."""
-    return make_study(
-        loaded, load_policy(policy), load_hardware("s1_rtx3080ti"), QualityConfig(windows=2, fit_windows=8),
-        CacheConfig(reset="request"), cloze=ClozeConfig(items=0), generation=GenerationConfig(windows=0),
-        default_sizes=DEMO_SIZES,
-    )  # fmt: skip
+    setup = DeviceSetup(load_policy(policy), load_hardware("s1_rtx3080ti"), CacheConfig(reset="request"))
+    config = StudyConfig.windows_only(QualityConfig(windows=2, fit_windows=8))
+    return make_study(loaded, setup, config, default_sizes=DEMO_SIZES)
 
 
 def main(argv: list[str]) -> None:

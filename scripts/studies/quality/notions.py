@@ -27,7 +27,7 @@ from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
 from sim.figures.style import LINES
 from sim.live.weights import INHERIT
-from sim.quality.drive import AS_RULED, DROP, RANDOM
+from sim.quality.drive import AS_POLICY, DROP, RANDOM
 from sim.quality.loop import Variant
 
 OWN = Variant("policy")
@@ -91,7 +91,7 @@ def same_ranks(bench: Bench, bar: Any) -> list[Row]:
         bar.update()
     first, rows = outcomes["nearest gate score"], []
     for notion, outcome in outcomes.items():
-        timed = TIMED if SAME_RANKS[notion][2].stand_in == AS_RULED else ()
+        timed = TIMED if SAME_RANKS[notion][2].stand_in == AS_POLICY else ()
         row = {"seed": bench.seed, "notion": notion} | outcome.row((*QUALITIES, "accuracy_change", *timed))
         rows.append(row | outcome.over(first, QUALITIES, "over_gate_score"))
     return rows

@@ -19,7 +19,7 @@ from policies.prefetch.top_score import TopScore
 from policies.state import DECODE
 from policies.substitution.score_band import ScoreBand
 from sim.assembly.catalogue import load_policy
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TraceConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
@@ -191,10 +191,8 @@ class Bench:
         hardware = machine.apply(load_hardware(setup.hardware))
         cache = contender.cache(setup.older_fraction if older else setup.fraction)
         run = RunConfig(batch_size=batch, engine="compiled")
-        geometry = borrowed(setup.model, self.trace)
-        table = StepTable(assemble(self.trace, policy, hardware, geometry, cache, run, others=self.others))
-        table.run()
-        return decode_sums(table)
+        device, geometry = DeviceSetup(policy, hardware, cache, run), borrowed(setup.model, self.trace)
+        return decode_sums(StepTable(assemble(self.trace, device, geometry, others=self.others)).run())
 
 
 def borrowed(model: str, trace: Trace) -> Geometry:

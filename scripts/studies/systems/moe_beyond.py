@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scripts.command_line import parser_of, print_table, run
 from sim.assembly.build import build, open_requests
 from sim.assembly.compose import compose_run
-from sim.assembly.replay import Replay, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import StepTable
 from sim.predictors.checkpoint import EMBEDDED, locate_checkpoint, read_checkpoint
@@ -134,7 +134,8 @@ class Study:
     def _belady(self, capacity: int) -> str:
         sized = replace(self.trace.geometry, expert_bytes=(1,) * self.trace.num_layers)
         cache = CacheConfig(bytes=capacity, scope="global", semantics="sequential")
-        metrics = _metrics(assemble(self.trace, self.build("belady").policy, self.replay.hardware, sized, cache))
+        setup = DeviceSetup(self.build("belady").policy, self.replay.hardware, cache)
+        metrics = _metrics(assemble(self.trace, setup, sized))
         return _pair(metrics["hit_rate"], metrics["loads_per_token"])
 
     def print_timed(self) -> None:
@@ -160,9 +161,7 @@ class Study:
 
 
 def _metrics(replay: Replay) -> dict[str, Any]:
-    table = StepTable(replay)
-    table.run()
-    return table.metrics()
+    return StepTable(replay).run().metrics()
 
 
 def _numbers(text: str) -> list[float]:

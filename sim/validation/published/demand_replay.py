@@ -13,7 +13,7 @@ from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.state import DECODE
 from policies.substitution.none import NoSubstitution
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
@@ -61,9 +61,8 @@ def replay_demand(
 ) -> DemandSteps:
     """Replay a trace under an eviction rule that fetches misses on demand and does nothing else."""
     policy = Policy("published", rule, NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
-    run = RunConfig(seed=seed, engine="compiled")
-    table = StepTable(assemble(trace, policy, hardware, trace.geometry, cache, run, time))
-    table.run()
+    setup = DeviceSetup(policy, hardware, cache, RunConfig(seed=seed, engine="compiled"), time)
+    table = StepTable(assemble(trace, setup)).run()
     columns = table.columns()
     steps = len(table)
     return DemandSteps(

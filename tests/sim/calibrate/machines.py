@@ -21,7 +21,7 @@ TRUTH = Hardware(
     launch_s=9e-6, kernels_per_expert=1, host_s_per_layer=40e-6, decision_s_per_layer=11e-6,
     staging_bytes_per_s=5e9, link_contention=1.2, cpu_contention=1.3,
 )  # fmt: skip
-QUIET, LOUD = Load(1.0, 1.0, 0.02, 0.0), Load(1.0, 1.0, 0.6, 0.1)
+QUIET, LOUD = Load(0.02, 0.0), Load(0.6, 0.1)
 
 
 def expert_s(bytes_: float, tokens: float) -> float:
@@ -35,7 +35,7 @@ def samples_of_a_round(number: int, load: Load, times: float) -> list[Sample]:
     size = float(SETTINGS.expert_bytes)
     cpu_s = {n: max(size / TRUTH.cpu_expert_bytes_per_s, 2 * size / 4 * n / TRUTH.cpu_flops_per_s) for n in CPU_TOKENS}
     copy_s = TRUTH.link_latency_s + size / TRUTH.link_bytes_per_s
-    found = [
+    values_by_kind = [
         ("cpu_beside_copy", {"seconds": TRUTH.cpu_contention * cpu_s[1]}),
         ("copy_beside_cpu", {"seconds": TRUTH.link_contention * copy_s}),
         ("decision", {"seconds": TRUTH.decision_s_per_layer}),
@@ -43,18 +43,18 @@ def samples_of_a_round(number: int, load: Load, times: float) -> list[Sample]:
     ]
     for share in SHARES:
         part = {"bytes": size * share}
-        found += [
+        values_by_kind += [
             ("copy", part | {"seconds": TRUTH.link_latency_s + size * share / TRUTH.link_bytes_per_s}),
             ("pageable", part | {"seconds": 1e-6 + size * share / TRUTH.staging_bytes_per_s}),
             ("expert", part | {"tokens": 1.0, "seconds": expert_s(size * share, 1)}),
         ]
     for n in TOKENS[1:]:
-        found.append(("expert", {"bytes": size, "tokens": float(n), "seconds": expert_s(size, n)}))
+        values_by_kind.append(("expert", {"bytes": size, "tokens": float(n), "seconds": expert_s(size, n)}))
     for n in CPU_TOKENS:
-        found.append(("cpu", {"tokens": float(n), "seconds": cpu_s[n]}))
+        values_by_kind.append(("cpu", {"tokens": float(n), "seconds": cpu_s[n]}))
     return [
         Sample(kind, number, {k: v * times if k == "seconds" else v for k, v in values.items()}, load)
-        for kind, values in found
+        for kind, values in values_by_kind
     ]
 
 

@@ -9,50 +9,50 @@ from sim.execution.load import Load
 
 
 def sample(share, value=1.0, kind="copy", load=None):
-    return Sample(kind, 0, {"seconds": value}, load or Load(1.0, 0.5, share, 0.0))
+    return Sample(kind, 0, {"seconds": value}, load or Load(share, 0.0))
 
 
 def test_samples_beside_foreign_load_are_dropped():
-    found = gate([sample(0.01), sample(0.02), sample(0.5), sample(0.03), sample(0.0, kind="cpu")], "copy", 0.1)
-    assert [s.load.foreign_share for s in found.kept] == [0.01, 0.02, 0.03]
-    assert (found.dropped, found.quiet) == (1, True)
+    gated = gate([sample(0.01), sample(0.02), sample(0.5), sample(0.03), sample(0.0, kind="cpu")], "copy", 0.1)
+    assert [s.load.foreign_share for s in gated.kept] == [0.01, 0.02, 0.03]
+    assert (gated.dropped, gated.quiet) == (1, True)
 
 
 def test_of_a_loud_machine_the_least_disturbed_are_kept():
-    found = gate([sample(share) for share in (0.9, 0.05, 0.5, 0.4, 0.8)], "copy", 0.1)
-    assert sorted(s.load.foreign_share for s in found.kept) == [0.05, 0.4, 0.5]
-    assert (found.dropped, found.quiet) == (2, False)
+    gated = gate([sample(share) for share in (0.9, 0.05, 0.5, 0.4, 0.8)], "copy", 0.1)
+    assert sorted(s.load.foreign_share for s in gated.kept) == [0.05, 0.4, 0.5]
+    assert (gated.dropped, gated.quiet) == (2, False)
 
 
 def test_what_was_taken_together_is_kept_together():
-    together = [Load(1.0, 0.5, share, 0.0) for share in (0.9, 0.5, 0.4, 0.8)]
-    found = gate([sample(0, value, load=load) for load in together for value in (1.0, 2.0)], "copy", 0.1)
-    assert found.values("seconds").tolist() == [1.0, 2.0] * 3
+    loads = [Load(share, 0.0) for share in (0.9, 0.5, 0.4, 0.8)]
+    gated = gate([sample(0, value, load=load) for load in loads for value in (1.0, 2.0)], "copy", 0.1)
+    assert gated.values("seconds").tolist() == [1.0, 2.0] * 3
 
 
 def test_unknown_load_drops_nothing():
-    assert gate([sample(0, load=Load(1.0, 0.5, None, None))] * 4, "copy", 0.0).dropped == 0
+    assert gate([sample(0, load=Load(None, None))] * 4, "copy", 0.0).dropped == 0
 
 
 def test_a_mean_by_hand():
-    found = estimate(np.array([1.0, 2.0, 3.0, 6.0]), np.array([0, 0, 1, 1]))
-    assert found.mean == 3.0
-    assert found.std == pytest.approx(np.sqrt(14 / 3))
+    mean = estimate(np.array([1.0, 2.0, 3.0, 6.0]), np.array([0, 0, 1, 1]))
+    assert mean.mean == 3.0
+    assert mean.std == pytest.approx(np.sqrt(14 / 3))
     # rounds' means 1.5 and 4.5: std 2.12, over sqrt 2 = 1.5, above 2.16 / 2 of independent samples
-    assert found.error == pytest.approx(1.5)
+    assert mean.error == pytest.approx(1.5)
     assert np.isnan(estimate(np.array([1.0]), np.array([0])).error)
     assert estimate(np.empty(0), np.empty(0)).count == 0
 
 
 def test_a_line_through_points():
-    found = line(np.array([1.0, 2.0, 4.0]), np.array([5.0, 7.0, 11.0]))
-    assert (found.intercept, found.slope) == (pytest.approx(3.0), pytest.approx(2.0))
+    fitted = line(np.array([1.0, 2.0, 4.0]), np.array([5.0, 7.0, 11.0]))
+    assert (fitted.intercept, fitted.slope) == (pytest.approx(3.0), pytest.approx(2.0))
 
 
 def test_a_time_has_no_negative_intercept():
-    found = line(np.array([1.0, 2.0]), np.array([1.0, 3.0]))
-    assert found.intercept == 0.0
-    assert 1.0 < found.slope < 1.5
+    fitted = line(np.array([1.0, 2.0]), np.array([1.0, 3.0]))
+    assert fitted.intercept == 0.0
+    assert 1.0 < fitted.slope < 1.5
 
 
 def test_costs_hidden_behind_waiting_are_found():

@@ -10,7 +10,7 @@ from policies.base import Policy
 from policies.eviction.belady import Belady
 from policies.prediction.trained import TrainedPrediction
 from sim.assembly.catalogue import load_part, rule_names
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import BASES
 from sim.engine.invariants import check_finished
@@ -122,7 +122,7 @@ def drawn(case, engine, timeline=True):
         batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
     )
     time = TimeConfig(memory=case["memory"])
-    return assemble(trace, policy_of(case), hardware, trace.geometry, cache, run, time, others=others)
+    return assemble(trace, DeviceSetup(policy_of(case), hardware, cache, run, time), others=others)
 
 
 def outcome(replay):

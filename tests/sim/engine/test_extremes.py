@@ -7,7 +7,7 @@ import pytest
 
 from policies.assignment.cpu_only import CpuOnly
 from policies.eviction.frozen_popularity import FrozenPopularity
-from sim.assembly.replay import assemble
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from tests.sim.engine.test_engines_agree import assert_sound, outcome
@@ -101,7 +101,7 @@ def test_a_static_placement_never_changes_whatever_is_demanded(engine, slots):
     trace, others = random_trace(1, prompts=(20,), decodes=(6,)), random_trace(2)
     policy = replace(BARE, name="static", eviction=FrozenPopularity())
     cache, knobs = CacheConfig(slots_per_layer=slots), RunConfig(engine=engine)
-    replay = assemble(trace, policy, BUSY, trace.geometry, cache, knobs, others=others)
+    replay = assemble(trace, DeviceSetup(policy, BUSY, cache, knobs), others=others)
     before = replay.device.residents().copy()
     metrics = run(replay)
     assert before.sum() == 3 * slots

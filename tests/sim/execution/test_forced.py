@@ -89,7 +89,7 @@ def test_decisions_are_the_simulators_on_every_demand_only_machine(knobs, policy
 def reference(real, trace, sizes, rows):
     """Checksums of single-token steps computed from the host's weights, as the router chose."""
     model = synthetic_model(sizes, trace.num_layers, trace.num_experts)
-    found = []
+    checksums = []
     for row in rows:
         state = model.inputs[[row % INPUTS]]
         for layer in range(trace.num_layers):
@@ -100,8 +100,8 @@ def reference(real, trace, sizes, rows):
             outputs = [model.expert(state, model.layout.views(model.host.to(state.device), s)) for s in source]
             for output in outputs:
                 state = state + output * (1.0 / trace.top_k)
-        found.append(float(state.double().sum()))
-    return np.array(found)
+        checksums.append(float(state.double().sum()))
+    return np.array(checksums)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -9,6 +9,8 @@ import torch
 from policies.assignment.two_pointer import TwoPointer
 from policies.prediction.oracle import Oracle
 from policies.prefetch.top_score import TopScore
+from sim.assembly.replay import DeviceSetup
+from sim.config import RunConfig
 from sim.engine.decision.counters import COUNTERS
 from sim.execution.generate import generate
 from sim.execution.live_model import OffloadedModel
@@ -40,15 +42,14 @@ def settings(device="cpu"):
     return RealSettings(device=device, link_bytes_per_s=None)
 
 
-def run(model, policy, device="cpu", slots=3, **knobs):
-    return generate(
-        model, PROMPTS, NEW, policy, machine(), settings(device), CacheConfig(slots_per_layer=slots), **knobs
-    )
+def run(model, policy, device="cpu", slots=3, seed=0):
+    setup = DeviceSetup(policy, machine(), CacheConfig(slots_per_layer=slots), RunConfig(seed=seed))
+    return generate(model, PROMPTS, NEW, setup, settings(device))
 
 
 def ordinary(model):
     """Greedy logits of the model as it is, per request, with one thread as in slots."""
-    found = []
+    logits = []
     torch.set_num_threads(1)
     for prompt in PROMPTS:
         given, cache, seen = prompt, None, []
@@ -59,8 +60,8 @@ def ordinary(model):
             cache = output.past_key_values
             seen.append(output.logits[0, -1].float().cpu().numpy())
             given = [int(seen[-1].argmax())]
-        found.append(np.stack(seen))
-    return found
+        logits.append(np.stack(seen))
+    return logits
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -126,7 +127,8 @@ def test_a_model_in_slots_can_be_driven_step_by_step():
     """As generate does it, by hand: every forward pass is announced."""
     model = build("olmoe")
     expected = ordinary(model)[0][0]
-    with OffloadedModel(model, POLICIES["lru"], machine(), settings(), CacheConfig(slots_per_layer=2)) as live:
+    setup = DeviceSetup(POLICIES["lru"], machine(), CacheConfig(slots_per_layer=2))
+    with OffloadedModel(model, setup, settings()) as live:
         live.begin_step(len(PROMPTS[0]), 0, 0)
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].numpy()

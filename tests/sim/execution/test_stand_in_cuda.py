@@ -24,12 +24,12 @@ def test_it_computes_what_the_cpu_computes(policy, pinned, monkeypatch):
     expected = run_forced(real_replay(TRACE, policy_of(policy), plain, slots_per_layer=3), plain)
     stand_in_cuda.install(monkeypatch)
     sizes = RealSettings(device="cuda", pinned=pinned, **FAST)
-    found = run_forced(real_replay(TRACE, policy_of(policy), sizes, slots_per_layer=3), sizes)
-    np.testing.assert_array_equal(found.columns["checksum"], expected.columns["checksum"])
+    run = run_forced(real_replay(TRACE, policy_of(policy), sizes, slots_per_layer=3), sizes)
+    np.testing.assert_array_equal(run.columns["checksum"], expected.columns["checksum"])
     if policy in ("lru", "random"):
-        np.testing.assert_array_equal(found.columns["evictions"], expected.columns["evictions"])
-    parts = sum(found.columns[name] for name in found.columns if name.endswith("_ns") and "queue" not in name)
-    np.testing.assert_array_equal(parts, 2 * found.columns["latency_ns"])
+        np.testing.assert_array_equal(run.columns["evictions"], expected.columns["evictions"])
+    parts = sum(run.columns[name] for name in run.columns if name.endswith("_ns") and "queue" not in name)
+    np.testing.assert_array_equal(parts, 2 * run.columns["latency_ns"])
 
 
 def test_a_copy_waits_for_what_still_reads_its_slot(monkeypatch):

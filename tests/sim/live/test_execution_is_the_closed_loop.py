@@ -8,6 +8,7 @@ import pytest
 from policies.state import PREFILL
 from policies.substitution.replace_all_missing import ReplaceAllMissing
 from policies.substitution.skip import Skip
+from sim.assembly.replay import DeviceSetup
 from sim.execution.generate import generate
 from sim.execution.settings import RealSettings
 from sim.live.weights import GateRule
@@ -34,7 +35,7 @@ def test_logits_are_those_of_the_closed_loop(family, rule):
     model, policy = build(family), replace(BARE, name=rule, substitution=RULES[rule])
     assert GateRule.probed(model, find_moe_layers(model)) == ROUTERS[family]
     settings, cache = RealSettings(link_bytes_per_s=None), CacheConfig(slots_per_layer=SLOTS)
-    live = generate(model, [PROMPT], NEW, policy, machine(), settings, cache)
+    live = generate(model, [PROMPT], NEW, DeviceSetup(policy, machine(), cache), settings)
     columns = live.run.columns
     assert columns["substituted_ranks"].sum() + columns["dropped_ranks"].sum() > 0
     scheme = ROUTERS[family].best_scheme

@@ -22,9 +22,9 @@ def routing(weights: list[float], logits: torch.Tensor = LOGITS) -> Routing:
 
 
 def executed(gate: GateRule, weights: list[float], ids: list[int], scheme: str = OWN) -> tuple[list[int], list[float]]:
-    found = gate.replacement(routing(weights), torch.tensor([[0, 1]]), torch.tensor([ids]), scheme)
-    assert found is not None
-    return found[0][0].tolist(), [round(value, 6) for value in found[1][0].tolist()]
+    replaced = gate.replacement(routing(weights), torch.tensor([[0, 1]]), torch.tensor([ids]), scheme)
+    assert replaced is not None
+    return replaced[0][0].tolist(), [round(value, 6) for value in replaced[1][0].tolist()]
 
 
 def test_a_renormalising_router_shares_its_sum_among_those_executed() -> None:
@@ -44,9 +44,9 @@ def test_a_router_that_does_not_renormalise_gives_each_expert_its_score() -> Non
 def test_sigmoid_scores() -> None:
     logits = torch.tensor([[0.75, 0.5, 0.25, 0.1]]).logit()
     gate = GateRule.named("sigmoid_topk")
-    found = gate.replacement(routing([1.2, 0.8], logits), torch.tensor([[0, 1]]), torch.tensor([[0, 2]]), OWN)
-    assert found is not None
-    assert found[1][0].tolist() == pytest.approx([1.5, 0.5])
+    replaced = gate.replacement(routing([1.2, 0.8], logits), torch.tensor([[0, 1]]), torch.tensor([[0, 2]]), OWN)
+    assert replaced is not None
+    assert replaced[1][0].tolist() == pytest.approx([1.5, 0.5])
 
 
 def test_inherited_weights_are_those_of_the_replaced() -> None:
@@ -60,9 +60,9 @@ def test_tokens_that_execute_what_was_routed_are_left_alone() -> None:
     ids, weights = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0.123456789, 0.4], [4 / 7, 3 / 7]])
     both = Routing(0, torch.zeros(2, 2), ids, weights, LOGITS.repeat(2, 1), None, None)
     assert gate.replacement(both, ids, ids.clone(), OWN) is None
-    found = gate.replacement(both, ids, torch.tensor([[0, 1], [0, 2]]), OWN)
-    assert found is not None and torch.equal(found[1][0], weights[0])
-    assert found[1][1].tolist() == pytest.approx([4 / 6, 2 / 6])
+    replaced = gate.replacement(both, ids, torch.tensor([[0, 1], [0, 2]]), OWN)
+    assert replaced is not None and torch.equal(replaced[1][0], weights[0])
+    assert replaced[1][1].tolist() == pytest.approx([4 / 6, 2 / 6])
 
 
 @pytest.mark.parametrize("family", ["mixtral", "olmoe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "gpt_oss", "jamba"])
@@ -77,9 +77,9 @@ def test_the_rule_found_gives_the_weights_of_the_model_itself(family: str) -> No
     def compare(one: Routing) -> None:
         nonlocal seen
         rolled = one.topk_ids.roll(1, dims=-1)
-        found = gate.replacement(one, one.topk_ids, rolled, OWN)
-        assert found is not None
-        torch.testing.assert_close(found[1], one.topk_weights.float().roll(1, dims=-1), atol=1e-5, rtol=1e-4)
+        replaced = gate.replacement(one, one.topk_ids, rolled, OWN)
+        assert replaced is not None
+        torch.testing.assert_close(replaced[1], one.topk_weights.float().roll(1, dims=-1), atol=1e-5, rtol=1e-4)
         seen += 1
 
     model = build(family)

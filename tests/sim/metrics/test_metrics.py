@@ -10,7 +10,7 @@ from sim.machine.parts import PARTS
 from sim.metrics.step_table import COLUMNS, StepTable
 from sim.results.table_file import TableFile
 from sim.workload.steps import StepBlock
-from tests.support.random_traces import random_trace, routed
+from tests.support.random_traces import random_trace
 from tests.support.replays import machine, replay_of
 
 
@@ -103,13 +103,6 @@ def test_what_is_kept_equals_what_a_sink_gets():
         np.testing.assert_array_equal(column, np.concatenate([piece[name] for piece in sink.pieces]))
     with pytest.raises(ValueError, match="sink"):
         passed.columns()
-
-
-def test_progress_is_told_of_every_step():
-    done = []
-    table = StepTable(replay_of(routed(np.array([[[0]], [[1]], [[0]]]), 4, [0], [3]), "lru"))
-    table.run(done.append)
-    assert sum(done) == len(table) == 3
 
 
 def test_a_table_has_the_same_bytes_however_it_came(tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ import numpy as np
 
 from policies.base import Policy
 from policies.substitution.score_band import ScoreBand
-from sim.config import RunConfig
+from sim.assembly.replay import DeviceSetup
 from sim.machine.capacity import CacheConfig
-from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig
+from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.study import Study, make_study
 from sim.quality.windows import Windows
 from tests.support.replays import BARE, machine
@@ -20,7 +20,6 @@ from tests.support.tiny_models import VOCAB, build, byte_tokenizer
 from traces.recording.loading import LoadedModel
 
 BAND = replace(BARE, name="band", substitution=ScoreBand(alpha=0.9))
-NOTHING_ELSE: dict[str, Any] = {"cloze": ClozeConfig(items=0), "generation": GenerationConfig(windows=0)}
 
 
 @cache
@@ -39,9 +38,9 @@ def study_of(
     family: str = "olmoe", policy: Policy = BAND, windows: int = 4, tokens: int = 24, slots: int = 4, **knobs: Any
 ) -> Study:
     """An evaluation of a policy in a tiny model with ``slots`` of 8 experts per layer."""
-    parts = NOTHING_ELSE | {key: knobs.pop(key) for key in ("cloze", "generation") if key in knobs}
+    tasks = {key: knobs.pop(key) for key in ("cloze", "generation") if key in knobs}
     cache_config = CacheConfig(slots_per_layer=slots, reset=knobs.pop("reset", "request"))
     settings = QualityConfig(windows=windows, tokens=tokens, fit_windows=3, sizes="own", **knobs)
-    hardware = machine(link_bytes_per_s=1e6, cpu_load_ratio=0.5, staging_slots=4)
-    text = random_windows(windows + 3, tokens)
-    return make_study(loaded(family), policy, hardware, settings, cache_config, RunConfig(), windows=text, **parts)
+    setup = DeviceSetup(policy, machine(link_bytes_per_s=1e6, cpu_load_ratio=0.5, staging_slots=4), cache_config)
+    config = replace(StudyConfig.windows_only(settings), **tasks)
+    return make_study(loaded(family), setup, config, random_windows(windows + 3, tokens))

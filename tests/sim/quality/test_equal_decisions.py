@@ -17,14 +17,14 @@ from sim.assembly.replay import Replay
 from sim.live.weights import INHERIT
 from sim.quality.conditions import check_parallel, parallel_obstacle
 from sim.quality.decode import decode
-from sim.quality.drive import AS_RULED, DROP, RANDOM
+from sim.quality.drive import AS_POLICY, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel
 from tests.sim.quality.small import BAND, study_of
 from tests.support.replays import BARE, POLICIES
 from traces.errors import UserError
 
-VARIANTS = (Variant("policy"), Variant("d", DROP), Variant("r", RANDOM), Variant("i", AS_RULED, INHERIT))
+VARIANTS = (Variant("policy"), Variant("d", DROP), Variant("r", RANDOM), Variant("i", AS_POLICY, INHERIT))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,41 +47,41 @@ def policy_with(part: str, rule: str) -> Policy:
 @pytest.mark.parametrize(("part", "rule"), one_layer_rules(), ids=lambda value: value)
 def test_one_parallel_pass_decides_as_decoding_does(part: str, rule: str) -> None:
     study = study_of(policy=policy_with(part, rule))
-    first = parallel(study.loop, study.windows.tokens[:2], Variant("policy"))
-    for window, one in enumerate(first):
+    passes = parallel(study.loop, study.windows.tokens[:2], Variant("policy"))
+    for window, passed in enumerate(passes):
         steps = decode(study.loop, study.windows.tokens[window], Variant("policy"), window)
-        assert np.array_equal(one.executed, steps.executed)
-        assert np.array_equal(one.arrays.ids, steps.arrays.ids)
-        assert one.timing is not None and steps.timing is not None
-        assert np.array_equal(one.timing.counts, steps.timing.counts)
-        assert np.array_equal(one.timing.latency_ns, steps.timing.latency_ns)
-        torch.testing.assert_close(one.logits, steps.logits, atol=1e-4, rtol=1e-4)
+        assert np.array_equal(passed.executed, steps.executed)
+        assert np.array_equal(passed.arrays.ids, steps.arrays.ids)
+        assert passed.timing is not None and steps.timing is not None
+        assert np.array_equal(passed.timing.counts, steps.timing.counts)
+        assert np.array_equal(passed.timing.latency_ns, steps.timing.latency_ns)
+        torch.testing.assert_close(passed.logits, steps.logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_families_and_stand_ins_decide_alike_in_both_ways(family: str, variant: Variant) -> None:
     study = study_of(family)
-    (one,) = parallel(study.loop, study.windows.tokens[:1], variant)
-    two = decode(study.loop, study.windows.tokens[0], variant)
-    assert np.array_equal(one.executed, two.executed)
-    assert (one.executed != one.arrays.ids).any()
-    torch.testing.assert_close(one.logits, two.logits, atol=2e-4, rtol=1e-3)
+    (passed,) = parallel(study.loop, study.windows.tokens[:1], variant)
+    decoded = decode(study.loop, study.windows.tokens[0], variant)
+    assert np.array_equal(passed.executed, decoded.executed)
+    assert (passed.executed != passed.arrays.ids).any()
+    torch.testing.assert_close(passed.logits, decoded.logits, atol=2e-4, rtol=1e-3)
 
 
 def test_a_cache_that_is_carried_over_decides_alike_too() -> None:
     study = study_of(reset="never")
-    together = parallel(study.loop, study.windows.tokens[:3], Variant("policy"))
+    passes = parallel(study.loop, study.windows.tokens[:3], Variant("policy"))
     study.loop.live.reset()
-    for window, one in enumerate(together):
+    for window, passed in enumerate(passes):
         assert np.array_equal(
-            one.executed, decode(study.loop, study.windows.tokens[window], Variant("policy"), window).executed
+            passed.executed, decode(study.loop, study.windows.tokens[window], Variant("policy"), window).executed
         )
 
 
 def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.ndarray]:
     """The recorded trace of one window, replayed by the SimPy engine -> latency of each step."""
-    from sim.assembly.replay import assemble
+    from sim.assembly.replay import DeviceSetup, assemble
     from sim.config import RunConfig
     from sim.machine.capacity import CacheConfig
     from sim.quality.calibration import record_windows
@@ -89,8 +89,8 @@ def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.
     from tests.sim.quality.small import loaded
 
     trace, _ = record_windows(loaded("olmoe"), Windows(tokens[None], ("d",), ("a",)), False, 0)
-    cache = CacheConfig(slots_per_layer=4)
-    replay = assemble(trace, policy, study.hardware, study.geometry, cache, RunConfig(engine="simpy"), as_decode=True)
+    setup = DeviceSetup(policy, study.template.hardware, CacheConfig(slots_per_layer=4), RunConfig(engine="simpy"))
+    replay = assemble(trace, setup, study.template.geometry, as_decode=True)
     results = list(replay.blocks())
     return replay, np.concatenate([result.latency_ns for result in results])
 

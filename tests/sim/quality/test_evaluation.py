@@ -62,7 +62,13 @@ def test_every_measure_of_every_variant(family: str) -> None:
     results = run_study(study, Store(None), done.append)
     assert sum(done) == total_tokens(study)
     row = quality_row(study, results)
-    names = ["policy", "inherit_weights", "drop", "random", *(f"layer_{i}" for i in range(study.trace.num_layers))]
+    names = [
+        "policy",
+        "inherit_weights",
+        "drop",
+        "random",
+        *(f"layer_{i}" for i in range(study.template.trace.num_layers)),
+    ]
     assert [variant.name for variant in study.variants] == names
     for name in names:
         assert row[f"{name}.kl"] > 0.0 and row[f"{name}.perplexity_ratio.low"] is not None  # type: ignore[operator]
@@ -109,7 +115,7 @@ def test_rules_that_learn_do_so_from_other_windows(rule: Buddy | Similarity) -> 
     study = study_of(policy=replace(BARE, name="learner", substitution=rule), contrasts=False, per_layer=False)
     row = quality_row(study, run_study(study, Store(None)))
     assert row["policy.substitution_rate"] > 0.0  # type: ignore[operator]
-    assert any("3 further windows" in warning for warning in study.warnings)
+    assert any("3 further windows" in warning for warning in study.notes.warnings)
 
 
 def test_a_killed_evaluation_goes_on_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,9 +159,9 @@ def test_free_running_generation_feeds_back_its_own_tokens() -> None:
     base = plain_continuation(loaded("olmoe").model, prompt, 5)
     sequence = np.concatenate([prompt, base])
     assert plain_logits(loaded("olmoe").model, sequence[None])[0, 5:-1].argmax(-1).tolist() == base.tolist()
-    found, timing = continuation(study.loop, prompt, 5, Variant("policy"))
-    assert found.shape == (5,) and timing.latency_ns.shape == (5,) and (timing.counts[1:, 10] == 3 * 3).all()
-    forced = decode(study.loop, np.concatenate([prompt, found]), Variant("policy"))
+    tokens, timing = continuation(study.loop, prompt, 5, Variant("policy"))
+    assert tokens.shape == (5,) and timing.latency_ns.shape == (5,) and (timing.counts[1:, 10] == 3 * 3).all()
+    forced = decode(study.loop, np.concatenate([prompt, tokens]), Variant("policy"))
     assert forced.executed.shape == (11, 3, 3)
 
 

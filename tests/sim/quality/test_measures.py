@@ -18,13 +18,13 @@ from traces.errors import UserError
 def test_measures_of_two_tokens_by_hand() -> None:
     base = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [1.0, 1.0, 1.0]]).log()
     changed = torch.tensor([[0.25, 0.5, 0.25], [0.2, 0.2, 0.6], [1.0, 1.0, 1.0]]).log()
-    found = dict(zip(COLUMNS, per_token(base, changed, np.array([0, 1, 2])).T, strict=True))
-    assert found["nll_base"] == pytest.approx([np.log(4), np.log(1 / 0.6)])
-    assert found["nll"] == pytest.approx([np.log(2), np.log(1 / 0.6)])
-    assert found["kl"] == pytest.approx([0.5 * np.log(2) - 0.25 * np.log(2), 0.0], abs=1e-6)
-    assert found["agree"].tolist() == [0.0, 1.0]
-    assert found["correct_base"].tolist() == [0.0, 1.0]
-    assert found["correct"].tolist() == [1.0, 1.0]
+    columns = dict(zip(COLUMNS, per_token(base, changed, np.array([0, 1, 2])).T, strict=True))
+    assert columns["nll_base"] == pytest.approx([np.log(4), np.log(1 / 0.6)])
+    assert columns["nll"] == pytest.approx([np.log(2), np.log(1 / 0.6)])
+    assert columns["kl"] == pytest.approx([0.5 * np.log(2) - 0.25 * np.log(2), 0.0], abs=1e-6)
+    assert columns["agree"].tolist() == [0.0, 1.0]
+    assert columns["correct_base"].tolist() == [0.0, 1.0]
+    assert columns["correct"].tolist() == [1.0, 1.0]
 
 
 def test_block_sums_and_statistics() -> None:
@@ -39,15 +39,15 @@ def test_an_interval_covers_as_often_as_it_says() -> None:
     rng, hits = np.random.default_rng(0), 0
     for trial in range(200):
         sums = block_sums(rng.normal(1.0, 1.0, (40, 1)), [str(i) for i in range(40)])
-        found = estimate(sums, mean_of(0), draws=400, seed=trial)
-        assert found.low is not None and found.high is not None
-        hits += found.low <= 1.0 <= found.high
+        interval = estimate(sums, mean_of(0), draws=400, seed=trial)
+        assert interval.low is not None and interval.high is not None
+        hits += interval.low <= 1.0 <= interval.high
     assert 0.88 <= hits / 200 <= 0.99
 
 
 def test_one_block_has_no_interval() -> None:
-    found = estimate(block_sums(np.ones((3, 1)), ["a"] * 3), mean_of(0))
-    assert (found.value, found.low, found.high) == (1.0, None, None)
+    interval = estimate(block_sums(np.ones((3, 1)), ["a"] * 3), mean_of(0))
+    assert (interval.value, interval.low, interval.high) == (1.0, None, None)
 
 
 def test_a_cloze_item_begins_with_the_truth_and_ends_with_other_documents() -> None:

@@ -26,7 +26,7 @@ PART_OF = {
 
 def written(replay, folder, steps=None):
     """(events of the timeline of the first ``steps`` steps, table of all steps)."""
-    replay.run = replace(replay.run, timeline=True, timeline_steps=steps)
+    replay.setup = replace(replay.setup, run=replace(replay.run, timeline=True, timeline_steps=steps))
     table = StepTable(replay)
     with TimelineFile(folder / NAME, replay) as timeline:
         for result in replay.blocks():

@@ -28,28 +28,28 @@ def fake_run(
     setting: Setting, index: int, *, slower: float = 1.0, disturbance: float | None = 0.0, plan: Plan = PLAN
 ) -> RawRun:
     """One run of a machine of the constants TRUE, all times ``slower`` times as long."""
-    found = simulate(plan, setting, machine(plan, TRUE), layers=True)
-    assert found.layer_ns is not None
-    columns = {name: found.counts[:, i] for i, name in enumerate(COUNTERS)}
-    columns |= {f"{name}_ns": np.rint(found.parts_ns[:, i] * slower) for i, name in enumerate(PARTS)}
+    simulated = simulate(plan, setting, machine(plan, TRUE), layers=True)
+    assert simulated.layer_ns is not None
+    columns = {name: simulated.counts[:, i] for i, name in enumerate(COUNTERS)}
+    columns |= {f"{name}_ns": np.rint(simulated.parts_ns[:, i] * slower) for i, name in enumerate(PARTS)}
     # The engine books what attention and experts take beyond one rate of reading to launches and the host.
-    moved_ns = found.part_ns("launch")
-    columns["expert_ns"] = np.rint((found.part_ns("expert") + moved_ns) * slower)
+    moved_ns = simulated.part_ns("launch")
+    columns["expert_ns"] = np.rint((simulated.part_ns("expert") + moved_ns) * slower)
     columns["attention_ns"] = np.full(len(moved_ns), TRUE.attention_s * 1e9 * 6 * slower)
-    steps = len(found.latency_ns)
+    steps = len(simulated.latency_ns)
     columns |= {
         "step": np.arange(steps),
-        "latency_ns": np.rint(found.latency_ns * slower),
+        "latency_ns": np.rint(simulated.latency_ns * slower),
         "run_queue_ns": np.zeros(steps),
         "copy_run_queue_ns": np.zeros(steps),
     }
-    copies = int(found.count("demand_copies").sum() + found.count("prefetch_copies").sum())
+    copies = int(simulated.count("demand_copies").sum() + simulated.count("prefetch_copies").sum())
     return RawRun(
         setting=setting.name,
         index=index,
         disturbance=disturbance,
         waited_share=0.0,
-        layer_ns=tuple((found.layer_ns.mean(axis=0) * slower).tolist()),
+        layer_ns=tuple((simulated.layer_ns.mean(axis=0) * slower).tolist()),
         copies=copies,
         copy_ns=plan.real.expert_bytes / 2e9 * 1e9 + TRUE.wake_s * 1e9,
         label="EMULATED",

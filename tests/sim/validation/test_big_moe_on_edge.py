@@ -99,11 +99,13 @@ def test_run_b_is_predicted_from_run_a_alone() -> None:
     trace = replace(trace, geometry=geometry())
     run_a, run_b = made_run(), made_run()
     slow = replace(run_b, wall_ms=1.1 * run_b.wall_ms)
-    found = predict_phone(trace, {"a": run_a, "b": slow}, draws=10)
-    mean = next(row for row in found.tables["wall_time_from_reads"] if (row["run"], row["statistic"]) == ("b", "mean"))
+    findings = predict_phone(trace, {"a": run_a, "b": slow}, draws=10)
+    mean = next(
+        row for row in findings.tables["wall_time_from_reads"] if (row["run"], row["statistic"]) == ("b", "mean")
+    )
     assert mean["error_percent"] == pytest.approx(100 * (1 / 1.1 - 1), abs=1e-3)
     assert mean["other_run_percent"] == pytest.approx(100 * (1 / 1.1 - 1), abs=1e-3)
-    assert found.summary["wall time per token, run b, from its reads"]["correlation_per_token"] == pytest.approx(1.0)
+    assert findings.summary["wall time per token, run b, from its reads"]["correlation_per_token"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +134,9 @@ def test_the_published_telemetry() -> None:
     """The two measured runs read the same bytes and differ by 4.7 % in the mean: the prediction is as far off."""
     if not (SHARED / "qwen-lru_a.csv").is_file():
         pytest.skip("the published files are not at ../shared/traces/big_moe_on_edge")
-    found = predict_published(PublishedConfig("big_moe_on_edge", str(SHARED), draws=20))
-    reads = found.summary["wall time per token, run b, from its reads"]
+    findings = predict_published(PublishedConfig("big_moe_on_edge", str(SHARED), draws=20))
+    reads = findings.summary["wall time per token, run b, from its reads"]
     assert reads["mean_absolute_error_percent"] < 6.0
     assert reads["correlation_per_token"] > 0.6
-    repeat = found.summary["the two measured runs, same reads"]
+    repeat = findings.summary["the two measured runs, same reads"]
     assert repeat["b_over_a_percent"] == pytest.approx(4.69, abs=0.01)

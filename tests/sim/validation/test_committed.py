@@ -25,8 +25,8 @@ def test_there_is_a_committed_validation() -> None:
 
 
 def test_decisions_are_still_those_of_the_real_runs(stated_and_found: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    stated, found = stated_and_found
-    decisions = found["decisions"]
+    stated, computed = stated_and_found
+    decisions = computed["decisions"]
     assert decisions["demand_only_identical"] == decisions["demand_only_settings"] > 0
     assert decisions["prefetch_least_outcomes_equal"] == pytest.approx(
         stated["decisions"]["prefetch_least_outcomes_equal"], abs=0.05
@@ -34,20 +34,20 @@ def test_decisions_are_still_those_of_the_real_runs(stated_and_found: tuple[dict
 
 
 def test_the_machine_was_as_noisy_as_stated(stated_and_found: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    stated, found = stated_and_found
-    assert found["noise gate"] == stated["noise gate"]
+    stated, computed = stated_and_found
+    assert computed["noise gate"] == stated["noise gate"]
 
 
 def test_errors_are_still_as_stated(stated_and_found: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    stated, found = stated_and_found
-    names = [name for name in found if name.startswith("time per")]
+    stated, computed = stated_and_found
+    names = [name for name in computed if name.startswith("time per")]
     assert len(names) == 5
     for name in names:
-        assert found[name]["count"] == stated[name]["count"]
+        assert computed[name]["count"] == stated[name]["count"]
         for key in ("mean_absolute_error_percent", "worst_error_percent"):
             if stated[name][key] is None:
-                assert found[name][key] is None
+                assert computed[name][key] is None
             else:
-                assert found[name][key] == pytest.approx(stated[name][key], abs=POINTS)
-    assert found["ranking"]["resolved_pairs"] == stated["ranking"]["resolved_pairs"]
-    assert found["ranking"]["right"] >= stated["ranking"]["right"]
+                assert computed[name][key] == pytest.approx(stated[name][key], abs=POINTS)
+    assert computed["ranking"]["resolved_pairs"] == stated["ranking"]["resolved_pairs"]
+    assert computed["ranking"]["right"] >= stated["ranking"]["right"]

@@ -47,29 +47,29 @@ def runs_of(runs: list[RawRun], name: str) -> list[RawRun]:
 
 
 def test_calibration_recovers_the_constants(exact: list[RawRun]) -> None:
-    found = fit(PLAN, runs_of(exact, MOSTLY_HITS), runs_of(exact, MOSTLY_MISSES))
-    assert found.attention_s == pytest.approx(TRUE.attention_s, rel=1e-6)
-    assert found.expert_s == pytest.approx(TRUE.expert_s, rel=1e-3)
-    assert found.host_s == pytest.approx(TRUE.host_s, rel=0.02)
-    assert found.call_s == pytest.approx(TRUE.call_s, rel=0.05)
-    assert found.wake_s == pytest.approx(TRUE.wake_s, rel=0.1)
+    constants = fit(PLAN, runs_of(exact, MOSTLY_HITS), runs_of(exact, MOSTLY_MISSES))
+    assert constants.attention_s == pytest.approx(TRUE.attention_s, rel=1e-6)
+    assert constants.expert_s == pytest.approx(TRUE.expert_s, rel=1e-3)
+    assert constants.host_s == pytest.approx(TRUE.host_s, rel=0.02)
+    assert constants.call_s == pytest.approx(TRUE.call_s, rel=0.05)
+    assert constants.wake_s == pytest.approx(TRUE.wake_s, rel=0.1)
 
 
 def test_a_machine_as_modelled_is_predicted_in_every_respect(exact: list[RawRun]) -> None:
-    found = compare_runs(PLAN, exact, GATE, draws=5)
-    assert found.summary["decisions"]["demand_only_settings"] == 3
-    assert found.summary["decisions"]["demand_only_identical"] == 3
-    assert found.summary["decisions"]["prefetch_least_outcomes_equal"] > 0.95
-    assert abs(found.summary["decisions"]["prefetch_worst_bytes_error_percent"]) < 1
+    findings = compare_runs(PLAN, exact, GATE, draws=5)
+    assert findings.summary["decisions"]["demand_only_settings"] == 3
+    assert findings.summary["decisions"]["demand_only_identical"] == 3
+    assert findings.summary["decisions"]["prefetch_least_outcomes_equal"] > 0.95
+    assert abs(findings.summary["decisions"]["prefetch_worst_bytes_error_percent"]) < 1
     for name in ("mean", "p50", "p90", "p99"):
-        assert found.summary[f"time per token, {name}"]["count"] == 4
-        assert abs(found.summary[f"time per token, {name}"]["worst_error_percent"]) < 2.0
-    assert found.summary["time per layer"]["count"] == 24
-    assert abs(found.summary["time per layer"]["worst_error_percent"]) < 3.0
-    assert found.summary["ranking"] == {"resolved_pairs": 6, "right": 6}
-    gain = found.tables["prefetch_gain"][0]
+        assert findings.summary[f"time per token, {name}"]["count"] == 4
+        assert abs(findings.summary[f"time per token, {name}"]["worst_error_percent"]) < 2.0
+    assert findings.summary["time per layer"]["count"] == 24
+    assert abs(findings.summary["time per layer"]["worst_error_percent"]) < 3.0
+    assert findings.summary["ranking"] == {"resolved_pairs": 6, "right": 6}
+    gain = findings.tables["prefetch_gain"][0]
     assert gain["predicted_gain_percent"] == pytest.approx(gain["measured_gain_percent"], abs=1.0)
-    for row in found.tables["tokens"]:
+    for row in findings.tables["tokens"]:
         if row["statistic"] == "mean":
             assert float(row["correlation_per_token"]) > 0.99  # type: ignore[arg-type]
 
@@ -78,8 +78,8 @@ def test_a_slower_run_is_an_error_of_its_size_and_held_out_runs_do_not_calibrate
     slow = [fake_run(PLAN.setting(r.setting), r.index, slower=1.25) if r.setting == "lfu_20" else r for r in exact]
     before, after = (compare_runs(PLAN, runs, GATE, draws=2) for runs in (exact, slow))
     rows = [
-        {str(row["setting"]): row for row in found.tables["tokens"] if row["statistic"] == "mean"}
-        for found in (before, after)
+        {str(row["setting"]): row for row in findings.tables["tokens"] if row["statistic"] == "mean"}
+        for findings in (before, after)
     ]
     for name in rows[0]:
         assert rows[0][name]["predicted_ms"] == rows[1][name]["predicted_ms"]
@@ -99,23 +99,23 @@ def test_intervals_cover_noisy_means() -> None:
 
 def test_disturbed_runs_are_dropped_and_named(exact: list[RawRun]) -> None:
     wild = [fake_run(PLAN.setting(run.setting), 7, slower=3.0, disturbance=0.4) for run in exact[:4]]
-    found = compare_runs(PLAN, [*exact, *wild], GATE, draws=2)
-    assert abs(found.summary["time per token, mean"]["worst_error_percent"]) < 1.0
-    assert found.summary["noise gate"]["runs_passed"] == len(exact)
-    assert sum(not row["passed"] for row in found.tables["runs"]) == len(wild)
-    assert any(f"{len(wild)} of {len(exact) + len(wild)} runs were dropped" in note for note in found.notes)
-    assert "TOO FEW" in found.notes[0]  # four settings are not twelve
+    findings = compare_runs(PLAN, [*exact, *wild], GATE, draws=2)
+    assert abs(findings.summary["time per token, mean"]["worst_error_percent"]) < 1.0
+    assert findings.summary["noise gate"]["runs_passed"] == len(exact)
+    assert sum(not row["passed"] for row in findings.tables["runs"]) == len(wild)
+    assert any(f"{len(wild)} of {len(exact) + len(wild)} runs were dropped" in note for note in findings.notes)
+    assert "TOO FEW" in findings.notes[0]  # four settings are not twelve
 
 
 def test_a_machine_too_noisy_for_any_time_says_so(exact: list[RawRun]) -> None:
-    found = compare_runs(PLAN, [replace(run, disturbance=0.7) for run in exact], GATE, draws=2)
-    assert found.summary["noise gate"]["settings_with_all_repeats"] == 0
-    assert not found.summary["noise gate"]["enough"]
-    assert found.tables["tokens"] == []
-    assert found.summary["time per token, mean"]["mean_absolute_error_percent"] is None
-    assert found.summary["decisions"]["demand_only_identical"] == 3
-    assert "TOO FEW" in found.notes[0]
-    assert any("constants come from disturbed runs" in note for note in found.notes)
+    findings = compare_runs(PLAN, [replace(run, disturbance=0.7) for run in exact], GATE, draws=2)
+    assert findings.summary["noise gate"]["settings_with_all_repeats"] == 0
+    assert not findings.summary["noise gate"]["enough"]
+    assert findings.tables["tokens"] == []
+    assert findings.summary["time per token, mean"]["mean_absolute_error_percent"] is None
+    assert findings.summary["decisions"]["demand_only_identical"] == 3
+    assert "TOO FEW" in findings.notes[0]
+    assert any("constants come from disturbed runs" in note for note in findings.notes)
 
 
 def test_waiting_for_a_core_drops_a_run_too(exact: list[RawRun]) -> None:
@@ -180,9 +180,9 @@ def test_repeat_spread_by_hand(exact: list[RawRun]) -> None:
 
 
 def test_a_given_machine_takes_the_place_of_calibration(exact: list[RawRun]) -> None:
-    found = compare_runs(PLAN, exact, GATE, draws=0, hardware=machine(PLAN, TRUE))
-    assert abs(found.summary["time per token, mean"]["worst_error_percent"]) < 0.2
-    assert found.summary["interval of 90 %"]["settings"] == 0
+    findings = compare_runs(PLAN, exact, GATE, draws=0, hardware=machine(PLAN, TRUE))
+    assert abs(findings.summary["time per token, mean"]["worst_error_percent"]) < 0.2
+    assert findings.summary["interval of 90 %"]["settings"] == 0
     known = replace(machine(PLAN, TRUE), uncertainty={"host_s_per_layer": 0.05})
     again = compare_runs(PLAN, exact, GATE, draws=20, hardware=known)
     assert again.summary["interval of 90 %"] == {"settings": 4, "inside": 4, "share": 1.0}
@@ -252,12 +252,12 @@ def quick(monkeypatch: pytest.MonkeyPatch, exact: list[RawRun]) -> list[str]:
     """Real runs are looked up; the names of those that ran are kept."""
     ran: list[str] = []
 
-    def one_run(plan: object, setting: object, index: int) -> RawRun:
+    def run_once(plan: object, setting: object, index: int) -> RawRun:
         name = setting.name  # type: ignore[attr-defined]
         ran.append(name)
         return replace(runs_of(exact, name)[0], index=index)
 
-    monkeypatch.setattr(measuring, "one_run", one_run)
+    monkeypatch.setattr(measuring, "run_once", run_once)
     return ran
 
 
@@ -270,7 +270,7 @@ def test_every_setting_gets_its_repeats_in_interleaved_rounds(tmp_path: Path, qu
 
 
 def test_an_interrupted_measurement_goes_on(tmp_path: Path, quick: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, count = measuring.one_run, 0
+    plain, count = measuring.run_once, 0
 
     def stops(*given: object) -> RawRun:
         nonlocal count
@@ -279,7 +279,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path, quick: list[str], mo
             raise KeyboardInterrupt
         return plain(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measuring, "one_run", stops)
+    monkeypatch.setattr(measuring, "run_once", stops)
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path, PLAN, GATE, 1e9)
     assert len(stored(tmp_path)) == 7
@@ -328,7 +328,7 @@ def test_a_real_run_is_compared_with_its_simulation(device: str, name: str) -> N
     real = RealSettings(device=device, hidden_size=32, expert_ffn=48, attention_bytes=4096, link_bytes_per_s=None)
     plan = replace(PLAN, real=real, tokens=5)
     setting = plan.setting(name)
-    run = measuring.one_run(plan, setting, 0)
+    run = measuring.run_once(plan, setting, 0)
     simulated = simulate(plan, setting, machine(plan, TRUE), layers=True)
     row = decision_row(Compared(setting, simulated, [run], [run]))
     assert row["prefetch"] == (name == "exact_12")

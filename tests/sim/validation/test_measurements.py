@@ -43,11 +43,11 @@ def test_a_kernel_by_hand() -> None:
 def test_the_constants_of_a_made_kernel_are_recovered() -> None:
     kernel, rows = Kernel(4e-6, 1.3e12, 2.2e14), grid()
     made = KernelRows(rows.tokens, rows.experts, kernel_s(kernel, rows), rows.size_bytes, 16.0, 8)
-    found = fit_kernel(made.chosen(held_in(made)))
-    assert found.fixed_s == pytest.approx(kernel.fixed_s, rel=1e-3)
-    assert found.bytes_per_s == pytest.approx(kernel.bytes_per_s, rel=1e-4)
-    assert found.flops_per_s == pytest.approx(kernel.flops_per_s, rel=1e-4)
-    np.testing.assert_allclose(kernel_s(found, made), made.seconds, rtol=1e-4)
+    kernel = fit_kernel(made.chosen(held_in(made)))
+    assert kernel.fixed_s == pytest.approx(kernel.fixed_s, rel=1e-3)
+    assert kernel.bytes_per_s == pytest.approx(kernel.bytes_per_s, rel=1e-4)
+    assert kernel.flops_per_s == pytest.approx(kernel.flops_per_s, rel=1e-4)
+    np.testing.assert_allclose(kernel_s(kernel, made), made.seconds, rtol=1e-4)
 
 
 def test_every_other_number_of_tokens_is_held_in() -> None:
@@ -106,11 +106,11 @@ def test_absent_rows_are_named() -> None:
 def test_the_published_figures() -> None:
     if not (SHARED / "offload_latency_table.csv").is_file():
         pytest.skip("the published figures are not at ../shared/measurements")
-    found = predict_published(PublishedConfig("measurements", str(SHARED)))
-    assert not any("not in the table" in note for note in found.notes)
-    assert abs(found.summary["copy, pinned"]["worst_error_percent"]) < 1.0
-    assert found.summary["kernel of an MoE block"]["count"] == 26
-    assert found.summary["kernel of an MoE block"]["mean_absolute_error_percent"] < 12.0
-    for row in found.tables["terms"]:
+    findings = predict_published(PublishedConfig("measurements", str(SHARED)))
+    assert not any("not in the table" in note for note in findings.notes)
+    assert abs(findings.summary["copy, pinned"]["worst_error_percent"]) < 1.0
+    assert findings.summary["kernel of an MoE block"]["count"] == 26
+    assert findings.summary["kernel of an MoE block"]["mean_absolute_error_percent"] < 12.0
+    for row in findings.tables["terms"]:
         if row["use"] == CALIBRATION and row["term"] != "kernel of an MoE block":
             assert abs(float(row["error_percent"])) < 0.1  # type: ignore[arg-type]

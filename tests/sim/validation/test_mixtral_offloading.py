@@ -49,48 +49,48 @@ def made_runs(replays: Replays, gpu: str, prompts: int = 10) -> list[PublishedRu
 
 def test_two_constants_are_recovered_exactly_and_the_rest_is_predicted(replays: Replays) -> None:
     runs = made_runs(replays, "A") + made_runs(replays, "B", prompts=5)
-    found = predict_runs(runs, replays, draws=20)
-    for row in found.tables["constants"]:
+    findings = predict_runs(runs, replays, draws=20)
+    for row in findings.tables["constants"]:
         assert row["base_ms_per_step"] == pytest.approx(1e3 * BASE_S, rel=1e-9)
         assert row["ms_per_miss"] == pytest.approx(1e3 * COPY_S, rel=1e-9)
-    rows = found.tables["runs"]
+    rows = findings.tables["runs"]
     assert [row["gpu"] for row in rows] == ["A"] * 9 + ["B"] * 9
     assert sum(row["use"] == CALIBRATION for row in rows) == 4
     for row in rows:
         assert abs(float(row["error_percent"])) < 1e-4  # type: ignore[arg-type]
     for gpu in ("GPU A", "GPU B"):
-        assert found.summary[gpu]["count"] == 7
-        assert found.summary[gpu]["pairs_in_order"] == found.summary[gpu]["pairs_over_1_percent_apart"] > 0
+        assert findings.summary[gpu]["count"] == 7
+        assert findings.summary[gpu]["pairs_in_order"] == findings.summary[gpu]["pairs_over_1_percent_apart"] > 0
 
 
 def test_a_slower_run_is_an_error_of_its_size(replays: Replays) -> None:
     runs = made_runs(replays, "A")
     slow = next(i for i, run in enumerate(runs) if (run.strategy, run.offloaded) == ("lfu", 5))
     changed = PublishedRun("A", 5, "lfu", 256, runs[slow].total_s * 1.1, runs[slow].tokens, 0.5)
-    found = predict_runs([*runs[:slow], changed, *runs[slow + 1 :]], replays, draws=20)
-    assert found.summary["GPU A"]["worst_error_percent"] == pytest.approx(10.0, abs=1e-3)
-    assert found.summary["GPU A"]["mean_absolute_error_percent"] == pytest.approx(10.0 / 7, abs=1e-3)
+    findings = predict_runs([*runs[:slow], changed, *runs[slow + 1 :]], replays, draws=20)
+    assert findings.summary["GPU A"]["worst_error_percent"] == pytest.approx(10.0, abs=1e-3)
+    assert findings.summary["GPU A"]["mean_absolute_error_percent"] == pytest.approx(10.0 / 7, abs=1e-3)
 
 
 def test_a_gpu_without_its_calibration_runs_is_named_and_skipped(replays: Replays) -> None:
     runs = made_runs(replays, "A") + [
         run for run in made_runs(replays, "B") if (run.strategy, run.offloaded) != ("random", 6)
     ]
-    found = predict_runs(runs, replays, draws=20)
-    assert {row["gpu"] for row in found.tables["runs"]} == {"A"}
-    assert "GPU B" not in found.summary
-    assert any("GPU B is skipped" in note and "random at 6" in note for note in found.notes)
+    findings = predict_runs(runs, replays, draws=20)
+    assert {row["gpu"] for row in findings.tables["runs"]} == {"A"}
+    assert "GPU B" not in findings.summary
+    assert any("GPU B is skipped" in note and "random at 6" in note for note in findings.notes)
 
 
 def test_an_unknown_strategy_is_named_and_left_out(replays: Replays) -> None:
     runs = made_runs(replays, "A")
-    found = predict_runs([*runs, PublishedRun("A", 4, "clock", 256, 100.0, 2800, 0.5)], replays, draws=20)
-    assert len(found.tables["runs"]) == 9
-    found = predict_runs([*runs, PublishedRun("A", 8, "lru", 256, 100.0, 2800, None)], replays, draws=20)
-    assert len(found.tables["runs"]) == 9
-    assert any("all experts of a layer offloaded" in note for note in found.notes)
-    found = predict_runs([*runs, PublishedRun("A", 4, "clock", 256, 100.0, 2800, 0.5)], replays, draws=20)
-    assert any("clock" in note for note in found.notes)
+    findings = predict_runs([*runs, PublishedRun("A", 4, "clock", 256, 100.0, 2800, 0.5)], replays, draws=20)
+    assert len(findings.tables["runs"]) == 9
+    findings = predict_runs([*runs, PublishedRun("A", 8, "lru", 256, 100.0, 2800, None)], replays, draws=20)
+    assert len(findings.tables["runs"]) == 9
+    assert any("all experts of a layer offloaded" in note for note in findings.notes)
+    findings = predict_runs([*runs, PublishedRun("A", 4, "clock", 256, 100.0, 2800, 0.5)], replays, draws=20)
+    assert any("clock" in note for note in findings.notes)
 
 
 def test_constants_below_zero_are_refused_by_name(replays: Replays) -> None:
@@ -98,9 +98,9 @@ def test_constants_below_zero_are_refused_by_name(replays: Replays) -> None:
         PublishedRun("A", run.offloaded, run.strategy, 256, 2000.0 - 100 * run.offloaded, run.tokens, 0.5)
         for run in made_runs(replays, "A")
     ]
-    found = predict_runs(runs, replays, draws=20)
-    assert found.tables["runs"] == []
-    assert any("GPU A is skipped" in note and "below zero" in note for note in found.notes)
+    findings = predict_runs(runs, replays, draws=20)
+    assert findings.tables["runs"] == []
+    assert any("GPU A is skipped" in note and "below zero" in note for note in findings.notes)
 
 
 def test_the_engine_gives_base_plus_misses_times_cost() -> None:

@@ -21,6 +21,7 @@ from sim.validation.findings import (
     Findings,
     Point,
     Row,
+    correlation,
     error_summary,
     errors_of,
     signed_error_percent,
@@ -35,7 +36,7 @@ from sim.validation.published.big_moe_on_edge.tables import (
     routed_rows,
     wall_rows,
 )
-from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector, read_telemetry
+from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, read_telemetry
 from traces.format.trace import Geometry, Trace
 from traces.importers import load_importer
 
@@ -102,13 +103,6 @@ def predict_phone(trace: Trace, runs: dict[str, Telemetry], draws: int) -> Findi
 def slow_tokens(run: Telemetry) -> int:
     """Tokens that compute more than twice as long as most: nothing in the model makes them so."""
     return int(np.count_nonzero(run.compute_ms > 2 * np.median(run.compute_ms)))
-
-
-def correlation(first: Vector, second: Vector) -> float | None:
-    """Pearson's, None where one of them does not vary."""
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return None
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _interval_of_means(

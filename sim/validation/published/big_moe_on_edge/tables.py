@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from policies.eviction.lru import Lru
 from sim.config import TimeConfig
 from sim.machine.capacity import CacheConfig
-from sim.validation.findings import Row, signed_error_percent
+from sim.validation.findings import STATISTICS, Row, fitted_rows, signed_error_percent, statistic_of
 from sim.validation.published.big_moe_on_edge.phone import Phone, phone_hardware
 from sim.validation.published.big_moe_on_edge.stated_misses import trace_with_misses
 from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector
@@ -18,7 +18,6 @@ from traces.format.trace import Geometry, Trace
 
 MIB = 2**20
 OVERLAP = TimeConfig(head=False)
-STATISTICS = ("mean", "p50", "p90", "p99")
 
 
 def reads_of(run: Telemetry, geometry: Geometry) -> NDArray[np.int64]:
@@ -45,7 +44,9 @@ def wall_rows(
     other = runs["a" if name == "b" else "b"]
     rows: list[Row] = []
     for statistic in STATISTICS:
-        measured, model, repeat = (_statistic(statistic, one) for one in (runs[name].wall_ms, predicted, other.wall_ms))
+        measured, model, repeat = (
+            statistic_of(statistic, times) for times in (runs[name].wall_ms, predicted, other.wall_ms)
+        )
         rows.append(
             {
                 "run": name,
@@ -129,14 +130,12 @@ def routed_rows(trace: Trace, run: Telemetry, phone: Phone) -> list[Row]:
 
 def constant_rows(phone: Phone) -> list[Row]:
     """The fitted constants in common units."""
-    return [
-        {"constant": "computing_ms_per_token", "value": 1e3 * phone.compute_s, "label": "FITTED"},
-        {"constant": "flash_mb_per_s", "value": phone.read_bytes_per_s / 1e6, "label": "FITTED"},
-        {"constant": "waited_mb_per_s", "value": phone.waited_bytes_per_s / 1e6, "label": "FITTED"},
-        {"constant": "managing_ms_per_token", "value": 1e3 * phone.manage_s, "label": "FITTED"},
-        {"constant": "managing_us_per_read", "value": 1e6 * phone.manage_s_per_read, "label": "FITTED"},
-    ]
-
-
-def _statistic(name: str, values: Vector) -> float:
-    return float(values.mean() if name == "mean" else np.percentile(values, int(name[1:])))
+    return fitted_rows(
+        {
+            "computing_ms_per_token": 1e3 * phone.compute_s,
+            "flash_mb_per_s": phone.read_bytes_per_s / 1e6,
+            "waited_mb_per_s": phone.waited_bytes_per_s / 1e6,
+            "managing_ms_per_token": 1e3 * phone.manage_s,
+            "managing_us_per_read": 1e6 * phone.manage_s_per_read,
+        }
+    )

@@ -71,13 +71,13 @@ def held_in(rows: KernelRows) -> NDArray[np.bool_]:
 def kernel_s(kernel: Kernel, rows: KernelRows) -> Vector:
     """Seconds per row: fixed + experts * roofline of one expert, whose tokens are the routed pairs over the experts."""
     per_expert = rows.tokens * rows.top_k / rows.experts
-    one = compute_s([rows.size_bytes], rows.weight_bits, per_expert, kernel.bytes_per_s, kernel.flops_per_s)[0]
-    if len(one):  # that function's first column stands for no tokens; here it is a row like the others
+    expert_s = compute_s([rows.size_bytes], rows.weight_bits, per_expert, kernel.bytes_per_s, kernel.flops_per_s)[0]
+    if len(expert_s):  # that function's first column stands for no tokens; here it is a row like the others
         again = compute_s(
             [rows.size_bytes], rows.weight_bits, per_expert[[0, 0]], kernel.bytes_per_s, kernel.flops_per_s
         )
-        one[0] = again[0, 1]
-    return np.asarray(kernel.fixed_s + rows.experts * one, np.float64)
+        expert_s[0] = again[0, 1]
+    return np.asarray(kernel.fixed_s + rows.experts * expert_s, np.float64)
 
 
 def fit_kernel(rows: KernelRows) -> Kernel:

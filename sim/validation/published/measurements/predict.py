@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from sim.validation.config import PublishedConfig, require_files
-from sim.validation.findings import CALIBRATION, PREDICTED, Findings, Point, Row, error_summary, errors_of, number
+from sim.validation.findings import (
+    CALIBRATION,
+    PREDICTED,
+    Findings,
+    Point,
+    Row,
+    error_summary,
+    errors_of,
+    fitted_rows,
+    number,
+)
 from sim.validation.published.measurements.kernel_term import (
     Kernel,
     KernelRows,
@@ -66,11 +76,8 @@ def kernel_rows(rows: KernelRows, kernel: Kernel) -> list[Row]:
 
 def constant_rows(kernel: Kernel) -> list[Row]:
     """The fitted constants in common units."""
-    return [
-        {"constant": "fixed_us", "value": 1e6 * kernel.fixed_s, "label": "FITTED"},
-        {"constant": "gb_per_s", "value": kernel.bytes_per_s / 1e9, "label": "FITTED"},
-        {"constant": "tflop_per_s", "value": kernel.flops_per_s / 1e12, "label": "FITTED"},
-    ]
+    rates = {"gb_per_s": kernel.bytes_per_s / 1e9, "tflop_per_s": kernel.flops_per_s / 1e12}
+    return fitted_rows({"fixed_us": 1e6 * kernel.fixed_s} | rates)
 
 
 def _in_ms(row: Row, name: str) -> float:

@@ -62,14 +62,14 @@ def find(rows: Sequence[Published], source: str, quantity: str, model: str = "")
 
 def term_rows(rows: Sequence[Published]) -> tuple[list[Row], list[str]]:
     """All terms that the table allows to check, and what it lacks."""
-    found: list[Row] = []
+    terms: list[Row] = []
     lacking = []
     for name, function in TERMS.items():
-        made = function(rows)
-        found += made
-        if not made:
+        term = function(rows)
+        terms += term
+        if not term:
             lacking.append(f"{name}: its rows are not in the table")
-    return found, lacking
+    return terms, lacking
 
 
 def row_of(term: str, conditions: str, use: str, published: float, model: float, unit: str = "ms") -> Row:
@@ -86,7 +86,7 @@ def row_of(term: str, conditions: str, use: str, published: float, model: float,
 
 def copies_of(rows: Sequence[Published]) -> list[Row]:
     """t(x) = x / beta of one expert of 3.3 MB, beta from a copy of eight: what a latency per copy would add shows."""
-    made: list[Row] = []
+    copies: list[Row] = []
     for kind in ("pinned", "pageable"):
         large = find(rows, EXPERTFLOW, f"H2D {kind}", "8 experts")
         small = find(rows, EXPERTFLOW, f"H2D {kind}", "expert 3345412")
@@ -97,29 +97,31 @@ def copies_of(rows: Sequence[Published]) -> list[Row]:
         machine = _machine(link_bytes_per_s=rate, pageable_bytes_per_s=rate)
         model = copy_s(sizes, machine, kind) * 1e3
         for size, row, value, use in zip(sizes, (small, large), model.tolist(), (PREDICTED, CALIBRATION), strict=True):
-            made.append(row_of(f"copy, {kind}", f"{size} bytes, {row.hardware}", use, row.seconds() * 1e3, value))
-    return made
+            copies.append(row_of(f"copy, {kind}", f"{size} bytes, {row.hardware}", use, row.seconds() * 1e3, value))
+    return copies
 
 
 def fiddler_expert(rows: Sequence[Published]) -> list[Row]:
     """The named machine rtx4090 beside the figures that its file was fitted on: it must give them back."""
     machine = load_hardware("rtx4090")
-    one = np.array([0.0, 1.0])
+    tokens = np.array([0.0, 1.0])
     launches = machine.kernels_per_expert * machine.launch_s
-    gpu = compute_s([MIXTRAL_EXPERT_BYTES], 16.0, one, machine.gpu_memory_bytes_per_s, machine.gpu_flops_per_s)[0, 1]
-    cpu = compute_s([MIXTRAL_EXPERT_BYTES], 16.0, one, machine.cpu_expert_bytes_per_s or 1.0, machine.cpu_flops_per_s)
+    gpu = compute_s([MIXTRAL_EXPERT_BYTES], 16.0, tokens, machine.gpu_memory_bytes_per_s, machine.gpu_flops_per_s)[0, 1]
+    cpu = compute_s(
+        [MIXTRAL_EXPERT_BYTES], 16.0, tokens, machine.cpu_expert_bytes_per_s or 1.0, machine.cpu_flops_per_s
+    )
     models = {
         "H2D copy one expert pinned": ("copy, pinned", float(copy_s([MIXTRAL_EXPERT_BYTES], machine)[0])),
         "GPU execution": ("expert on the GPU", float(gpu) + launches),
         "CPU execution": ("expert on the CPU", float(cpu[0, 1])),
     }
-    made: list[Row] = []
+    terms: list[Row] = []
     for quantity, (term, seconds) in models.items():
         row = find(rows, FIDDLER, quantity)
         if row is not None:
             conditions = f"{MIXTRAL_EXPERT_BYTES} bytes, hardware=rtx4090"
-            made.append(row_of(term, conditions, CALIBRATION, row.seconds() * 1e3, seconds * 1e3))
-    return made
+            terms.append(row_of(term, conditions, CALIBRATION, row.seconds() * 1e3, seconds * 1e3))
+    return terms
 
 
 def token_time_by_hits(rows: Sequence[Published]) -> list[Row]:
@@ -146,11 +148,11 @@ def _line(term: str, points: Sequence[tuple[str, float, float]]) -> list[Row]:
         return []
     (_, first_x, first_s), (_, last_x, last_s) = points[0], points[-1]
     slope = (last_s - first_s) / (last_x - first_x)
-    made: list[Row] = []
+    terms: list[Row] = []
     for index, (conditions, x, seconds) in enumerate(points):
         use = CALIBRATION if index in (0, len(points) - 1) else PREDICTED
-        made.append(row_of(term, conditions, use, seconds * 1e3, (first_s + slope * (x - first_x)) * 1e3))
-    return made
+        terms.append(row_of(term, conditions, use, seconds * 1e3, (first_s + slope * (x - first_x)) * 1e3))
+    return terms
 
 
 def _hit(row: Published) -> float:

@@ -125,18 +125,18 @@ def predict_runs(runs: Sequence[PublishedRun], replays: Replays, draws: int) -> 
     constants: list[Row] = []
     summary: dict[str, object] = {}
     for gpu in dict.fromkeys(run.gpu for run in known):
-        mine = [run for run in known if run.gpu == gpu]
-        lacking = [f"{rule} at {off}" for rule, off in CALIBRATE_ON if not _calibrating(mine, (rule, off))]
+        gpu_runs = [run for run in known if run.gpu == gpu]
+        lacking = [f"{rule} at {off}" for rule, off in CALIBRATE_ON if not _calibrating(gpu_runs, (rule, off))]
         if lacking:
             notes.append(f"GPU {gpu} is skipped: its calibration run {' and '.join(lacking)} offloaded is missing")
             continue
-        found, fitted = predict_gpu(mine, [work[id(run)] for run in mine], replays, draws)
+        gpu_rows, fitted = predict_gpu(gpu_runs, [work[id(run)] for run in gpu_runs], replays, draws)
         if fitted is None:
             notes.append(f"GPU {gpu} is skipped: its two calibration runs give a cost per miss or a base below zero")
             continue
-        rows += found
+        rows += gpu_rows
         constants.append({"gpu": gpu, "base_ms_per_step": 1e3 * fitted.base_s, "ms_per_miss": 1e3 * fitted.copy_s})
-        summary[f"GPU {gpu}"] = summary_of(found)
+        summary[f"GPU {gpu}"] = summary_of(gpu_rows)
     points = [_point(row) for row in rows]
     tables = {"runs": rows, "constants": constants}
     title = "Mixtral-8x7B with offloading: published tokens/s beside the replayed trace"

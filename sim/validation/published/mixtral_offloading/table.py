@@ -97,9 +97,9 @@ def generated_tokens(runs: Sequence[PublishedRun]) -> list[int]:
         beyond, prompts = run.tokens - run.num_prompts * run.max_new_tokens, run.num_prompts
         if least * prompts <= beyond <= most * prompts:
             excess.setdefault(prompts, Counter())[beyond] += 1
-    found = []
+    generated = []
     for run in runs:
         prompts, counts = run.num_prompts, excess.get(run.num_prompts)
-        prompt_tokens = usual * prompts if counts is None else max(counts, key=lambda one: (counts[one], one))
-        found.append(min(prompts * run.max_new_tokens, max(prompts, run.tokens - prompt_tokens)))
-    return found
+        prompt_tokens = usual * prompts if counts is None else max(counts, key=lambda count: (counts[count], count))
+        generated.append(min(prompts * run.max_new_tokens, max(prompts, run.tokens - prompt_tokens)))
+    return generated

@@ -43,11 +43,11 @@ class Constants:
 
 def workloads(runs: Sequence[PublishedRun]) -> list[Workload]:
     """A prefill per prompt gives the first token of its answer, a decode step each of the others."""
-    found = []
+    works = []
     for run, generated in zip(runs, generated_tokens(runs), strict=True):
         prompts = run.num_prompts
-        found.append(Workload((run.strategy, run.offloaded), prompts, generated - prompts, run.total_s))
-    return found
+        works.append(Workload((run.strategy, run.offloaded), prompts, generated - prompts, run.total_s))
+    return works
 
 
 def fit(works: Sequence[Workload], copies: Sequence[float]) -> Constants | None:
