@@ -10,8 +10,10 @@ Source: https://github.com/Helldez/BigMoeOnEdge (Apache-2.0)
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim.statistics.bootstrap import neighbours, percentile_interval
 from sim.validation.config import PublishedConfig, require_files
@@ -68,11 +70,28 @@ def predict_phone(trace: Trace, runs: dict[str, Telemetry], draws: int) -> Findi
     for name, use in (("a", CALIBRATION), ("b", PREDICTED)):
         rows += wall_rows(name, use, runs, predicted[name], interval[name])
     routed = routed_rows(trace, runs["b"], phone)
-    held_out = [row for row in rows if row["use"] == PREDICTED]
-    errors = errors_of(row for row in held_out if row["statistic"] == "mean")
-    summary = {
+    pairs = zip(runs["b"].wall_ms.tolist(), predicted["b"].tolist(), strict=True)
+    points = [Point("run b", *pair) for pair in pairs]
+    tables = {
+        "wall_time_from_reads": rows,
+        "overlap": overlap_rows(runs, phone, geometry, predicted),
+        "parts_of_the_mean": parts_rows(runs, phone, geometry),
+        "from_published_routing": routed,
+        "constants": constant_rows(phone),
+    }
+    title = "Qwen3-30B-A3B on a phone, experts on flash: wall time per token, published beside predicted"
+    summary = summary_of(runs, predicted["b"], rows, routed)
+    return Findings("big_moe_on_edge", title, "ms per token", summary, tables, NOTES, points, log_axes=True)
+
+
+def summary_of(
+    runs: dict[str, Telemetry], predicted: NDArray[np.float64], rows: Sequence[Row], routed: Sequence[Row]
+) -> dict[str, object]:
+    """Errors of run b, ``predicted`` [T] from its reads and by published routing; run b over run a."""
+    errors = errors_of(row for row in rows if row["use"] == PREDICTED and row["statistic"] == "mean")
+    return {
         "wall time per token, run b, from its reads": error_summary(errors)
-        | {"correlation_per_token": correlation(predicted["b"], runs["b"].wall_ms)},
+        | {"correlation_per_token": correlation(predicted, runs["b"].wall_ms)},
         "wall time per token, run b, from published routing": {
             "error_percent": next(row["error_percent"] for row in routed if row["quantity"] == "wall_ms_per_token")
         },
@@ -84,20 +103,6 @@ def predict_phone(trace: Trace, runs: dict[str, Telemetry], draws: int) -> Findi
             **{f"tokens_of_{name}_computing_over_twice_the_median": slow_tokens(run) for name, run in runs.items()},
         },
     }
-    points = [
-        Point(f"run {name}", float(measured), float(value), use=use)
-        for name, use in (("b", PREDICTED),)
-        for measured, value in zip(runs[name].wall_ms, predicted[name], strict=True)
-    ]
-    tables = {
-        "wall_time_from_reads": rows,
-        "overlap": overlap_rows(runs, phone, geometry, predicted),
-        "parts_of_the_mean": parts_rows(runs, phone, geometry),
-        "from_published_routing": routed,
-        "constants": constant_rows(phone),
-    }
-    title = "Qwen3-30B-A3B on a phone, experts on flash: wall time per token, published beside predicted"
-    return Findings("big_moe_on_edge", title, "ms per token", summary, tables, NOTES, points, log_axes=True)
 
 
 def slow_tokens(run: Telemetry) -> int:
