@@ -18,9 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from scripts.command_line import parser_of, run
-from traces.corpus import Corpus, load_corpus
-from traces.demo.cache import demo_model
-from traces.demo.evidence import (
+from scripts.maintenance.held_out import (
     KINDS,
     Evidence,
     as_trace,
@@ -29,6 +27,8 @@ from traces.demo.evidence import (
     measure,
     perplexity_change,
 )
+from traces.corpus import Corpus, load_corpus
+from traces.demo.cache import demo_model
 from traces.demo.recipe import RECIPES, Recipe, named_recipe
 from traces.recording.loading import load_model
 from traces.statistics.miss_curve import lru_miss_curve

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.command_line import parser_of, print_table, run
+from scripts.studies.systems.free_prefetch import best_predicted, count_hits
 from sim.assembly.build import build, open_requests
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import DeviceSetup, Replay, assemble
@@ -30,7 +31,6 @@ from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import StepTable
 from sim.predictors.checkpoint import EMBEDDED, locate_checkpoint, read_checkpoint
 from sim.predictors.forecast import make_forecaster
-from sim.predictors.free_prefetch import best_predicted, count_hits
 from sim.predictors.split import count_learned_last, mixed
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.maintenance.held_out import as_trace, harm_ratio, held_out_windows, measure, perplexity_change
 from traces.corpus import Corpus, Document
 from traces.demo import train as training
 from traces.demo.cache import demo_model, training_summary
-from traces.demo.evidence import as_trace, harm_ratio, held_out_windows, measure, perplexity_change
 from traces.demo.losses import balance_loss, gate_slope, pooled_balance_loss
 from traces.demo.recipe import RECIPES, SLOPE_STATEMENT, Recipe, named_recipe
 from traces.errors import UserError

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from sim.predictors.inputs import UNKNOWN
 
+OUTSIDE = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True, slots=True)
 class FreePrefetch:
@@ -74,40 +76,15 @@ def best_predicted(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]
 
 
 @njit(cache=True)
-def _touch(
-    expert: int, newest: NDArray[np.int64], older: NDArray[np.int64], newer: NDArray[np.int64], capacity: int
-) -> bool:
+def _touch(expert: int, last_use: NDArray[np.int64], now: int, capacity: int) -> bool:
     """Make ``expert`` the most recent, evicting the least recent if it was not there -> whether it was.
 
-    A doubly linked list over all experts: ``older`` and ``newer`` are -1 at its ends, -2 outside of it; ``newest`` is
-    [most recent, least recent, size].
+    ``last_use``: when each expert was last used, OUTSIDE for those that are not in the cache.
     """
-    inside = older[expert] != -2
-    if inside:
-        before, after = older[expert], newer[expert]
-        if after == -1:
-            return True
-        older[after] = before
-        if before >= 0:
-            newer[before] = after
-        else:
-            newest[1] = after
-    elif newest[2] == capacity:
-        victim = newest[1]
-        newest[1] = newer[victim]
-        if newest[1] >= 0:
-            older[newest[1]] = -1
-        else:
-            newest[0] = -1
-        older[victim] = newer[victim] = -2
-    else:
-        newest[2] += 1
-    older[expert], newer[expert] = newest[0], -1
-    if newest[0] >= 0:
-        newer[newest[0]] = expert
-    else:
-        newest[1] = expert
-    newest[0] = expert
+    inside = last_use[expert] != OUTSIDE
+    if not inside and (last_use != OUTSIDE).sum() == capacity:
+        last_use[last_use.argmin()] = OUTSIDE
+    last_use[expert] = now
     return bool(inside)
 
 
@@ -121,25 +98,24 @@ def _count(
     start: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """[accesses, hits, predicted accesses, demand loads, prefetch loads]."""
-    layers, counts = ids.shape[1], np.zeros(5, np.int64)
-    older, newer = np.full(layers * num_experts, -2), np.full(layers * num_experts, -2)
-    newest = np.array([-1, -1, 0])
+    layers, counts, now = ids.shape[1], np.zeros(5, np.int64), 0
+    last_use = np.empty(layers * num_experts, np.int64)
     for request in range(len(offsets) - 1):
-        older[:] = -2
-        newer[:] = -2
-        newest[:] = np.array([-1, -1, 0])
+        last_use[:] = OUTSIDE
         for expert in start:
-            _touch(expert, newest, older, newer, capacity)
+            now += 1
+            _touch(expert, last_use, now, capacity)
         for row in range(offsets[request], offsets[request + 1]):
             for layer in range(layers):
                 for guess in predicted[row, layer]:
-                    if guess >= 0 and not _touch(layer * num_experts + guess, newest, older, newer, capacity):
-                        counts[4] += 1
+                    now += 1
+                    if guess != UNKNOWN:
+                        counts[4] += not _touch(layer * num_experts + guess, last_use, now, capacity)
                 for expert in ids[row, layer]:
-                    hit = _touch(layer * num_experts + expert, newest, older, newer, capacity)
+                    now += 1
+                    hit = _touch(layer * num_experts + expert, last_use, now, capacity)
                     counts[0] += 1
                     counts[1] += hit
+                    counts[2] += (predicted[row, layer] == expert).sum()
                     counts[3] += not hit
-                    for guess in predicted[row, layer]:
-                        counts[2] += guess == expert
     return counts

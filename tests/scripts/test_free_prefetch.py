@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.predictors.free_prefetch import best_predicted, count_hits
+from scripts.studies.systems.free_prefetch import best_predicted, count_hits
 from tests.support.random_traces import routed
 from tests.support.replays import replay_of, run
 
@@ -72,7 +72,7 @@ def test_free_prefetches_hit_at_least_as_often_as_they_are_right(found, capacity
 
 
 @given(found=steps, capacity=st.integers(1, 12))
-def test_the_linked_list_is_an_lru(found, capacity):
+def test_the_cache_is_an_lru(found, capacity):
     ids, predicted = arrays(found)
     cache, hits, loads = OrderedDict(), 0, 0
 

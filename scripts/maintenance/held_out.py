@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.statistics.bootstrap import drawn_sums, quotient, request_interval
 from traces.corpus import DOMAINS, Corpus
 from traces.format.trace import DECODE, Geometry, Trace
 
@@ -50,14 +52,27 @@ def held_out_windows(corpus: Corpus, tokenizer: Any, count: int, tokens: int, se
 
 def measure(model: torch.nn.Module, windows: NDArray[np.int64], alpha: float = 0.35, seed: int = 0) -> Evidence:
     """Run the unchanged model and the three replacements of every low-band active expert over the windows."""
+    import torch
+
+    from traces.demo.losses import gate_slope
     from traces.recording.moe_layers import find_moe_layers
 
     layers = find_moe_layers(model)
-    watched = _Watch(alpha)
-    losses = {"unchanged": _window_losses(model, layers, windows, watched)}
+    ids: list[list[NDArray[np.uint8]]] = [[] for _ in layers]
+    slopes, low_shares = [], []
+
+    def watch(routing: Routing) -> None:
+        assert routing.router_logits is not None
+        ids[routing.layer].append(routing.topk_ids.numpy().astype(np.uint8))
+        slopes.append(float(gate_slope(routing.router_logits, routing.topk_ids.shape[-1])))
+        low_shares.append(float(low_band(routing, alpha)[1].float().mean()))
+
+    losses = {"unchanged": _window_losses(model, layers, windows, watch)}
     for kind in KINDS:
-        losses[kind] = _window_losses(model, layers, windows, _Replace(kind, alpha, seed))
-    return Evidence(watched.slope(), watched.ids(), watched.low_share(), losses)
+        replace = partial(replace_low, kind=kind, alpha=alpha, generator=torch.Generator().manual_seed(seed))
+        losses[kind] = _window_losses(model, layers, windows, replace)
+    topk_ids = np.stack([np.concatenate(passes) for passes in ids], axis=1)
+    return Evidence(float(np.mean(slopes)), topk_ids, float(np.mean(low_shares)), losses)
 
 
 def as_trace(evidence: Evidence, num_experts: int) -> Trace:
@@ -74,26 +89,23 @@ def as_trace(evidence: Evidence, num_experts: int) -> Trace:
     )
 
 
-def harm_ratio(evidence: Evidence, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+def harm_ratio(evidence: Evidence) -> tuple[float, float, float]:
     """Loss added by a random replacement over that added by the next-ranked: (ratio, 2.5 %, 97.5 %).
 
     Paired bootstrap over windows. Where the denominator's own sign is uncertain the interval is infinite, and so shown.
     """
-    base = evidence.losses["unchanged"]
-    random, following = evidence.losses["random"] - base, evidence.losses["next_ranked"] - base
-    chosen = np.random.default_rng(seed).integers(len(base), size=(draws, len(base)))
-    numerator, denominator = random[chosen].mean(1), following[chosen].mean(1)
-    ratios = np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), np.inf)
+    random, following = (evidence.losses[kind] - evidence.losses["unchanged"] for kind in ("random", "next_ranked"))
+    numerator, denominator = drawn_sums(np.stack([random, following], axis=1)).T
+    ratios = np.where(denominator > 0, quotient(numerator, denominator), np.inf)
     low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
     return float(random.mean() / following.mean()), float(low), float(high)
 
 
-def perplexity_change(evidence: Evidence, kind: str, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+def perplexity_change(evidence: Evidence, kind: str) -> tuple[float, float, float]:
     """Relative change of perplexity by one kind of replacement: (change, 2.5 %, 97.5 %), paired bootstrap."""
     added = evidence.losses[kind] - evidence.losses["unchanged"]
-    chosen = np.random.default_rng(seed).integers(len(added), size=(draws, len(added)))
-    low, high = np.quantile(np.expm1(added[chosen].mean(1)), (0.025, 0.975))
-    return float(np.expm1(added.mean())), float(low), float(high)
+    low, high = request_interval(added, np.ones(len(added)))
+    return float(np.expm1(added.mean())), float(np.expm1(low)), float(np.expm1(high))
 
 
 def _window_losses(
@@ -124,54 +136,20 @@ def low_band(routing: Routing, alpha: float) -> tuple[torch.Tensor, torch.Tensor
     return ranked.indices, (own > bound) & (own < (1 + alpha) * bound)
 
 
-class _Watch:
-    """Collects ids, slope and low-score share of the unchanged model."""
-
-    def __init__(self, alpha: float) -> None:
-        self._alpha = alpha
-        self._ids: dict[int, list[NDArray[np.uint8]]] = {}
-        self._slopes: list[float] = []
-        self._low: list[float] = []
-
-    def __call__(self, routing: Routing) -> None:
-        from traces.demo.losses import gate_slope
-
-        assert routing.router_logits is not None
-        self._ids.setdefault(routing.layer, []).append(routing.topk_ids.numpy().astype(np.uint8))
-        self._slopes.append(float(gate_slope(routing.router_logits, routing.topk_ids.shape[-1])))
-        self._low.append(float(low_band(routing, self._alpha)[1].float().mean()))
-
-    def slope(self) -> float:
-        return float(np.mean(self._slopes))
-
-    def low_share(self) -> float:
-        return float(np.mean(self._low))
-
-    def ids(self) -> NDArray[np.uint8]:
-        return np.stack([np.concatenate(self._ids[layer]) for layer in sorted(self._ids)], axis=1)
-
-
-class _Replace:
+def replace_low(
+    routing: Routing, kind: str, alpha: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Replaces every low-band active expert: by the next-ranked, by one drawn from the inactive, or by nothing."""
+    import torch
 
-    def __init__(self, kind: str, alpha: float, seed: int) -> None:
-        import torch
-
-        self._kind, self._alpha = kind, alpha
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        ranking, low = low_band(routing, self._alpha)
-        ids, weights = routing.topk_ids, routing.topk_weights
-        if self._kind == "dropped":
-            return ids, weights.masked_fill(low, 0.0)
-        top_k = ids.shape[-1]
-        inactive = ranking[:, top_k:]  # [T, E-K], best first
-        if self._kind == "random":
-            order = torch.rand(inactive.shape, generator=self._generator).argsort(dim=-1)
-            inactive = inactive.gather(1, order)
-        # The j-th replaced expert of a token, best first, takes the j-th of the inactive.
-        place = (low.cumsum(-1) - 1).clamp(min=0)
-        return torch.where(low, inactive.gather(1, place), ids), weights
+    ranking, low = low_band(routing, alpha)
+    ids, weights = routing.topk_ids, routing.topk_weights
+    if kind == "dropped":
+        return ids, weights.masked_fill(low, 0.0)
+    inactive = ranking[:, ids.shape[-1] :]  # [T, E-K], best first
+    if kind == "random":
+        order = torch.rand(inactive.shape, generator=generator).argsort(dim=-1)
+        inactive = inactive.gather(1, order)
+    # The j-th replaced expert of a token, best first, takes the j-th of the inactive.
+    place = (low.cumsum(-1) - 1).clamp(min=0)
+    return torch.where(low, inactive.gather(1, place), ids), weights
