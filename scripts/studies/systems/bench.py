@@ -204,7 +204,7 @@ class Bench:
             ("baseline", "same dies, expert parallel", compared.baseline),
             ("streaming", "Expert Streaming", compared.streaming),
         ):
-            spans = np.array([side.makespan_ns / 1e9 for side in sides])
+            spans = np.array([side["makespan_ns"] / 1e9 for side in sides])
             low, high = mean_interval(spans)
             yield Row(
                 f"{title}, {name}",

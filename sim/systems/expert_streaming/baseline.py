@@ -6,7 +6,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from sim.systems.expert_streaming.layer import Expert, Result, finished, hold_own_tokens
+from sim.systems.expert_streaming.layer import Expert, Result, run_layer
 from sim.systems.expert_streaming.package import Machine, Package, Process
 
 
@@ -60,9 +60,4 @@ def expert_parallel(
     machine: Machine, expert: Expert, slots: int, counts: NDArray[np.int64], num_tokens: int, timeline: bool = False
 ) -> Result:
     """One layer of one iteration under expert parallelism; counts [num_experts, chiplets]."""
-    package = Package(machine, timeline)
-    hold_own_tokens(package, num_tokens, expert)
-    scheme = ExpertParallel(package, expert, slots, counts)
-    scheme.start()
-    package.env.run()
-    return finished(package, scheme.executed, counts)
+    return run_layer(ExpertParallel(Package(machine, timeline), expert, slots, counts), num_tokens)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.systems.expert_streaming.package import Package
+from sim.systems.timeline import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Result:
     channel_bytes: int
     peak_bytes: tuple[int, ...]
     executed: NDArray[np.float64]
-    log: list[tuple[str, str, int, int]] | None
+    log: list[Span] | None
 
 
 def tokens_per_die(ids: NDArray[np.int64], num_experts: int, chiplets: int) -> NDArray[np.int64]:
@@ -61,16 +63,29 @@ def tokens_per_die(ids: NDArray[np.int64], num_experts: int, chiplets: int) -> N
     return counts
 
 
-def hold_own_tokens(package: Package, num_tokens: int, expert: Expert) -> None:
-    """Every die holds its own tokens, what they bring and what they take away, through the whole layer."""
-    dies = package.machine.chiplets
+class Scheme(Protocol):
+    """A way to execute the layer: `counts` and `executed` [experts, dies], tokens wanted and tokens computed."""
+
+    package: Package
+    expert: Expert
+    counts: NDArray[np.int64]
+    executed: NDArray[np.float64]
+
+    def start(self) -> None:
+        """Begin everything that waits for nothing."""
+
+
+def run_layer(scheme: Scheme, num_tokens: int) -> Result:
+    """Execute the layer; every die holds its own tokens, what they bring and what they take away, all the while.
+
+    Raises: RuntimeError where a token did not meet each of its experts exactly once.
+    """
+    package, dies = scheme.package, scheme.package.machine.chiplets
     for die in range(dies):
-        package.memory[die].hold(2 * expert.token_bytes * len(range(die, num_tokens, dies)))
-
-
-def finished(package: Package, executed: NDArray[np.float64], counts: NDArray[np.int64]) -> Result:
-    """What was done, after checking that every token met each of its experts exactly once."""
-    if not np.allclose(executed.sum(axis=1), counts.sum(axis=1), atol=1e-9):
+        package.memory[die].hold(2 * scheme.expert.token_bytes * len(range(die, num_tokens, dies)))
+    scheme.start()
+    package.env.run()
+    if not np.allclose(scheme.executed.sum(axis=1), scheme.counts.sum(axis=1), atol=1e-9):
         raise RuntimeError("a token was not computed by each of its experts exactly once")
     return Result(
         makespan_ns=int(package.env.now),
@@ -80,6 +95,6 @@ def finished(package: Package, executed: NDArray[np.float64], counts: NDArray[np
         link_bytes=package.link_bytes,
         channel_bytes=package.channel_bytes,
         peak_bytes=tuple(memory.peak_bytes for memory in package.memory),
-        executed=executed,
+        executed=scheme.executed,
         log=package.log,
     )

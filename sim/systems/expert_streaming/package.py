@@ -13,6 +13,8 @@ from typing import Any
 
 import simpy
 
+from sim.systems.timeline import Span
+
 Process = Generator[simpy.Event, Any, None]
 RECEIVED, LOCAL = 0, 1
 """Which computation a free die takes first."""
@@ -99,7 +101,7 @@ class Package:
         self.link_ns: dict[tuple[int, int], int] = {}
         self.link_bytes = self.channel_bytes = 0
         self.memory = [Memory() for _ in dies]
-        self.log: list[tuple[str, str, int, int]] | None = [] if timeline else None
+        self.log: list[Span] | None = [] if timeline else None
 
     def _note(self, track: str, what: str, begin_ns: int) -> None:
         if self.log is not None:

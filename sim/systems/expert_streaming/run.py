@@ -18,6 +18,7 @@ from sim.results.json_files import write_json
 from sim.results.outputs import SIMULATED, versions
 from sim.systems.expert_streaming.compare import Comparison, Metrics, compare, metrics
 from sim.systems.expert_streaming.config import Settings
+from sim.systems.timeline import chrome_trace
 from traces.format.trace import Trace
 
 INFERRED = (
@@ -42,10 +43,10 @@ def run(config: dict[str, Any], trace: Trace | None, folder: Path, timeline: boo
     result = metrics(found)
     folder.mkdir(parents=True, exist_ok=True)
     if timeline:
-        write_json(folder / "timeline.json", chrome_trace(found))
+        write_json(folder / "timeline.json", chrome_trace(found.logs))
     write_json(folder / "provenance.json", provenance(found, trace, wall_s))
     write_json(folder / "metrics.json", result)
-    return text(found, result, trace)
+    return text(found, result)
 
 
 def provenance(found: Comparison, trace: Trace | None, wall_s: float) -> dict[str, Any]:
@@ -74,21 +75,7 @@ def routing_note(found: Comparison) -> str:
     )
 
 
-def chrome_trace(found: Comparison) -> dict[str, Any]:
-    """Slices of the first iteration of both schemes as Chrome trace events: a track per die, link and channel."""
-    events: list[dict[str, Any]] = []
-    for process, (scheme, log) in enumerate(found.logs.items()):
-        events.append({"ph": "M", "name": "process_name", "pid": process, "args": {"name": f"{scheme} ({SIMULATED})"}})
-        tracks = {name: i for i, name in enumerate(sorted({entry[0] for entry in log}))}
-        for name, track in tracks.items():
-            events.append({"ph": "M", "name": "thread_name", "pid": process, "tid": track, "args": {"name": name}})
-        for name, what, begin_ns, end_ns in log:
-            times = {"ts": begin_ns / 1e3, "dur": (end_ns - begin_ns) / 1e3}
-            events.append({"ph": "X", "name": what, "pid": process, "tid": tracks[name], **times})
-    return {"displayTimeUnit": "ns", "traceEvents": events}
-
-
-def text(found: Comparison, result: Metrics, trace: Trace | None) -> str:
+def text(found: Comparison, result: Metrics) -> str:
     """The result on one screen."""
     settings, slicing = found.settings, found.settings.slicing()
     interval = "one draw, no interval"

@@ -8,7 +8,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from sim.systems.expert_streaming.layer import Expert, Result, finished, hold_own_tokens
+from sim.systems.expert_streaming.layer import Expert, Result, run_layer
 from sim.systems.expert_streaming.package import LOCAL, RECEIVED, Machine, Package, Process, ring
 
 
@@ -159,9 +159,4 @@ def expert_streaming(
     timeline: bool = False,
 ) -> Result:
     """One layer of one iteration under expert streaming; counts [num_experts, chiplets]."""
-    package = Package(machine, timeline)
-    hold_own_tokens(package, num_tokens, expert)
-    scheme = ExpertStreaming(package, expert, slicing, counts)
-    scheme.start()
-    package.env.run()
-    return finished(package, scheme.executed, counts)
+    return run_layer(ExpertStreaming(Package(machine, timeline), expert, slicing, counts), num_tokens)

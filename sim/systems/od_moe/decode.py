@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
-
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from sim.systems.od_moe.timeline import Timeline
+from sim.systems.od_moe.cluster import Cluster, Process
 from sim.systems.od_moe.times import Times
-
-Process = Generator[simpy.Event, Any, None]
-Events = list[simpy.Event]
+from sim.systems.timeline import Span
 
 
-class Decode:
+class Decode(Cluster):
     """One request's decode steps. Global layer step s is layer s % L of step s // L; group s % G computes it.
 
     The main node runs attention and router, sends the hidden state to the k workers of the group and waits for their
@@ -43,27 +38,25 @@ class Decode:
         token_period: int = 1,
         kv_period: int = 1,
         abort: bool = True,
-        timeline: Timeline | None = None,
+        timeline: list[Span] | None = None,
         start_ns: int = 0,
     ) -> None:
-        self.times, self.wrong, self.context, self.abort, self.predicts = times, wrong, context, abort, predicts
+        super().__init__(times, timeline, start_ns)
+        self.wrong, self.context, self.abort, self.predicts = wrong, context, abort, predicts
         self.num_steps, self.num_layers = wrong.shape[0], wrong.shape[1]
         self.shadow_ns = shadow_ns
         self.periods = (token_period, kv_period)
-        self.timeline, self.start_ns = timeline, start_ns
-        self.env = simpy.Environment()
-        self.send, self.receive = (simpy.Resource(self.env, capacity=1) for _ in range(2))
         count = self.num_steps * self.num_layers
         self.announced = self._events(count)
         self.arrived = [self._events(times.top_k) for _ in range(count)]
         self.returned = [self._events(times.top_k) for _ in range(count)]
         self.finished = self._events(self.num_steps)
         self.step_end_ns: list[int] = []
-        self.loads = self.loaded_ns = self.sent_ns = 0
+        self.loaded_ns = 0
         self.outcomes = {"hit": 0, "late": 0, "miss": 0}
         self.stall_ns = np.zeros((self.num_steps, self.num_layers), np.int64)
 
-    def _events(self, count: int) -> Events:
+    def _events(self, count: int) -> list[simpy.Event]:
         return [self.env.event() for _ in range(count)]
 
     def run(self) -> NDArray[np.int64]:
@@ -92,15 +85,6 @@ class Decode:
             yield from self.spend("main", "LM head", times.head_ns)
             self.step_end_ns.append(int(self.env.now))
             self.finished[step].succeed()
-
-    def deliver(self, card: simpy.Resource, received: simpy.Event, wire_ns: int) -> Process:
-        """A message through the main node's network card, one after the other in each direction."""
-        with card.request() as turn:
-            yield turn
-            self.sent_ns += wire_ns
-            yield from self.spend("network out" if card is self.send else "network in", "message", wire_ns)
-        yield self.env.timeout(self.times.latency_ns)
-        received.succeed(self.env.now)
 
     def shadow(self) -> Process:
         """Announce every layer step; wait for the main node before a step that begins with an alignment."""
@@ -149,14 +133,3 @@ class Decode:
         self.loads += 1
         self.loaded_ns += int(self.env.now) - begin_ns
         self.note(f"{name} link", "wrong load", begin_ns)
-
-    def spend(self, track: str, what: str, duration_ns: int) -> Process:
-        """Let time pass and note it."""
-        begin_ns = int(self.env.now)
-        yield self.env.timeout(duration_ns)
-        self.note(track, what, begin_ns)
-
-    def note(self, track: str, what: str, begin_ns: int) -> None:
-        """Write what has just ended into the timeline."""
-        if self.timeline is not None:
-            self.timeline.add(track, what, self.start_ns + begin_ns, int(self.env.now) - begin_ns)

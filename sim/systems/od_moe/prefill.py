@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from sim.systems.od_moe.timeline import Timeline
+from sim.systems.od_moe.cluster import Cluster, Process
 from sim.systems.od_moe.times import Times
+from sim.systems.timeline import Span
 
-Process = Generator[simpy.Event, Any, None]
 
-
-class Prefill:
+class Prefill(Cluster):
     """One prompt. Expert e runs on worker e % W; with more experts than workers, one round of experts after the other.
 
     The main node computes attention of one mini-batch after the other and sends each token to the workers of its
@@ -33,16 +31,14 @@ class Prefill:
         num_workers: int,
         batch_tokens: NDArray[np.int64],
         demand: NDArray[np.float64],
-        timeline: Timeline | None = None,
+        timeline: list[Span] | None = None,
     ) -> None:
-        self.times, self.num_workers, self.timeline = times, num_workers, timeline
-        self.batch_tokens, self.demand = batch_tokens, demand
-        self.env = simpy.Environment()
-        self.gpu, self.send, self.receive = (simpy.Resource(self.env, capacity=1) for _ in range(3))
+        super().__init__(times, timeline)
+        self.num_workers, self.batch_tokens, self.demand = num_workers, batch_tokens, demand
+        self.gpu = simpy.Resource(self.env, capacity=1)
         batches, layers, experts = demand.shape
         self.arrived = [[[self.env.event() for _ in range(experts)] for _ in range(layers)] for _ in range(batches)]
         self.returned = [[[self.env.event() for _ in range(experts)] for _ in range(layers)] for _ in range(batches)]
-        self.loads = self.sent_ns = 0
 
     def run(self) -> int:
         """Time until the first token, in ns."""
@@ -62,19 +58,16 @@ class Prefill:
                     "main", f"attention {layer}", self.times.attention_ns(int(self.batch_tokens[batch]), context)
                 )
             for expert in range(self.times.num_experts):
-                self.env.process(self.deliver(self.send, self.arrived[batch][layer][expert], batch, layer, expert))
+                self.env.process(self.send_tokens(self.send, self.arrived[batch][layer][expert], batch, layer, expert))
             yield self.env.all_of(self.returned[batch][layer])
 
-    def deliver(self, card: simpy.Resource, received: simpy.Event, batch: int, layer: int, expert: int) -> Process:
-        """The hidden states of one expert's tokens through the main node's network card."""
+    def send_tokens(self, card: simpy.Resource, received: simpy.Event, batch: int, layer: int, expert: int) -> Process:
+        """The hidden states of one expert's tokens through the main node's network card, if it has any."""
         wire_ns = round(float(self.demand[batch, layer, expert]) * self.times.message_ns)
         if wire_ns:
-            with card.request() as turn:
-                yield turn
-                self.sent_ns += wire_ns
-                yield from self.spend("network out" if card is self.send else "network in", "message", wire_ns)
-            yield self.env.timeout(self.times.latency_ns)
-        received.succeed()
+            yield from self.deliver(card, received, wire_ns)
+        else:
+            received.succeed()
 
     def worker(self, number: int) -> Process:
         """Load each expert of this worker that the prompt uses, layer by layer, and run its mini-batches in order."""
@@ -93,14 +86,7 @@ class Prefill:
             if duration_ns:
                 yield from self.spend(f"worker {number} GPU", f"layer {layer}", duration_ns)
             returned = self.returned[batch][layer][expert]
-            self.env.process(self.deliver(self.receive, returned, batch, layer, expert))
-
-    def spend(self, track: str, what: str, duration_ns: int) -> Process:
-        """Let time pass and note it."""
-        begin_ns = int(self.env.now)
-        yield self.env.timeout(duration_ns)
-        if self.timeline is not None:
-            self.timeline.add(track, what, begin_ns, duration_ns)
+            self.env.process(self.send_tokens(self.receive, returned, batch, layer, expert))
 
 
 def serial_ns(times: Times, num_workers: int, batch_tokens: NDArray[np.int64], demand: NDArray[np.float64]) -> int:

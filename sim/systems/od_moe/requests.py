@@ -12,8 +12,8 @@ from sim.systems.od_moe.config import OdMoe
 from sim.systems.od_moe.decode import Decode
 from sim.systems.od_moe.prefill import Prefill, even_demand, routed_demand, serial_ns
 from sim.systems.od_moe.recall import recall_by_step, wrong_loads
-from sim.systems.od_moe.timeline import Timeline
 from sim.systems.od_moe.times import Times
+from sim.systems.timeline import Span
 from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Trace
 
@@ -78,7 +78,7 @@ def _recorded(trace: Trace) -> Iterator[Request]:
         yield Request(int(trace.prompt_len[number]), int((phase == DECODE).sum()), prompt if len(prompt) else None)
 
 
-def serve(system: OdMoe, times: Times, request: Request, number: int, timeline: Timeline | None = None) -> Served:
+def serve(system: OdMoe, times: Times, request: Request, number: int, timeline: list[Span] | None = None) -> Served:
     """One request on an idle cluster; `number` tells the draws of requests apart."""
     ttft_ns, prefill_loads = _prefill(system, times, request, timeline)
     recall = recall_by_step(system, request.decode_steps, times.top_k, times.num_experts)
@@ -112,7 +112,7 @@ def serve(system: OdMoe, times: Times, request: Request, number: int, timeline: 
     )
 
 
-def _prefill(system: OdMoe, times: Times, request: Request, timeline: Timeline | None) -> tuple[int, int]:
+def _prefill(system: OdMoe, times: Times, request: Request, timeline: list[Span] | None) -> tuple[int, int]:
     """(time until the first token, experts loaded)"""
     if request.prompt_ids is None:
         tokens, demand = even_demand(request.prompt_tokens, system.mini_batches, times)

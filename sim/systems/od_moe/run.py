@@ -24,8 +24,8 @@ from sim.results.outputs import SIMULATED, versions
 from sim.systems.od_moe.config import OdMoe, system_from_config
 from sim.systems.od_moe.recall import MEASURED_FILE
 from sim.systems.od_moe.requests import Served, requests, serve
-from sim.systems.od_moe.timeline import Timeline
 from sim.systems.od_moe.times import Times, all_gpu_bytes, all_gpu_s, memory_bytes, sizes, tabulate
+from sim.systems.timeline import Span, chrome_trace
 from traces.format.trace import Geometry, Trace
 
 
@@ -37,14 +37,14 @@ def run(config: dict[str, Any], trace: Trace | None, folder: Path, timeline: boo
     system, sources = system_from_config(config)
     model = sizes(system, trace)
     times = tabulate(system, model)
-    spans = Timeline() if timeline else None
+    spans: list[Span] | None = [] if timeline else None
     todo = requests(system, times, trace)
     # A timeline shows the first request: every request begins on an idle cluster.
     served = [serve(system, times, request, i, spans if i == 0 else None) for i, request in enumerate(todo)]
     found = metrics(system, times, model, served)
     folder.mkdir(parents=True, exist_ok=True)
     if spans is not None:
-        write_json(folder / "timeline.json", spans.chrome_events())
+        write_json(folder / "timeline.json", chrome_trace({system.name: spans}))
     write_json(folder / "provenance.json", provenance(config, sources, system, trace))
     write_json(folder / "metrics.json", found)
     return text(system, found)

@@ -17,7 +17,6 @@ from sim.systems.od_moe.prefill import Prefill, even_demand, routed_demand, seri
 from sim.systems.od_moe.recall import measured_recall, published_recall, recall_by_step, wrong_loads
 from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import run
-from sim.systems.od_moe.timeline import Timeline
 from sim.systems.od_moe.times import Times, all_gpu_bytes, all_gpu_s, memory_bytes, sizes, tabulate
 from tests.support.random_traces import random_trace
 from traces.errors import UserError
@@ -89,9 +88,9 @@ def test_travelling_hidden_states_lengthen_the_deadline_by_a_message_and_a_laten
 
 def test_groups_take_layers_in_turn_across_tokens():
     times = times_of(num_layers=6)
-    spans = Timeline()
+    spans: list[Any] = []
     decoded(times, steps=2, timeline=spans)
-    computed = sorted((begin, track) for track, what, begin, _ in spans.spans if track.endswith("GPU"))
+    computed = sorted((begin, track) for track, what, begin, _ in spans if track.endswith("GPU"))
     groups = [int(track.split()[1]) // 2 for _, track in computed]
     assert groups == [s % 4 for s in range(12) for _ in range(2)]
 
