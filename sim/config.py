@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from sim.ranges import Amount, Count, OneOf, Range, Seed, check_ranges
 from traces.errors import UserError
@@ -29,6 +32,14 @@ def to_plain_dict(config: Any, name: str = "config") -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
+def read_yaml(path: Path, what: str) -> Any:
+    """The content of a yaml file, unresolved. Raises: UserError naming ``what`` it is where it cannot be read."""
+    try:
+        return OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{what} {path} cannot be read: {error}") from error
+
+
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
@@ -45,18 +56,29 @@ def _fits(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
+def suggest(name: object, known: Collection[str]) -> str:
+    """The end of a sentence on an unknown name: the nearest known one, else all that are known."""
+    near = get_close_matches(str(name), known, 1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
+
+
 def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """A dataclass from plain values, each of its declared type.
 
-    Raises: UserError naming the unknown field and the nearest known one, or the field, its value and the type allowed.
+    Raises: UserError naming the unknown field and the nearest known one, the missing field, or the field, its value and
+    the type allowed.
     """
     hints = get_type_hints(cls)
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    for name, value in values.items():
+    known = {declared.name: declared for declared in fields(cls)}  # type: ignore[arg-type]
+    for name in values:
         if name not in known:
-            near = get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known) or 'none'}"
-            raise UserError(f"{prefix}{name} is not a field of {cls.__name__}: {hint}")
+            raise UserError(f"{prefix}{name} is not a field of {cls.__name__}: {suggest(name, known)}")
+    for name, declared in known.items():
+        required = declared.default is MISSING and declared.default_factory is MISSING
+        absent = name not in values or (values[name] is None and NoneType not in _alternatives(hints[name]))
+        if required and absent:
+            raise UserError(f"{prefix}{name} is missing: state it")
+    for name, value in values.items():
         kinds = [get_origin(kind) or kind for kind in _alternatives(hints[name])]
         if not any(_fits(value, kind) for kind in kinds):
             allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)

@@ -16,11 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from sim.paths import CONF, ROOT
+from sim.paths import CONF, ROOT, yaml_names
 
 GOLDEN = ROOT / "tests" / "golden" / "runs.json"
 SHORT = "trace.requests=8"
-POLICIES = sorted(path.stem for path in (CONF / "policy").glob("*.yaml"))
+POLICIES = yaml_names(CONF / "policy")
 SETTINGS = (
     "policy=importance",
     "policy=importance batch_size=3",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from policies.base import Allocation, Policy
 from policies.needs import Need
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
-from sim.config import RunConfig, TimeConfig, TraceConfig, to_plain_dict, validate
+from sim.config import RunConfig, TimeConfig, TraceConfig, suggest, to_plain_dict, validate
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
@@ -36,9 +35,7 @@ def check_keys(config: DictConfig) -> None:
     """Raises UserError for a top-level key that is missing or that nobody reads."""
     for name in config:
         if name not in (*GROUPS, *KNOBS):
-            near = get_close_matches(str(name), (*GROUPS, *KNOBS), 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join((*GROUPS, *KNOBS))}"
-            raise UserError(f"{name!s} is not a key of the configuration: {hint}")
+            raise UserError(f"{name!s} is not a key of the configuration: {suggest(name, (*GROUPS, *KNOBS))}")
     for name in (*GROUPS, *KNOBS):
         if name not in config:
             raise UserError(f"{name} is missing from the configuration")

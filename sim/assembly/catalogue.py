@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from policies.base import Part, Policy
 from policies.needs import Need
 from sim.assembly.build import PARTS, make_part, make_policy
-from sim.paths import CONF
+from sim.config import read_yaml
+from sim.paths import CONF, yaml_names
 from traces.errors import UserError
 
 POLICY_FOLDER = CONF / "policy"
@@ -65,12 +64,12 @@ class System:
 
 def system_names() -> list[str]:
     """Names of the yamls of conf/policy."""
-    return sorted(path.stem for path in POLICY_FOLDER.glob("*.yaml"))
+    return yaml_names(POLICY_FOLDER)
 
 
 def rule_names(part: str) -> list[str]:
     """Names of the yamls of conf/policy/<part>."""
-    return sorted(path.stem for path in (POLICY_FOLDER / part).glob("*.yaml"))
+    return yaml_names(POLICY_FOLDER / part)
 
 
 def policy_config(name: str) -> DictConfig:
@@ -175,7 +174,4 @@ def _knobs(path: Path) -> list[Knob]:
 
 
 def _load(path: Path) -> Any:
-    try:
-        return OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path.name} of the policies cannot be read: {error}") from error
+    return read_yaml(path, "the policy file")

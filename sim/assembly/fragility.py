@@ -49,10 +49,7 @@ def shared_prompt(trace: Trace) -> tuple[int, int]:
     """(tokens that all recorded prompts begin with, tokens of the shortest); (0, 0) where they are not known."""
     if trace.token_ids is None or trace.num_requests < 2:
         return 0, 0
-    offsets = trace.request_offsets.tolist()
-    prompts = [
-        trace.token_ids[start:stop][trace.phase[start:stop] == PREFILL] for start, stop in itertools.pairwise(offsets)
-    ]
+    prompts = _tokens(trace, PREFILL)
     shortest = min(map(len, prompts))
     alike = np.ones(shortest, bool)
     for prompt in prompts[1:]:
@@ -68,11 +65,14 @@ def looping_requests(trace: Trace) -> int:
     if trace.token_ids is None:
         said = trace.provenance.get("requests_with_repetition")
         return sum(int(number) < trace.num_requests for number in said) if isinstance(said, list) else 0
-    offsets = trace.request_offsets.tolist()
-    answers = [
-        trace.token_ids[start:stop][trace.phase[start:stop] == DECODE] for start, stop in itertools.pairwise(offsets)
-    ]
-    return sum(distinct_share(answer) < LOOPS_BELOW for answer in answers)
+    return sum(distinct_share(answer) < LOOPS_BELOW for answer in _tokens(trace, DECODE))
+
+
+def _tokens(trace: Trace, phase: int) -> list[NDArray[np.int32]]:
+    """The token ids of each request in one phase, of a trace that has them."""
+    assert trace.token_ids is not None
+    ids, offsets = trace.token_ids, trace.request_offsets.tolist()
+    return [ids[start:stop][trace.phase[start:stop] == phase] for start, stop in itertools.pairwise(offsets)]
 
 
 def distinct_share(tokens: NDArray[np.int32], length: int = 4) -> float:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from omegaconf import DictConfig
 
 from sim.config import to_plain_dict, validate
 from sim.paths import CONF
+from sim.ranges import OneOf, check_ranges
 from traces.errors import UserError
+from traces.recording.loading import DTYPES, check_source
 
 if TYPE_CHECKING:
     from traces.recording.loading import LoadedModel
@@ -26,17 +28,18 @@ class ModelSource:
     recipe: str | None
     path: str | None
     seed: int = 0
-    dtype: str = "auto"
+    dtype: Annotated[str, OneOf(*DTYPES)] = "auto"
     device: str = "cpu"
     allow_download: bool = False
     network_timeout_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_ranges(self, "model.")
+
     def check(self) -> None:
         """Refuse, before anything slow is done, a model that cannot be there. Raises: UserError."""
         from traces.demo.recipe import named_recipe
-        from traces.recording.loading import check_dtype, check_source
 
-        check_dtype(self.dtype)
         if self.recipe is not None:
             named_recipe(self.recipe, self.seed)
             return

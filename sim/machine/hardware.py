@@ -1,16 +1,16 @@
 """What a machine can do: the schema of `conf/hardware/*.yaml`, checked on construction."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from sim.paths import CONF
+from sim.config import read_yaml
+from sim.paths import CONF, yaml_names
+from sim.ranges import Range
 from traces.errors import UserError
 
 LARGEST = 1e300
@@ -21,12 +21,7 @@ HARDWARE_FOLDER = CONF / "hardware"
 LABELS = ("MEASURED", "PUBLISHED", "EMULATED", "FITTED", "ESTIMATED")
 
 
-POSITIVE, NOT_NEGATIVE, AT_LEAST_ONE = "be above zero", "not be negative", "be at least 1"
-LIMITS: dict[str, Callable[[float], bool]] = {
-    POSITIVE: lambda value: value > 0,
-    NOT_NEGATIVE: lambda value: value >= 0,
-    AT_LEAST_ONE: lambda value: value >= 1,
-}
+POSITIVE, NOT_NEGATIVE, AT_LEAST_ONE = Range(0, above=True), Range(0), Range(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +30,7 @@ class Parameter:
 
     parts: tuple[str, ...]
     """Parts of a token's time that are as uncertain as the number; () where its uncertainty is not passed on."""
-    limit: str = NOT_NEGATIVE
+    limit: Range = NOT_NEGATIVE
     whole: bool = False
     """Only whole numbers make sense."""
     each_layer: str | None = None
@@ -150,7 +145,7 @@ OPTIONAL = {name for name in FIGURES if Hardware.__dataclass_fields__[name].defa
 
 def hardware_names() -> list[str]:
     """Names of the machines described in `conf/hardware`."""
-    return sorted(path.stem for path in HARDWARE_FOLDER.glob("*.yaml"))
+    return yaml_names(HARDWARE_FOLDER)
 
 
 def load_hardware(name: str) -> Hardware:
@@ -171,10 +166,7 @@ def read_hardware(path: Path) -> Hardware:
     """The machine described in a file. Raises UserError when it cannot be read, or holds no possible machine."""
     if not path.is_file():
         raise UserError(f"hardware={path}: there is no such file")
-    try:
-        config = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"the hardware file {path} cannot be read: {error}") from error
+    config = OmegaConf.to_container(read_yaml(path, "the hardware file"))
     if not isinstance(config, dict):
         raise UserError(f"the hardware file {path} must hold a list of `field: value` lines")
     return hardware_from_config({str(key): value for key, value in config.items()})
@@ -189,23 +181,21 @@ def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
     """
     if config.keys() == {"path"}:
         return read_hardware(Path(str(config["path"])).expanduser())
-    known = {f.name for f in fields(Hardware)}
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(Hardware)}
     name = config.get("name", "without a name")
     for key in config:
         if key not in known:
             raise UserError(
                 f"hardware {name}: {key} is not a field of a machine: the fields are {', '.join(sorted(known))}"
             )
-    required = ["name", *FIGURES[: FIGURES.index("link_bytes_per_s") + 1]]
-    for key in required:
-        if config.get(key) is None:
+    for key, required in known.items():
+        if required and config.get(key) is None:
             raise UserError(f"hardware {name}: {key} is missing: state it, with its source")
     tables = ("sources", "uncertainty")
     for table in tables:
         if not isinstance(config.get(table) or {}, Mapping):
             raise UserError(f"hardware {name}: {table}={config[table]!r} must hold one entry per figure")
     values: dict[str, Any] = {key: dict(value or {}) if key in tables else value for key, value in config.items()}
-    values.setdefault("sources", {})
     return Hardware(**values)
 
 
@@ -227,8 +217,8 @@ def _check_figure(machine: str, name: str, parameter: Parameter, value: Any) -> 
         raise UserError(f"hardware {machine}: {name}={value!r} must be a finite number")
     if parameter.whole and not float(value).is_integer():
         raise UserError(f"hardware {machine}: {name}={value} must be a whole number")
-    if not LIMITS[parameter.limit](value):
-        raise UserError(f"hardware {machine}: {name}={value} must {parameter.limit}")
+    if not parameter.limit.holds(value):
+        raise UserError(f"hardware {machine}: {name}={value}: must be {parameter.limit}")
 
 
 def _check_sources(machine: Hardware) -> None:
@@ -254,5 +244,5 @@ def _check_uncertainty(machine: Hardware) -> None:
     for name, value in machine.uncertainty.items():
         if name not in FIGURES:
             raise UserError(f"hardware {machine.name}: uncertainty.{name} names no figure of this machine")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not NOT_NEGATIVE.holds(value):
             raise UserError(f"hardware {machine.name}: uncertainty.{name}={value!r} must be 0 or above")

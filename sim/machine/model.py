@@ -1,19 +1,21 @@
 """Sizes of a model in bytes, from the dimensions in `conf/model/*.yaml`: one function per quantity."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from sim.config import read_yaml, validate
 from sim.paths import CONF
+from sim.ranges import Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Geometry
 
-LARGEST = 2**40
+Width = Annotated[int, Range(1, 2**40)]
+Extra = Annotated[int, Range(0, 2**40)]
+Bits = Annotated[float, Range(1, 64)]
 MODEL_FOLDER = CONF / "model"
 
 
@@ -27,42 +29,36 @@ class Dimensions:
     biases of the router. `shared_gate`: numbers of the gate that weighs the shared experts. `weight_bits`: stored bits
     per weight of an expert matrix, scales included; `other_bits`: of everything else, and of K and V.
 
-    Raises: UserError that names the field that is not a whole number or below its least value.
+    Raises: UserError that names the field out of range.
     """
 
     name: str
-    hidden_size: int
-    num_layers: int
-    num_experts: int
-    top_k: int
-    expert_ffn: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
+    hidden_size: Width
+    num_layers: Width
+    num_experts: Width
+    top_k: Width
+    expert_ffn: Width
+    num_heads: Width
+    num_kv_heads: Width
+    head_dim: Width
+    vocab_size: Width
     names: tuple[str, ...] = ()
     source: str = ""
-    dense_layers: int = 0
-    dense_ffn: int = 0
-    shared_ffn: int = 0
-    shared_gate: int = 0
-    expert_bias: int = 0
-    router_bias: int = 0
-    attention_extra: int = 0
-    weight_bits: float = 16.0
-    other_bits: float = 16.0
+    dense_layers: Extra = 0
+    dense_ffn: Extra = 0
+    shared_ffn: Extra = 0
+    shared_gate: Extra = 0
+    expert_bias: Extra = 0
+    router_bias: Extra = 0
+    attention_extra: Extra = 0
+    weight_bits: Bits = 16.0
+    other_bits: Bits = 16.0
     tied: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not isinstance(self.source, str) or not isinstance(self.tied, bool):
-            raise UserError(f"model {self.name}: name and source must be text, tied true or false")
-        if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
+        check_ranges(self, f"model {self.name}: ")
+        if not all(isinstance(name, str) for name in self.names):
             raise UserError(f"model {self.name}: names={self.names!r} must be a list of words")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-                allowed = f"a whole number of at least {least} and at most 2**40"
-                raise UserError(f"model {self.name}: {name}={value!r} must be {allowed}")
         if self.top_k > self.num_experts:
             raise UserError(f"model {self.name}: top_k={self.top_k} must not be above num_experts={self.num_experts}")
         if bool(self.dense_layers) != bool(self.dense_ffn):
@@ -70,20 +66,6 @@ class Dimensions:
                 f"model {self.name}: dense_layers={self.dense_layers} and dense_ffn={self.dense_ffn} "
                 "must both be above zero, or neither"
             )
-        for name in ("weight_bits", "other_bits"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 64:
-                raise UserError(f"model {self.name}: {name}={value!r} must be a number of bits from 1 to 64")
-
-
-_ONE = ("hidden_size", "num_layers", "num_experts", "top_k", "expert_ffn", "num_heads", "num_kv_heads", "head_dim")
-_ZERO = ("dense_layers", "dense_ffn", "shared_ffn", "shared_gate", "expert_bias", "router_bias", "attention_extra")
-_LEAST = {**dict.fromkeys((*_ONE, "vocab_size"), 1), **dict.fromkeys(_ZERO, 0)}
-
-
-def expert_parameters(model: Dimensions) -> int:
-    """Numbers of one routed expert: gate, up and down matrix, 3 * hidden_size * expert_ffn, and its biases."""
-    return 3 * model.hidden_size * model.expert_ffn + model.expert_bias
 
 
 def expert_bytes(model: Dimensions) -> int:
@@ -132,20 +114,6 @@ def other_bytes(model: Dimensions) -> int:
 def kv_bytes_per_token(model: Dimensions) -> int:
     """Bytes of K and V of one token in one layer: 2 * num_kv_heads * head_dim at `other_bits`."""
     return round(2 * model.num_kv_heads * model.head_dim * model.other_bits / 8)
-
-
-def total_parameters(model: Dimensions) -> int:
-    """Numbers of the whole model, with the embedding where it is not the LM head (`tied`)."""
-    layer = model.num_experts * expert_parameters(model) + attention_parameters(model) + shared_parameters(model)
-    embedding = 0 if model.tied else model.vocab_size * model.hidden_size
-    return model.num_layers * layer + other_parameters(model) + embedding
-
-
-def total_bytes(model: Dimensions) -> int:
-    """Bytes of the whole model as stored."""
-    layer = model.num_experts * expert_bytes(model) + attention_bytes(model) + shared_bytes(model)
-    embedding = 0 if model.tied else model.vocab_size * model.hidden_size
-    return model.num_layers * layer + other_bytes(model) + round(embedding * model.other_bits / 8)
 
 
 def geometry(model: Dimensions) -> Geometry:
@@ -197,17 +165,9 @@ def dimensions_from_config(config: Mapping[str, Any]) -> Dimensions:
 
     Raises: UserError that names the first unknown, missing or impossible field.
     """
-    name = config.get("name", "without a name")
-    known = [f.name for f in fields(Dimensions)]
-    for key in config:
-        if key not in known:
-            raise UserError(f"model {name}: {key} is not a dimension: the fields are {', '.join(known)}")
-    for key in ("name", *_ONE, "vocab_size"):
-        if config.get(key) is None:
-            raise UserError(f"model {name}: {key} is missing: state it as the model's config.json does")
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     values["names"] = values.get("names") or ()
-    return Dimensions(**values)
+    return validate(Dimensions, values, f"model {config.get('name', 'without a name')}: ")
 
 
 @cache
@@ -215,10 +175,7 @@ def _dimension_files() -> dict[str, dict[str, Any]]:
     """The content of every file of `conf/model` that states an expert's width, by the stem of its name."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(MODEL_FOLDER.glob("*.yaml")):
-        try:
-            config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-            raise UserError(f"the model file {path} cannot be read: {error}") from error
+        config = OmegaConf.to_container(read_yaml(path, "the model file"))
         if isinstance(config, dict) and "expert_ffn" in config:
             files[path.stem] = {str(key): value for key, value in config.items()}
     return files

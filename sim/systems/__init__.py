@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from sim.paths import CONF
+from sim.paths import CONF, yaml_names
 from traces.errors import UserError
 
 
@@ -19,7 +19,7 @@ def load_system(config: Mapping[str, Any]) -> Any:
 
     Raises: UserError for an unknown name.
     """
-    names = sorted(path.stem for path in (CONF / "system").glob("*.yaml"))
+    names = yaml_names(CONF / "system")
     if config.get("name") not in names or config["name"] == "device":
         raise UserError(f"system.name={config.get('name')}: must be one of {', '.join(names)}")
     return importlib.import_module(f"sim.systems.{config['name']}.run")

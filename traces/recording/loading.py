@@ -41,18 +41,13 @@ def load_model(
     Raises:
         UserError: no such folder, no model or tokenizer in it, no causal language model, no network, unknown dtype.
     """
-    check_dtype(dtype)
+    if dtype not in DTYPES:
+        raise UserError(f"model.dtype={dtype}: must be one of {', '.join(DTYPES)}")
     local = check_source(path, allow_download, network_timeout_s)
     if local or not allow_download:
         # Read when the library is imported; local_files_only below covers a process that imported it before.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return _load(path, dtype, device, local_only=local or not allow_download)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises: UserError for a name that is not in DTYPES."""
-    if dtype not in DTYPES:
-        raise UserError(f"model.dtype={dtype}: must be one of {', '.join(DTYPES)}")
 
 
 def check_source(path: str, allow_download: bool, network_timeout_s: float) -> bool:

@@ -93,13 +93,4 @@ def system_from_config(config: dict[str, Any]) -> tuple[OdMoe, dict[str, str]]:
     for name, source in sources.items():
         if name not in known or source.split(":", 1)[0] not in LABELS:
             raise UserError(f"system.sources.{name}={source!r}: a figure, and a source that begins with {LABELS}")
-    missing = [field.name for field in fields(OdMoe) if field.name not in values and _required(field)]
-    if missing:
-        raise UserError(f"system.{missing[0]} is missing: state it, with its source")
     return validate(OdMoe, values, "system."), sources
-
-
-def _required(field: Any) -> bool:
-    from dataclasses import MISSING
-
-    return field.default is MISSING

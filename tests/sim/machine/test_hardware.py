@@ -47,9 +47,9 @@ def test_the_shipped_machines() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"link_bytes_per_s": 0}, "link_bytes_per_s=0 must be above zero"),
-        ({"link_latency_s": -1e-6}, "link_latency_s=-1e-06 must not be negative"),
-        ({"staging_slots": 0}, "staging_slots=0 must be at least 1"),
+        ({"link_bytes_per_s": 0}, "link_bytes_per_s=0: must be above 0"),
+        ({"link_latency_s": -1e-6}, "link_latency_s=-1e-06: must be at least 0"),
+        ({"staging_slots": 0}, "staging_slots=0: must be at least 1"),
         ({"kernels_per_layer": 2.5}, "kernels_per_layer=2.5 must be a whole number"),
         ({"gpu_flops_per_s": "fast"}, "gpu_flops_per_s='fast' must be a finite number"),
         ({"gpu_flops_per_s": float("nan")}, "gpu_flops_per_s=nan must be a finite number"),

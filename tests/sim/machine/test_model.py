@@ -24,13 +24,40 @@ PUBLISHED = {
 }
 
 
+def expert_parameters(dimensions: Dimensions) -> int:
+    """Numbers of one routed expert: gate, up and down matrix, and its biases."""
+    return 3 * dimensions.hidden_size * dimensions.expert_ffn + dimensions.expert_bias
+
+
+def total_parameters(dimensions: Dimensions) -> int:
+    """Numbers of the whole model, with the embedding where it is not the LM head (`tied`)."""
+    layer = (
+        dimensions.num_experts * expert_parameters(dimensions)
+        + model.attention_parameters(dimensions)
+        + model.shared_parameters(dimensions)
+    )
+    embedding = 0 if dimensions.tied else dimensions.vocab_size * dimensions.hidden_size
+    return dimensions.num_layers * layer + model.other_parameters(dimensions) + embedding
+
+
+def total_bytes(dimensions: Dimensions) -> int:
+    """Bytes of the whole model as stored."""
+    layer = (
+        dimensions.num_experts * model.expert_bytes(dimensions)
+        + model.attention_bytes(dimensions)
+        + model.shared_bytes(dimensions)
+    )
+    embedding = 0 if dimensions.tied else dimensions.vocab_size * dimensions.hidden_size
+    return dimensions.num_layers * layer + model.other_bytes(dimensions) + round(embedding * dimensions.other_bits / 8)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_totals_are_the_published_ones(name: str) -> None:
     parameters, expert_mib, total_gib = PUBLISHED[name]
     dimensions = load_dimensions(name)
-    assert model.total_parameters(dimensions) / 1e9 == pytest.approx(parameters, rel=0.005)
+    assert total_parameters(dimensions) / 1e9 == pytest.approx(parameters, rel=0.005)
     assert model.expert_bytes(dimensions) / MIB == pytest.approx(expert_mib, rel=0.005)
-    assert model.total_bytes(dimensions) / GIB == pytest.approx(total_gib, rel=0.021)
+    assert total_bytes(dimensions) / GIB == pytest.approx(total_gib, rel=0.021)
 
 
 def test_every_file_is_covered_and_says_its_source() -> None:
@@ -46,13 +73,12 @@ def test_one_model_by_hand() -> None:
         name="tiny", hidden_size=8, num_layers=2, num_experts=4, top_k=2, expert_ffn=16, num_heads=2, num_kv_heads=1,
         head_dim=4, vocab_size=100, dense_layers=1, dense_ffn=32, shared_ffn=6, attention_extra=16, weight_bits=4.5,
     )  # fmt: skip
-    assert model.expert_parameters(tiny) == 3 * 8 * 16
     assert model.expert_bytes(tiny) == 216  # 384 weights of 4.5 bits
     assert model.attention_bytes(tiny) == 2 * (8 * 4 * 6 + 16 + 8 * 4)
     assert model.shared_bytes(tiny) == 2 * 3 * 8 * 6
     assert model.kv_bytes_per_token(tiny) == 2 * 2 * 4
     assert model.other_bytes(tiny) == 2 * (100 * 8 + 8 + (8 * 4 * 6 + 16 + 3 * 8 * 32))
-    untied, tied = model.total_parameters(tiny), model.total_parameters(replace(tiny, tied=True))
+    untied, tied = total_parameters(tiny), total_parameters(replace(tiny, tied=True))
     assert untied - tied == 100 * 8
 
 
@@ -78,12 +104,12 @@ def test_names_and_aliases_find_one_model() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"num_experts": 0}, "num_experts=0 must be a whole number of at least 1"),
-        ({"expert_ffn": 1.5}, "expert_ffn=1.5 must be a whole number of at least 1"),
+        ({"num_experts": 0}, "num_experts=0: must be between 1 and 1099511627776"),
+        ({"expert_ffn": 1.5}, "expert_ffn=1.5: must be a whole number"),
         ({"top_k": 99}, "top_k=99 must not be above num_experts=64"),
         ({"dense_ffn": 0}, "dense_layers=1 and dense_ffn=0 must both be above zero, or neither"),
-        ({"weight_bits": 0}, "weight_bits=0 must be a number of bits from 1 to 64"),
-        ({"width": 3}, "width is not a dimension"),
+        ({"weight_bits": 0}, "weight_bits=0: must be between 1 and 64"),
+        ({"width": 3}, "width is not a field of Dimensions"),
         ({"head_dim": None}, "head_dim is missing"),
     ],
 )
