@@ -8,6 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def flush_to_disk(path: Path) -> None:
+    """Have what was written to a file on the disk before anything else is, such as its new name."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 class UnfinishedFile:
     """A file that is written as ``beside`` and appears as ``path`` when it is complete.
 
@@ -19,8 +25,7 @@ class UnfinishedFile:
 
     def finish(self) -> None:
         """Flush what was written to disk, then rename it: a reader never sees half a file."""
-        with self.beside.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush_to_disk(self.beside)
         self.beside.replace(self.path)
 
     def discard(self) -> None:

@@ -97,7 +97,7 @@ def learn(kind: str, settings: Any, source: RowSource, split: Split, train_setti
     from sim.predictors.checkpoint import Checkpoint
     from sim.predictors.inputs import Shape
     from sim.predictors.networks import make_network, round_weights, tensors_of
-    from sim.predictors.training import pieces_of, train
+    from sim.predictors.training import train
     from traces.torch_threads import single_thread
 
     shape = Shape.of(source.trace)
@@ -106,7 +106,7 @@ def learn(kind: str, settings: Any, source: RowSource, split: Split, train_setti
     with torch.random.fork_rng(devices=[]), single_thread():
         torch.manual_seed(train_settings.seed)
         network = make_network(settings, shape, source.inputs, source.vocabulary.size)
-        pieces = [pieces_of(source, part, longest) for part in (split.train, split.validation)]
+        pieces = [source.pieces(part, longest) for part in (split.train, split.validation)]
         history = train(network, source, pieces[0], pieces[1], train_settings)
         print(f"trained in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         if train_settings.float16:

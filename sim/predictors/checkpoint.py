@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from policies.base import Prediction
 from policies.prediction.trained import TrainedPrediction
 from sim.predictors.inputs import Inputs, Shape
-from sim.predictors.settings import Settings, as_values, network_settings
+from sim.predictors.settings import Settings, network_settings
 from traces.errors import UserError
 from traces.whole_file import write_whole
 
@@ -55,7 +55,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     record = {
         "version": VERSION,
         "kind": checkpoint.kind,
-        "settings": as_values(checkpoint.settings),
+        "settings": asdict(checkpoint.settings),
         "shape": asdict(checkpoint.shape),
         "inputs": asdict(checkpoint.inputs),
         "training": checkpoint.training,

@@ -20,6 +20,10 @@ UNKNOWN = -1
 """In ``Rows.previous``: no token before it has been through that layer."""
 
 
+Piece = tuple[int, int]
+"""First row and end of a request, or of a part of a long one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The model whose routing is predicted."""
@@ -111,6 +115,11 @@ class RowSource:
         """First row and end of a request."""
         first, end = self.trace.request_offsets[request : request + 2]
         return int(first), int(end)
+
+    def pieces(self, requests: tuple[int, ...], longest: int) -> list[Piece]:
+        """The rows of requests, cut where a request is longer than ``longest`` rows."""
+        bounds = map(self.bounds, requests)
+        return [(i, min(i + longest, end)) for first, end in bounds for i in range(first, end, longest)]
 
     def request_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The request of each row."""

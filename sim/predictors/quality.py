@@ -7,7 +7,7 @@ experts, of which the second is easy: both that and the F1 of the chosen alone, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,25 +83,17 @@ def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def row_chunks(source: RowSource, requests: tuple[int, ...]) -> Iterator[NDArray[np.int64]]:
-    """The rows of the requests, at most CHUNK_ROWS at a time, never of two requests at once."""
-    for request in requests:
-        first, end = source.bounds(request)
-        for start in range(first, end, CHUNK_ROWS):
-            yield np.arange(start, min(start + CHUNK_ROWS, end))
-
-
 def measure(
     scores: Scores, source: RowSource, requests: tuple[int, ...], layers: NDArray[np.bool_]
 ) -> dict[str, dict[str, float | None]]:
     """Metrics of ``scores`` over the given layers of ``requests``, for 'all' rows and for those of 'decode'."""
     trace = source.trace
     tallies = {name: Tally.empty(layers, trace.num_experts) for name in ("all", "decode")}
-    for rows in row_chunks(source, requests):
-        found, wanted = scores(rows), source.targets(int(rows[0]), int(rows[-1]) + 1)
-        decode = trace.phase[rows] == DECODE
-        tallies["all"].add(found, wanted, trace.top_k)
-        tallies["decode"].add(found[decode], wanted[decode], trace.top_k)
+    for start, stop in source.pieces(requests, CHUNK_ROWS):
+        predicted, wanted = scores(np.arange(start, stop)), source.targets(start, stop)
+        decode = trace.phase[start:stop] == DECODE
+        tallies["all"].add(predicted, wanted, trace.top_k)
+        tallies["decode"].add(predicted[decode], wanted[decode], trace.top_k)
     return {name: tally.metrics() for name, tally in tallies.items()}
 
 
@@ -109,9 +101,9 @@ def popularity(source: RowSource, requests: tuple[int, ...]) -> NDArray[np.float
     """[L, E] share of the rows of ``requests`` that use the expert."""
     counts = np.zeros((source.trace.num_layers, source.trace.num_experts), np.int64)
     rows = 0
-    for chunk in row_chunks(source, requests):
-        counts += source.targets(int(chunk[0]), int(chunk[-1]) + 1).sum(axis=0)
-        rows += chunk.size
+    for start, stop in source.pieces(requests, CHUNK_ROWS):
+        counts += source.targets(start, stop).sum(axis=0)
+        rows += stop - start
     return (counts / max(rows, 1)).astype(np.float32)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from policies.state import MAX_LOOKAHEAD
@@ -113,8 +113,3 @@ def network_settings(values: dict[str, Any]) -> tuple[str, Settings]:
         raise UserError(f"predictor.kind={kind}: must be {' or '.join(KINDS)}")
     settings: Settings = validate(KINDS[kind], rest, "predictor.")
     return kind, settings
-
-
-def as_values(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values."""
-    return asdict(settings)

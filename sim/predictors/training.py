@@ -14,12 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sim.predictors.inputs import RowSource
+from sim.predictors.inputs import Piece, RowSource
 from sim.predictors.networks import Network
 from sim.predictors.settings import TrainSettings
-
-Piece = tuple[int, int]
-"""First row and end of what is shown to the network at once: a request, or a part of a long one."""
 
 
 @dataclass(slots=True)
@@ -33,15 +30,6 @@ class History:
     def best_epoch(self) -> int:
         """The epoch that is kept, from 0."""
         return int(np.argmin(self.validation_loss))
-
-
-def pieces_of(source: RowSource, requests: tuple[int, ...], longest: int) -> list[Piece]:
-    """The requests, cut where they are longer than ``longest`` rows."""
-    found = []
-    for request in requests:
-        first, end = source.bounds(request)
-        found += [(start, min(start + longest, end)) for start in range(first, end, longest)]
-    return found
 
 
 def piece_loss(network: Network, source: RowSource, piece: Piece) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.workload.steps import BLOCK_ROWS, StepBlock
-from traces.format.mapped import gather
+from traces.format.mapped import consecutive, gather
 from traces.format.tensors import release_rows
 from traces.format.trace import Trace
 
@@ -50,11 +50,6 @@ class BlockData:
     def rows(self, start: int, stop: int) -> tuple[NDArray[Any], ...]:
         """The arrays of some rows; those without rows stay so."""
         return tuple(array[start:stop] if array.shape[0] else array for array in self.arrays())
-
-
-def consecutive(rows: NDArray[np.int64]) -> bool:
-    """Whether each row follows the one before."""
-    return int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
 
 
 def ranked(data: BlockData) -> BlockData:

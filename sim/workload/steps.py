@@ -115,11 +115,8 @@ class Schedule:
         offsets = self.trace.request_offsets
         if self.as_decode:
             return np.array(offsets[:-1], np.int64)
-        prompts = [
-            int(np.count_nonzero(self.trace.phase[a:b] == PREFILL))
-            for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-        ]
-        return np.asarray(offsets[:-1] + np.array(prompts, np.int64), np.int64)
+        prompts = np.add.reduceat(self.trace.phase == PREFILL, offsets[:-1], dtype=np.int64)
+        return np.asarray(offsets[:-1] + prompts, np.int64)
 
     def max_tokens(self) -> int:
         """Tokens of the largest step."""

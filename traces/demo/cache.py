@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from traces.corpus import Corpus, corpus_digest, load_corpus
-from traces.demo.checkpoint import flush_to_disk
 from traces.demo.recipe import Recipe
 from traces.errors import UserError
 from traces.torch_threads import single_thread
 from traces.user_cache import cache_root
+from traces.whole_file import flush_to_disk
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 SUMMARY_FILE = "training.json"

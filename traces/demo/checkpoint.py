@@ -7,7 +7,6 @@ random numbers and nothing else has to be kept.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +31,6 @@ def save_checkpoint(
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     with whole_file(path) as beside:
         save_file(tensors, beside, metadata={"step": str(step), "losses": json.dumps(losses)})
-
-
-def flush_to_disk(path: Path) -> None:
-    """Have what was written to a file on the disk before anything else is, such as its new name."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:

@@ -68,11 +68,15 @@ def load(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
+def consecutive(rows: NDArray[np.int64]) -> bool:
+    """Whether each row follows the one before."""
+    return int(rows[-1]) - int(rows[0]) + 1 == rows.size and bool((np.diff(rows) == 1).all())
+
+
 def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Rows of an array by number, in ordinary memory. Raises: UserError as `load`."""
-    first, last = int(rows[0]), int(rows[-1])
-    if last - first + 1 == rows.size and bool((np.diff(rows) == 1).all()):
-        return load(array[first : last + 1])
+    if consecutive(rows):
+        return load(array[int(rows[0]) : int(rows[-1]) + 1])
     watch = _watch(array)
     if watch is None:
         return np.ascontiguousarray(array[rows])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.mapped import load, release
-from traces.format.tensors import chunk_rows
+from traces.format.tensors import loaded_chunks
 from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
 IDS_FAULTS = (
@@ -68,22 +68,18 @@ def _scan_values(
 def _scan(
     name: str, array: NDArray[Any], find: Callable[[NDArray[Any]], tuple[int, int, int, int]], faults: tuple[str, ...]
 ) -> None:
-    rows = chunk_rows(array)
-    for start in range(0, len(array), rows):
-        chunk = load(array[start : start + rows])
+    for start, chunk in loaded_chunks(array):
         fault, row, layer, column = find(chunk)
         if fault:
             sentence = faults[fault - 1].format(value=chunk[row, layer, column])
             raise UserError(f"Tensor '{name}' at row {start + row}, layer {layer}, column {column}: {sentence}")
-        release(array[start : start + rows])
 
 
 def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values: NDArray[Any]) -> None:
     """logsumexp over all experts is finite and cannot lie below the best listed logit."""
-    rows = chunk_rows(values)
-    for start in range(0, len(values), rows):
-        total = load(log_normalizer[start : start + rows])
-        best = load(values[start : start + rows])[:, :, 0].astype(np.float32)
+    for start, chunk in loaded_chunks(values):
+        total = load(log_normalizer[start : start + len(chunk)])
+        best = chunk[:, :, 0].astype(np.float32)
         slack = 1e-2 + 1e-3 * np.abs(best)  # values may be rounded to float16
         if (wrong := np.argwhere(~(np.isfinite(total) & (total >= best - slack)))).size:
             row, layer = wrong[0]
@@ -91,8 +87,7 @@ def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values
                 f"Tensor '{name}' is {total[row, layer]} at row {start + row}, layer {layer}: must be finite and "
                 f"at least {best[row, layer]}, the best listed value"
             )
-        release(values[start : start + rows])
-        release(log_normalizer[start : start + rows])
+        release(log_normalizer[start : start + len(chunk)])
 
 
 @njit(cache=True)

@@ -49,6 +49,14 @@ def chunk_rows(array: NDArray[Any]) -> int:
     return max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))
 
 
+def loaded_chunks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """(first row, rows in ordinary memory) chunk by chunk; each is let go of when the next one is asked for."""
+    rows = chunk_rows(array)
+    for start in range(0, len(array), rows):
+        yield start, load(array[start : start + rows])
+        release(array[start : start + rows])
+
+
 def release_rows(trace: Trace, start: int, stop: int) -> None:
     """Give back the memory of rows start..stop of a mapped trace, after they have been copied or looked at."""
     for array in trace_tensors(trace).values():
@@ -88,10 +96,6 @@ def hash_content(trace: Trace) -> str:
 
 def byte_chunks(array: NDArray[Any]) -> Iterator[memoryview]:
     """The little-endian bytes of an array in row order, a bounded piece at a time."""
-    if array.size == 0:
-        return
-    rows = chunk_rows(array)
-    for start in range(0, len(array), rows):
-        piece = load(array[start : start + rows])
-        yield piece.astype(piece.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1).data
-        release(array[start : start + rows])
+    if array.size:
+        for _, piece in loaded_chunks(array):
+            yield piece.astype(piece.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1).data

@@ -5,6 +5,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,28 +113,23 @@ def npz_array(path: Path, name: str) -> NDArray[Any]:
     Raises: UserError for a missing, pickled, oversized or damaged array.
     """
     label = f"{name!r} of {path.name}"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = f"{name}.npy"
-            if member not in archive.namelist():
-                raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}")
-            with archive.open(member) as stream:
-                nbytes = _checked_nbytes(stream, label)
-                packed = archive.getinfo(member).compress_size
-                if nbytes > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed):
-                    raise UserError(
-                        f"Array {label} unpacks {packed} bytes into {nbytes}; a ratio of up to {MAX_UNPACKED_RATIO} is "
-                        "read, since a trace that repeats itself more than that is no recording"
-                    )
-                if archive.getinfo(member).file_size != stream.tell() + nbytes:
-                    raise UserError(f"Array {label} does not have the size its header claims")
-            with archive.open(member) as stream:
-                array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
-                return array
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive fails in a dozen ways
-        raise UserError(f"Array {label} cannot be read: {error}") from error
+    with _refusing(label), zipfile.ZipFile(path) as archive:
+        member = f"{name}.npy"
+        if member not in archive.namelist():
+            raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}")
+        with archive.open(member) as stream:
+            nbytes = _checked_nbytes(stream, label)
+            packed = archive.getinfo(member).compress_size
+            if nbytes > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed):
+                raise UserError(
+                    f"Array {label} unpacks {packed} bytes into {nbytes}; a ratio of up to {MAX_UNPACKED_RATIO} is "
+                    "read, since a trace that repeats itself more than that is no recording"
+                )
+            if archive.getinfo(member).file_size != stream.tell() + nbytes:
+                raise UserError(f"Array {label} does not have the size its header claims")
+        with archive.open(member) as stream:
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            return array
 
 
 def npy_array(path: Path) -> NDArray[Any]:
@@ -141,16 +137,23 @@ def npy_array(path: Path) -> NDArray[Any]:
 
     Raises: UserError for a pickled or damaged file.
     """
-    try:
+    with _refusing(path.name):
         with path.open("rb") as stream:
             nbytes = _checked_nbytes(stream, path.name)
             if path.stat().st_size != stream.tell() + nbytes:
                 raise UserError(f"Array {path.name} does not have the size its header claims")
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+@contextmanager
+def _refusing(label: str) -> Iterator[None]:
+    """Turns what reading an array raises, in a dozen ways where it is damaged, into one UserError."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # a damaged header fails in a dozen ways
-        raise UserError(f"Array {path.name} cannot be read: {error}") from error
+    except Exception as error:
+        raise UserError(f"Array {label} cannot be read: {error}") from error
 
 
 def _checked_nbytes(stream: IO[bytes], label: str) -> int:

@@ -147,10 +147,8 @@ def _prompt_len(claim: tuple[int, ...] | None, shapes: dict[str, tuple[int, ...]
 
 
 def _phase(offsets: NDArray[np.int64], prompt_len: NDArray[np.int32]) -> NDArray[np.uint8]:
-    phase = np.full(offsets[-1], DECODE, np.uint8)
-    for start, length in zip(offsets[:-1], prompt_len, strict=True):
-        phase[start : start + length] = PREFILL
-    return phase
+    kinds = np.tile(np.array([PREFILL, DECODE], np.uint8), len(prompt_len))
+    return np.repeat(kinds, np.stack([prompt_len, np.diff(offsets) - prompt_len], axis=1).ravel())
 
 
 def _geometry(options: argparse.Namespace, num_layers: int, top_k: int) -> Geometry:

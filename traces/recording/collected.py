@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Collector:
+class Collector(Tap):
     """Keeps ids, weights and scores of every forward pass of `model`, for a trace.
 
     Hooks the model while the `with` block lasts: call `start_request`, then `end_step` after each forward pass, and
@@ -30,14 +30,9 @@ class Collector:
     """
 
     def __init__(self, model: torch.nn.Module, lookahead: bool, sample: SimilaritySample | None = None) -> None:
-        self._tap = Tap(
-            model,
-            self._on_route,
-            on_layer_end=self._on_layer_end if lookahead else None,
-            lookahead=lookahead,
-            selection=True,
-        )
-        _check_uniform(model, self._tap.layers)
+        on_layer_end = partial(self._keep, "lookahead_after") if lookahead else None
+        super().__init__(model, self._keep_routing, on_layer_end=on_layer_end, lookahead=lookahead, selection=True)
+        _check_uniform(model, self.layers)
         self._sample = sample
         self._ids: list[NDArray[np.int64]] = []  # per step [n, L, K]
         self._weights: list[NDArray[np.float32]] = []
@@ -48,20 +43,6 @@ class Collector:
         self._offsets: list[int] = [0]
         self._prompt_len: list[int] = []
         self._labels: list[str | None] = []
-
-    @property
-    def layers(self) -> tuple[MoELayer, ...]:
-        """The MoE layers in the order in which they run."""
-        return self._tap.layers
-
-    def __enter__(self) -> Collector:
-        self._tap.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tap.__exit__(kind, value, trace)
 
     def start_request(self, prompt_len: int, label: str | None) -> None:
         """Following steps belong to a new request."""
@@ -88,9 +69,9 @@ class Collector:
     def findings(self) -> dict[str, str]:
         """What could not be recorded and why, and what was measured beside the routing, for the provenance."""
         notes = {}
-        if not self._tap.has_router_logits:
+        if not self.has_router_logits:
             notes["router_logits"] = "absent: this family chooses its experts outside a router module"
-        elif not self._tap.has_lookahead_after and len(self.layers) > 1:
+        elif not self.has_lookahead_after and len(self.layers) > 1:
             notes["lookahead_after"] = "absent: the router's input is not the output of a norm module in this family"
         if self._sample is not None:
             notes["expert_similarity"] = self._sample.statement
@@ -133,7 +114,7 @@ class Collector:
             provenance=provenance,
         )
 
-    def _on_route(self, routing: Routing) -> None:
+    def _keep_routing(self, routing: Routing) -> None:
         if self._sample is not None:
             self._sample.add(routing)
         self._keep("ids", routing.layer, routing.topk_ids)
@@ -141,9 +122,6 @@ class Collector:
         self._keep("router_logits", routing.layer, routing.router_logits)
         self._keep("selection_scores", routing.layer, routing.selection_scores)
         self._keep("lookahead_before", routing.layer, routing.lookahead)
-
-    def _on_layer_end(self, layer: int, logits: torch.Tensor) -> None:
-        self._keep("lookahead_after", layer, logits)
 
     def _keep(self, name: str, layer: int, tensor: torch.Tensor | None) -> None:
         if tensor is not None:

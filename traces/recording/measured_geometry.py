@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.format.trace import Geometry
 from traces.recording.moe_layers import MoELayer
-from traces.recording.moe_probe import probe_tokens
+from traces.recording.moe_probe import probe_tokens, text_config
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +19,6 @@ def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name:
     shared_bytes = tuple(_bytes(_shared_parameters(layer)) for layer in layers)
     block_bytes = tuple(_bytes(layer.block.parameters()) for layer in layers)
     routed_bytes = tuple(_bytes(layer.experts.parameters()) for layer in layers)
-    config: Any = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return Geometry(
         model=name,
         num_layers=len(layers),
@@ -34,7 +32,7 @@ def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name:
         shared_bytes=shared_bytes,
         other_bytes=_bytes(model.parameters()) - sum(block_bytes) - _table_only_bytes(model),
         kv_bytes_per_token=_kv_bytes_per_token(model, layers),
-        hidden_size=getattr(text_config, "hidden_size", None),
+        hidden_size=getattr(text_config(model), "hidden_size", None),
         weight_bits=_weight_bits(layers),
     )
 

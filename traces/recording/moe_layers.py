@@ -21,6 +21,7 @@ from traces.recording.moe_probe import (
     norm_of,
     required_arguments,
     run_probe,
+    text_config,
 )
 
 if TYPE_CHECKING:
@@ -91,10 +92,8 @@ def _is_experts(module: torch.nn.Module) -> bool:
 
 
 def _no_experts_sentence(model: torch.nn.Module, family: str) -> str:
-    config: Any = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     for field in EXPERT_COUNT_FIELDS:
-        count = getattr(text_config, field, None)
+        count = getattr(text_config(model), field, None)
         if isinstance(count, int) and count > 1:
             return (
                 f"{family} has {count} experts per layer but cannot be hooked: it has no experts module that receives "

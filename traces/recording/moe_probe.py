@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import UserError
@@ -57,24 +58,17 @@ def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]]
     probe = Probe({}, [])
     handles = []
 
-    def on_experts(name: str, names: tuple[str, str]) -> Any:
-        def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            probe.calls.setdefault(name, routing_arguments(args, kwargs, names))
+    def on_experts(name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        probe.calls.setdefault(name, routing_arguments(args, kwargs, argument_names(module)))
 
-        return hook
-
-    def on_output(name: str) -> Any:
-        def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            probe.outputs.append((name, module, args, kwargs, output))
-
-        return hook
+    def on_output(name: str, *call: Any) -> None:
+        probe.outputs.append((name, *call))
 
     for name, module in experts:
-        names = argument_names(module)
-        handles.append(module.register_forward_pre_hook(on_experts(name, names), with_kwargs=True))
+        handles.append(module.register_forward_pre_hook(partial(on_experts, name), with_kwargs=True))
     for name, module in model.named_modules():
         if name:
-            handles.append(module.register_forward_hook(on_output(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(on_output, name), with_kwargs=True))
     try:
         with torch.no_grad():
             model(input_ids=probe_tokens(model))
@@ -86,13 +80,17 @@ def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]]
     return probe
 
 
+def text_config(model: torch.nn.Module) -> Any:
+    """The configuration of a model's language part; None where it has none."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def probe_tokens(model: torch.nn.Module) -> torch.Tensor:
     """A few valid token ids [1, n] on the model's device."""
     import torch
 
-    config: Any = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    vocab_size = int(getattr(text_config, "vocab_size", 0) or PROBE_TOKENS)
+    vocab_size = int(getattr(text_config(model), "vocab_size", 0) or PROBE_TOKENS)
     device = next(model.parameters()).device
     return (torch.arange(1, PROBE_TOKENS + 1, device=device) % vocab_size)[None]
 

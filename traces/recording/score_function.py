@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 TOLERANCE = 5e-3  # weights may come from a bfloat16 model
 
@@ -19,7 +20,7 @@ def name_score_function(
     """
     if logits is None:
         return None, None
-    for name, scores in (("softmax", _softmax(logits)), ("sigmoid", 1.0 / (1.0 + np.exp(-logits)))):
+    for name, scores in (("softmax", softmax(logits, axis=-1)), ("sigmoid", expit(logits))):
         chosen = np.take_along_axis(scores, topk_ids, axis=-1)
         total = topk_weights.sum(axis=-1)
         ratio = total / chosen.sum(axis=-1)  # [T, L]
@@ -30,12 +31,6 @@ def name_score_function(
         if _constant(total):
             return f"{name}_topk", _scale(total)
     return None, None
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    scores: NDArray[np.float32] = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    scores /= scores.sum(axis=-1, keepdims=True)
-    return scores
 
 
 def _constant(values: NDArray[np.float32]) -> bool:

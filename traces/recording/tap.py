@@ -103,8 +103,11 @@ class Tap:
     def _hook(self, layer: MoELayer) -> None:
         following = self.layers[layer.index + 1] if layer.index + 1 < len(self.layers) else None
         if layer.router is not None:
-            inputs = _topk_inputs() if self._selection else None
-            if inputs is not None:
+            inputs = None
+            if self._selection:
+                from traces.recording.topk_inputs import TopkInputs  # a torch class, so importing it imports torch
+
+                inputs = TopkInputs()
                 self._handles.append(layer.router.register_forward_pre_hook(inputs.start))
                 # Also when the router fails, or the mode would stay on for the rest of the program.
                 self._handles.append(layer.router.register_forward_hook(inputs.stop, always_call=True))
@@ -153,12 +156,6 @@ class Tap:
             self._on_layer_end(layer.index, logits)
 
         return hook
-
-
-def _topk_inputs() -> TopkInputs:
-    from traces.recording.topk_inputs import TopkInputs  # a torch class, so importing it imports torch
-
-    return TopkInputs()
 
 
 @dataclass(slots=True)

@@ -10,7 +10,6 @@ Source: Mattson et al., Evaluation techniques for storage hierarchies, IBM Syste
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -28,12 +27,11 @@ class MissCurve:
     """LRU hits by phase, layer and capacity, caches of equal capacity per layer, cold start.
 
     `hits` [2, L, E+1] int64, hits[p, l, C] at C slots; `demands` [2, L] int64, distinct (layer step, expert) pairs;
-    p is PREFILL or DECODE; `largest_demand`: below this capacity a step overflows the cache.
+    p is PREFILL or DECODE.
     """
 
     hits: NDArray[np.int64]
     demands: NDArray[np.int64]
-    largest_demand: int
 
     def hit_rate(self, capacity: int, phase: int | None = None) -> float:
         """Hits over demands at `capacity` slots per layer, in one phase or in both; NaN without demands."""
@@ -82,25 +80,12 @@ def stack_distances(trace: Trace, reset_per_request: bool = False) -> Iterator[D
 def lru_miss_curve(trace: Trace, reset_per_request: bool = False) -> MissCurve:
     """Step-LRU hits of `trace` at every capacity; the cache is carried over requests unless reset."""
     counts = np.zeros((2, trace.num_layers, trace.num_experts + 2), np.int64)
-    largest = 0
     for chunk in stack_distances(trace, reset_per_request):
         _count(chunk.distances, trace.phase[chunk.start : chunk.stop], counts)
-    starts = np.append(step_starts(trace), trace.num_tokens)
-    for start, stop in pairwise(starts):
-        if stop - start > 1:
-            largest = max(largest, _union_size(trace.topk_ids[start:stop], trace.num_experts))
     hits = np.zeros((2, trace.num_layers, trace.num_experts + 1), np.int64)
     np.cumsum(counts[:, :, : trace.num_experts], axis=-1, out=hits[:, :, 1:])
     demands = counts[:, :, : trace.num_experts + 1].sum(axis=-1)
-    return MissCurve(hits, demands, max(largest, trace.top_k))
-
-
-def _union_size(ids: NDArray[Any], num_experts: int) -> int:
-    """Most experts that any layer demands over these rows."""
-    layers = np.arange(ids.shape[1])[None, :, None]
-    used = np.zeros((ids.shape[1], num_experts), bool)
-    used[np.broadcast_to(layers, ids.shape), ids] = True
-    return int(used.sum(axis=1).max())
+    return MissCurve(hits, demands)
 
 
 @njit(cache=True)

@@ -1,4 +1,4 @@
-"""How unevenly and how repeatedly a trace uses its experts: popularity, reuse by the next token, LRU hits.
+"""How unevenly and how repeatedly a trace uses its experts: popularity, reuse by the next token.
 
 Needs nothing but ids. Every number is over the rows that `counted_rows` gives: decode rows, or all where none is.
 """
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from traces.format.trace import DECODE, Trace
 
-CAPACITY_FRACTIONS = (0.125, 0.25, 0.5, 0.75)
 _CHUNK_BYTES = 1 << 26
 
 
@@ -26,18 +25,6 @@ class Popularity:
 
     top_quarter_share: NDArray[np.float64]
     entropy: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class LruHits:
-    """Step-LRU hit rate at a few capacities; cold start, cache carried over requests, a prompt's prefill one step.
-
-    `slots` per layer; `decode` over the demands of decode steps (NaN without any), `overall` with prefill steps.
-    """
-
-    slots: tuple[int, ...]
-    decode: tuple[float, ...]
-    overall: tuple[float, ...]
 
 
 def counted_rows(trace: Trace) -> NDArray[np.bool_]:
@@ -66,12 +53,13 @@ def expert_uses(trace: Trace) -> NDArray[np.int64]:
 
 def popularity(trace: Trace) -> Popularity:
     """Share of the most used quarter and normalised entropy of use, per layer."""
+    from scipy.special import entr
+
     uses = expert_uses(trace)
     shares = uses / uses.sum(axis=1, keepdims=True)  # [L, E]
     quarter = math.ceil(trace.num_experts / 4)
     top = np.sort(shares, axis=1)[:, -quarter:].sum(axis=1)
-    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
-    return Popularity(top, -(shares * logs).sum(axis=1) / np.log(trace.num_experts))
+    return Popularity(top, entr(shares).sum(axis=1) / np.log(trace.num_experts))
 
 
 def next_token_reuse(trace: Trace) -> float:
@@ -89,19 +77,6 @@ def next_token_reuse(trace: Trace) -> float:
         reused += int((later[..., :, None] == earlier[..., None, :]).any(axis=-1).sum())
     pairs = int(paired.sum()) * trace.num_layers * trace.top_k
     return reused / pairs if pairs else float("nan")
-
-
-def lru_hits(trace: Trace, fractions: tuple[float, ...] = CAPACITY_FRACTIONS) -> LruHits:
-    """Step-LRU hit rates at these fractions of the experts of a layer, rounded down, at least one slot."""
-    from traces.statistics.miss_curve import lru_miss_curve
-
-    curve = lru_miss_curve(trace)
-    slots = tuple(max(1, int(trace.num_experts * fraction)) for fraction in fractions)
-    return LruHits(
-        slots,
-        tuple(curve.hit_rate(count, DECODE) for count in slots),
-        tuple(curve.hit_rate(count) for count in slots),
-    )
 
 
 def label_counts(trace: Trace) -> dict[str, tuple[int, int]]:

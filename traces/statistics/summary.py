@@ -8,8 +8,10 @@ import numpy as np
 
 from traces.format.tensors import trace_tensors
 from traces.format.trace import DECODE, Trace
-from traces.statistics.routing import CAPACITY_FRACTIONS, label_counts, lru_hits, next_token_reuse, popularity
+from traces.statistics.routing import label_counts, next_token_reuse, popularity
 
+CAPACITY_FRACTIONS = (0.125, 0.25, 0.5, 0.75)
+"""Of the experts of a layer, rounded down to at least one slot: cold start, cache carried over requests."""
 # Above this low-score share nearly every active expert may be replaced: the bands no longer tell experts apart.
 MOST_LOW_SHARE = 0.8
 
@@ -71,7 +73,10 @@ def warnings(summary: dict[str, Any]) -> list[str]:
 
 
 def _locality(trace: Trace) -> dict[str, Any]:
-    use, hits = popularity(trace), lru_hits(trace)
+    from traces.statistics.miss_curve import lru_miss_curve
+
+    use, curve = popularity(trace), lru_miss_curve(trace)
+    slots = [max(1, int(trace.num_experts * fraction)) for fraction in CAPACITY_FRACTIONS]
     return {
         "top_quarter_share": float(use.top_quarter_share.mean()),
         "entropy": float(use.entropy.mean()),
@@ -79,9 +84,9 @@ def _locality(trace: Trace) -> dict[str, Any]:
         "entropy_per_layer": use.entropy.tolist(),
         "next_token_reuse": next_token_reuse(trace),
         "lru_capacity": list(CAPACITY_FRACTIONS),
-        "lru_slots": list(hits.slots),
-        "lru_hit_rate_decode": list(hits.decode),
-        "lru_hit_rate": list(hits.overall),
+        "lru_slots": slots,
+        "lru_hit_rate_decode": [curve.hit_rate(count, DECODE) for count in slots],
+        "lru_hit_rate": [curve.hit_rate(count) for count in slots],
     }
 
 

@@ -1,5 +1,7 @@
 """Every yaml of the group makes a network, the published one of the published size."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from sim.paths import CONF
 from sim.predictors.inputs import Inputs, Shape
 from sim.predictors.networks import make_network
-from sim.predictors.settings import MoeBeyondSettings, TrainSettings, as_values, network_settings
+from sim.predictors.settings import MoeBeyondSettings, TrainSettings, network_settings
 from tests.support.small_predictors import request_trace, source_of
 
 DEEPSEEK = Shape("deepseek_v2_lite", 26, 64, 6)
@@ -59,7 +61,7 @@ def test_defaults_of_yaml_and_class_agree():
 
 
 def test_a_frozen_layer_embedding_is_not_trained_but_kept():
-    settings = MoeBeyondSettings(**as_values(MoeBeyondSettings()) | {"learned_layers": False})
+    settings = MoeBeyondSettings(**asdict(MoeBeyondSettings()) | {"learned_layers": False})
     torch.manual_seed(0)
     network = make_network(settings, DEEPSEEK, Inputs(True, False, None), 10)
     assert "layers" in network.state_dict()

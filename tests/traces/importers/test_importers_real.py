@@ -10,7 +10,6 @@ import pytest
 from traces.format.trace import DECODE
 from traces.format.validation import validate
 from traces.importers import big_moe_on_edge, gpt_oss, mixtral_offloading
-from traces.statistics.miss_curve import lru_miss_curve
 
 
 def test_gpt_oss(shared_traces):
@@ -24,8 +23,6 @@ def test_mixtral(shared_traces):
     trace = mixtral_offloading.read(shared_traces / "mixtral_offloading/active_experts.txt", argparse.Namespace())
     validate(trace)
     assert int((trace.phase == DECODE).sum()) == 773
-    curve = lru_miss_curve(trace)
-    assert curve.largest_demand == 8
     assert (np.sort(trace.topk_ids[:4].transpose(1, 0, 2).reshape(32, 8), axis=1) == np.arange(8)).all()
 
 

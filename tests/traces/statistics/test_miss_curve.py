@@ -59,7 +59,6 @@ def test_a_prompt_is_one_step_and_its_last_tokens_are_most_recent():
     phase = [PREFILL, PREFILL, DECODE, DECODE]
     curve = lru_miss_curve(ids_trace([[0, 2], [0, 1], [1, 0], [2, 3]], 4, phase, prompt_len=(2,)))
     assert curve.demands[:, 0].tolist() == [3, 4]
-    assert curve.largest_demand == 3
     assert curve.hits[PREFILL, 0].tolist() == [0, 0, 0, 0, 0]
     # Token 3 wants 1 and 0: both resident from 2 slots, only 1 with one slot; token 4 wants 2 (3 slots) and 3 (never).
     assert curve.hits[DECODE, 0].tolist() == [0, 1, 2, 3, 3]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.random_traces import ids_trace, recorded_trace
 from traces.format.trace import DECODE, PREFILL
-from traces.statistics.routing import counted_rows, expert_uses, label_counts, lru_hits, next_token_reuse, popularity
+from traces.statistics.routing import counted_rows, expert_uses, label_counts, next_token_reuse, popularity
 from traces.statistics.summary import summarize, warnings
 
 
@@ -49,9 +49,9 @@ def test_reuse_does_not_depend_on_chunks(monkeypatch):
 
 
 def test_lru_hits_are_read_off_at_fractions_of_the_experts():
-    hits = lru_hits(ids_trace([[0], [1], [2], [0], [1]], experts=4))
-    assert hits.slots == (1, 1, 2, 3)
-    assert hits.decode == (0, 0, 0, 0.4)
+    locality = summarize(ids_trace([[0], [1], [2], [0], [1]], experts=4))["locality"]
+    assert locality["lru_slots"] == [1, 1, 2, 3]
+    assert locality["lru_hit_rate_decode"] == [0, 0, 0, 0.4]
 
 
 def test_labels_are_counted():
