@@ -47,8 +47,8 @@ GPU, CPU, LINK, LAUNCH, HOST = ("attention", "expert"), ("cpu",), ("link",), ("l
 class Hardware:
     """One GPU, its host and the link between them; every time in seconds, every rate per second.
 
-    A new constant per layer is a field here with ``each_layer``, its switch in ``sim.config.TimeConfig`` and in the
-    `time` group of `conf`, and its value and source in `conf/hardware`; durations, engines, what-if and the error of a
+    A new constant per layer is a field here with ``each_layer``, its switch in ``sim.config.TimeConfig`` and in
+    `conf/knobs/time.yaml`, and its value and source in `conf/hardware`; durations, engines, what-if and the error of a
     calibration follow from the field, and ``tests/sim/engine/test_time_switches.py`` holds it to its part.
 
     Raises: UserError when a figure is missing, not a number, out of range, or when label and sources do not fit.
