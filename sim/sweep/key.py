@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -103,9 +104,9 @@ def _by_content(value: Any, name: str = "") -> Any:
         return _embedded()
     if name == "_target_":
         return [value, _own_module(value.rpartition(".")[0])]
-    path = Path(value).expanduser()
-    if (path.suffix or "/" in value or name in ("path", "checkpoint")) and _is_file(path):
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    if "/" in value or Path(value).suffix or name in ("path", "checkpoint"):
+        path = Path(os.path.expanduser(value))  # noqa: PTH111  (pathlib's own raises for users it does not know)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if _is_file(path) else value
     return value
 
 

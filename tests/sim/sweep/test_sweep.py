@@ -115,6 +115,11 @@ def test_a_machine_in_a_file_counts_by_content(name, trace_path, tmp_path, monke
     assert keys[0] == keys[2] != keys[1]
 
 
+@pytest.mark.parametrize("text", ["~nobody/x.yaml", "a" * 10_000 + "/b", "nul\0/x.yaml", "1.5", ""])
+def test_what_names_no_file_counts_as_text(text):
+    assert sweep_key.run_key({"hardware": {"path": text}}, "") != sweep_key.run_key({"hardware": {"path": "x"}}, "")
+
+
 def test_a_rule_in_a_folder_of_its_own_counts_by_content(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
