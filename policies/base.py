@@ -68,6 +68,10 @@ class Eviction(Part):
 
     static: ClassVar[bool] = False
     """True for a placement that never changes: it starts filled, and every miss passes by the cache."""
+    after_step: ClassVar[bool] = False
+    """True if what stays is decided over a layer step as a whole: of the residents and what the step executes on the
+    GPU those of the highest priority stay, once ``touch`` has set it for both; the others leave, an expert of the same
+    step as soon as it has run, or stream past the cache. ``bypass`` is not asked then."""
 
     def touch(self, state: State, memory: Vector) -> None:
         """Update ``state.priority`` after the demand of a layer step is known. Once per layer step."""

@@ -42,6 +42,8 @@ class Cache:
     """cache.overflow=hold: a step may hold more than the capacity, and is trimmed when it ends."""
     is_static: int
     """What is resident never changes."""
+    after_step: int
+    """What stays is decided over the layer step as a whole: see ``policies.base.Eviction``."""
     num_chunks: int
     """Chunks of a prefetch copy."""
     launch_ns: int
@@ -154,6 +156,8 @@ class Cache:
     """[E] ... that executes it on the CPU."""
     replaced_at: Int8
     """[E] ... that executes another expert in its place."""
+    dropped_at: Int8
+    """[L*E] ... in which the expert has to leave, or may not come (``after_step``)."""
     outcome: UInt1
     """[num_demand] of each demanded expert: HIT ... DEGRADE."""
     gpu_queue: Int4
@@ -197,6 +201,7 @@ def allocate(num_layers: int, num_experts: int, num_pools: int) -> dict[str, NDA
         "executed_at": (experts, np.int64),
         "on_cpu_at": (experts, np.int64),
         "replaced_at": (experts, np.int64),
+        "dropped_at": (grid, np.int64),
         "outcome": (experts, np.uint8),
         "gpu_queue": (experts, np.int32),
         "run_ns": (experts, np.int64),

@@ -8,6 +8,8 @@ resident and in-flight experts.
 
 from __future__ import annotations
 
+import numpy as np
+
 from policies.state import IN_FLIGHT, LOW, RESIDENT, State
 from sim.engine.decision.cache import Cache, Ids, Scores, Times
 from sim.engine.decision.counters import (
@@ -34,7 +36,7 @@ from sim.engine.decision.demand import (
     sort_executed,
 )
 from sim.engine.decision.layout import Rules
-from sim.engine.decision.slots import evict, find_victim, join, leave, place_demand, place_prefetch
+from sim.engine.decision.slots import NOBODY, evict, find_victim, join, leave, place_demand, place_prefetch
 from sim.engine.decision.struct_views import borrow, core_jit
 
 IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
@@ -109,6 +111,15 @@ def unshield_residents(state: State, cache: Cache, layer: int) -> None:
 
 
 @core_jit
+def pass_through(state: State, cache: Cache, expert: int) -> None:
+    """Note that an executed expert may not stay: in a slot already, it has to release it once it has run."""
+    cache.transient[expert] = 1
+    status = cache.status[state.layer * state.num_experts + expert]
+    if status in (RESIDENT, IN_FLIGHT) or (status == LOW and cache.runs_low[expert]):
+        cache.holding_transient += 1
+
+
+@core_jit
 def shield_step(state: State, cache: Cache) -> None:
     """Protect what the step executes on the GPU; above capacity keep only its most recent experts.
 
@@ -128,11 +139,68 @@ def shield_step(state: State, cache: Cache) -> None:
             continue
         if room < 0 and cache.holds_overflow == 0:
             cache.overflows = 1
-            cache.transient[expert] = 1
-            status = cache.status[base + expert]
-            if status in (RESIDENT, IN_FLIGHT) or (status == LOW and runs_low[expert]):
-                cache.holding_transient += 1
+            if cache.after_step == 0:
+                pass_through(state, cache, expert)
     cache.counts[N_OVERFLOW_STEPS] += cache.overflows
+
+
+@core_jit
+def settle_retention(state: State, cache: Cache, rules: Rules) -> None:
+    """Decide what stays once the step is over: drop the lowest (priority, layer, expert) until the rest fits.
+
+    Candidates are what may be evicted, and what the step executes on the GPU, resident or missing. What a prefetch
+    brings or protects stays.
+    """
+    layer, now, experts = state.layer, state.now, state.num_experts
+    pool, base = cache.pool_of[layer], layer * experts
+    if cache.has_refresh:
+        rules.refresh(rules.eviction, state, rules.eviction_memory, layer)
+    total = cache.used[pool]
+    for i in range(state.num_missing):
+        expert = state.missing[i]
+        if cache.on_cpu_at[expert] != now:
+            total += arriving_size(state, cache, expert)
+    while total > cache.capacity[pool]:
+        lowest, worst = np.inf, NOBODY
+        for i in range(cache.member_count[pool]):
+            key = cache.members[pool, i]
+            runs = key // experts == layer and cache.executed_at[key % experts] == now
+            free = cache.shield[key] == 0 or (runs and cache.on_cpu_at[key % experts] != now)
+            if free and cache.status[key] != IN_FLIGHT and cache.dropped_at[key] != now:
+                lowest, worst = lower_of(cache, lowest, worst, key)
+        for i in range(state.num_missing):
+            key = base + state.missing[i]
+            if cache.on_cpu_at[state.missing[i]] != now and cache.dropped_at[key] != now:
+                lowest, worst = lower_of(cache, lowest, worst, key)
+        if worst == NOBODY:
+            return
+        cache.dropped_at[worst] = now
+        expert = worst - base
+        runs = 0 <= expert < experts and cache.executed_at[expert] == now and cache.on_cpu_at[expert] != now
+        missing = (
+            runs and cache.status[worst] != RESIDENT and not (cache.status[worst] == LOW and cache.runs_low[expert])
+        )
+        total -= arriving_size(state, cache, expert) if missing else cache.held[worst]
+        if runs:
+            pass_through(state, cache, expert)
+
+
+@core_jit
+def arriving_size(state: State, cache: Cache, expert: int) -> int:
+    """Bytes by which a missing expert of the current layer would fill its pool further."""
+    layer, key = state.layer, state.layer * state.num_experts + expert
+    size = cache.low_size[layer] if cache.runs_low[expert] else cache.size[layer]
+    return int(size - cache.held[key] if cache.status[key] == LOW else size)
+
+
+@core_jit
+def lower_of(cache: Cache, lowest: float, worst: int, key: int) -> tuple[float, int]:
+    """The lower one of (priority, key)."""
+    priority = cache.priority[key]
+    priority = -np.inf if np.isnan(priority) else priority
+    if priority < lowest or (priority == lowest and key < worst):
+        return priority, key
+    return lowest, worst
 
 
 @core_jit
@@ -212,6 +280,8 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     shield_step(state, cache)
     if cache.has_touch:
         rules.touch(rules.eviction, state, rules.eviction_memory)
+    if cache.after_step:
+        settle_retention(state, cache, rules)
     queue_work(state, cache)
     if cache.has_predict and cache.predicts_at_end == 0:
         predict_and_queue(state, cache, rules)

@@ -174,6 +174,7 @@ class Device:
             "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
             "holds_overflow": int(self.spec.hold),
             "is_static": int(policy.eviction.static),
+            "after_step": int(policy.eviction.after_step),
             "predicts_at_end": int(policy.prediction.available_at_end()),
             "launch_ns": self.spec.launch_ns,
             "num_chunks": policy.prefetch.chunks(),

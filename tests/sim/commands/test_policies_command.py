@@ -35,7 +35,9 @@ def test_the_list_names_every_system_and_rule_with_needs(capsys):
         at = lines.index(f"{part}: policy/{part}=NAME") + 1
         below = lines[at : at + len(rule_names(part))]
         assert [line.split()[0] for line in below] == rule_names(part)
-    assert "belady_admit Belady's MIN with forced admission. [future]" in lines
+    assert (
+        "belady_admit Belady's MIN with forced admission, over experts that the running step spares. [future]" in lines
+    )
     assert "lru Plain offloading with a least-recently-used cache." in lines
 
 
