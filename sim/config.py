@@ -96,6 +96,8 @@ class TraceConfig:
     """Only requests that carry one of these labels, as `python -m sim info` lists them."""
     requests: Count | None = None
     """Only the first n requests (of those labels)."""
+    sample: Count | None = None
+    """Instead of the first: n requests drawn by the run's seed, as many of each label as of any other."""
     fit_requests: Amount | None = None
     """Hold out the last n requests: not replayed, for rules that learn from other requests. null: those that
     ``requests`` leaves out, else the last quarter if a rule of the policy needs them, else none."""
@@ -108,6 +110,11 @@ class TraceConfig:
         check_ranges(self, "trace.")
         if self.labels is not None and not (self.labels and all(isinstance(label, str) for label in self.labels)):
             raise UserError(f"trace.labels={self.labels}: must be a list of labels, as [code,prose], or null")
+        if self.requests is not None and self.sample is not None:
+            raise UserError(
+                f"trace.sample={self.sample} and trace.requests={self.requests} exclude each other: the first n "
+                "requests, or n spread over all"
+            )
         if self.embedded is None and self.path is None:
             raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
 

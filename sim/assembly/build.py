@@ -24,6 +24,7 @@ from sim.predictors.split import count_learned_last
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
+from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
@@ -64,22 +65,30 @@ def _open(path: Path, check_rows: bool, labels: tuple[str, ...] | None, changed_
     return trace if labels is None else trace.select_labels(labels)
 
 
-def open_requests(config: Any) -> Trace:
-    """The requests that a `trace` group chooses, for what replays them and learns from no others."""
+def open_requests(config: Any, seed: int = 0) -> Trace:
+    """The requests that a `trace` group chooses, for what replays them and learns from no others.
+
+    `seed`: of `trace.sample`.
+    """
     trace_config = validate(TraceConfig, to_plain_dict(config, "trace"), "trace.")
     trace = open_trace(trace_config)
+    if trace_config.sample is not None:
+        return trace.sample_requests(trace_config.sample, seed)
     return trace if trace_config.requests is None else trace.select_requests(trace_config.requests)
 
 
-def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[Trace, Trace | None, list[str]]:
-    """(the requests to replay, those to learn from or None, notes); the two never overlap.
+def split_requests(
+    trace: Trace, config: TraceConfig, policy: Policy, seed: int = 0
+) -> tuple[Trace, Trace | None, list[str]]:
+    """(the requests to replay, those to learn from or None, notes); the two never overlap. `seed`: of `trace.sample`.
 
     Raises: UserError where the trace has too few requests.
     """
     total, held = trace.num_requests, config.fit_requests
-    if config.requests is not None and config.requests > total - (held or 0):
-        less = f" of which trace.fit_requests={held} are held out" if held else ""
-        raise UserError(f"trace.requests={config.requests}: the trace has {total} requests{less}")
+    for name, asked in (("requests", config.requests), ("sample", config.sample)):
+        if asked is not None and asked > total - (held or 0):
+            less = f" of which trace.fit_requests={held} are held out" if held else ""
+            raise UserError(f"trace.{name}={asked}: the trace has {total} requests{less}")
     if held is not None and held >= total:
         raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
     learner, notes = policy.needs().get(Need.FIT), []
@@ -99,8 +108,26 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
             f"policy {policy.name}: {learner} learns from requests that are not replayed, and there are "
             "none: give trace.fit_requests=N, or a trace with more requests"
         )
-    replayed = trace.select_requests(config.requests or total - held)
+    if config.sample is not None:
+        replayed = trace.sample_requests(config.sample, seed, total - held)
+    else:
+        replayed = trace.select_requests(config.requests or total - held)
+        notes += few_clusters(trace, replayed) if config.requests is not None else []
     return replayed, trace.select_requests(held, total - held) if learns else None, notes
+
+
+def few_clusters(trace: Trace, first: Trace) -> list[str]:
+    """Whether the first requests of a trace come from fewer data sets or conversations than as many of all would."""
+    if trace.request_labels is None or first.request_labels is None:
+        return []
+    here, known = len(set(first.request_labels)), len(set(trace.request_labels))
+    count, could = first.num_requests, min(first.num_requests, known)
+    if here == could or (here >= FEWEST_CLUSTERS and 2 * here > could):
+        return []
+    return [
+        f"the first {count} requests come from {here} of the {known} data sets or conversations that the trace names: "
+        f"trace.sample={count} takes as many from all"
+    ]
 
 
 def count_held_out(trace: Trace, policy: Policy) -> int:
@@ -159,7 +186,7 @@ def build(config: DictConfig) -> Replay:
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     setup = read_device(config, validate(RunConfig, knobs))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
-    trace, others, notes = split_requests(open_trace(trace_config), trace_config, setup.policy)
+    trace, others, notes = split_requests(open_trace(trace_config), trace_config, setup.policy, setup.run.seed)
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, to_plain_dict(config.model))
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

@@ -91,7 +91,7 @@ def calibrate_from(config: DictConfig) -> None:
     from sim.calibrate.parameters import Parameters
     from sim.results.json_files import write_json
 
-    trace = open_requests(config.trace)
+    trace = open_requests(config.trace, int(config.seed))
     folder = output_folder()
     with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
         measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))

@@ -2,11 +2,12 @@
 
 usage: python -m sim compare FOLDER [metric=tpot_s.mean] [baseline=POLICY] [out=pairs.parquet]
 
-Runs of equal trace, requests, batch size, machine and capacity are compared. Whole requests (lockstep batches) are
-drawn again, the same ones for both runs: the intervals are 95 %. p is Student's, on the differences of the requests,
-corrected by Holm for all pairs that are printed; "A wins" is the share of draws in which A is better. Where the
-hardware file states how uncertain its figures are, times count that in. What is not distinguishable (p of Holm above
-0.05) is marked.
+Runs of equal trace, batch size, machine and capacity are compared, on the requests that both replayed; what is in no
+pair is named. Whole requests are drawn again, the same ones for both runs: lockstep batches, or all requests of a data
+set or conversation where the trace names six or more. Intervals are 95 %, by the bootstrap-t. p is below .05 where the
+interval leaves out 0, and corrected by Holm for all pairs that are printed; "A wins" is the share of draws in which A
+is better. A quantile has an interval from 5 / (1 - q) requests on: p50 10, p90 50, p99 500. Where the hardware file
+states how uncertain its figures are, times count that in. What is not distinguishable (p of Holm above 0.05) is marked.
 
   metric=NAME      of metrics.json: tpot_s.mean, tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
   baseline=POLICY  compare with this policy only, instead of all pairs
@@ -34,21 +35,25 @@ def main(argv: list[str]) -> int:
     """Compare and print -> 0. Raises: UserError for unknown words, and where there is nothing to compare."""
     word, pairs = read_words("compare", argv, {"metric": "NAME", "baseline": "POLICY", "out": "FILE"})
     folder, options = Path(word), dict(pairs)
-    from sim.results.table import collect, comparisons
+    from sim.results.comparisons import compared
+    from sim.results.table import collect
 
     table = collect(folder)
-    compared = comparisons(table, options.get("metric", "tpot_s.mean"), options.get("baseline"))
-    if compared.empty:
-        raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared")
-    print(text(compared))
+    found = compared(table, options.get("metric", "tpot_s.mean"), options.get("baseline"))
+    if found.pairs.empty:
+        notes = "".join(f"; {note}" for note in found.notes)
+        raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared{notes}")
+    print(text(found.pairs))
+    for note in found.notes:
+        print(f"note: {note}")
     for warning in sorted({warning for row in table["warnings"] for warning in row if warning.startswith("fragile")}):
         print(warning)
     if "out" in options:
         out = Path(options["out"])
         if out.suffix == ".csv":
-            compared.to_csv(out, index=False)
+            found.pairs.to_csv(out, index=False)
         else:
-            compared.to_parquet(out, index=False)
+            found.pairs.to_parquet(out, index=False)
         print(f"wrote {out}")
     return 0
 
@@ -68,7 +73,8 @@ def text(pairs: pd.DataFrame) -> str:
 
 def _line(row: pd.Series, width: int) -> str:
     """One pair."""
-    interval = f"{number(row['difference_low'])} to {number(row['difference_high'])}"
+    known = row["difference_low"] == row["difference_low"]
+    interval = f"{number(row['difference_low'])} to {number(row['difference_high'])}" if known else "no interval"
     p, wins = number(row["p_holm"], ".2g"), percent(row["wins"])
     mark = "" if row["distinguishable"] else "  not distinguishable"
     return (

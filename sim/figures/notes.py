@@ -16,8 +16,21 @@ def footnote(table: pd.DataFrame, interval: bool) -> str:
         counts = sorted({int(count) for count in table["requests"]})
         blocks = "requests" if batch == ["1"] else "batches of requests"
         text += f" Bars: 95\u00a0% bootstrap over {' or '.join(map(str, counts))} {blocks}."
+    text += different_requests(table)
     sentences = dict.fromkeys(sentence for one in table["estimated"] for sentence in one)
     return " ".join([text, *(f"ESTIMATED: {sentence.rstrip('.')}." for sentence in sentences)])
+
+
+def different_requests(table: pd.DataFrame) -> str:
+    """Which runs replayed other requests than most, under the same conditions: their points are of those."""
+    if not {"conditions", "num_requests", "trace_hash", "series"} <= set(table):
+        return ""
+    said = {}
+    for _, group in table.groupby("conditions", sort=False):
+        usual = group["trace_hash"].mode().iloc[0]
+        for _, run in group[group["trace_hash"] != usual].iterrows():
+            said[str(run["policy"])] = int(run["num_requests"])
+    return "".join(f" {policy}: on {count} other requests than the rest." for policy, count in said.items())
 
 
 def values_of(table: pd.DataFrame, key: str) -> list[str]:

@@ -109,8 +109,11 @@ class StepTable:
         return np.stack([columns.get(name, nothing) for name in COLUMNS], axis=1)
 
     def requests(self) -> Columns:
-        """One row per request: see ``RequestTimes.columns``."""
-        return self.request_times.columns(self.replay.timed)
+        """One row per request: see ``RequestTimes.columns``; its number in the whole trace, its label as a number."""
+        trace, columns = self.replay.trace, self.request_times.columns(self.replay.timed)
+        numbers, clusters = trace.request_numbers, trace.clusters()
+        columns["trace_request"] = columns["request"] if numbers is None else numbers
+        return columns if clusters is None else columns | {"cluster": clusters}
 
     def metrics(self) -> Metrics:
         """The flat row of metrics."""

@@ -10,6 +10,7 @@ from sim.formatting import milliseconds, number, percent, size
 from sim.machine.parts import PARTS
 from sim.metrics.registry import PREFIXES, QUANTILES, quantity_of
 from sim.metrics.step_table import Metrics
+from sim.statistics.bootstrap import blocks_needed
 
 RATES_SHOWN = (
     "hit_rate", "late_rate", "cache_ratio", "substitution_rate", "lost_gate_mass", "cpu_rate", "bytes_per_token",
@@ -85,4 +86,17 @@ def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None
         lines += ["", *gains(answers), ""]
     lines += [f"ESTIMATED: {note}" for note in replay.notes.estimated]
     lines += [f"note: {note}" for note in (*replay.notes.warnings, *fragile_capacity(metrics))]
+    lines += [f"note: {sentence}" for sentence in few_for_quantiles(replay)]
     return "\n".join(lines)
+
+
+def few_for_quantiles(replay: Replay) -> list[str]:
+    """Which quantiles over requests say little, because so few requests lie beyond them that they have no interval."""
+    requests, batch = replay.trace.num_requests, replay.run.batch_size
+    blocks = -(-requests // batch)
+    few = [name for name, share in QUANTILES.items() if blocks < blocks_needed(share)]
+    if not few or not replay.timed:
+        return []
+    needed = ", ".join(str(blocks_needed(QUANTILES[name])) for name in few)
+    what = f"{requests} requests" if batch == 1 else f"{blocks} batches of requests"
+    return [f"{', '.join(few)} of {what} have no interval: that takes {needed}"]

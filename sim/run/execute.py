@@ -66,7 +66,7 @@ def run_device(config: DictConfig, folder: Path) -> DeviceRun:
 def run_system(config: DictConfig, folder: Path) -> SystemRun:
     """Run a system of several devices on the configured requests."""
     system = load_system(to_plain_dict(config.system, "system"))
-    trace = open_requests(config.trace)
+    trace = open_requests(config.trace, int(config.seed))
     return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))
 
 

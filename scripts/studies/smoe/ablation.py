@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
 def shown(pairs: Pairs, measure: str = "TPOT") -> str:
     """Mean relative change with its interval, in percent."""
     low, high = change_interval(pairs, measure)
-    return f"{change(pairs, measure)[0]:+7.1%} [{low:+.1%}, {high:+.1%}]"
+    return f"{change(pairs, measure):+7.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 def split(path: Path | None, requests: int | None, least: int) -> tuple[Trace, Trace]:
@@ -130,8 +130,8 @@ def print_combinations(bench: Bench, batch: int) -> None:
     for count in range(len(CHAIN) + 1):
         for parts in itertools.combinations(CHAIN, count):
             pairs = bench.pairs(LRU, Contender(parts), batch)
-            tpot = "".join(f"{value(new, 'TPOT')[0] / 1e6:>7.1f}" for _, new in pairs)
-            ratios = "".join(f"{value(new, 'cache ratio')[0]:>6.0%}" for _, new in pairs)
+            tpot = "".join(f"{value(new, 'TPOT') / 1e6:>7.1f}" for _, new in pairs)
+            ratios = "".join(f"{value(new, 'cache ratio'):>6.0%}" for _, new in pairs)
             lost = sum(new.lost_gate_mass for _, new in pairs) / len(pairs)
             print(f"{'+'.join(parts) or 'none':<36}{tpot}   {shown(pairs):<26}{ratios}{lost:>6.0%}")
 
@@ -158,8 +158,8 @@ def print_contenders(bench: Bench, batch: int) -> None:
         print(f"{'':<34}{'S1':>7}{'S2':>7}{'S3':>7} ms   cache ratio, mean   SMoE's TPOT against it")
         for rival in (smoe, *rivals):
             pairs = bench.pairs(rival, smoe, batch)
-            tpot = "".join(f"{value(old, 'TPOT')[0] / 1e6:>7.1f}" for old, _ in pairs)
-            ratio = sum(float(value(old, "cache ratio")[0]) for old, _ in pairs) / len(pairs)
+            tpot = "".join(f"{value(old, 'TPOT') / 1e6:>7.1f}" for old, _ in pairs)
+            ratio = sum(value(old, "cache ratio") for old, _ in pairs) / len(pairs)
             name = "SMoE" if rival is smoe else rival.label.removesuffix(f", {side}")
             gain = "" if rival is smoe else shown(pairs)
             print(f"{name:<34}{tpot}      {ratio:>8.0%}            {gain}".rstrip())
@@ -192,7 +192,7 @@ def print_chain_by_host(bench: Bench, batch: int, machines: Sequence[Machine]) -
         for host_s in sorted({machine.host_s for machine in machines}):
             sides = [*itertools.pairwise(MEMBERS), (LRU, SMOE)]
             pairs = (bench.pairs(old, new, batch, Machine(host_s=host_s), older) for old, new in sides)
-            cells = "".join(f"{change(pair, 'TPOT')[0]:>+11.1%}" for pair in pairs)
+            cells = "".join(f"{change(pair, 'TPOT'):>+11.1%}" for pair in pairs)
             print(f"{'older' if older else 'automatic':<10}{host_s * 1e3:>8g}{cells}")
 
 
@@ -204,7 +204,7 @@ def print_machines(bench: Bench, batches: Sequence[int], machines: Sequence[Mach
         for setup in SETUPS:
             old = bench.run(setup, rival(bench, setup, batch, machine), batch, machine)
             pairs.append((old, bench.run(setup, SMOE, batch, machine)))
-        return float(change(pairs, "TPOT")[0])
+        return change(pairs, "TPOT")
 
     print("\nSMoE under other host costs and CPU speeds: TPOT against LRU, and against the best baseline (own supply)")
     print(f"{'host ms':>8}{'CPU/copy':>10}" + "".join(f"{f'batch {b}: LRU':>16}{'best':>8}" for b in batches))

@@ -118,7 +118,7 @@ def best_of(names: Sequence[str]) -> Chooser:
 
     def choose(bench: Bench, setup: Setup, batch: int, machine: Machine) -> Contender:
         rivals = baselines(setup, names)
-        return min(rivals, key=lambda rival: float(value(bench.run(setup, rival, batch, machine), "TPOT")[0]))
+        return min(rivals, key=lambda rival: value(bench.run(setup, rival, batch, machine), "TPOT"))
 
     return choose
 
@@ -167,20 +167,20 @@ def examine(bench: Bench, claim: Claim, machines: Sequence[Machine]) -> Finding:
     bare = pairs(Machine(host_s=0.0))
     return Finding(
         claim,
-        float(change(nominal, measure)[0]),
+        change(nominal, measure),
         *change_interval(nominal, measure),
-        {machine: float(change(pairs(machine), measure)[0]) for machine in machines},
+        {machine: change(pairs(machine), measure) for machine in machines},
         float(np.mean([old.share("link", "cpu") for old, _ in nominal])),
         float(np.mean([old.share("link", "cpu") for old, _ in bare])),
         (mean_value(nominal, 0, measure), mean_value(nominal, 1, measure)),
-        (float(change(older, measure)[0]), *change_interval(older, measure)),
+        (change(older, measure), *change_interval(older, measure)),
         tuple(claim.old(bench, setup, claim.batch, NOMINAL).label for setup in claim.setups),
     )
 
 
 def mean_value(pairs: Sequence[tuple[Sums, Sums]], which: int, measure: str) -> float:
     """Mean over set-ups of one side of the pairs."""
-    return float(np.mean([value(pair[which], measure)[0] for pair in pairs]))
+    return float(np.mean([value(pair[which], measure) for pair in pairs]))
 
 
 def write(folder: Path, bench: Bench, findings: Sequence[Finding]) -> None:
@@ -193,7 +193,7 @@ def write(folder: Path, bench: Bench, findings: Sequence[Finding]) -> None:
         for key, sums in bench.known.items():
             setup, contender, batch, machine, older = key
             shares = [sums.share(part) for part in ("link", "cpu", "host")]
-            figures = [float(value(sums, "TPOT")[0]) / 1e9, float(value(sums, "cache ratio")[0]), sums.lost_gate_mass]
+            figures = [value(sums, "TPOT") / 1e9, value(sums, "cache ratio"), sums.lost_gate_mass]
             table.writerow([setup, contender.label, batch, machine.host_s, machine.cpu_ratio, older, *figures, *shares])
     rows = [
         {"claim": f.claim.text, "batch": f.claim.batch, "measure": f.claim.measure, "published": f.claim.published}

@@ -26,7 +26,7 @@ from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, load_hardware
 from sim.machine.parts import PARTS as TIME_PARTS
 from sim.metrics.step_table import StepTable
-from sim.statistics.bootstrap import multinomial_counts, percentile_interval
+from sim.statistics.bootstrap import estimate
 from traces.format.trace import Geometry, Trace
 
 Vector = NDArray[np.float64]
@@ -135,22 +135,28 @@ DRAWS = 2000
 MEASURES = {"TPOT": ("time_ns", "tokens"), "cache ratio": ("resident", "executed")}
 
 
-def value(sums: Sums, measure: str, weights: NDArray[Any] | None = None) -> Vector:
-    """The measure with blocks counted ``weights`` times, [draws, blocks] -> [draws]; all once -> one value."""
+def value(sums: Sums, measure: str) -> float:
+    """The measure over all blocks."""
     above, below = (getattr(sums, name) for name in MEASURES[measure])
-    counts = np.ones((1, above.size)) if weights is None else weights
-    return np.asarray((counts @ above) / (counts @ below))
+    return float(above.sum() / below.sum())
 
 
-def change(pairs: Sequence[tuple[Sums, Sums]], measure: str, weights: NDArray[Any] | None = None) -> Vector:
-    """Mean over set-ups of new / old - 1, where the same blocks are drawn for all of them, [draws]."""
-    ratios = [value(new, measure, weights) / value(old, measure, weights) for old, new in pairs]
-    return np.asarray(np.mean(ratios, axis=0) - 1.0)
+def change(pairs: Sequence[tuple[Sums, Sums]], measure: str) -> float:
+    """Mean over set-ups of new / old - 1."""
+    return float(np.mean([value(new, measure) / value(old, measure) for old, new in pairs]) - 1.0)
 
 
 def change_interval(pairs: Sequence[tuple[Sums, Sums]], measure: str) -> tuple[float, float]:
     """95 % interval of ``change`` over blocks; the same draws for everything with as many blocks."""
-    return percentile_interval(change(pairs, measure, multinomial_counts(pairs[0][0].tokens.size, DRAWS)))
+    above, below = MEASURES[measure]
+    sides = [side for pair in pairs for side in pair]
+    columns = [getattr(side, name) for side in sides for name in (above, below)]  # old and new of every set-up
+
+    def mean_change(sums: NDArray[Any]) -> NDArray[Any]:
+        ratios = sums[..., 0::2] / sums[..., 1::2]
+        return np.asarray(np.mean(ratios[..., 1::2] / ratios[..., 0::2], axis=-1) - 1.0)
+
+    return estimate(np.stack(columns, axis=1), mean_change, DRAWS).interval
 
 
 @dataclass
