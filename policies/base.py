@@ -185,7 +185,8 @@ class Policy:
     ``residency``: 'cache' (the configured capacity), 'all' (every expert has a slot and starts resident: a bound) or
     'none' (no slots: every expert is fetched for each layer step and kept nowhere: the other bound).
     ``write_back``: 'none' (the host keeps every expert), 'serial' (a victim is copied home before its replacement
-    comes) or 'overlap' (both directions at once; the link is free again when both are done).
+    comes) or 'overlap' (both directions at once; the link is free again when both are done). ``scope`` ('layer' or
+    'global') and ``start`` ('cold' or 'warm') of the cache are what the policy is meant for; a run may ask for others.
     """
 
     name: str
@@ -197,12 +198,18 @@ class Policy:
     residency: str = "cache"
     write_back: str = "none"
     allocation: Allocation = field(default_factory=Allocation)
+    scope: str = "layer"
+    start: str = "cold"
 
     def __post_init__(self) -> None:
         if self.residency not in ("cache", "all", "none"):
             raise UserError(f"policy.residency={self.residency}: must be cache, all or none")
         if self.write_back not in ("none", "serial", "overlap"):
             raise UserError(f"policy.write_back={self.write_back}: must be none, serial or overlap")
+        if self.scope not in ("layer", "global"):
+            raise UserError(f"policy.scope={self.scope}: must be layer or global")
+        if self.start not in ("cold", "warm"):
+            raise UserError(f"policy.start={self.start}: must be cold or warm")
 
     def parts(self) -> tuple[Part, ...]:
         return (self.eviction, self.prediction, self.prefetch, self.substitution, self.assignment)

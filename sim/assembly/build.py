@@ -163,6 +163,8 @@ def make_policy(config: DictConfig) -> Policy:
         name=str(config.name),
         residency=str(config.residency),
         write_back=str(config.get("write_back", "none")),
+        scope=str(config.get("scope", "layer")),
+        start=str(config.get("start", "cold")),
         **built,
     )
 

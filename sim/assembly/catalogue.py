@@ -60,6 +60,11 @@ class System:
     """Part -> name of the rule's yaml."""
     residency: str
     write_back: str
+    scope: str
+    """Of the cache, unless a run asks for another; so the next one."""
+    start: str
+    decides_as: str | None
+    """Which systems decide identically, and where."""
 
 
 def system_names() -> list[str]:
@@ -104,7 +109,10 @@ def load_policy(name: str) -> Policy:
 def load_system(name: str) -> System:
     """What conf/policy/<name>.yaml says."""
     header, policy = paragraphs(POLICY_FOLDER / f"{name}.yaml"), load_policy(name)
-    return System(name, header[0], header, policy.needs(), _parts(name), policy.residency, policy.write_back)
+    return System(
+        name, header[0], header, policy.needs(), _parts(name), policy.residency, policy.write_back, policy.scope,
+        policy.start, header_line(header, "Decides as"),
+    )  # fmt: skip
 
 
 def load_part(part: str, name: str, alpha: float = ALPHA) -> Any:
@@ -140,7 +148,7 @@ def paragraphs(path: Path) -> tuple[str, ...]:
         if not line.startswith("# "):
             break
         text = line[2:].strip()
-        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Predictor", "Measured")
+        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Predictor", "Measured", "Decides as")
         if starts or not found:
             found.append(text)
         else:
@@ -157,8 +165,12 @@ def source_of(docstring: str) -> str | None:
 
 def run_with(header: tuple[str, ...]) -> list[str]:
     """The overrides that a system's comment asks for."""
-    line = next((line for line in header if line.startswith("Run with: ")), "Run with: ")
-    return line.removeprefix("Run with: ").split(" (")[0].split()
+    return (header_line(header, "Run with") or "").split(" (")[0].split()
+
+
+def header_line(header: tuple[str, ...], word: str) -> str | None:
+    """What the paragraph `<word>: ...` of a system's comment says."""
+    return next((line.removeprefix(f"{word}: ") for line in header if line.startswith(f"{word}: ")), None)
 
 
 def _knobs(path: Path) -> list[Knob]:

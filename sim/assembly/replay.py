@@ -52,6 +52,9 @@ class DeviceSetup:
     run: RunConfig = field(default_factory=RunConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", self.cache.settled_by(self.policy))
+
 
 @dataclass(slots=True)
 class Replay:

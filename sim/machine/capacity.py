@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import Annotated
 
@@ -29,17 +29,18 @@ class CacheConfig:
     slots_per_layer: int | None = None
     bytes: Count | None = None
     """Of all layers together."""
-    scope: Annotated[str, OneOf("layer", "global")] = "layer"
-    """``layer``: each layer has its own pool (bytes are cut in equal slices); ``global``: one pool for all."""
+    scope: Annotated[str | None, OneOf("layer", "global")] = None
+    """``layer``: each layer has its own pool (bytes are cut in equal slices); ``global``: one pool for all; None:
+    as the policy says, see ``settled_by``."""
     semantics: Annotated[str, OneOf("step", "sequential")] = "step"
     """``step``: a layer's demand is atomic; ``sequential``: one access at a time, for comparison with generic cache
     simulators only."""
     overflow: Annotated[str, OneOf("stream", "hold")] = "stream"
     """What happens when a layer step demands more than the capacity. ``stream``: the capacity is strict, the rest goes
     through staging slots; ``hold``: the step stays whole until the next one evicts (no clock)."""
-    start: Annotated[str, OneOf("cold", "warm")] = "cold"
+    start: Annotated[str | None, OneOf("cold", "warm")] = None
     """``cold``: empty; ``warm``: filled with the experts of highest initial priority, else in order of layer and
-    expert."""
+    expert; None: as the policy says."""
     reset: Annotated[str, OneOf("never", "request")] = "never"
     """``never``, or ``request``: every lockstep batch finds the cache as at the start."""
 
@@ -50,6 +51,10 @@ class CacheConfig:
             raise UserError(f"cache.{given[0]} and cache.{given[1]} are both set: give the capacity in one way only")
         if self.slots_per_layer is not None and self.slots_per_layer < 1:
             raise UserError(f"cache.slots_per_layer={self.slots_per_layer}: at least 1 slot is needed")
+
+    def settled_by(self, policy: Policy) -> CacheConfig:
+        """With the policy's own scope and start where none is given."""
+        return replace(self, scope=self.scope or policy.scope, start=self.start or policy.start)
 
     @property
     def resets(self) -> bool:
@@ -119,7 +124,7 @@ def make_pools(
     if residency == "none":
         return Pools(pool_of, np.zeros(pool_of.max() + 1, np.int64), size, num_experts)
     per_layer = _layer_bytes(config, residency, size, num_experts)
-    if residency == "cache" and config.scope == "layer" and not policy.allocation.uniform:
+    if residency == "cache" and config.scope != "global" and not policy.allocation.uniform:
         total = int((per_layer // size).sum())
         per_layer = policy.allocation.slots(total, num_experts, others, size) * size
     capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer
