@@ -114,6 +114,10 @@ class Prefetch(Part):
     def choose(self, state: State, memory: Vector) -> None:
         """Called after ``predict`` with ``num_prefetch`` = 0; experts already present or queued are skipped."""
 
+    def only_on_idle_link(self) -> bool:
+        """Whether what does not fit into the time in which the link is expected to stand idle is left out."""
+        return False
+
     def chunks(self) -> int:
         """Pieces in which a prefetched expert is copied; demand copies go between two pieces. 1: all at once."""
         return 1

@@ -139,7 +139,10 @@ class TimeConfig:
 
     ``memory``: ``pinned`` (asynchronous copies), ``pageable`` (the call holds the host), or ``staged`` (the host copies
     into a pinned buffer first). ``cuda_graphs``: one launch per expert and per layer in place of single kernels.
-    ``contention``: CPU experts and copies slow each other down. A term that is switched off takes no time.
+    ``contention``: CPU experts and copies slow each other down. A term that is switched off takes no time. What a
+    runtime can do with a prefetch that is still on the link when its layer comes: ``late_copy_to_cpu``, let the
+    assignment rule give the expert to the CPU, the copy running on; ``cancel_late_copy``, stop a copy that the step
+    does not wait for.
     """
 
     attention: bool = True
@@ -157,6 +160,8 @@ class TimeConfig:
     dequantise: bool = True
     memory: Annotated[str, OneOf("pinned", "pageable", "staged")] = "pinned"
     cuda_graphs: bool = False
+    late_copy_to_cpu: bool = False
+    cancel_late_copy: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(self, "time.")

@@ -153,6 +153,8 @@ def assemble(
         hold=cache.holds,
         warm=cache.warm or policy.eviction.static,
         seed=run.seed,
+        late_copy_to_cpu=setup.time.late_copy_to_cpu,
+        cancel_late_copy=setup.time.cancel_late_copy,
         first_use=None if future is None else future.first,
     )
     forecasts = forecaster(policy, trace, as_decode)
@@ -212,6 +214,7 @@ def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
         expert_ns=durations.expert_ns + durations.expert_launch_ns,
         cpu_ns=np.zeros((0, 1), np.int64) if cpu_ns is None else cpu_ns,
         layer_ns=durations.layer_ns() if timed else none,
+        gap_ns=durations.gap_ns() if timed else none,
         write_back_ns=none
         if policy.write_back == "none"
         else np.concatenate([durations.write_back_ns, durations.low_write_back_ns]),

@@ -93,6 +93,11 @@ class Durations:
         constant_ns = self.before_lookup_ns.sum() + self.after_experts_ns.sum()
         return np.asarray(self.attention_weights_ns[:, 1] + self.shared_ns[:, 1] + constant_ns, np.int64)
 
+    def gap_ns(self) -> Table:
+        """[L] from the end of a decode layer to the next lookup, K and V left out; after the last layer 0."""
+        before_ns = self.attention_weights_ns[1:, 1] + self.before_lookup_ns.sum()
+        return np.append(before_ns, 0).astype(np.int64)
+
 
 def tabulate(
     geometry: Geometry,

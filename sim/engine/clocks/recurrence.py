@@ -127,6 +127,31 @@ def link_event(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
 
 
 @core_jit
+def tell_link(cache: Cache, clock: Clock) -> None:
+    """Tell the decisions what is left of the copy on the link."""
+    cache.link_left_ns = 0
+    if clock.link_state == LINK_COPY:
+        cache.link_left_ns = clock.link_end_ns - clock.now_ns
+        cache.link_copy_ns = clock.link_end_ns - clock.link_begin_ns
+
+
+@core_jit
+def stop_copy(state: State, cache: Cache, clock: Clock) -> None:
+    """The copy on the link stops now; the link is free once the victims that made room for it are written back."""
+    stop_ns = max(clock.now_ns, clock.link_begin_ns)
+    clock.link_busy_ns += stop_ns - clock.link_begin_ns
+    if clock.logs:
+        row, key = clock.log_size - 1, cache.copy_layer * state.num_experts + cache.copy_expert
+        while clock.log[row, 0] != LOG_PREFETCH or clock.log[row, 1] != key:
+            row -= 1
+        clock.log[row, 3] = stop_ns
+    free_ns = max(clock.back_end_ns, clock.link_begin_ns)
+    clock.link_state = LINK_IDLE
+    if free_ns > clock.now_ns:
+        clock.link_state, clock.link_end_ns = LINK_BLOCKED, free_ns
+
+
+@core_jit
 def start_cpu(state: State, cache: Cache, clock: Clock, at_ns: int) -> None:
     """Let the CPU compute the next expert of its queue."""
     expert = cache.cpu_queue[clock.cpu_next]
@@ -202,7 +227,10 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
     catch_up(state, cache, rules, clock)
     if clock.logs:
         note(clock, LOG_LAYER, layer, begin_ns, clock.now_ns, tokens)
+    tell_link(cache, clock)
     core.begin(state, cache, rules, layer)
+    if cache.stops_copy:
+        stop_copy(state, cache, clock)
     if clock.logs:
         note_lookup(state, cache, clock)
     clock.cpu_left, clock.cpu_next = cache.num_cpu, 0
@@ -228,6 +256,7 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
         note_constants(clock, key)
     clock.now_ns += clock.after_experts_ns
     catch_up(state, cache, rules, clock)
+    tell_link(cache, clock)
     core.end(state, cache, rules)
     start_copy(state, cache, rules, clock, clock.now_ns)
 

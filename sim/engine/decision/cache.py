@@ -44,13 +44,19 @@ class Cache:
     """What is resident never changes."""
     after_step: int
     """What stays is decided over the layer step as a whole: see ``policies.base.Eviction``."""
+    offers_late: int
+    """The assignment rule may give the CPU an expert that is still on the link."""
+    cancels_late: int
+    """A prefetch on the link whose layer has come stops unless the step waits for it."""
+    link_idle: int
+    """Prefetches are queued only as far as they fit into the time in which the link stands idle."""
     num_chunks: int
     """Chunks of a prefetch copy."""
     launch_ns: int
     """Launches of one expert, contained in ``expert_ns``."""
 
     num_ready: int
-    """First of five fields that make the plan of a layer step: experts of ``gpu_queue`` that are there already."""
+    """First of six fields that make the plan of a layer step: experts of ``gpu_queue`` that are there already."""
     num_gpu: int
     """Experts in ``gpu_queue``."""
     num_cpu: int
@@ -59,6 +65,8 @@ class Cache:
     """Copies in ``demand_queue``."""
     may_release: int
     """An expert may hold a staging slot, or a slot it may not keep, which it releases once executed."""
+    stops_copy: int
+    """The copy on the link stops now: nobody waits for it."""
 
     copy_layer: int
     """First of five fields that describe the copy on the link, as ``device.Copy`` holds them."""
@@ -81,6 +89,11 @@ class Cache:
     prefetch_head: int
     prefetch_tail: int
     staging_free: int
+    link_left_ns: int
+    """Written by the engine before a lookup and before a layer ends: what the copy on the link, or its chunk, still
+    takes; 0: there is none."""
+    link_copy_ns: int
+    """... and what it takes in all."""
     overflows: int
     """The demand of the layer step is above the capacity."""
     holding_transient: int
@@ -108,6 +121,8 @@ class Cache:
     """[L, B+1] one expert on the CPU by tokens; 0 rows if the hardware has none."""
     dequantise_ns: Int8
     """[L] added to an expert that is executed in low precision."""
+    gap_ns: Int8
+    """[L] expected time from the end of a layer to the next lookup; empty without a clock."""
     layer_ns: Int8
     """[L] expected time of a layer without routed experts, for ``State.window_ns``; empty without a clock."""
 

@@ -49,6 +49,8 @@ class Costs:
     """[L, B+1] one expert on the CPU by tokens; 0 rows if the hardware has none."""
     layer_ns: Table
     """[L] a decode layer without routed experts; empty in a replay without a clock."""
+    gap_ns: Table
+    """[L] from the end of a decode layer to the next lookup; empty in a replay without a clock."""
     write_back_ns: Table
     """[2L] writing back one victim, then one in low precision; empty: victims are not written back."""
     dequantise_ns: Table
@@ -77,6 +79,8 @@ class DeviceSpec:
     hold: bool = False
     warm: bool = False
     seed: int = 0
+    late_copy_to_cpu: bool = False
+    cancel_late_copy: bool = False
     first_use: Table | None = None
     """[L, E] first demand of every expert, for rules that see the future."""
 
@@ -95,6 +99,8 @@ class Plan:
     demand_copies: int
     may_release: bool
     """Whether an expert may hold a slot that it releases once executed: see ``Device.releases``."""
+    stops_copy: bool
+    """Whether the copy on the link stops now."""
 
 
 class Copy(NamedTuple):
@@ -148,6 +154,7 @@ class Device:
             "expert_ns": spec.costs.expert_ns,
             "cpu_ns": spec.costs.cpu_ns,
             "layer_ns": spec.costs.layer_ns,
+            "gap_ns": spec.costs.gap_ns,
             "dequantise_ns": spec.costs.dequantise_ns,
         }
         for name in ("status", "shield", "priority"):
@@ -157,7 +164,7 @@ class Device:
         self.state = Struct(STATE, **sizes, **begin, **self.arrays)
         self.cache = Struct(CACHE, **self._flags(), **self.cache_arrays)
         self.rules = compile_rules(spec.policy, self.memories)
-        self.plan = self.cache.integers("num_ready", "may_release")
+        self.plan = self.cache.integers("num_ready", "stops_copy")
         self.copy_fields = self.cache.integers("copy_layer", "back_ns")
         self.run_ns, self.gpu_queue = self.cache_arrays["run_ns"], self.cache_arrays["gpu_queue"]
         self.cpu_queue = self.cache_arrays["cpu_queue"]
@@ -177,6 +184,9 @@ class Device:
             "after_step": int(policy.eviction.after_step),
             "predicts_at_end": int(policy.prediction.available_at_end()),
             "launch_ns": self.spec.launch_ns,
+            "offers_late": int(self.spec.late_copy_to_cpu and decides(policy.assignment, Assignment, "assign")),
+            "cancels_late": int(self.spec.cancel_late_copy),
+            "link_idle": int(policy.prefetch.only_on_idle_link()),
             "num_chunks": policy.prefetch.chunks(),
             "staging_free": self.spec.staging_slots,
         }
@@ -228,13 +238,13 @@ class Device:
         self.step = step  # compiled code only borrows them
         calls.load(*self.structs, phase, group, *step)
 
-    def begin(self, layer: int) -> Plan:
-        """Decide one layer step."""
-        calls.begin(*self.structs, layer)
-        ready, gpu, cpu, copies, may_release = self.plan.tolist()
+    def begin(self, layer: int, link_left_ns: int = 0, link_copy_ns: int = 0) -> Plan:
+        """Decide one layer step. ``link_left_ns`` of ``link_copy_ns`` are left of the copy on the link; 0: no copy."""
+        calls.begin(*self.structs, layer, link_left_ns, link_copy_ns)
+        ready, gpu, cpu, copies, may_release, stops = self.plan.tolist()
         run_ns = self.run_ns[:gpu].tolist()
         cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
-        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release))
+        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release), bool(stops))
 
     def next_copy(self) -> int:
         """Start the next copy -> core.IDLE, core.WAIT, or core.DEMAND_COPY or core.PREFETCH_COPY: see ``copy``."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from policies.base import Policy
 from policies.eviction.belady import Belady
 from policies.prediction.trained import TrainedPrediction
+from policies.prefetch.layers_ahead import LayersAhead
+from policies.prefetch.top_score import TopScore
 from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TimeConfig
@@ -43,7 +45,10 @@ def every_rule(part: str) -> dict:
 
 PARTS = {part: every_rule(part) for part in BASES}
 PARTS["prediction"] |= {"guess": Guess()}
-PARTS["prefetch"] |= {"in_pieces": InPieces(), "eager": Eager()}
+PARTS["prefetch"] |= {
+    "in_pieces": InPieces(), "eager": Eager(), "idle": TopScore(link_idle=True),
+    "idle_ahead": LayersAhead(link_idle=True),
+}  # fmt: skip
 PARTS["substitution"] |= {"shake": Shake()}
 PARTS["assignment"] |= {"coin": CoinSide()}
 
@@ -66,6 +71,8 @@ machines = {
     "cpu": st.sampled_from([0.2, 0.5, 1.0, 3.0]),
     "contention": st.sampled_from([1.0, 1.7]),
     "memory": st.sampled_from(["pinned", "pageable", "staged"]),
+    "late_copy_to_cpu": st.booleans(),
+    "cancel_late_copy": st.booleans(),
 }
 cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
 mixtures = st.fixed_dictionaries(
@@ -121,7 +128,7 @@ def drawn(case, engine, timeline=True):
     run = RunConfig(
         batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
     )
-    time = TimeConfig(memory=case["memory"])
+    time = TimeConfig(**{name: case[name] for name in ("memory", "late_copy_to_cpu", "cancel_late_copy")})
     return assemble(trace, DeviceSetup(policy_of(case), hardware, cache, run, time), others=others)
 
 

@@ -22,7 +22,9 @@ MACHINE = machine(
     sync_s=31e-9, host_s_per_layer=37e-9, decision_s_per_layer=41e-9, link_call_s=43e-9, dequantise_bytes_per_s=1e8,
     link_contention=2.0, cpu_contention=3.0,
 )  # fmt: skip
-SWITCHES = [field.name for field in fields(TimeConfig) if field.name not in ("memory", "cuda_graphs")]
+RUNTIME = ("memory", "cuda_graphs", "late_copy_to_cpu", "cancel_late_copy")
+"""What is no switch of a term: what a runtime does."""
+SWITCHES = [field.name for field in fields(TimeConfig) if field.name not in RUNTIME]
 # Of the decode step, when everything is resident: (part, ns).
 COMPUTED = {
     "attention": ("attention", 2 * (11 + 2 * 3)),
