@@ -30,7 +30,7 @@ def different_requests(table: pd.DataFrame) -> str:
         usual = group["trace_hash"].mode().iloc[0]
         for _, run in group[group["trace_hash"] != usual].iterrows():
             said[str(run["policy"])] = int(run["num_requests"])
-    return "".join(f" {policy}: on {count} other requests than the rest." for policy, count in said.items())
+    return "".join(f" {policy} replayed other requests than the rest ({count})." for policy, count in said.items())
 
 
 def values_of(table: pd.DataFrame, key: str) -> list[str]:

@@ -35,6 +35,8 @@ def best_sentence(comparisons: Sequence[Comparison]) -> str:
         return f"{best['contender']} was the only contender {where}: {value}{price(best)}."
     what = "lowest time per output token" if timed else "highest hit rate"
     sentence = f"{best['contender']} has the {what} {where}, {value}{price(best)}"
+    if first.rivals.empty:
+        return f"{sentence}; no other contender replayed requests in common with it."
     rival = first.rivals.iloc[0]
     name = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
     rank = f"the next best of {len(first.runs) - 1}" if len(first.runs) > 2 else "the only other contender"
@@ -99,6 +101,8 @@ def limit_sentence(run: Any) -> str:
 def certainty_sentence(comparison: Comparison) -> str:
     """What cannot be told from the best."""
     rivals = comparison.rivals
+    if rivals.empty and len(comparison.runs) > 1:
+        return "No other contender replayed requests in common with it, so nothing can be told apart."
     if rivals.empty:
         return "With one contender there is nothing to tell apart: add policies with python -m sim run -m policy=A,B."
     if rivals["p_holm"].isna().all():
