@@ -191,6 +191,7 @@ class Policy:
     ``write_back``: 'none' (the host keeps every expert), 'serial' (a victim is copied home before its replacement
     comes) or 'overlap' (both directions at once; the link is free again when both are done). ``scope`` ('layer' or
     'global') and ``start`` ('cold' or 'warm') of the cache are what the policy is meant for; a run may ask for others.
+    ``runtime``: the software that it was published with, by its name in `conf/runtime`.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Policy:
     allocation: Allocation = field(default_factory=Allocation)
     scope: str = "layer"
     start: str = "cold"
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         if self.residency not in ("cache", "all", "none"):

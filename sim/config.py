@@ -135,14 +135,9 @@ class SweepConfig:
 
 @dataclass(frozen=True, slots=True)
 class TimeConfig:
-    """The `time` group: a switch for every term of the time model, and how experts lie in host memory.
+    """The `time` group: a switch for every term of the time model. A term that is switched off takes no time.
 
-    ``memory``: ``pinned`` (asynchronous copies), ``pageable`` (the call holds the host), or ``staged`` (the host copies
-    into a pinned buffer first). ``cuda_graphs``: one launch per expert and per layer in place of single kernels.
-    ``contention``: CPU experts and copies slow each other down. A term that is switched off takes no time. What a
-    runtime can do with a prefetch that is still on the link when its layer comes: ``late_copy_to_cpu``, let the
-    assignment rule give the expert to the CPU, the copy running on; ``cancel_late_copy``, stop a copy that the step
-    does not wait for.
+    ``contention``: CPU experts and copies slow each other down.
     """
 
     attention: bool = True
@@ -158,13 +153,7 @@ class TimeConfig:
     link_call: bool = True
     contention: bool = True
     dequantise: bool = True
-    memory: Annotated[str, OneOf("pinned", "pageable", "staged")] = "pinned"
-    cuda_graphs: bool = False
-    late_copy_to_cpu: bool = False
-    cancel_late_copy: bool = False
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "time.")
+    cpu_transfer: bool = True
 
 
 ENGINES = ("simpy", "compiled", "untimed")

@@ -23,6 +23,7 @@ from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import DeviceSetup
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine
 from sim.quality.decode import decode
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, plain_logits
@@ -48,7 +49,9 @@ def main(argv: list[str]) -> None:
     settings = QualityConfig(windows=options.windows, tokens=options.tokens)
     print(f"{'policy':<16}{'pass':<24}{'plain, ms/token':>17}{'policy, ms/token':>18}{'ratio':>8}")
     for name in POLICIES:
-        setup = DeviceSetup(one_layer_policy(name), load_hardware("s1_rtx3080ti"), CacheConfig(reset="request"))
+        setup = DeviceSetup(
+            one_layer_policy(name), Machine(load_hardware("s1_rtx3080ti")), CacheConfig(reset="request")
+        )
         study = make_study(model, setup, StudyConfig.windows_only(settings), default_sizes=DEMO_SIZES)
         loop, tokens = study.loop, study.windows.tokens
         short = tokens[0, :64]

@@ -19,6 +19,8 @@ from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import hardware_from_config
+from sim.machine.machine import Machine
+from sim.machine.runtime import OWN, runtime_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
 from traces.embedded import embedded_trace_path
@@ -28,7 +30,7 @@ from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
-GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time", "sweep")
+GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "sweep")
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
 
@@ -165,17 +167,25 @@ def make_policy(config: DictConfig) -> Policy:
         write_back=str(config.get("write_back", "none")),
         scope=str(config.get("scope", "layer")),
         start=str(config.get("start", "cold")),
+        runtime=None if config.get("runtime") is None else str(config.runtime),
         **built,
     )
 
 
 def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
-    """The objects of the groups `policy`, `hardware`, `cache` and `time`. Raises: UserError where one is no group."""
+    """The objects of the groups `policy`, `hardware`, `runtime`, `cache` and `time`.
+
+    Raises: UserError where one is no group.
+    """
+    policy = make_policy(config.policy)
+    hardware = hardware_from_config(to_plain_dict(config.hardware, "hardware"))
+    runtime = runtime_from_config(to_plain_dict(config.runtime, "runtime"), policy.runtime)
     return DeviceSetup(
         cache=validate(CacheConfig, to_plain_dict(config.cache, "cache"), "cache."),
         time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
-        policy=make_policy(config.policy),
-        hardware=hardware_from_config(to_plain_dict(config.hardware, "hardware")),
+        policy=policy,
+        machine=Machine(hardware, runtime),
+        own_runtime=config.runtime.get("name") == OWN,
         run=run,
     )
 

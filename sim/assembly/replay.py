@@ -20,6 +20,8 @@ from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig, Pools, make_pools
 from sim.machine.durations import Durations, tabulate
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from sim.workload.future import FutureUse
 from sim.workload.rows import RowReader
 from sim.workload.steps import Schedule
@@ -47,10 +49,12 @@ class DeviceSetup:
     """A policy on a machine: its cache, the knobs of the run, and which times count."""
 
     policy: Policy
-    hardware: Hardware
+    machine: Machine
     cache: CacheConfig = field(default_factory=CacheConfig)
     run: RunConfig = field(default_factory=RunConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
+    own_runtime: bool = False
+    """The runtime is the one that the policy names, not one for all policies."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", self.cache.settled_by(self.policy))
@@ -79,7 +83,11 @@ class Replay:
 
     @property
     def hardware(self) -> Hardware:
-        return self.setup.hardware
+        return self.setup.machine.hardware
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.setup.machine.runtime
 
     @property
     def cache(self) -> CacheConfig:
@@ -125,17 +133,19 @@ def assemble(
 
     ``geometry``: sizes of the model; None: those of the trace. ``others``: requests that rules learn from.
     """
-    policy, hardware, cache, run = setup.policy, setup.hardware, setup.cache, setup.run
+    policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
     check_combination(policy, cache, run)
-    check_needs(policy, trace, hardware)
+    check_needs(policy, trace, machine.hardware)
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
     schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk)
     pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
-    durations = tabulate(geometry, hardware, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes)
+    durations = tabulate(
+        geometry, machine, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes, policy.residency == "all"
+    )
     future = _future(policy, schedule, cache.sequential)
     spec = DeviceSpec(
         policy=policy,
@@ -149,12 +159,12 @@ def assemble(
         memories=initial_memories(policy, trace.geometry, trace.expert_similarity, others),
         launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
-        staging_slots=hardware.staging_slots,
+        staging_slots=machine.runtime.staging_slots,
         hold=cache.holds,
         warm=cache.warm or policy.eviction.static,
         seed=run.seed,
-        late_copy_to_cpu=setup.time.late_copy_to_cpu,
-        cancel_late_copy=setup.time.cancel_late_copy,
+        late_copy_to_cpu=machine.runtime.late_copy_to_cpu,
+        cancel_late_copy=machine.runtime.cancel_late_copy,
         first_use=None if future is None else future.first,
     )
     forecasts = forecaster(policy, trace, as_decode)

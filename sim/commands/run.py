@@ -4,7 +4,8 @@
   python -m sim run policy=lru cache.fraction=0.5          half of the experts fit
   python -m sim run policy=importance policy/eviction=lru  one part exchanged
   python -m sim run trace.path=my.safetensors model=qwen3_30b_a3b hardware=rtx4090
-  python -m sim run hardware=mine.yaml                     a machine that python -m sim calibrate has measured
+  python -m sim run hardware=mine.yaml runtime=mine_runtime.yaml      what python -m sim calibrate has measured
+  python -m sim run -m policy=lru,importance,llama_cpp runtime=own    each policy on the software it was published with
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
   python -m sim run -m +experiment=capacity                a sweep of conf/experiment; the same command continues it
   python -m sim plot FOLDER                                figures of a run or sweep
@@ -13,7 +14,8 @@
   python -m sim run what_if=true                           what a faster link, a perfect prefetch, ... would gain
 
 Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
-model, trace, engine. Capacity is one of cache.fraction, cache.slots_per_layer, cache.bytes (default: fraction 0.25).
+runtime (own: the one that each policy names), model, trace, engine. Capacity is one of cache.fraction,
+cache.slots_per_layer, cache.bytes (default: fraction 0.25).
 Results: metrics.json, steps.parquet, requests.parquet, blocks.parquet, provenance.json (timeline.json.gz, what_if.json
 where asked for) in the folder that is printed last; of a sweep in outputs/sweep/NAME, a folder per run, and all runs in
 results.parquet. sweep.name=NAME: a killed sweep continues with the same command, finished runs are kept.

@@ -56,8 +56,8 @@ GROUPS = ("published", "real")
 
 def main(argv: list[str]) -> int:
     """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
-    # Hydra takes `hardware` for the group of that name, of which one is chosen; here it is the path of a file, too.
-    overrides = [re.sub(r"^hardware=", "machine=", word) for word in argv]
+    # Hydra takes `hardware` and `runtime` for the groups of those names; here they are paths of files, too.
+    overrides = [re.sub(r"^runtime=", "software=", re.sub(r"^hardware=", "machine=", word)) for word in argv]
     return run_hydra_command("validate", overrides, validate_from)
 
 
@@ -85,12 +85,16 @@ def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
     from sim.config import validate
     from sim.execution.settings import RealSettings
     from sim.machine.hardware import load_hardware
+    from sim.machine.machine import Machine
+    from sim.machine.runtime import load_runtime
     from sim.validation.live import analyse
     from sim.validation.measure import measure
     from sim.validation.plan import make_plan
     from sim.validation.raw_runs import gather
 
-    hardware = None if knobs.machine is None else load_hardware(knobs.machine)
+    machine = None
+    if knobs.machine is not None and knobs.software is not None:
+        machine = Machine(load_hardware(knobs.machine), load_runtime(knobs.software))
     if knobs.measure:
         plan = make_plan(validate(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
         try:
@@ -101,4 +105,4 @@ def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
         if not runs:
             raise UserError(f"budget_s={knobs.budget_s:g}: no run finished in that time, give more")
         gather(folder, runs)
-    return analyse(folder, knobs.gate, knobs.draws, hardware)
+    return analyse(folder, knobs.gate, knobs.draws, machine)

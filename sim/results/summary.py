@@ -23,9 +23,11 @@ def head(replay: Replay, metrics: Metrics) -> list[str]:
     reset = "reset for every batch" if replay.cache.resets else "not reset between requests"
     clock = "SIMULATED" if replay.timed else "counted without a clock"
     trace = replay.trace
+    whose = "the one that the policy names" if replay.setup.own_runtime else "the same for every policy"
     return [
         f"policy {replay.policy.name} on {trace.geometry.model} routing, {replay.geometry.model} sizes, "
         f"{replay.hardware.name} ({replay.hardware.label}); results {clock}",
+        f"runtime {replay.runtime.name} ({replay.runtime.label}), {whose}",
         f"{trace.num_requests} requests, {trace.num_tokens} tokens, {trace.num_layers} MoE layers "
         f"of {trace.num_experts} experts, top {trace.top_k}; batch {replay.run.batch_size}; capacity "
         f"{number(metrics['capacity_slots_per_layer'])} slots per layer ({percent(metrics['capacity_fraction'])}, "

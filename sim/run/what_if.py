@@ -19,7 +19,7 @@ from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
 from sim.assembly.replay import Replay
 from sim.config import TimeConfig
-from sim.machine.hardware import PARAMETERS
+from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
 from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.statistics.bootstrap import request_interval

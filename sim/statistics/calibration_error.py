@@ -1,4 +1,4 @@
-"""The error of a simulated time that comes from uncertain parameters of the hardware file."""
+"""The error of a simulated time that comes from uncertain figures of hardware and runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from sim.machine.hardware import PARAMETERS
+from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
 from sim.metrics.registry import Quantity
 from sim.statistics.bootstrap import Vector
@@ -16,7 +16,7 @@ from sim.statistics.bootstrap import Vector
 PART_FIGURES = {
     part: tuple(name for name, parameter in PARAMETERS.items() if part in parameter.parts) for part in PARTS
 }
-"""Which figures of a hardware file each part of a token's time rests on."""
+"""Which figures of hardware and runtime each part of a token's time rests on."""
 
 
 def time_shares(blocks: pd.DataFrame, quantity: Quantity) -> dict[str, float]:
@@ -32,7 +32,7 @@ def time_shares(blocks: pd.DataFrame, quantity: Quantity) -> dict[str, float]:
 
 
 def sensitivities(blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float]) -> dict[str, float]:
-    """Relative standard error of the metric that each uncertain figure of the hardware file causes.
+    """Relative standard error of the metric that each uncertain figure of hardware and runtime causes.
 
     First order: a part of a token's time that rests on a figure of relative standard error s has that error itself; of
     several figures behind one part the least certain counts. Waits are taken to scale with what is waited for.

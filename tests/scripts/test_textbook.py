@@ -96,7 +96,7 @@ def test_four_part_policy_equals_the_engine_to_the_nanosecond(alpha, slots, rati
         slots, num_layers=5, num_experts=24, top_k=4, prompts=(0,), decodes=(300,), expert_bytes=1_000_003
     )
     hardware = machine(
-        link_bytes_per_s=bytes_per_s, gpu_memory_bytes_per_s=1e11, host_s_per_layer=1.0007e-4, cpu_load_ratio=ratio
+        link_bytes_per_s=bytes_per_s, gpu_memory_bytes_per_s=1e11, host_s_per_layer=1.0007e-4, cpu_ratio=ratio
     )
     expected, found, columns = run_both(trace, alpha, slots, hardware)
     assert found == expected

@@ -28,7 +28,7 @@ REFUSED = (
     (["policy=promoe"], "policy.prediction.checkpoint=embedded: it predicts demo"),
     (["policy=promoe", "policy.prediction.checkpoint=''"], "policy.prediction.checkpoint is not set"),
     (["policy=lru", "policy/prefetch=top_n"], "has no prediction to choose from"),
-    (["policy=lru", "policy/assignment=two_pointer", "hardware.cpu_load_ratio=null"], "the time of an expert on"),
+    (["policy=lru", "policy/assignment=two_pointer", "hardware.cpu_memory_bytes_per_s=null", "hardware.cpu_core_bytes_per_s=null"], "the time of an expert on"),
     (["cache.scope=global", "policy=lru", "policy/allocation=miss_curve"], "has one pool for all layers"),
     (["cache.semantics=sequential", "policy=importance"], "replays single accesses, and policy/prefetch of importance"),
     (["cache.overflow=hold", "policy=belady"], "use belady_admit"),

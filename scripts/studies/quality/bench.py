@@ -23,6 +23,7 @@ from sim.assembly.replay import DeviceSetup
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine
 from sim.quality.calibration import record_windows
 from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
@@ -180,7 +181,7 @@ class Bench:
 
     def study(self, policy: Policy, fraction: float, mode: str = "auto") -> Study:
         """The evaluation of a policy."""
-        setup = DeviceSetup(policy, load_hardware(HARDWARE), CacheConfig(fraction=fraction, reset="request"))
+        setup = DeviceSetup(policy, Machine(load_hardware(HARDWARE)), CacheConfig(fraction=fraction, reset="request"))
         config = StudyConfig.windows_only(replace(self.settings, mode=mode))
         return make_study(self.loaded, setup, config, self.text, DEMO_SIZES, self.recorded)
 

@@ -22,9 +22,12 @@ from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TraceConfig
 from sim.machine.capacity import CacheConfig
+from sim.machine.durations import with_cpu_ratio
 from sim.machine.geometry import resolve_geometry
-from sim.machine.hardware import Hardware, load_hardware
+from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine as SimulatedMachine
 from sim.machine.parts import PARTS as TIME_PARTS
+from sim.machine.runtime import load_runtime
 from sim.metrics.step_table import StepTable
 from sim.statistics.bootstrap import estimate
 from traces.format.trace import Geometry, Trace
@@ -66,8 +69,11 @@ class Machine:
     host_s: float = 3e-3
     cpu_ratio: float = 1 / 3
 
-    def apply(self, hardware: Hardware) -> Hardware:
-        return replace(hardware, host_s_per_layer=self.host_s, cpu_load_ratio=self.cpu_ratio)
+    def apply(self, hardware: str, geometry: Geometry) -> SimulatedMachine:
+        """That hardware with these figures under SMoE's runtime."""
+        machine = SimulatedMachine(load_hardware(hardware), load_runtime("smoe_2026_07"))
+        machine = with_cpu_ratio(machine, (geometry.expert_bytes or (1,))[0], self.cpu_ratio)
+        return machine.with_figures({"host_s_per_layer": self.host_s, "decision_s_per_layer": 0.0})
 
 
 NOMINAL = Machine()
@@ -194,10 +200,10 @@ class Bench:
     def _replay(
         self, setup: Setup, contender: Contender, policy: Policy, batch: int, machine: Machine, older: bool
     ) -> Sums:
-        hardware = machine.apply(load_hardware(setup.hardware))
         cache = contender.cache(setup.older_fraction if older else setup.fraction)
         run = RunConfig(batch_size=batch, engine="compiled")
-        device, geometry = DeviceSetup(policy, hardware, cache, run), borrowed(setup.model, self.trace)
+        geometry = borrowed(setup.model, self.trace)
+        device = DeviceSetup(policy, machine.apply(setup.hardware, geometry), cache, run)
         return decode_sums(StepTable(assemble(self.trace, device, geometry, others=self.others)).run())
 
 

@@ -207,6 +207,26 @@ def wait_for_copy(state: State, cache: Cache, rules: Rules, clock: Clock, expert
 
 
 @core_jit
+def wait_for_copies(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
+    """Let the GPU wait until all missing experts have arrived, or until the next one needs a slot that they hold."""
+    for i in range(cache.num_ready, cache.num_gpu):
+        expert, at_ns = cache.gpu_queue[i], clock.now_ns
+        while clock.arrived_at[expert] != state.now and clock.link_state != LINK_IDLE:
+            at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
+        if at_ns > clock.now_ns:
+            book(clock, LINK_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts + expert)
+
+
+@core_jit
+def wait_for_cpu(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
+    """Let the GPU wait until the CPU has computed its experts."""
+    while clock.cpu_left > 0:
+        at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
+        if clock.cpu_left == 0 and at_ns > clock.now_ns:
+            book(clock, CPU_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts)
+
+
+@core_jit
 def run_expert(state: State, cache: Cache, clock: Clock, expert: int, run_ns: int) -> None:
     """Execute an expert on the GPU."""
     begin_ns = clock.now_ns
@@ -236,11 +256,15 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
     clock.cpu_left, clock.cpu_next = cache.num_cpu, 0
     start_copy(state, cache, rules, clock, clock.now_ns)
     if cache.num_cpu > 0:
-        start_cpu(state, cache, clock, clock.now_ns)
+        start_cpu(state, cache, clock, clock.now_ns + clock.cpu_transfer_ns[tokens])
     book(clock, HOST, cache.num_demand_copies * clock.call_ns, key)
+    if clock.cpu_first:
+        wait_for_cpu(state, cache, rules, clock)
     book(clock, EXPERT, clock.shared_ns[layer, tokens], key)
     for i in range(cache.num_gpu):
         expert = cache.gpu_queue[i]
+        if i == cache.num_ready and clock.after_last_copy:
+            wait_for_copies(state, cache, rules, clock)
         if i >= cache.num_ready:
             wait_for_copy(state, cache, rules, clock, expert)
         run_expert(state, cache, clock, expert, cache.run_ns[i])
@@ -248,10 +272,7 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
             catch_up(state, cache, rules, clock)
             core.finish_expert(state, cache, expert)
             start_copy(state, cache, rules, clock, clock.now_ns)
-    while clock.cpu_left > 0:
-        at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
-        if clock.cpu_left == 0 and at_ns > clock.now_ns:
-            book(clock, CPU_WAIT, at_ns - clock.now_ns, key)
+    wait_for_cpu(state, cache, rules, clock)
     if clock.logs:
         note_constants(clock, key)
     clock.now_ns += clock.after_experts_ns

@@ -69,6 +69,7 @@ class SimpyEngine:
         self.arrived: set[int] = set()
         """Experts of the current layer that arrived after its lookup."""
         self.cpu_ns = durations.cpu_experts().tolist()
+        self.cpu_transfer_ns = durations.cpu_transfer_ns.tolist()
         self.cpu: End | None = None
         """The end of the expert that the CPU computes; None: it is free."""
         self.cpu_queue: list[int] = []
@@ -125,10 +126,14 @@ class SimpyEngine:
         if plan.demand_copies or self.prefetches:
             self._start_copy(self.now_ns)
         if plan.cpu_queue:
-            self._start_cpu(self.now_ns)
+            self._start_cpu(self.now_ns + self.cpu_transfer_ns[tokens])
         self._spend(HOST, plan.demand_copies * times.link_call_ns)
+        if plan.cpu_queue and not times.cpu_overlaps_gpu:
+            yield from self._wait_for_cpu()
         self._spend(EXPERT, self.shared_ns[layer][tokens])
         for index, expert in enumerate(plan.gpu_queue):
+            if index == plan.ready and not times.run_on_arrival:
+                yield from self._wait_for_copies(plan.gpu_queue[index:])
             if index >= plan.ready:
                 yield from self._wait_for_copy(expert)
             run_ns = times.expert_launch_ns + plan.run_ns[index]
@@ -177,6 +182,13 @@ class SimpyEngine:
                 raise RuntimeError("the GPU waits for an expert that nothing brings")
             yield self.link
         self._waited(LINK_WAIT, expert)
+
+    def _wait_for_copies(self, experts: list[int]) -> Process:
+        """Let the GPU wait until experts have arrived, or until the next one needs a slot that they hold."""
+        for expert in experts:
+            while expert not in self.arrived and self.link is not None:
+                yield self.link
+            self._waited(LINK_WAIT, expert)
 
     def _wait_for_cpu(self) -> Process:
         """Let the GPU wait until the CPU has computed its experts."""

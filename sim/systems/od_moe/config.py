@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from sim.config import validate
-from sim.machine.hardware import LABELS
+from sim.machine.figures import LABELS
 from sim.ranges import Amount, Count, NotNegative, OneOf, Positive, Range, Share, check_ranges
 from traces.errors import UserError
 

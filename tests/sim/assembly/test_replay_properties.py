@@ -79,7 +79,7 @@ def test_residents_and_copies_never_exceed_the_capacity(case):
         used = np.bincount(pools.pool_of, weights=held, minlength=pools.capacity.size)
         assert (used <= pools.capacity).all()
         assert (used == device.cache_arrays["used"]).all()
-        assert 0 <= int((device.cache_arrays["staged"]).sum()) <= replay.hardware.staging_slots
+        assert 0 <= int((device.cache_arrays["staged"]).sum()) <= replay.runtime.staging_slots
         return result
 
     device.next_copy = checked

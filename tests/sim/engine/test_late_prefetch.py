@@ -25,14 +25,14 @@ ON_CPU = replace(LATE, assignment=LastOnCpu())
 WANTED, WRONG = [[0], [5]], [[0], [6]]
 
 
-def late(engine, policy, *tokens, hardware=HARDWARE, **time):
-    return timed(rows(*tokens), policy, hardware, engine=engine, time=time, **WARM)
+def late(engine, policy, *tokens, hardware=HARDWARE, **flags):
+    return timed(rows(*tokens), policy, hardware.with_figures(flags), engine=engine, **WARM)
 
 
-@pytest.mark.parametrize("time", [{}, {"cancel_late_copy": True}])
-def test_the_step_waits_for_an_expert_on_the_link(engine, time):
+@pytest.mark.parametrize("flags", [{}, {"cancel_late_copy": True}])
+def test_the_step_waits_for_an_expert_on_the_link(engine, flags):
     """Looked up at 100 and 200; the copy begins at 100."""
-    found = late(engine, ON_CPU, WANTED, **time)
+    found = late(engine, ON_CPU, WANTED, **flags)
     assert found.latency_ns == [1100]
     assert (found.counts["late"], found.counts["prefetch_late"], found.counts["copied_bytes"]) == (1, 1, 1000)
 
@@ -67,7 +67,7 @@ def test_a_rule_that_gives_nothing_to_the_cpu_changes_nothing(engine):
 def test_what_is_left_of_the_copy_is_its_cost(engine):
     """900 ns are left at the lookup: a CPU that takes 850 is faster, one that takes 950 is not."""
     for ratio, latency_ns in ((0.85, 1050), (0.95, 1100)):
-        hardware = machine(host_s_per_layer=100e-9, cpu_load_ratio=ratio)
+        hardware = machine(host_s_per_layer=100e-9, cpu_ratio=ratio)
         policy = replace(LATE, assignment=CheaperSide())
         assert late(engine, policy, WANTED, hardware=hardware, late_copy_to_cpu=True).latency_ns == [latency_ns]
 

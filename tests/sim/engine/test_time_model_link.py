@@ -46,9 +46,9 @@ def test_kinds_of_host_memory(engine, memory, copy_ns, host_ns):
     """Two tensors per expert: latency and host call of each; a staged copy follows the host's own copy."""
     hardware = machine(
         copies_per_expert=2, link_latency_s=100e-9, link_call_s=15e-9, pageable_bytes_per_s=4e8,
-        pageable_latency_s=200e-9, pageable_call_s=50e-9, staging_bytes_per_s=2e9,
+        pageable_latency_s=200e-9, pageable_call_s=50e-9, staging_bytes_per_s=2e9, memory=memory,
     )  # fmt: skip
-    found = timed(rows([[0]], [[1]]), "on_demand", hardware, engine=engine, time={"memory": memory})
+    found = timed(rows([[0]], [[1]]), "on_demand", hardware, engine=engine)
     assert found.latency_ns == [copy_ns, copy_ns]
     assert found.spent() == {"host": 2 * host_ns, "link": 2 * (copy_ns - host_ns)}
 
@@ -229,3 +229,28 @@ def test_more_low_precision_experts_fit_a_slot(engine):
     found = timed(trace, policy, machine(dequantise_bytes_per_s=1e18), engine=engine, slots_per_layer=1)
     assert found.latency_ns == [250, 250, 250, 250, 0, 250, 0]
     assert found.counts["evictions"] == 1
+
+
+@pytest.mark.parametrize(("on_arrival", "latency_ns", "link_ns"), [(True, 2400, 1600), (False, 2800, 2000)])
+def test_loaded_experts_run_on_arrival_or_after_the_last_copy(engine, on_arrival, latency_ns, link_ns):
+    """Two copies of 1000 ns; each expert runs for 400 ns."""
+    hardware = machine(gpu_memory_bytes_per_s=2.5e9, run_on_arrival=on_arrival)
+    found = timed(rows([[0, 1]]), "lru", hardware, engine=engine, slots_per_layer=2)
+    assert found.latency_ns == [latency_ns]
+    assert found.spent() == {"expert": 800, "link": link_ns}
+
+
+def test_a_copy_that_waits_for_a_slot_is_not_waited_for(engine):
+    """Three misses, one slot, one staging slot: two copies arrive, both run, and only then comes the third."""
+    hardware = machine(gpu_memory_bytes_per_s=2.5e9, run_on_arrival=False, staging_slots=1)
+    found = timed(rows([[0, 1, 2]]), "lru", hardware, engine=engine, slots_per_layer=1)
+    on_arrival = timed(
+        rows([[0, 1, 2]]), "lru", hardware.with_figures({"run_on_arrival": True}), engine=engine, slots_per_layer=1
+    )
+    assert sum(found.spent().values()) == found.latency_ns[0] > on_arrival.latency_ns[0]
+    assert len(found.slices("copy")) == 3
+    first_run, last_copy = (
+        min(found.slices("expert"), key=lambda s: s[1]),
+        max(found.slices("copy"), key=lambda s: s[1]),
+    )
+    assert first_run[1] == 2000 and last_copy[1] >= 2400
