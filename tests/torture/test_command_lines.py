@@ -10,6 +10,7 @@ from tests.support.random_traces import recorded_trace
 from traces.format.files import write_trace
 
 # Overrides of `run` -> words of the sentence that refuses them.
+NO_CPU = ["hardware.cpu_memory_bytes_per_s=null", "hardware.cpu_core_bytes_per_s=null"]
 REFUSED = (
     (["cache.fraction=0.001"], "less than 1 slot per layer"),
     (["cache.slots_per_layer=0"], "cache.slots_per_layer=0: at least 1 slot is needed"),
@@ -28,7 +29,7 @@ REFUSED = (
     (["policy=promoe"], "policy.prediction.checkpoint=embedded: it predicts demo"),
     (["policy=promoe", "policy.prediction.checkpoint=''"], "policy.prediction.checkpoint is not set"),
     (["policy=lru", "policy/prefetch=top_n"], "has no prediction to choose from"),
-    (["policy=lru", "policy/assignment=two_pointer", "hardware.cpu_memory_bytes_per_s=null", "hardware.cpu_core_bytes_per_s=null"], "the time of an expert on"),
+    (["policy=lru", "policy/assignment=two_pointer", *NO_CPU], "the time of an expert on"),
     (["cache.scope=global", "policy=lru", "policy/allocation=miss_curve"], "has one pool for all layers"),
     (["cache.semantics=sequential", "policy=importance"], "replays single accesses, and policy/prefetch of importance"),
     (["cache.overflow=hold", "policy=belady"], "use belady_admit"),
