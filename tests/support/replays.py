@@ -21,7 +21,7 @@ from policies.substitution.score_band import ScoreBand
 from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
-from sim.machine.durations import with_cpu_ratio
+from sim.machine.durations import copy_s
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
@@ -58,8 +58,8 @@ def machine(cpu_ratio: float | None = 0.5, **changes: Any) -> Machine:
     found = Machine(hardware, Runtime("test", staging_slots=2, dequantise_share=1.0)).with_figures(changes)
     pinned = found.with_figures({"memory": "pinned"})
     rates = () if cpu_ratio is None else ("cpu_memory_bytes_per_s",)
-    ratio = with_cpu_ratio(pinned, 1000, cpu_ratio or 1.0)
-    return found.with_figures({name: ratio.figure(name) for name in rates if name not in changes})
+    rate = 1000 / ((cpu_ratio or 1.0) * float(copy_s([1000], pinned)[0]))
+    return found.with_figures({name: min(rate, 1e300) for name in rates if name not in changes})
 
 
 def replay_of(trace: Trace, policy: str | Policy, hardware: Machine | None = None, **knobs: Any) -> Replay:
