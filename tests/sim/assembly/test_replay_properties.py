@@ -197,9 +197,9 @@ def test_substitution_executes_only_residents_or_top_scores_within_the_band(seed
     device = replay.device
     begin = device.begin
 
-    def checked(layer):
+    def checked(layer, *late):
         resident = device.residents()[layer]
-        plan = begin(layer)
+        plan = begin(layer, *late)
         ids, _, gate_scores, _, _ = device.step
         for token in range(ids.shape[0]):
             routed, executed = ids[token, layer], device.arrays["executed_ids"][token]
