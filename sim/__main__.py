@@ -15,7 +15,7 @@ from difflib import get_close_matches
 
 import sim.commands
 from sim.errors import one_line, system_error
-from traces.errors import UserError
+from traces.errors import UserError, printable
 
 
 def command_names() -> list[str]:
@@ -97,13 +97,22 @@ def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
     if any(word.startswith("=") for word in rest):
         print("error: an override has no name before its =: write name=value without blanks", file=sys.stderr)
         return 2
+    for word in rest:
+        if not word:
+            print("error: an argument is empty: must be a name, or name=value", file=sys.stderr)
+            return 2
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            print(f"error: {printable(word)} is not UTF-8: names must be", file=sys.stderr)
+            return 2
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
         try:
-            return int(module.main(rest))  # type: ignore[attr-defined]
+            status = int(module.main(rest))  # type: ignore[attr-defined]
+            sys.stdout.flush()  # what cannot be printed must be known before the exit status is
+            return status
         except Exception as error:
             if interrupted:
                 raise KeyboardInterrupt from error
@@ -113,11 +122,29 @@ def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
     except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return 0
+    except UnicodeEncodeError as error:
+        print(f"error: {printable(str(error.object))} is not UTF-8: names must be", file=sys.stderr)
     except (OSError, MemoryError) as error:
-        print(f"error: {system_error(error)}", file=sys.stderr)
+        unnamed = isinstance(error, OSError) and not error.filename and _output_is_full()
+        print(f"error: {'the standard output: ' if unnamed else ''}{system_error(error)}", file=sys.stderr)
     return 2
+
+
+def _output_is_full() -> bool:
+    """Whether what was printed cannot be written; then nothing more is."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _print_no_more()
+        return True
+    return False
+
+
+def _print_no_more() -> None:
+    """Let what was not printed yet vanish, or the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

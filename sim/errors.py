@@ -63,5 +63,7 @@ def system_error(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return printable(f"there is not enough memory: {error}".rstrip(": "))
     place = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+        return printable(f"{error.filename} is no folder: must be a folder, or a name that nothing has")
     reason = error.strerror or re.sub(r"^\[Errno \d+\] ", "", str(error)) or type(error).__name__
     return printable(f"{place}{reason}")

@@ -10,15 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra.core.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sim.paths import CONF
 from traces.errors import UserError
+from traces.whole_file import write_whole
 
 SWEEP_FLAGS = ("-m", "--multirun")
+PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "sweep.name", "out")
+"""Overrides that say where something is written."""
+
+
+def _save(config: Any, path: str | Path, resolve: bool = False) -> None:
+    write_whole(Path(path), OmegaConf.to_yaml(config, resolve=resolve).encode())
+
+
+# Hydra's own writers leave half a file under its name where the disk is full, and do not say which.
+hydra.core.utils._save_config = lambda cfg, filename, output_dir: _save(cfg, output_dir / filename)
+OmegaConf.save = staticmethod(_save)  # type: ignore[method-assign, assignment]
 
 
 def run_hydra_command(
@@ -32,7 +45,8 @@ def run_hydra_command(
     Raises: UserError or OmegaConfBaseException where the configuration was refused.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    refusals: list[Exception] = []
+    refusals: list[BaseException] = []
+    process = os.getpid()
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name or command.replace("-", "_"))
     def job(config: DictConfig) -> Any:
@@ -40,11 +54,18 @@ def run_hydra_command(
             return task(config)
         except BaseException as error:
             remove_unused(output_folder())
-            if not isinstance(error, UserError | OmegaConfBaseException) or is_sweep():
-                raise  # Hydra says which job of a sweep it was
+            if (
+                is_sweep()
+            ):  # of bad input Hydra says which job it was; of the machine's troubles only where jobs are ours
+                refused = isinstance(error, OSError | MemoryError) and os.getpid() == process
+            else:
+                refused = isinstance(error, UserError | OmegaConfBaseException | OSError | MemoryError)
+            if not refused:
+                raise
             refusals.append(error)  # raised past Hydra, which would print the overrides above the one sentence
             return None
 
+    _check_places(overrides)
     flags = [word for word in overrides if word in SWEEP_FLAGS]
     before = sys.argv
     sys.argv = [f"python -m sim {command}", *flags[:1], *(word for word in overrides if word not in SWEEP_FLAGS)]
@@ -59,6 +80,14 @@ def run_hydra_command(
     if refusals:
         raise refusals[0]
     return 0
+
+
+def _check_places(overrides: Sequence[str]) -> None:
+    """Raises: UserError for an empty place, which would be the present folder."""
+    for word in overrides:
+        name, equals, value = word.lstrip("+").partition("=")
+        if equals and name in PLACES and not value.strip(" '\""):
+            raise UserError(f"{word}: must be a name, not an empty one")
 
 
 def _unnamed_choice(overrides: Sequence[str]) -> str:

@@ -97,7 +97,6 @@ def write_machine(path: Path, runtime_path: Path, parameters: Parameters) -> Mac
         ),
     }
     for file, text in texts.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, text.encode())
     return Machine(Hardware.read(path), Runtime.read(runtime_path))
 

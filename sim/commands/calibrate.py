@@ -47,6 +47,7 @@ from omegaconf import DictConfig
 
 from sim.config import validate
 from sim.hydra_command import output_folder, run_hydra_command
+from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.calibrate.measure import CalibrationConfig
@@ -91,14 +92,19 @@ def calibrate_from(config: DictConfig) -> None:
     from sim.calibrate.measure import measure
     from sim.calibrate.parameters import Parameters
     from sim.results.json_files import write_json
+    from traces.whole_file import check_place, is_stream
 
     trace = open_requests(config.trace, int(config.seed))
     folder = output_folder()
+    path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
+    software = path.with_stem(f"{path.stem}_runtime") if runtime_out is None else Path(str(runtime_out)).expanduser()
+    for place in (path, software):
+        check_place(place)
+        if is_stream(place):
+            raise UserError(f"{place}: two files are written and read back, so each must be a file")
     with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
         measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))
     parameters = Parameters(measured)
-    path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
-    software = path.with_stem(f"{path.stem}_runtime") if runtime_out is None else Path(str(runtime_out)).expanduser()
     write_machine(path, software, parameters)
     write_json(folder / "samples.json", samples_json(measured))
     print(table(parameters))

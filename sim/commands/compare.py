@@ -11,7 +11,7 @@ states how uncertain its figures are, times count that in. What is not distingui
 
   metric=NAME      of metrics.json: tpot_s.mean, tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
   baseline=POLICY  compare with this policy only, instead of all pairs
-  out=FILE         write the table, as Parquet or, by its ending, as CSV
+  out=FILE         write the table, as Parquet or, by its ending, as CSV; out=- writes CSV to the standard output
 
 Examples
   python -m sim run -m policy=lru,importance,belady sweep.name=mine
@@ -20,6 +20,7 @@ Examples
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,10 @@ def main(argv: list[str]) -> int:
     """Compare and print -> 0. Raises: UserError for unknown words, and where there is nothing to compare."""
     word, pairs = read_words("compare", argv, {"metric": "NAME", "baseline": "POLICY", "out": "FILE"})
     folder, options = Path(word), dict(pairs)
+    if "out" in options:
+        from traces.whole_file import check_place
+
+        check_place(Path(options["out"]))
     from sim.results.comparisons import compared
     from sim.results.table import collect
 
@@ -43,19 +48,34 @@ def main(argv: list[str]) -> int:
     if found.pairs.empty:
         notes = "".join(f"; {note}" for note in found.notes)
         raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared{notes}")
-    print(text(found.pairs))
-    for note in found.notes:
+    if "out" not in options:
+        show(table, found.pairs, found.notes)
+        return 0
+    from traces.whole_file import printing_beside
+
+    out = Path(options["out"])
+    with printing_beside(out):
+        show(table, found.pairs, found.notes)
+        write(out, found.pairs)
+        print(f"wrote {out}")
+    return 0
+
+
+def show(table: pd.DataFrame, pairs: pd.DataFrame, notes: Iterable[str]) -> None:
+    """Print the pairs, what is to be said of them, and what is fragile about the runs."""
+    print(text(pairs))
+    for note in notes:
         print(f"note: {note}")
     for warning in sorted({warning for row in table["warnings"] for warning in row if warning.startswith("fragile")}):
         print(warning)
-    if "out" in options:
-        out = Path(options["out"])
-        if out.suffix == ".csv":
-            found.pairs.to_csv(out, index=False)
-        else:
-            found.pairs.to_parquet(out, index=False)
-        print(f"wrote {out}")
-    return 0
+
+
+def write(out: Path, pairs: pd.DataFrame) -> None:
+    """Write the pairs: CSV where the name ends so, or where bytes only pass through; else Parquet."""
+    from traces.whole_file import is_stream, write_whole
+
+    as_text = out.suffix == ".csv" or is_stream(out)
+    write_whole(out, pairs.to_csv(index=False).encode() if as_text else pairs.to_parquet(index=False))
 
 
 def text(pairs: pd.DataFrame) -> str:

@@ -54,11 +54,17 @@ def main(argv: list[str]) -> int:
         print(help_text(), end="")
         return 0 if argv else 2
     what, names, columns, out, steps = _arguments(argv)
+    default = out is None
+    out = _default_folder(what) if out is None else out
     from sim.figures.drawing import RUNS
     from sim.figures.registry import figures_of, save, sources_of  # pandas and matplotlib take a second to import
     from sim.figures.run_table import study
     from sim.results.run_files import unfinished_runs
+    from traces.whole_file import check_place, is_stream
 
+    if is_stream(out):
+        raise UserError(f"out={out}: figures are several files, so out= must be a folder")
+    check_place(out / "figure.pdf")
     runs = None
     if RUNS in sources_of(what):
         runs = study(what)
@@ -69,7 +75,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
     written = 0
     for name, figure in figures_of(what, names, columns, runs, steps=steps):
-        for path in save(figure, out / name):
+        for path in save(figure, out / name, inside=what if default and what.is_dir() else None):
             print(f"wrote {path}")
             written += 1
     if not written:
@@ -108,10 +114,18 @@ def format_table(table: "pd.DataFrame") -> str:
     return "\n".join(form.format(*line) for line in lines)
 
 
-def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
-    """The folder, the figures, the page width in columns, where to write, and the steps of a timeline."""
-    from sim.figures.registry import check_name
+def _default_folder(what: Path) -> Path:
+    """Where figures go unless told otherwise: beside what they show."""
     from sim.figures.trace_file import is_trace
+
+    if is_trace(what):
+        return Path("figures") / what.stem
+    return (what if what.is_dir() else what.parent) / "figures"
+
+
+def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path | None, tuple[int, int] | None]:
+    """The folder, the figures, the page width in columns, where to write if told, and the steps of a timeline."""
+    from sim.figures.registry import check_name
 
     word, pairs = read_words("plot", argv, WORDS, "folder or trace")
     options = dict(pairs)
@@ -120,10 +134,8 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, 
         check_name(name)
     if options.get("columns", "2") not in ("1", "2"):
         raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
-    folder = Path(word)
-    beside = folder if folder.is_dir() else Path("figures") / folder.stem if is_trace(folder) else folder.parent
-    out = Path(options["out"]) if "out" in options else beside if is_trace(folder) else beside / "figures"
-    return folder, names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
+    out = Path(options["out"]) if "out" in options else None
+    return Path(word), names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
 
 
 def _steps(words: str | None) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ usage: python -m sim report FOLDER [out=FOLDER/report.html] [validation=FOLDER]
 
 FOLDER is the output folder of a run or a sweep. The file needs no network: send it, archive it, open it anywhere.
 
-  out=FILE            where to write it (default: report.html in FOLDER)
+  out=FILE            where to write it (default: report.html in FOLDER; - is the standard output)
   validation=FOLDER   what `python -m sim validate` wrote, for the section on measured beside predicted times
 
 Examples
@@ -27,11 +27,14 @@ def main(argv: list[str]) -> int:
     folder, options = Path(word), {name: Path(value) for name, value in pairs}
     from sim.report.content import content
     from sim.report.render import render
-    from traces.whole_file import write_whole
+    from traces.whole_file import check_inside, check_place, printing_beside, write_whole
 
     out = options.get("out", folder / "report.html")
-    page = render(content(folder, options.get("validation")))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, page.encode())
-    print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB)")
+    check_place(out)
+    if "out" not in options:
+        check_inside(out, folder)
+    with printing_beside(out):
+        page = render(content(folder, options.get("validation"))).encode()
+        write_whole(out, page)
+        print(f"wrote {out} ({len(page) / 1e6:.1f} MB)")
     return 0

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 import sim.figures.drawings
 from sim.figures.drawing import DRAWINGS, RUNS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.run_table import study
+from sim.figures.saving import write_figure
 from sim.figures.style import STYLE
 from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
 from traces.errors import UserError
+from traces.whole_file import check_inside
 
 HOW_TO_NAME = {
     RUNS: "the output folder of python -m sim run",
@@ -81,13 +83,17 @@ def figures_of(
         yield name, figure
 
 
-def save(figure: Figure, stem: Path, dpi: int = 300) -> list[Path]:
-    """Write a figure as `stem`.pdf and `stem`.png, the same bytes for the same figure: no time in either."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def save(figure: Figure, stem: Path, dpi: int = 300, inside: Path | None = None) -> list[Path]:
+    """Write a figure as `stem`.pdf and `stem`.png, the same bytes for the same figure: no time in either.
+
+    ``inside``: a folder that no link may lead out of. Raises: UserError, OSError.
+    """
     pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
     with rc_context(STYLE):
-        figure.savefig(pdf, metadata={"CreationDate": None})
-        figure.savefig(png, dpi=dpi)
+        for path, options in ((pdf, {"metadata": {"CreationDate": None}}), (png, {"dpi": dpi})):
+            if inside is not None:
+                check_inside(path, inside)
+            write_figure(path, figure, **options)
     return [pdf, png]
 
 

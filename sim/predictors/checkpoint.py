@@ -65,7 +65,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     content = save({**tensors, VOCABULARY: checkpoint.vocabulary}, metadata={ENTRY: text})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"out={path}: cannot be written: {error.strerror or error}") from error

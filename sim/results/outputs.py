@@ -75,7 +75,6 @@ def write_run(
 
     metrics.json comes last, so that its presence means that the run is complete.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = table.metrics()
     if table.sink is None:
         write_table(folder / "steps.parquet", table.columns())

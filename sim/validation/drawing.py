@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sim.figures.saving import write_figure
 from sim.figures.style import BLUE, LINES, STYLE, WIDTH_IN, add_footnote
 from sim.validation.findings import CALIBRATION, Findings, Point
 
@@ -36,8 +37,8 @@ def draw(folder: Path, findings: Findings) -> list[str]:
         if any(point.name for point in findings.points):
             figures[ERRORS] = errors(findings)
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-            figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+            write_figure(folder / f"{name}.pdf", figure, metadata={"CreationDate": None})
+            write_figure(folder / f"{name}.png", figure, dpi=200, metadata={"Software": None})
     return [f"{name}.png" for name in figures]
 
 

@@ -82,7 +82,6 @@ def _from_meta(meta: dict[str, Any], columns: dict[str, NDArray[Any]]) -> RawRun
 def store(folder: Path, run: RawRun) -> None:
     """Write one run atomically, the table last."""
     stem = f"{run.setting}__{run.index:03d}"
-    (folder / RAW).mkdir(parents=True, exist_ok=True)
     write_json(folder / RAW / f"{stem}.json", _meta(run))
     write_whole(folder / RAW / f"{stem}.parquet", _parquet(pd.DataFrame(run.columns)))
 

@@ -131,7 +131,6 @@ def points_table(findings: Findings) -> list[Row]:
 
 def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) -> None:
     """Write everything; validation.json comes last, so that its presence means that the rest is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in findings.tables.items():
         if rows:
             write_whole(folder / f"{name}.csv", table_csv(rows).encode())

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,7 @@ def write_trace(path: str | Path, trace: Trace) -> Trace:
     tensors = dict(sorted(trace_tensors(trace).items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     header = _header_bytes(tensors, _metadata(trace))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside, beside.open("wb") as file:
+        with whole_file(path) as file:
             _write(file, header, tensors)
     except OSError as error:
         raise UserError(f"Trace file {path} cannot be written: {error.strerror or error}") from error
@@ -211,7 +210,7 @@ def _header_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str])
     return text
 
 
-def _write(file: BinaryIO, header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:
+def _write(file: IO[bytes], header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:
     file.write(len(header).to_bytes(8, "little"))
     file.write(header)
     for array in tensors.values():
