@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,8 +17,6 @@ from sim.results.json_files import read_json
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
 
-MOST_BLOCKS = 10_000
-"""Of one run that are drawn for intervals, each by itself."""
 JOBS, FAILED = "jobs", "failed"
 TEXTS = ("policy", "label", "model", "system")
 """Metrics that are no numbers."""
@@ -71,31 +68,14 @@ def load_run(run: Path, series: str = "") -> Run:
     with results_of(run):
         provenance = read_json(run / "provenance.json")
         hardware = (provenance.get("config") or {}).get("hardware") or {}
-        blocks, requests = bounded(_blocks(run), read_table(run / "requests.parquet", ("group",)))
         return Run(
             series or str(provenance.get("policy")),
-            blocks,
-            requests,
+            _blocks(run),
+            read_table(run / "requests.parquet", ("group",)),
             (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
             str(provenance.get("hardware")),
             {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
         )
-
-
-def bounded(blocks: pd.DataFrame, requests: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables with neighbouring blocks taken together where there are more than ``MOST_BLOCKS``.
-
-    Sums of neighbours lose nothing of the means, and intervals of so many groups are those of the blocks; drawing each
-    of 500,000 by itself would take minutes and gigabytes.
-    """
-    names = np.unique(blocks["group"].to_numpy(np.int64))
-    if len(names) <= MOST_BLOCKS:
-        return blocks, requests
-    place, joined = np.arange(len(names)) * MOST_BLOCKS // len(names), []
-    for table in (blocks, requests):
-        at = np.minimum(np.searchsorted(names, table["group"].to_numpy(np.int64)), len(names) - 1)
-        joined.append(table.assign(group=place[at]))
-    return joined[0].groupby(["group", "phase"], as_index=False).sum(numeric_only=True), joined[1]
 
 
 def _blocks(run: Path) -> pd.DataFrame:

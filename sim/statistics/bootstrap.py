@@ -22,9 +22,6 @@ CELLS = 1 << 22
 ROUNDING = 1e-12
 """Relative spread that is no more than rounding."""
 
-STRETCHES = 100
-"""Of ordered values, in which a quantile is looked for."""
-
 Vector = NDArray[np.float64]
 Statistic = Callable[[Any], Any]
 """Sums [..., C] of any selection of blocks -> value [...]: made of ratios of sums by operations that numpy knows for
@@ -301,36 +298,25 @@ def _counts(blocks: int, draws: int, seed: int, first: int) -> Vector:
 def drawn_quantiles(
     values: Vector, places: NDArray[np.int64], blocks: int, share: float, draws: int, seed: int
 ) -> Vector:
-    """Quantile of the values of the drawn blocks by linear interpolation, as numpy's default, [draws].
-
-    Exact, in two steps: which of ``STRETCHES`` stretches of the ordered values holds a rank, then which of its values.
-    """
+    """Quantile of the values of the drawn blocks by linear interpolation, as numpy's default, [draws]."""
     if not values.size:
         return np.full(draws, np.nan)
     order = np.argsort(values, kind="stable")
-    ordered, owners, length = values[order], places[order], -(-values.size // STRETCHES)
-    stretches = -(-values.size // length)
-    held = np.bincount(owners * stretches + np.arange(values.size) // length, minlength=blocks * stretches)
-    held = held.reshape(blocks, stretches).astype(np.float64)  # values of each block in each stretch
-    size, quantiles = max(1, CELLS // max(blocks, length)), []
+    ordered, size = values[order], max(1, CELLS // max(blocks, values.size))
+    quantiles = []
     for first in range(0, draws, size):
-        counts = _counts(blocks, min(size, draws - first), seed, first)
-        upto = (counts @ held).cumsum(axis=1)  # how many drawn values are in the stretches so far
+        counts = _counts(blocks, min(size, draws - first), seed, first)[:, places[order]]
+        upto = counts.cumsum(axis=1)  # how many drawn values are at most the i-th
         at = np.maximum(upto[:, -1] - 1, 0) * share
-        low, high = (_kth(ordered, owners, counts, upto, rank, length) for rank in (np.floor(at), np.ceil(at)))
+        low, high = (_kth(ordered, upto, np.floor(at)), _kth(ordered, upto, np.ceil(at)))
         quantiles.append(np.where(upto[:, -1] > 0, low + (high - low) * (at - np.floor(at)), np.nan))
     return np.concatenate(quantiles)
 
 
-def _kth(ordered: Vector, owners: NDArray[np.int64], counts: Vector, upto: Vector, rank: Vector, length: int) -> Vector:
+def _kth(ordered: Vector, upto: Vector, rank: Vector) -> Vector:
     """The drawn value of each draw's rank, counted from 0."""
-    last = len(ordered) - 1
-    stretch = np.minimum((upto <= rank[:, None]).sum(axis=1), upto.shape[1] - 1)
-    before = np.where(stretch > 0, np.take_along_axis(upto, np.maximum(stretch - 1, 0)[:, None], 1)[:, 0], 0.0)
-    members = stretch[:, None] * length + np.arange(length)
-    drawn = np.where(members <= last, np.take_along_axis(counts, owners[np.minimum(members, last)], 1), 0.0)
-    place = (before[:, None] + drawn.cumsum(axis=1) <= rank[:, None]).sum(axis=1)
-    return np.asarray(ordered[np.minimum(stretch * length + place, last)])
+    place = (upto <= rank[:, None]).sum(axis=1)
+    return np.asarray(ordered[np.minimum(place, len(ordered) - 1)])
 
 
 def quotient(above: Any, below: Any) -> Any:

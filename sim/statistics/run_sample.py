@@ -49,7 +49,6 @@ class Run:
     replayed: tuple[str, int] = ("", 1)
     hardware: str = ""
     errors: Mapping[str, float] = field(default_factory=dict)
-    ratios: dict[str, tuple[Vector, Vector]] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def _names(self) -> NDArray[np.int64]:
@@ -116,12 +115,6 @@ def _connected(batches: NDArray[np.int64], clusters: NDArray[np.int64], count: i
 
 def block_ratio(run: Run, quantity: Quantity) -> tuple[Vector, Vector]:
     """Numerator and denominator of a quantity of every block, [B] each; NaN where the run does not know it."""
-    if quantity.name not in run.ratios:  # every pair of a comparison asks for it several times
-        run.ratios[quantity.name] = _block_ratio(run, quantity)
-    return run.ratios[quantity.name]
-
-
-def _block_ratio(run: Run, quantity: Quantity) -> tuple[Vector, Vector]:
     if quantity.request_time is not None:
         return _request_sums(run, quantity.request_time)
     metric = quantity.metric
