@@ -63,9 +63,9 @@ def main(argv: list[str]) -> int:
 def evaluate_from(config: DictConfig) -> None:
     """Evaluate what a composed configuration says, write the results and print the table."""
     from sim.config import to_plain_dict
-    from sim.progress import progress
     from sim.quality.evaluate import run_study, total_tokens
     from sim.quality.metrics import quality_row
+    from sim.quality.progress import progress
     from sim.quality.report import text, write_study
     from sim.quality.store import Store, model_digest
     from sim.quality.threads import fitting_threads

@@ -75,9 +75,9 @@ def record_from(config: DictConfig) -> None:
     options = _options(config)
     source = model_source(config.model)
     source.check()
-    prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)
     out = _out_file(config.out)
     check_place(out)
+    prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)
     with printing_beside(out):
         loaded, statement = source.load()
         trace = record(loaded, prompts, options, {"prompts": str(config.prompts), **statement})

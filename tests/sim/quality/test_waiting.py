@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sim.progress import Lines
+from sim.quality.progress import Lines
 from sim.quality.settings import QualityConfig, StudyConfig, quickened
 from sim.quality.threads import fitting_threads
 
