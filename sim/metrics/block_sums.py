@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.parts import PARTS
+from sim.metrics.registry import GATE_MASSES
 
 Columns = dict[str, NDArray[Any]]
 TIMES = ("latency_ns", *(f"{part}_ns" for part in PARTS))
@@ -42,20 +43,20 @@ class BlockSums:
             times = [np.asarray(steps[name], np.float64) for name in TIMES]
             amounts += times + [time * tokens for time in times]
         if self.knows_gate_mass:
-            amounts.append(np.nan_to_num(np.asarray(steps["lost_gate_mass"], np.float64)) * tokens)
+            amounts += [np.nan_to_num(np.asarray(steps[name], np.float64)) * tokens for name in GATE_MASSES]
         return amounts
 
     def names(self) -> list[str]:
         """Names of the amounts, in order."""
         names = ["steps", "num_tokens", "layer_steps", "slot_steps", *COUNTERS]
         names += [*TIMES, *(f"token_{name}" for name in TIMES)] if self.timed else []
-        return names + (["lost_gate_mass_tokens"] if self.knows_gate_mass else [])
+        return names + ([f"{name}_tokens" for name in GATE_MASSES] if self.knows_gate_mass else [])
 
     def columns(self) -> Columns:
         """One row per (block, phase): `group`, `phase`, and sums over the block's steps.
 
         `layer_steps`: steps times MoE layers; `slot_steps`: that times the slots of a layer; `token_*_ns`: times
-        multiplied by the tokens of their step; `lost_gate_mass_tokens`: share of gate mass times tokens. Every sum of
+        multiplied by the tokens of their step; `*_gate_mass_tokens`: share of gate mass times tokens. Every sum of
         whole numbers is exact.
         """
         names = np.unique(np.concatenate([keys for keys, _ in self.kept])) if self.kept else np.empty(0, np.int64)

@@ -16,6 +16,8 @@ from traces.errors import UserError
 PREFIXES = {"": (0, 1), "prefill.": (0,), "decode.": (1,)}
 """Prefix of a metric's name in metrics.json -> the phases whose steps it counts."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+GATE_MASSES = ("lost_gate_mass", "degraded_gate_mass")
+"""Shares of the router's weight, columns of the per-step table where they are known."""
 STALLS = ("link", "cpu", "launch", "sync", "host")
 """Parts of a token's time that are waiting or overhead."""
 
@@ -116,9 +118,15 @@ RATES = (
     ),
     Metric(
         "lost_gate_mass", "gate mass not executed as routed",
-        "share of the router's weight that was not executed as routed, mean over tokens and layers: a proxy for the "
-        "cost in quality, not a measure of it",
+        "share of the router's weight that was not executed as routed: replaced, dropped or executed in low precision, "
+        "mean over tokens and layers: a proxy for the cost in quality, not a measure of it",
         FRACTION, ("lost_gate_mass_tokens",), ("num_tokens",), heading="lost gate mass %",
+    ),
+    Metric(
+        "degraded_gate_mass", "gate mass executed in low precision",
+        "the part of `lost_gate_mass` whose experts were executed as routed but in low precision, counted in full: an "
+        "upper limit of what the precision costs",
+        FRACTION, ("degraded_gate_mass_tokens",), ("num_tokens",), heading="degraded gate mass %",
     ),
 )  # fmt: skip
 """Of all steps, and with the prefixes of those of one phase."""

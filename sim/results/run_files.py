@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sim.metrics.registry import GATE_MASSES
 from sim.results.json_files import read_json
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
@@ -91,8 +92,8 @@ def _blocks(run: Path) -> pd.DataFrame:
     if "num_tokens" in steps:
         for name in [str(name) for name in steps if str(name).endswith("_ns")]:
             steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
-        if "lost_gate_mass" in steps:
-            steps["lost_gate_mass_tokens"] = steps["lost_gate_mass"] * steps["num_tokens"]
+        for name in (name for name in GATE_MASSES if name in steps):
+            steps[f"{name}_tokens"] = steps[name] * steps["num_tokens"]
     return steps.groupby(["group", "phase"], as_index=False).sum()
 
 

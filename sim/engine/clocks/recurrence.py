@@ -323,7 +323,7 @@ def run_steps(
     """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
 
     ``fresh``: what was on the link is void. Inputs as in ``StepBlock`` and ``BlockData`` of ``sim.workload``; outputs
-    latency_ns [S], parts [S, len(PARTS)], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that the
+    latency_ns [S], parts [S, len(PARTS)], counts [S, counters] and lost [S, 3] of each step; totals [3]: ns that the
     link was busy with what has arrived, ns that the CPU was, slices logged. Stops early where the log is nearly full.
     """
     state, cache = as_state(state_address), as_cache(cache_address)

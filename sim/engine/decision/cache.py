@@ -188,7 +188,8 @@ class Cache:
     counts: Int8
     """Running counters, see ``counters.COUNTERS``."""
     lost: Float8
-    """[2] share of weight not executed as routed, summed; token-layers summed."""
+    """[3] share of weight not executed as routed, summed; token-layers summed; of the first the share executed in low
+    precision."""
 
 
 def allocate(num_layers: int, num_experts: int, num_pools: int) -> dict[str, NDArray[Any]]:
@@ -224,6 +225,6 @@ def allocate(num_layers: int, num_experts: int, num_pools: int) -> dict[str, NDA
         "tokens_of": (experts, np.int32),
         "seen": (experts, np.int64),
         "counts": ((len(COUNTERS),), np.int64),
-        "lost": ((2,), np.float64),
+        "lost": ((3,), np.float64),
     }
     return {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}

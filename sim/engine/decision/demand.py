@@ -164,13 +164,16 @@ def weigh_missing(state: State, cache: Cache) -> None:
 
 @core_jit
 def count_ranks(state: State, cache: Cache) -> None:
-    """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed."""
+    """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed.
+
+    What runs as routed but in low precision counts as not executed as routed, and by itself.
+    """
     cache.lost[1] += state.num_tokens
     cache.counts[N_ROUTED_RANKS] += state.num_tokens * state.num_ranks
     if cache.has_substitute == 0:
         return
     for token in range(state.num_tokens):
-        lost, total = 0.0, 0.0
+        lost, low, total = 0.0, 0.0, 0.0
         for rank in range(state.num_ranks):
             routed, executed = state.ids[token, rank], state.executed_ids[token, rank]
             weight = state.scores[token, routed] if np.isnan(state.weights[token, rank]) else state.weights[token, rank]
@@ -182,9 +185,13 @@ def count_ranks(state: State, cache: Cache) -> None:
                 cache.counts[N_SUBSTITUTED_RANKS] += 1
                 cache.replaced_at[routed] = state.now
                 lost += weight
+            elif cache.runs_low[executed]:
+                low += weight
             if executed != DROPPED:
                 cache.counts[N_DEGRADED_RANKS] += cache.runs_low[executed]
-        cache.lost[0] += lost / total if total > 0.0 else 0.0
+        if total > 0.0:
+            cache.lost[0] += (lost + low) / total
+            cache.lost[2] += low / total
 
 
 @core_jit
