@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -47,11 +48,34 @@ def use_keyed_cache() -> None:
     """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen is not None and chosen != os.environ.get(OURS):
+        if not writable(Path(chosen)):
+            compile_always(chosen)
         return
     folder = str(cache_root() / "numba" / source_key())
+    if not writable(Path(folder)):
+        compile_always(folder)
     os.environ["NUMBA_CACHE_DIR"] = os.environ[OURS] = folder
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written in a folder, or in the nearest one above it that exists; makes none."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def compile_always(folder: str) -> None:
+    """Let numba cache nothing: its own next choice, beside the sources, would not notice an edited helper."""
+    from numba.core.dispatcher import Dispatcher
+
+    Dispatcher.enable_caching = lambda self: None
+    print(f"note: {folder} cannot be written: every start compiles the engine, about 20 s", file=sys.stderr)
 
 
 def nothing_compiled() -> bool:

@@ -66,7 +66,9 @@ def main(argv: list[str]) -> int:
 
 def run_job(config: DictConfig) -> float | list[float] | None:
     """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names."""
-    if is_sweep() or config.get("sweep", {}).get("grid"):
+    from sim.config import SweepConfig, to_plain_dict, validate
+
+    if is_sweep() or validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.").grid:
         return run_grid_job(config)
     run_once(config)
     return None
