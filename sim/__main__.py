@@ -53,12 +53,13 @@ def main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
             stream.reconfigure(errors="backslashreplace")
+    status = 0
     try:
         status = _main(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        return _end_output(error)
+        return _end_output(error, status)
     return status
 
 
@@ -90,11 +91,11 @@ def _refuse(sentence: str) -> int:
     return 2
 
 
-def _end_output(error: OSError) -> int:
-    """Our output cannot be written any more: be silent from here on -> exit status."""
+def _end_output(error: OSError, status: int) -> int:
+    """Our output cannot be written any more: be silent from here on -> exit status, that of a command that failed."""
     _silence(sys.stdout)
-    if isinstance(error, BrokenPipeError):  # whoever reads it, such as head, has seen enough
-        return 0
+    if status or isinstance(error, BrokenPipeError):  # whoever reads it, such as head, has seen enough
+        return status
     return _refuse(f"the output cannot be written: {system_error(error)}")
 
 

@@ -9,7 +9,7 @@ defect names the case that shows it. The table says what was tried, how often, a
 there was a defect. What needs no drawing (bad command lines, odd shapes, other surroundings) is in tests/torture.
 
   python -m scripts.torture --short                       some minutes on two cores, as CI runs it
-  python -m scripts.torture                               100,000 files, 300 kills, a trace of 20 GB: an hour
+  python -m scripts.torture                               100,000 files, 300 kills, a trace of 20 GB: hours
   python -m scripts.torture --only files --reader trace --cases 20000
   python -m scripts.torture --only files --reader trace --case 4711  one case again, its input kept in ./torture
 """

@@ -62,7 +62,7 @@ def contradictory_tables(folder: Path) -> Iterator[str]:
             if column.dtype.kind in "if" and (column.dropna() < 0).any():
                 yield f"{path.name}: {name} falls below 0"
         if "latency_ns" in table and {f"{part}_ns" for part in PARTS} <= {*table.columns}:
-            parts = sum(table[f"{part}_ns"] for part in PARTS)
+            parts = table[[f"{part}_ns" for part in PARTS]].sum(axis=1)
             if (parts != table["latency_ns"]).any():
                 yield f"{path.name}: parts do not sum to latency_ns"
         if {*COUNTERS} <= {*table.columns} and (

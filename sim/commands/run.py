@@ -25,6 +25,7 @@ the extra `ray`); +sweep.grid.cache.fraction=[0.1,0.2] replays every value (comb
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
     if any(word in SWEEP_FLAGS for word in argv):
         for name in THREADS:
             os.environ.setdefault(name, "1")  # jobs are what runs side by side
+        logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # a dead worker is told of once, below
     overrides = [word for given in argv for word in path_overrides(given)]
     with watch_sweep() as outcome:
         try:
