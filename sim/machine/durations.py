@@ -384,7 +384,7 @@ def _nanoseconds(seconds: NDArray[np.float64]) -> Table:
 def _whole(nanoseconds: NDArray[np.floating[Any]]) -> Table:
     """Rounded. Raises UserError where a duration does not fit the clock."""
     _check_longest(float(nanoseconds.max(initial=0.0)))
-    return np.rint(nanoseconds).astype(np.int64)
+    return np.asarray(np.rint(nanoseconds), np.int64)
 
 
 def whole_ns(seconds: float) -> int:
