@@ -86,7 +86,7 @@ def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         if not any(_fits(value, kind) for kind in kinds):
             allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
             if isinstance(value, int) and not isinstance(value, bool) and {int, float} & {*kinds}:
-                allowed += " below 2**63 in size"
+                allowed += ", below 2**63 in size"
             raise UserError(f"{prefix}{name}={value}: must be {allowed}")
     return cls(**values)
 

@@ -91,7 +91,7 @@ def split_flags(command: str, given: Sequence[str]) -> tuple[list[str], list[str
                 raise UserError(f"{word}: {name} takes no value")
             flags.append(word)
         else:
-            value = [] if equals or not waiting or (known[name].nargs and "=" in waiting[0]) else [waiting.pop(0)]
+            value = [] if equals or not waiting or "=" in waiting[0] else [waiting.pop(0)]
             if not (equals or value or known[name].nargs):
                 raise UserError(f"{name} has no value: write {name} VALUE")
             choices, chosen = known[name].choices, value[0] if value else word.partition("=")[2]

@@ -28,7 +28,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "cache.start": ("cold", "warm"),
     "cache.reset": ("never", "request", "all"),
     "policy.write_back": ("none", "serial", "overlap"),
-    "time.memory": ("pinned", "pageable", "staged"),
+    "runtime.memory": ("pinned", "pageable", "staged"),
     "time.link": (True, False),
     "batch_size": (1, 2, 3),
     "prefill_chunk": (None, 1, 2),
