@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from sim.ranges import Amount, Count, OneOf, Range, Seed, check_ranges
 from traces.errors import UserError
+from traces.special_files import require_regular
 
 T = TypeVar("T")
 WORDS = {
@@ -35,7 +36,9 @@ def to_plain_dict(config: Any, name: str = "config") -> dict[str, Any]:
 def read_yaml(path: Path, what: str) -> Any:
     """The content of a yaml file, unresolved. Raises: UserError naming ``what`` it is where it cannot be read."""
     try:
-        return OmegaConf.load(path)
+        return OmegaConf.load(require_regular(path))
+    except UserError:
+        raise
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{what} {path} cannot be read: {error}") from error
 
@@ -46,12 +49,12 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 LARGEST = 2**63
-"""Whole numbers stay below it in size: the engines count in 64 bits."""
+"""Whole numbers stay below it: the engines count in 64 bits."""
 
 
 def _fits(value: object, kind: type) -> bool:
     if kind in (int, float):
-        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+        whole = isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
         return whole or (kind is float and isinstance(value, float))
     return isinstance(value, kind)
 
@@ -82,6 +85,8 @@ def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         kinds = [get_origin(kind) or kind for kind in _alternatives(hints[name])]
         if not any(_fits(value, kind) for kind in kinds):
             allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
+            if isinstance(value, int) and not isinstance(value, bool) and {int, float} & {*kinds}:
+                allowed += ", below 2**63 in size"
             raise UserError(f"{prefix}{name}={value}: must be {allowed}")
     return cls(**values)
 
@@ -131,6 +136,10 @@ class SweepConfig:
     """Write steps.parquet, one row per step; sums per request are always kept."""
     objectives: list[str] | None = None
     """Metrics that a job returns to a sweeper that optimises."""
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.objectives or ()):
+            raise UserError(f"sweep.objectives={self.objectives}: must be a list of names of metrics, or null")
 
 
 @dataclass(frozen=True, slots=True)

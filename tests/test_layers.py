@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sim", "policies", "traces")
-GROUND = {"command_words", "config", "errors", "formatting", "hydra_command", "paths", "ranges", "spill"}
+GROUND = {"command_words", "config", "docstrings", "errors", "formatting", "hydra_command", "paths", "ranges", "spill"}
 """Modules that stand beside the packages of `sim`."""
 
 

@@ -61,7 +61,9 @@ def use_keyed_cache() -> None:
     fault = who_else(folder, root)
     if fault is not None:
         folder = _folder_of_this_process(fault)
-    elif root == folder:
+    elif not writable(folder):
+        compile_always(str(folder))
+    if root == folder:
         return
     os.environ["NUMBA_CACHE_DIR"] = os.environ[OURS] = str(folder)
     if "numba" in sys.modules:
@@ -78,6 +80,25 @@ def _folder_of_this_process(fault: str) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ[TEMPORARY] = folder
     return Path(folder) / "numba"
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written in a folder, or in the nearest one above it that exists; makes none."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def compile_always(folder: str) -> None:
+    """Let numba cache nothing: its own next choice, beside the sources, would not notice an edited helper."""
+    from numba.core.dispatcher import Dispatcher
+
+    Dispatcher.enable_caching = lambda self: None
+    print(f"note: {folder} cannot be written: every start compiles the engine, about 20 s", file=sys.stderr)
 
 
 def nothing_compiled() -> bool:

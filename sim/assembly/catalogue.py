@@ -13,6 +13,7 @@ from policies.base import Part, Policy
 from policies.needs import Need
 from sim.assembly.build import PARTS, make_part, make_policy
 from sim.config import read_yaml
+from sim.docstrings import class_docstring, docstring
 from sim.paths import CONF, yaml_names
 from traces.errors import UserError
 
@@ -125,8 +126,8 @@ def load_rule(part: str, name: str) -> Rule:
     """What conf/policy/<part>/<name>.yaml and the class that it names say."""
     path = POLICY_FOLDER / part / f"{name}.yaml"
     rule = load_part(part, name)
-    docstring = inspect.getdoc(type(rule)) or ""
-    module = (inspect.getmodule(type(rule)).__doc__ or "").strip()
+    text = class_docstring(type(rule))
+    module = docstring(inspect.getmodule(type(rule))).strip()
     header = paragraphs(path)
     needs = rule.all_needs() if isinstance(rule, Part) else rule.needs
     return Rule(
@@ -134,8 +135,8 @@ def load_rule(part: str, name: str) -> Rule:
         name,
         str(_load(path)._target_),
         header[0] if header else module.splitlines()[0],
-        docstring,
-        source_of(docstring),
+        text,
+        source_of(text),
         tuple(sorted(needs)),
         tuple(_knobs(path)),
     )

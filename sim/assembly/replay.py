@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from policies.base import Policy
 from policies.needs import Need
 from sim.assembly.combinations import check_combination, has_clock
+from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, wants_scores, wants_weights
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
@@ -73,6 +74,8 @@ class Replay:
     spec: DeviceSpec
     reader: RowReader
     engine: Engine
+    steps_at_once: int
+    """Most steps of a block, see ``sim.assembly.limits``."""
     others: Trace | None = None
     """Requests that rules learned from."""
     notes: Notes = field(default_factory=Notes)
@@ -110,9 +113,12 @@ class Replay:
 
         Raises: RuntimeError after the last block where the device is left in a state that no replay may end in.
         """
-        most = self.reader.block_rows()
+        most = min(self.reader.block_rows(), self.steps_at_once)
+        sums = Sums(self.schedule.batch)
         for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
-            yield self.engine.replay(block, self.reader.read(block))
+            result = self.engine.replay(block, self.reader.read(block))
+            sums.add(result)
+            yield result
         check_finished(self.device)
 
     def assemble_again(self, **changes: Any) -> Replay:
@@ -146,6 +152,7 @@ def assemble(
     durations = tabulate(
         geometry, machine, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes, policy.residency == "all"
     )
+    at_once = steps_at_once(schedule, durations, pools)
     future = _future(policy, schedule, cache.sequential)
     spec = DeviceSpec(
         policy=policy,
@@ -159,10 +166,11 @@ def assemble(
         memories=initial_memories(policy, trace.geometry, trace.expert_similarity, others),
         launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
-        staging_slots=machine.runtime.staging_slots,
+        staging_slots=int(min(machine.runtime.staging_slots, trace.num_experts)),  # never more are in use
         hold=cache.holds,
         warm=cache.warm or policy.eviction.static,
         seed=run.seed,
+        forgets=cache.forgets,
         late_copy_to_cpu=machine.runtime.late_copy_to_cpu,
         cancel_late_copy=machine.runtime.cancel_late_copy,
         first_use=None if future is None else future.first,
@@ -180,6 +188,7 @@ def assemble(
         spec=spec,
         reader=reader,
         engine=engine,
+        steps_at_once=at_once,
         others=others,
     )
 

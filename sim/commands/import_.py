@@ -6,9 +6,11 @@ Each format is one file in traces/importers; `python -m sim import FORMAT --help
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+from sim.docstrings import docstring
 from traces.errors import UserError
 from traces.format.files import write_trace
 from traces.format.trace import DECODE, Trace
@@ -19,9 +21,9 @@ from traces.whole_file import check_place, printing_beside
 def help_text() -> str:
     """What `python -m sim import --help` prints: every format with its first line and an example."""
     importers = {name: load_importer(name) for name in importer_names()}
-    formats = [f"  {name:<19} {(importer.__doc__ or '').partition(chr(10))[0]}" for name, importer in importers.items()]
+    formats = [f"  {name:<19} {docstring(importer).partition(chr(10))[0]}" for name, importer in importers.items()]
     examples = [f"  python -m sim import {importer.EXAMPLE}" for importer in importers.values()]
-    return "\n".join([__doc__ or "", "formats:", *formats, "", "examples:", *examples])
+    return "\n".join([docstring(sys.modules[__name__]), "formats:", *formats, "", "examples:", *examples])
 
 
 def main(argv: list[str]) -> int:
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
     for name in importer_names():
         importer = load_importer(name)
-        text = importer.__doc__ or ""
+        text = docstring(importer)
         options: dict[str, Any] = {"help": text.partition("\n")[0].replace("%", "%%"), "description": text}
         own = formats.add_parser(
             name, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options

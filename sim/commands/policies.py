@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from sim.docstrings import docstring
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m sim policies",
-        description=__doc__,
+        description=docstring(sys.modules[__name__]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -25,6 +25,7 @@ the extra `ray`); +sweep.grid.cache.fraction=[0.1,0.2] replays every value (comb
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
     if any(word in SWEEP_FLAGS for word in argv):
         for name in THREADS:
             os.environ.setdefault(name, "1")  # jobs are what runs side by side
+        logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # a dead worker is told of once, below
     overrides = [word for given in argv for word in path_overrides(given)]
     with watch_sweep() as outcome:
         try:
@@ -66,7 +68,9 @@ def main(argv: list[str]) -> int:
 
 def run_job(config: DictConfig) -> float | list[float] | None:
     """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names."""
-    if is_sweep() or config.get("sweep", {}).get("grid"):
+    from sim.config import SweepConfig, to_plain_dict, validate
+
+    if is_sweep() or validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.").grid:
         return run_grid_job(config)
     run_once(config)
     return None

@@ -6,6 +6,7 @@ import pandas as pd
 
 from sim.figures.drawing import MissingData
 from traces.errors import UserError
+from traces.special_files import require_regular
 
 FILE = "validation.csv"
 COLUMNS = (
@@ -22,7 +23,7 @@ def read_validation(path: Path) -> pd.DataFrame:
     files = [path] if path.is_file() else sorted(path.rglob(FILE)) if path.is_dir() else []
     if not files:
         raise MissingData(f"{path} holds no {FILE}: {HOW} writes it, a row per setting, measured and predicted")
-    tables = [pd.read_csv(file) for file in files]
+    tables = [pd.read_csv(require_regular(file)) for file in files]
     for file, table in zip(files, tables, strict=True):
         for name in COLUMNS:
             if name not in table:

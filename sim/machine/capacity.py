@@ -41,8 +41,10 @@ class CacheConfig:
     start: Annotated[str | None, OneOf("cold", "warm")] = None
     """``cold``: empty; ``warm``: filled with the experts of highest initial priority, else in order of layer and
     expert; None: as the policy says."""
-    reset: Annotated[str, OneOf("never", "request")] = "never"
-    """``never``, or ``request``: every lockstep batch finds the cache as at the start."""
+    reset: Annotated[str, OneOf("never", "request", "all")] = "never"
+    """What every lockstep batch finds as at the start. ``request``: residency and the eviction rule's memory;
+    predictions, prefetches, substitutions and assignments keep what they have learned. ``all``: that too, and the
+    counter that random rules draw by, so that the order of requests does not matter."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "cache.")
@@ -59,7 +61,12 @@ class CacheConfig:
     @property
     def resets(self) -> bool:
         """Whether every lockstep batch finds the cache as at the start."""
-        return self.reset == "request"
+        return self.reset != "never"
+
+    @property
+    def forgets(self) -> bool:
+        """Whether every lockstep batch finds all rules as at the start, too."""
+        return self.reset == "all"
 
     @property
     def holds(self) -> bool:
@@ -100,8 +107,9 @@ class Pools:
 
     @property
     def fraction(self) -> float:
-        """Share of all expert bytes that fits."""
-        return self.total_bytes / self.model_bytes
+        """Share of all expert bytes that fits: of each pool no more than its layers have."""
+        model = np.bincount(self.pool_of, self.size.astype(np.float64) * self.num_experts, self.capacity.size)
+        return float(np.minimum(self.capacity, model).sum() / model.sum())
 
     def slots(self) -> float:
         """Mean number of experts per layer that fit."""

@@ -27,6 +27,8 @@ Table = NDArray[np.int64]
 # Stored bits of the weights that are not experts: models quantise their experts first and keep the rest in 16 bits.
 _LEAST_OTHER_BITS = 16.0
 _LONGEST = 2.0**53
+MOST = 2.0**62
+"""Sums of 64 bits stay below it: times in ns, bytes, what attention multiplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,23 @@ class Durations:
     def copies(self) -> Table:
         """[3, 2, L]: kind of copy (FULL, CHUNK, LOW_COPY), whether the CPU computes when it starts, layer."""
         alone = np.stack([self.copy_ns, self.chunk_ns, self.low_copy_ns])
-        return np.stack([alone, np.rint(alone * self.link_contention).astype(np.int64)], axis=1)
+        return np.stack([alone, _whole(alone * self.link_contention)], axis=1)
 
     def cpu_experts(self) -> Table:
         """[2, L, n+1]: whether the link copies when it starts, layer, tokens; 0 layers without a CPU."""
         alone = np.zeros((0, 1), np.int64) if self.cpu_expert_ns is None else self.cpu_expert_ns
-        return np.stack([alone, np.rint(alone * self.cpu_contention).astype(np.int64)])
+        return np.stack([alone, _whole(alone * self.cpu_contention)])
+
+    def longest_step_ns(self, num_experts: int, kv_tokens: float, pairs: float) -> float:
+        """An upper bound of one step with that much context: everything one after the other, every expert missing."""
+        before_and_after = float(self.before_lookup_ns.sum() + self.after_experts_ns.sum())
+        attention = float(self.attention_weights_ns.max()) + float(self.shared_ns.max())
+        attention += max(kv_tokens * self.kv_ps_per_token, pairs * self.pair_ps) / 1000
+        expert = float(self.expert_ns.max()) + float(self.dequantise_ns.max()) + self.expert_launch_ns
+        expert += self.link_call_ns + float(self.copies().max()) + float(self.cpu_experts().max(initial=0))
+        expert += float(self.write_back_ns.max()) + float(self.low_write_back_ns.max())
+        layers = len(self.copy_ns)
+        return layers * (before_and_after + attention + (num_experts + 1) * expert) + float(self.head_ns.max())
 
     def layer_ns(self) -> Table:
         """[L] a decode layer without routed experts, K and V left out."""
@@ -365,8 +378,18 @@ def _cpu_expert_ns(
 
 def _nanoseconds(seconds: NDArray[np.float64]) -> Table:
     """Whole nanoseconds. Raises UserError where a duration does not fit the clock."""
-    _check_longest(float(seconds.max(initial=0.0)) * 1e9)
-    return np.rint(seconds * 1e9).astype(np.int64)
+    return _whole(seconds * 1e9)
+
+
+def _whole(nanoseconds: NDArray[np.floating[Any]]) -> Table:
+    """Rounded. Raises UserError where a duration does not fit the clock."""
+    _check_longest(float(nanoseconds.max(initial=0.0)))
+    return np.asarray(np.rint(nanoseconds), np.int64)
+
+
+def whole_ns(seconds: float) -> int:
+    """Whole nanoseconds. Raises UserError where a duration does not fit the clock."""
+    return _count(seconds, 1e9)
 
 
 def _count(seconds: float, per_second: float) -> int:

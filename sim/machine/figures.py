@@ -99,9 +99,9 @@ class Figures:
                 raise UserError(f"{what}: {key} is missing: state it, with its source")
         tables = ("sources", "uncertainty")
         for table in tables:
-            if not isinstance(config.get(table) or {}, Mapping):
+            if not isinstance(config.get(table, {}), Mapping):
                 raise UserError(f"{what}: {table}={config[table]!r} must hold one entry per figure")
-        values: dict[str, Any] = {key: dict(value or {}) if key in tables else value for key, value in config.items()}
+        values: dict[str, Any] = {key: dict(value) if key in tables else value for key, value in config.items()}
         return cls(**values)
 
     @classmethod

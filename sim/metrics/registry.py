@@ -18,6 +18,8 @@ PREFIXES = {"": (0, 1), "prefill.": (0,), "decode.": (1,)}
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 GATE_MASSES = ("lost_gate_mass", "degraded_gate_mass")
 """Shares of the router's weight, columns of the per-step table where they are known."""
+PREFETCH_ENDS = ("prefetch_used", "prefetch_late", "prefetch_wasted", "prefetch_abandoned")
+"""One of them for every prefetch that started, maybe in another phase than that in which it started."""
 STALLS = ("link", "cpu", "launch", "sync", "host")
 """Parts of a token's time that are waiting or overhead."""
 
@@ -104,8 +106,8 @@ RATES = (
     ),
     Metric(
         "prefetch_precision", "prefetched experts then demanded",
-        "prefetches whose expert was then demanded, in time or late / prefetches that started",
-        FRACTION, ("prefetch_used", "prefetch_late"), ("prefetch_copies",), higher_is_better=True,
+        "prefetches whose expert was then demanded, in time or late / prefetches that ended (so, wasted or given up)",
+        FRACTION, ("prefetch_used", "prefetch_late"), PREFETCH_ENDS, higher_is_better=True,
     ),
     Metric(
         "demand_to_capacity", "demand / capacity", "mean demand of a layer step / slots of the layer",

@@ -129,6 +129,8 @@ class StepTable:
         """Sums over the steps of these phases, under the names of ``BlockSums``."""
         sums = dict(zip(COLUMNS, self.sums[list(phases)].sum(axis=0).tolist(), strict=True))
         layer_steps = int(self.steps[list(phases)].sum()) * self.replay.trace.num_layers
+        if self.replay.cache.sequential:  # each access is one
+            layer_steps = int(sums["routed_ranks"])
         sums |= {"layer_steps": layer_steps, "slot_steps": self.replay.pools.slots() * layer_steps}
         if self.knows_gate_mass:
             sums |= {f"{name}_tokens": total(self.masses[name, phases], np.asarray) for name in GATE_MASSES}

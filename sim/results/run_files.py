@@ -17,6 +17,7 @@ from sim.metrics.registry import GATE_MASSES
 from sim.results.json_files import read_json
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
+from traces.special_files import require_regular
 
 JOBS, FAILED = "jobs", "failed"
 TEXTS = ("policy", "label", "model", "system")
@@ -109,7 +110,9 @@ def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(require_regular(path))
+    except UserError:
+        raise
     except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files
         raise UserError(f"{path} cannot be read: {error}") from error
     for name in columns:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sim.assembly.build import build, open_requests
 from sim.assembly.replay import Replay
-from sim.config import to_plain_dict
+from sim.config import SweepConfig, to_plain_dict, validate
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Metrics, StepTable
 from sim.results.json_files import write_json
@@ -59,9 +59,10 @@ def execute(config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
 
 def run_device(config: DictConfig, folder: Path) -> DeviceRun:
     """Replay on one device; write metrics, tables and provenance, and timeline and what-ifs where asked for."""
+    sweep = validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.")
     replay = build(config)
     start = time.perf_counter()
-    table, blocks, timeline = replay_into(folder, replay, bool(config.sweep.steps))
+    table, blocks, timeline = replay_into(folder, replay, sweep.steps)
     wall_s = time.perf_counter() - start
     scenarios = replay_what_if(folder, replay, table) if replay.run.what_if else None
     metrics = write_run(folder, replay, table, to_plain_dict(config), wall_s, blocks)
@@ -77,7 +78,7 @@ def run_system(config: DictConfig, folder: Path) -> SystemRun:
 
 def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, BlockSums, str | None]:
     """Replay everything; steps (where wanted) and the timeline (where one is kept) go to files as they come."""
-    timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots())
+    timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots(), replay.cache.sequential)
     with ExitStack() as stack:
         files = [stack.enter_context(TableFile(folder / "steps.parquet"))] if steps else []
         table = StepTable(replay, Sinks(blocks, *files))

@@ -20,6 +20,7 @@ from sim.execution.run import RealRun
 from sim.machine.parts import PARTS
 from sim.results.json_files import write_json
 from traces.errors import UserError
+from traces.special_files import require_regular
 from traces.whole_file import write_whole
 
 COLUMNS = ("step", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS, "run_queue_ns", "copy_run_queue_ns")
@@ -90,8 +91,8 @@ def stored(folder: Path) -> list[RawRun]:
     """The runs that have finished so far, in order of their names."""
     runs = []
     for path in sorted((folder / RAW).glob("*.parquet")):
-        meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        runs.append(_from_meta(meta, _columns(pd.read_parquet(path))))
+        meta = json.loads(require_regular(path.with_suffix(".json")).read_text(encoding="utf-8"))
+        runs.append(_from_meta(meta, _columns(pd.read_parquet(require_regular(path)))))
     return runs
 
 

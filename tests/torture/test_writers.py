@@ -179,7 +179,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_a_sentence(words, tmp_path, monke
     given = f"hydra.run.dir={name}" if words[0] == "run" else name
     assert main([*words, given]) == 2
     said = capfd.readouterr().err
-    assert "is not UTF-8" in said and said.count("\n") == 1 and "Lexer" not in said and not list(tmp_path.iterdir())
+    assert "is no UTF-8 text" in said and said.count("\n") == 1 and "Lexer" not in said and not list(tmp_path.iterdir())
 
 
 WRITES = re.compile(

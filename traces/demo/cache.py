@@ -17,6 +17,7 @@ from traces.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.recipe import Recipe
 from traces.demo.shipped import is_shipped, shipped_model
 from traces.errors import UserError
+from traces.special_files import require_regular
 from traces.torch_threads import single_thread
 from traces.user_cache import cache_root
 from traces.whole_file import flush_to_disk, write_whole
@@ -72,7 +73,7 @@ def training_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(require_regular(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):

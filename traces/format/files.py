@@ -24,6 +24,7 @@ from traces.format.tensors import (
 )
 from traces.format.trace import SCORE_TABLES, Geometry, Trace
 from traces.format.validation import validate
+from traces.special_files import require_regular
 from traces.whole_file import whole_file
 
 SCHEMA_VERSION = "1"
@@ -41,6 +42,7 @@ def read_trace(path: str | Path, check_rows: bool = True) -> Trace:
         raise UserError(f"{path} is a folder: must be a trace file (*.safetensors)")
     if not path.exists():
         raise UserError(f"Trace file {path} does not exist")
+    require_regular(path)
     try:
         trace = _open(path)
         validate(trace, rows=check_rows)

@@ -128,7 +128,7 @@ def shield_step(state: State, cache: Cache) -> None:
     base, size, now = state.layer * state.num_experts, cache.size[state.layer], state.now
     room = cache.capacity[cache.pool_of[state.layer]]
     executed, shield, on_cpu_at, runs_low = state.executed, cache.shield, cache.on_cpu_at, cache.runs_low
-    cache.holding_transient, cache.overflows = 0, 0
+    cache.holding_transient, cache.overflows, held = 0, 0, 0
     for i in range(state.num_executed - 1, -1, -1):
         expert = executed[i]
         if on_cpu_at[expert] == now:
@@ -137,11 +137,13 @@ def shield_step(state: State, cache: Cache) -> None:
         shield[base + expert] = 1
         if cache.is_static:
             continue
-        if room < 0 and cache.holds_overflow == 0:
+        if room < 0 and cache.holds_overflow == 1:
+            held = 1
+        elif room < 0:
             cache.overflows = 1
             if cache.after_step == 0:
                 pass_through(state, cache, expert)
-    cache.counts[N_OVERFLOW_STEPS] += cache.overflows
+    cache.counts[N_OVERFLOW_STEPS] += max(cache.overflows, held)
 
 
 @core_jit

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from policies.state import RESIDENT, array_fields
+from policies.state import NEVER, RESIDENT, array_fields
 from sim.engine.decision import calls_by_address as calls
 from sim.engine.decision.cache import allocate
 from sim.engine.decision.layout import CACHE, DECISIONS, STATE
@@ -33,6 +33,11 @@ RESET_ARRAYS = ("used", "held", "member_count", "queued", "prefetched", "prefetc
 def decides(part: object, base: type, decision: str) -> bool:
     """Whether a part has a decision of its own in place of the base class's nothing."""
     return getattr(type(part), decision) is not getattr(base, decision)
+
+
+def counted_from(now: int, next_use: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Times of the next use counted from ``now`` on; NEVER stays."""
+    return np.where(next_use == NEVER, NEVER, next_use - now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class DeviceSpec:
     seed: int = 0
     late_copy_to_cpu: bool = False
     cancel_late_copy: bool = False
+    forgets: bool = False
+    """Another lockstep batch finds everything as at the start, what rules have learned and drawn too."""
     first_use: Table | None = None
     """[L, E] first demand of every expert, for rules that see the future."""
 
@@ -199,6 +206,9 @@ class Device:
         if spec.first_use is not None:
             self.arrays["next_use"][:] = spec.first_use
         self._warm_up()
+        self.earlier = 0
+        """Layer steps before the last restart: ``now`` counts from there."""
+        self.begun = [array.copy() for array in self._everything()] if spec.forgets else []
 
     def _warm_up(self) -> None:
         spec = self.spec
@@ -215,14 +225,33 @@ class Device:
             return np.arange(size, dtype=np.int32)
         return np.argsort(-priority.reshape(-1), kind="stable").astype(np.int32)
 
+    def _everything(self) -> list[NDArray[Any]]:
+        """All that a replay changes, but for what it counts."""
+        own = {*allocate(self.spec.num_layers, self.spec.num_experts, self.spec.pools.capacity.size), "used"}
+        arrays = [self.cache_arrays[name] for name in sorted(own - {"counts", "lost"})]
+        return [*arrays, *self.arrays.values(), *self.memories.values(), self.state.memory, self.cache.memory]
+
+    def _restart(self) -> None:
+        """Everything as at the start, ``now`` too; what is known of the future stays known, counted from here."""
+        next_use, now = self.arrays["next_use"], self.state.get("now")
+        upcoming = counted_from(now, next_use)
+        for array, begun in zip(self._everything(), self.begun, strict=True):
+            array[...] = begun
+        if self.spec.first_use is not None:
+            next_use[...] = upcoming
+        self.earlier += now
+
     def enter_group(self, group: int) -> bool:
         """Empty the cache, as at the start, if ``group`` is another lockstep batch -> whether it is.
 
-        What is on the link is void then. What predictions and substitutions have learned stays.
+        What is on the link is void then. What predictions and substitutions have learned stays, unless the
+        specification says that rules forget.
         """
         if group == self.group:
             return False
-        if self.group >= 0:
+        if self.group >= 0 and self.spec.forgets:
+            self._restart()
+        elif self.group >= 0:
             for name in ("status", "shield", "priority"):
                 self.arrays[name][:] = 0
             for name in RESET_ARRAYS:
@@ -235,8 +264,12 @@ class Device:
 
     def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int) -> None:
         """Begin a forward pass with the router output of its tokens (``sim.workload.rows.BlockData.rows``)."""
-        self.step = step  # compiled code only borrows them
+        self.step = step = self._from_restart(step)  # compiled code only borrows them
         calls.load(*self.structs, phase, group, *step)
+
+    def _from_restart(self, step: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+        """The router output with the times of the future counted as ``now`` is."""
+        return (*step[:-1], counted_from(self.earlier, step[-1])) if self.earlier and step[-1].size else step
 
     def begin(self, layer: int, link_left_ns: int = 0, link_copy_ns: int = 0) -> Plan:
         """Decide one layer step. ``link_left_ns`` of ``link_copy_ns`` are left of the copy on the link; 0: no copy."""

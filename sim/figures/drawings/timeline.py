@@ -15,6 +15,7 @@ from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
 from traces.errors import UserError
+from traces.special_files import require_regular
 
 FILE = "timeline.json.gz"
 SHOWN_STEPS = 2
@@ -104,7 +105,9 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events of a timeline. Raises: UserError where the file is broken."""
     try:
-        return list(json.loads(gzip.decompress(path.read_bytes()))["traceEvents"])
+        return list(json.loads(gzip.decompress(require_regular(path).read_bytes()))["traceEvents"])
+    except UserError:
+        raise
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
 

@@ -58,7 +58,7 @@ machines = {
     "slots": st.integers(1, 8),
     "scope": st.sampled_from(["layer", "global"]),
     "start": st.sampled_from(["cold", "warm"]),
-    "reset": st.sampled_from(["never", "request"]),
+    "reset": st.sampled_from(["never", "request", "all"]),
     "batch_size": st.integers(1, 3),
     "prefill_chunk": st.sampled_from([None, None, 1, 3]),
     "sizes": st.sampled_from([1000, [1000, 600, 1400]]),
