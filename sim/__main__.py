@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
 import pkgutil
 import signal
@@ -15,7 +14,9 @@ from difflib import get_close_matches
 
 import sim.commands
 from sim.errors import one_line, system_error
-from traces.errors import UserError, printable
+from sim.terminal import visible_output
+from traces.errors import UserError
+from traces.text import printable
 
 
 def command_names() -> list[str]:
@@ -45,6 +46,11 @@ def overview() -> str:
 
 def main(argv: list[str]) -> int:
     """Run one command -> exit status: 0, 2 for bad input, 130 when interrupted."""
+    with visible_output():
+        return _main(argv)
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -54,9 +60,6 @@ def main(argv: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else "commands: " + ", ".join(command_names())
         print(f"error: {name} is not a command; {hint}", file=sys.stderr)
         return 2
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
-            stream.reconfigure(errors="backslashreplace")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
     try:
         with _noted_interrupts() as interrupted:

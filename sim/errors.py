@@ -6,7 +6,8 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from traces.errors import UserError, printable
+from traces.errors import UserError
+from traces.text import printable
 
 _BOOKKEEPING = ("full_key", "object_type", "reference_type", "See https://", "Config search path", "provider=")
 

@@ -16,7 +16,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sim.group_files import mark_set, with_files
 from sim.paths import CONF
+from sim.terminal import visible_output
 from traces.errors import UserError
 from traces.whole_file import write_whole
 
@@ -39,6 +41,8 @@ def run_hydra_command(
 ) -> int:
     """Pass the composed configuration to `task`, for every job of a sweep -> 0; ``-m`` may stand anywhere.
 
+    `GROUP=PATH.yaml` takes that file, see `sim.group_files`.
+
     `config_name`: the file in conf; None: that of the command's name. The output folder of a job that failed before it
     wrote anything is removed.
 
@@ -51,7 +55,9 @@ def run_hydra_command(
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name or command.replace("-", "_"))
     def job(config: DictConfig) -> Any:
         try:
-            return task(config)
+            with visible_output():  # a job of a sweep may run in another process
+                mark_set(config, HydraConfig.get())
+                return task(config)
         except BaseException as error:
             remove_unused(output_folder())
             if (
@@ -67,8 +73,9 @@ def run_hydra_command(
 
     _check_places(overrides)
     flags = [word for word in overrides if word in SWEEP_FLAGS]
+    words = with_files([word for word in overrides if word not in SWEEP_FLAGS])
     before = sys.argv
-    sys.argv = [f"python -m sim {command}", *flags[:1], *(word for word in overrides if word not in SWEEP_FLAGS)]
+    sys.argv = [f"python -m sim {command}", *flags[:1], *words]
     try:
         job()
     except ValueError as error:

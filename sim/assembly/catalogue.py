@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from policies.base import Part, Policy
 from policies.needs import Need
 from sim.assembly.build import PARTS, make_part, make_policy
-from sim.config import read_yaml
 from sim.paths import CONF, yaml_names
+from sim.plain_yaml import read_mapping
 from traces.errors import UserError
 
 POLICY_FOLDER = CONF / "policy"
@@ -186,4 +186,4 @@ def _knobs(path: Path) -> list[Knob]:
 
 
 def _load(path: Path) -> Any:
-    return read_yaml(path, "the policy file")
+    return OmegaConf.create(read_mapping(path, "the policy file"))

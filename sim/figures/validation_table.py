@@ -6,6 +6,7 @@ import pandas as pd
 
 from sim.figures.drawing import MissingData
 from traces.errors import UserError
+from traces.text import short_name
 
 FILE = "validation.csv"
 COLUMNS = (
@@ -29,7 +30,8 @@ def read_validation(path: Path) -> pd.DataFrame:
                 raise UserError(f"{file} lacks the column {name}: it must have {', '.join(COLUMNS)}")
             if name != "setting" and not pd.api.types.is_numeric_dtype(table[name]):
                 raise UserError(f"{file}: the column {name} must hold seconds")
-    return pd.concat(tables, ignore_index=True)
+    together = pd.concat(tables, ignore_index=True)
+    return together.assign(setting=together["setting"].map(short_name))
 
 
 def errors(table: pd.DataFrame) -> pd.Series:

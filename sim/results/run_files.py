@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sim.metrics.registry import GATE_MASSES
+from sim.plain_yaml import read_plain_yaml
 from sim.results.json_files import read_json
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
@@ -102,7 +102,7 @@ def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
     overrides = provenance.get("overrides")
     path = run / ".hydra" / "overrides.yaml"
     if overrides is None:
-        overrides = OmegaConf.load(path) if path.is_file() else []
+        overrides = read_plain_yaml(path, "the overrides") if path.is_file() else []
     pairs = dict(str(override).lstrip("+~").split("=", 1) for override in overrides if "=" in str(override))
     return {key: value for key, value in pairs.items() if not key.startswith(("hydra", "sweep.", "experiment"))}
 

@@ -12,11 +12,12 @@ from tests.support.importing import imported, refused
 from tests.support.random_traces import recorded_trace
 from tests.support.small_predictors import KINDS, request_trace, untrained
 from traces.demo.cache import training_summary
-from traces.errors import MOST_CHARACTERS, UserError
+from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 from traces.format.header import MAX_HEADER_BYTES
 from traces.importers._sources import npz_array
 from traces.recording.prompts import read_prompts
+from traces.text import MOST_CHARACTERS
 
 
 def edited(path, change):
