@@ -74,7 +74,7 @@ def _as_text(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def mark_set(config: DictConfig, hydra: DictConfig) -> None:
+def mark_set(config: DictConfig, hydra: Any) -> None:
     """Give every figure of a group that is not what the chosen file says the source `SET`, in place.
 
     ``hydra``: Hydra's own group, which knows the chosen files. Nothing is marked in a group of unknown files.
@@ -119,7 +119,7 @@ def mark_figure(config: DictConfig, key: str, words: Collection[str]) -> None:
             node.uncertainty.pop(figure, None)
 
 
-def _file_of(group: str, choice: str, hydra: DictConfig) -> Mapping[str, Any] | None:
+def _file_of(group: str, choice: str, hydra: Any) -> Mapping[str, Any] | None:
     """What the chosen file of a group says; None where it is built from others, or not to be found."""
     if choice.endswith(ENDING):
         content: Any = OmegaConf.to_container(ConfigStore.instance().load(f"{group}/{choice}").node, resolve=True)
@@ -130,7 +130,7 @@ def _file_of(group: str, choice: str, hydra: DictConfig) -> Mapping[str, Any] | 
     return None
 
 
-def _files(group: str, choice: str, hydra: DictConfig) -> Iterator[Path]:
+def _files(group: str, choice: str, hydra: Any) -> Iterator[Path]:
     """The files of this choice, the one that Hydra takes first."""
     for source in hydra.runtime.config_sources:
         path = Path(str(source.path)) / group / f"{choice}{ENDING}"
