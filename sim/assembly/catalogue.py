@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from policies.base import Part, Policy
 from policies.needs import Need
@@ -186,4 +187,8 @@ def _knobs(path: Path) -> list[Knob]:
 
 
 def _load(path: Path) -> Any:
-    return OmegaConf.create(read_mapping(path, "the policy file"))
+    content = read_mapping(path, "the policy file")
+    try:
+        return OmegaConf.create(content)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the policy file {path} cannot be read: {error}") from error

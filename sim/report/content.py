@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -135,9 +134,9 @@ def _failure(path: Path, folder: Path) -> str:
     """What is known of a run that failed or was cut short."""
     if path.is_file():
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             return printable(f"{' '.join(record['overrides'])}: {record['error']}")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, KeyError, TypeError):
             pass
     return f"{path.relative_to(folder)} left no results"
 

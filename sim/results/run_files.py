@@ -15,6 +15,7 @@ from yaml import YAMLError
 from sim.metrics.registry import GATE_MASSES
 from sim.plain_yaml import read_plain_yaml
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
 
@@ -108,15 +109,10 @@ def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files
-        raise UserError(f"{path} cannot be read: {error}") from error
+    table = read_numbers(path)
     for name in columns:
         if name not in table:
-            raise UserError(f"{path} lacks the column {name}: it was not written by `python -m sim run`")
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise UserError(f"{path}: the column {name} must hold numbers")
+            raise UserError(f"{path} lacks the column {name} of numbers: it was not written by `python -m sim run`")
     return table
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
 from sim.statistics.run_sample import Run, intervals
 from traces.errors import UserError
@@ -110,8 +111,8 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        table = pd.read_parquet(path)
-    except Exception:  # broken: computed again
+        table = read_numbers(path, keys=("key",))
+    except UserError:  # broken: computed again
         return {}
     if "interval_method" not in table:
         return {}

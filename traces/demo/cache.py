@@ -20,6 +20,7 @@ from traces.errors import UserError
 from traces.torch_threads import single_thread
 from traces.user_cache import cache_root
 from traces.whole_file import flush_to_disk, write_whole
+from traces.whole_input import read_json_value
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 SUMMARY_FILE = "training.json"
@@ -72,8 +73,8 @@ def training_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        summary = read_json_value(path, "the note")
+    except UserError as error:
         raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):
         raise UserError(f"{path} is not what a training writes; delete its folder to train the model again")
