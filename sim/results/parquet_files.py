@@ -44,7 +44,8 @@ def read_numbers(path: Path, columns: Collection[str] | None = None, keys: Colle
             raise UserError(
                 f"{path} unpacks {size} bytes into {max(needed, stored)}; a ratio of up to {UNPACKED_RATIO} is read"
             )
-        return file.read(columns=chosen).to_pandas()
+        table: pd.DataFrame = file.read(columns=chosen).to_pandas()
+        return table
     except UserError:
         raise
     except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files

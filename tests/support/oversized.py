@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -205,10 +206,8 @@ def peak_bytes() -> int:
 
 def reset_peak() -> None:
     """Count the peak anew, where the system lets one."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def main(seed: int) -> dict[str, tuple[str, int]]:

@@ -101,7 +101,7 @@ def zipped(path, members, kind=zipfile.ZIP_DEFLATED):
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path):
     path = zipped(tmp_path / "bomb.npz", {"a.npy": npy("(12500000,)") + bytes(100_000_000)})
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(UserError, match="into 100000[0-9]{3}; a ratio of up to 100 is read"):
+    with pytest.raises(UserError, match=r"into 100000[0-9]{3}; a ratio of up to 100 is read"):
         npz_array(path, "a")
 
 
