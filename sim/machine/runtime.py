@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from sim.group_files import SET
 from sim.machine.figures import (
     AFTER_EXPERTS,
     AT_LEAST_ONE,
@@ -22,7 +22,6 @@ from sim.machine.figures import (
     Parameter,
     parameters_of,
 )
-from sim.group_files import SET
 from sim.paths import CONF, yaml_names
 from sim.ranges import OneOf
 from traces.errors import UserError

@@ -23,7 +23,7 @@ from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
-from sim.results.run_files import finished_runs, overrides_of, unfinished_runs
+from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
 from traces.errors import UserError
 from traces.text import printable, short_name
@@ -188,9 +188,8 @@ def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
     """The machines by name; of a figure in which runs differ all values."""
     values_of_machines: dict[str, dict[str, dict[str, str]]] = {}
     labels: dict[str, str] = {}
-    for one in provenances:
-        hardware = (one.get("config") or {}).get("hardware")
-        if not isinstance(hardware, dict) or "name" not in hardware:
+    for hardware in (group for one in provenances for group in machine_of(one)):
+        if "name" not in hardware:
             continue
         machine = short_name(hardware["name"])
         labels[machine] = short_name(hardware.get("label"))

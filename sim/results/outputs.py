@@ -48,6 +48,7 @@ def provenance(
         "runtime_label": replay.runtime.label,
         "comparison": "each on its own runtime" if replay.setup.own_runtime else "same runtime",
         "model": replay.geometry.model,
+        "machine": {"hardware": asdict(replay.hardware), "runtime": asdict(replay.runtime)},
         "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,

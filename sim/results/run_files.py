@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,15 +69,22 @@ def load_run(run: Path, series: str = "") -> Run:
     """
     with results_of(run):
         provenance = read_json(run / "provenance.json")
-        hardware = (provenance.get("config") or {}).get("hardware") or {}
+        errors = [group.get("uncertainty") or {} for group in machine_of(provenance)]
         return Run(
             series or str(provenance.get("policy")),
             _blocks(run),
             read_table(run / "requests.parquet", ("group",)),
             (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
             str(provenance.get("hardware")),
-            {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
+            {name: float(value) for one in errors for name, value in one.items() if value is not None},
         )
+
+
+def machine_of(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run says of its machine and of the software on it, those that it says something of."""
+    config, machine = provenance.get("config"), provenance.get("machine")
+    groups = [one.get(name) for one, name in ((config, "hardware"), (machine, "runtime")) if isinstance(one, dict)]
+    return [group for group in groups if isinstance(group, dict)]
 
 
 def _blocks(run: Path) -> pd.DataFrame:

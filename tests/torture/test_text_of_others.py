@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -82,8 +83,11 @@ def folder(tmp_path_factory):
 )  # fmt: skip
 def test_nothing_steers_the_terminal(words, folder, tmp_path):
     """In a process of its own: libraries and warnings print too."""
+    here = os.environ | {"PYTHONPATH": str(CONF.parent)}
     command = [sys.executable, "-m", "sim", *(word.format(folder) for word in words)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=CONF.parent, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, env=here, check=False
+    )
     assert done.returncode in (0, 2), done.stderr
     for text in (done.stdout, done.stderr):
         assert not steering(text), text

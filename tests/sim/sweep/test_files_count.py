@@ -97,19 +97,28 @@ def test_files_at_any_depth_count_by_content(file, config):
     assert key("# 1\nA = 1") == key("# 1\nA = 1") != key("# 2\nA = 2")
 
 
-def test_the_models_that_are_found_by_name_count(tmp_path, monkeypatch):
-    shutil.copytree(CONF / "model", tmp_path / "model")
-    monkeypatch.setattr(sweep_key, "MODEL_FOLDER", tmp_path / "model")
+@pytest.mark.parametrize(("folder", "file"), [("MODEL_FOLDER", "mixtral_8x7b"), ("RUNTIME_FOLDER", "llama_cpp")])
+def test_what_is_found_by_name_counts(folder, file, tmp_path, monkeypatch):
+    """The sizes of model=auto and of systems' models, and the runtime that a policy names."""
+    for name in ("MODEL_FOLDER", "RUNTIME_FOLDER"):
+        shutil.copytree(getattr(sweep_key, name), tmp_path / name)
+        monkeypatch.setattr(sweep_key, name, tmp_path / name)
     monkeypatch.setattr(sweep_key, "ROOT", tmp_path)
     monkeypatch.setattr(sweep_key, "deciding_sources", dict)
     version = sweep_key.code_version.__wrapped__
     before = version()
-    (tmp_path / "model" / "mixtral_8x7b.yaml").write_text("name: other")
+    (tmp_path / folder / f"{file}.yaml").write_text("name: other")
     assert version() != before
 
 
-def uncertain(text: str) -> str:
-    return f"{text}\nuncertainty:\n  link_bytes_per_s: 0.5\n  host_s_per_layer: 0.5\n"
+SURE: dict[str, float] = {}
+UNSURE = {"link_bytes_per_s": 0.5, "gpu_memory_bytes_per_s": 0.5}
+
+
+def machine_text(uncertainty: dict[str, float], **figures: float) -> str:
+    """The file of a shipped machine with these figures, and no other uncertainty."""
+    values = yaml.safe_load((CONF / "hardware" / "s1_rtx3080ti.yaml").read_text())
+    return yaml.safe_dump(values | figures | {"uncertainty": uncertainty})
 
 
 def outputs(folder: Path, capsys) -> dict[str, str]:
@@ -128,7 +137,7 @@ def outputs(folder: Path, capsys) -> dict[str, str]:
 
 def test_a_file_and_a_shipped_group_give_the_same_everywhere(trace_path, tmp_path, capsys, monkeypatch):
     """Uncertainty included: every output of the two, once the path and times are taken out."""
-    text = uncertain((CONF / "hardware" / "s1_rtx3080ti.yaml").read_text())
+    text = machine_text(UNSURE)
     shipped = tmp_path / "search"
     (shipped / "hardware").mkdir(parents=True)
     (shipped / "hardware" / "of_a_group.yaml").write_text(text)
@@ -153,15 +162,14 @@ def test_a_file_and_a_shipped_group_give_the_same_everywhere(trace_path, tmp_pat
         )
         if key == "report":  # the command to repeat it names the choice
             one, other = (page.partition('id="again"')[0] for page in (one, other))
-            assert "host_s_per_layer" in one
+            assert "gpu_memory_bytes_per_s" in one and "launch_s" in one  # the machine and the software on it
         assert one == other, key
 
 
 def test_uncertainty_in_a_file_makes_a_difference_uncertain(trace_path, tmp_path, capsys):
-    text = (CONF / "hardware" / "s1_rtx3080ti.yaml").read_text()
     p_values = []
-    for name, content in (("sure", text), ("unsure", uncertain(text))):
-        Path("mine.yaml").write_text(content)
+    for name, uncertainty in (("sure", SURE), ("unsure", UNSURE)):
+        Path("mine.yaml").write_text(machine_text(uncertainty))
         assert run("-m", "policy=lru,all_resident", f"trace.path={trace_path}", "hardware=mine.yaml",
                    f"hydra.sweep.dir={tmp_path / name}") == 0  # fmt: skip
         outputs(tmp_path / name, capsys)
@@ -170,10 +178,9 @@ def test_uncertainty_in_a_file_makes_a_difference_uncertain(trace_path, tmp_path
 
 
 def test_editing_a_machine_repeats_the_sweep_and_keeps_the_two_apart(trace_path, tmp_path, capsys):
-    text = (CONF / "hardware" / "s1_rtx3080ti.yaml").read_text()
     folder = tmp_path / "sweep"
-    for rate in ("12e9", "1e9"):
-        Path("mine.yaml").write_text(re.sub(r"(?m)^link_bytes_per_s: \S+", f"link_bytes_per_s: {rate}", text))
+    for rate in (12e9, 1e9):
+        Path("mine.yaml").write_text(machine_text(SURE, link_bytes_per_s=rate))
         assert run("-m", "policy=lru", f"trace.path={trace_path}", "hardware=mine.yaml",
                    f"hydra.sweep.dir={folder}") == 0  # fmt: skip
     table = pd.read_parquet(folder / "results.parquet")
@@ -192,35 +199,41 @@ def test_editing_a_machine_repeats_the_sweep_and_keeps_the_two_apart(trace_path,
 
 @pytest.mark.parametrize("choice", ["mine.yaml", "s1_rtx3080ti"])
 def test_a_figure_of_the_command_line_has_no_longer_the_source_of_the_file(choice):
-    text = uncertain((CONF / "hardware" / "s1_rtx3080ti.yaml").read_text())
+    text = machine_text(UNSURE)
     Path("mine.yaml").write_text(text)
     plain = yaml.safe_load(text)
-    hardware = compose_run(f"hardware={choice}", "hardware.link_bytes_per_s=1e9", "hardware.sync_s=0").hardware
+    words = (f"hardware={choice}", "hardware.link_bytes_per_s=1e9", "hardware.link_latency_s=0")
+    hardware = compose_run(*words).hardware
     assert hardware.link_bytes_per_s == 1e9
-    assert {name for name in hardware.sources if hardware.sources[name] == SET} == {"link_bytes_per_s", "sync_s"}
+    assert {name for name in hardware.sources if hardware.sources[name] == SET} == {
+        "link_bytes_per_s",
+        "link_latency_s",
+    }
     assert SET.endswith(": set on the command line") and hardware.label == SET.partition(":")[0]
-    assert {**hardware.sources, "link_bytes_per_s": 0, "sync_s": 0} == {
-        **plain["sources"], "link_bytes_per_s": 0, "sync_s": 0,
+    assert {**hardware.sources, "link_bytes_per_s": 0, "link_latency_s": 0} == {
+        **plain["sources"], "link_bytes_per_s": 0, "link_latency_s": 0,
     }  # fmt: skip
     if choice.endswith(".yaml"):
-        assert dict(hardware.uncertainty) == {"host_s_per_layer": 0.5}
-    own = compose_run(f"hardware={choice}", "hardware.sync_s=0", "hardware.sources.sync_s='MEASURED: by me'").hardware
-    assert own.sources.sync_s == "MEASURED: by me"
+        assert dict(hardware.uncertainty) == {"gpu_memory_bytes_per_s": 0.5}
+    own = compose_run(
+        f"hardware={choice}", "hardware.link_latency_s=0", "hardware.sources.link_latency_s='MEASURED: by me'"
+    ).hardware
+    assert own.sources.link_latency_s == "MEASURED: by me"
 
 
 def test_sweeps_over_files_shipped_machines_and_figures(trace_path, tmp_path):
     Path("mine.yaml").write_text((CONF / "hardware" / "rtx4090.yaml").read_text().replace("rtx4090", "mine"))
     words = (f"trace.path={trace_path}", f"hydra.sweep.dir={tmp_path / 's'}")
     assert run("-m", "hardware=mine.yaml,rtx4090", "hardware.link_bytes_per_s=1e9,2e9", *words) == 0
-    assert run("-m", "hardware=mine.yaml", "+sweep.grid.hardware.sync_s=[0,1e-3]", *words) == 0
+    assert run("-m", "hardware=mine.yaml", "+sweep.grid.hardware.link_latency_s=[0,1e-3]", *words) == 0
     found = [json.loads(path.read_text()) for path in (tmp_path / "s").glob("lru_*/provenance.json")]
     machines = [one["config"]["hardware"] for one in found]
-    assert sorted((one["name"], one["link_bytes_per_s"], one["sync_s"]) for one in machines) == [
-        ("mine", 1e9, 40e-6), ("mine", 2e9, 40e-6), ("mine", 26.49e9, 0), ("mine", 26.49e9, 1e-3),
-        ("rtx4090", 1e9, 40e-6), ("rtx4090", 2e9, 40e-6),
+    assert sorted((one["name"], one["link_bytes_per_s"], one["link_latency_s"]) for one in machines) == [
+        ("mine", 1e9, 1.3e-6), ("mine", 2e9, 1.3e-6), ("mine", 26.49e9, 0), ("mine", 26.49e9, 1e-3),
+        ("rtx4090", 1e9, 1.3e-6), ("rtx4090", 2e9, 1.3e-6),
     ]  # fmt: skip
     for one in machines:
-        figure = "sync_s" if one["link_bytes_per_s"] == 26.49e9 else "link_bytes_per_s"
+        figure = "link_latency_s" if one["link_bytes_per_s"] == 26.49e9 else "link_bytes_per_s"
         assert [name for name, source in one["sources"].items() if source == SET] == [figure]
 
 
