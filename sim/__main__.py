@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import logging
 import os
 import pkgutil
@@ -19,7 +18,9 @@ from typing import Any
 import sim.commands
 from sim.docstrings import docstring
 from sim.errors import sentence_of, system_error
-from traces.errors import UserError, printable
+from sim.terminal import visible_output
+from traces.errors import UserError
+from traces.text import printable
 
 
 def command_names() -> list[str]:
@@ -50,12 +51,10 @@ def overview() -> str:
 def main(argv: list[str]) -> int:
     """Run one command -> exit status: 0, 2 for bad input or output that cannot be written, 130 when interrupted."""
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
-            stream.reconfigure(errors="backslashreplace")
     status = 0
     try:
-        status = _main(argv)
+        with visible_output():
+            status = _main(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from sim.ranges import Amount, Count, OneOf, Range, Seed, check_ranges
 from traces.errors import UserError
-from traces.special_files import require_regular
 
 T = TypeVar("T")
 WORDS = {
@@ -31,16 +27,6 @@ def to_plain_dict(config: Any, name: str = "config") -> dict[str, Any]:
     if not isinstance(config, DictConfig):
         raise UserError(f"{name}={config}: must be a group of knobs, not a value")
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-
-
-def read_yaml(path: Path, what: str) -> Any:
-    """The content of a yaml file, unresolved. Raises: UserError naming ``what`` it is where it cannot be read."""
-    try:
-        return OmegaConf.load(require_regular(path))
-    except UserError:
-        raise
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}") from error
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

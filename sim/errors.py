@@ -6,7 +6,8 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from traces.errors import UserError, printable
+from traces.errors import UserError
+from traces.text import printable
 
 NO_ROOM = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|[Uu]nable to allocate"
 """What libraries say where a limit of memory or threads is reached."""

@@ -19,8 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sim.config import suggest
 from sim.errors import one_line, sentence_of
+from sim.group_files import mark_set, with_files
 from sim.paths import CONF
 from sim.ranges import OneOf
+from sim.terminal import visible_output
 from traces.errors import UserError
 from traces.whole_file import write_whole
 
@@ -43,6 +45,8 @@ def run_hydra_command(
 ) -> int:
     """Pass the composed configuration to `task`, for every job of a sweep -> 0; ``-m`` may stand anywhere.
 
+    `GROUP=PATH.yaml` takes that file, see `sim.group_files`.
+
     `config_name`: the file in conf; None: that of the command's name. The output folder of a job that failed before it
     wrote anything is removed.
 
@@ -56,7 +60,9 @@ def run_hydra_command(
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name or command.replace("-", "_"))
     def job(config: DictConfig) -> Any:
         try:
-            return task(config)
+            with visible_output():  # a job of a sweep may run in another process
+                mark_set(config, HydraConfig.get())
+                return task(config)
         except BaseException as error:
             raised.append(error)
             remove_unused(output_folder())
@@ -73,6 +79,7 @@ def run_hydra_command(
 
     _check_places(overrides)
     flags, words = split_flags(command, overrides)
+    words = with_files(words)
     before = sys.argv
     sys.argv = [f"python -m sim {command}", *words, *flags]
     try:

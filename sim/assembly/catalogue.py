@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from policies.base import Part, Policy
 from policies.needs import Need
 from sim.assembly.build import PARTS, make_part, make_policy
-from sim.config import read_yaml
 from sim.docstrings import class_docstring, docstring
 from sim.paths import CONF, yaml_names
+from sim.plain_yaml import read_mapping
 from traces.errors import UserError
 
 POLICY_FOLDER = CONF / "policy"
@@ -187,4 +188,8 @@ def _knobs(path: Path) -> list[Knob]:
 
 
 def _load(path: Path) -> Any:
-    return read_yaml(path, "the policy file")
+    content = read_mapping(path, "the policy file")
+    try:
+        return OmegaConf.create(content)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the policy file {path} cannot be read: {error}") from error

@@ -1,6 +1,6 @@
 """Compare the policies of a sweep, pair by pair on the same requests.
 
-usage: python -m sim compare FOLDER [metric=tpot_s.mean] [baseline=POLICY] [out=pairs.parquet]
+usage: python -m sim compare FOLDER [metric=NAME] [baseline=POLICY] [out=pairs.parquet]
 
 Runs of equal trace, batch size, machine and capacity are compared, on the requests that both replayed; what is in no
 pair is named. Whole requests are drawn again, the same ones for both runs: lockstep batches, or all requests of a data
@@ -9,7 +9,8 @@ interval leaves out 0, and corrected by Holm for all pairs that are printed; "A 
 is better. A quantile has an interval from 5 / (1 - q) requests on: p50 10, p90 50, p99 500. Where the hardware file
 states how uncertain its figures are, times count that in. What is not distinguishable (p of Holm above 0.05) is marked.
 
-  metric=NAME      of metrics.json: tpot_s.mean, tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
+  metric=NAME      of metrics.json: tpot_s.mean (the default; of batches itl_s.mean, the time of a decode step),
+                   tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
   baseline=POLICY  compare with this policy only, instead of all pairs
   out=FILE         write the table, as Parquet or, by its ending, as CSV; out=- writes CSV to the standard output
 
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 from sim.command_words import read_words
 from sim.formatting import number, percent
 from traces.errors import UserError
+from traces.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,11 +42,13 @@ def main(argv: list[str]) -> int:
         from traces.whole_file import check_place
 
         check_place(Path(options["out"]))
+    from sim.metrics.registry import decode_time
     from sim.results.comparisons import compared
     from sim.results.table import collect
 
     table = collect(folder)
-    found = compared(table, options.get("metric", "tpot_s.mean"), options.get("baseline"))
+    metric = options.get("metric") or decode_time(table["batch_size"])
+    found = compared(table, metric, options.get("baseline"))
     if found.pairs.empty:
         notes = "".join(f"; {note}" for note in found.notes)
         raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared{notes}")
@@ -75,7 +79,8 @@ def write(out: Path, pairs: pd.DataFrame) -> None:
     from traces.whole_file import is_stream, write_whole
 
     as_text = out.suffix == ".csv" or is_stream(out)
-    write_whole(out, pairs.to_csv(index=False).encode() if as_text else pairs.to_parquet(index=False))
+    cells = pairs.map(spreadsheet_cell)
+    write_whole(out, cells.to_csv(index=False).encode() if as_text else pairs.to_parquet(index=False))
 
 
 def text(pairs: pd.DataFrame) -> str:

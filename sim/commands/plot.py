@@ -8,6 +8,8 @@ from sim.command_words import read_words
 from traces.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from sim.metrics.registry import Column
@@ -83,15 +85,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def shown_columns() -> "list[Column]":
-    """The columns of the table of all runs."""
-    from sim.metrics.registry import Column, column_of
+def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
+    """The columns of the table of all runs; in batches the time of a decode step comes before TPOT."""
+    from sim.metrics.registry import Column, column_of, decode_time
 
-    tpot = column_of("tpot_s.mean")
+    tpot, first = column_of("tpot_s.mean"), decode_time(batch_sizes)
     return [
         Column("capacity", "capacity %", 100.0, ".1f"),
         *map(column_of, ("hit_rate", "cache_ratio", "substitution_rate")),
         column_of("bytes_per_token", "MB/token"),
+        *([] if first == "tpot_s.mean" else [column_of(first)]),
         tpot,
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
         Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
@@ -104,7 +107,7 @@ def format_table(table: "pd.DataFrame") -> str:
     """The runs as aligned text, a line each, equal ones once; a dash where a number is not known."""
     from sim.formatting import number
 
-    columns = shown_columns()
+    columns = shown_columns(table["batch_size"])
     lines = [["policy", *(column.heading for column in columns)]]
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
         cells = [number(run.get(column.name), column.form, column.scale) for column in columns]

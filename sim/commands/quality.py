@@ -69,10 +69,11 @@ def evaluate_from(config: DictConfig) -> None:
     from sim.quality.report import text, write_study
     from sim.quality.store import Store, model_digest
     from sim.quality.threads import fitting_threads
+    from sim.sweep.key import by_content
 
     study = study_from(config)
     whole = to_plain_dict(config)
-    facts = {name: value for name, value in whole.items() if name != "resume"}
+    facts = by_content({name: value for name, value in whole.items() if name != "resume"})
     facts |= {"weights_sha256": model_digest(study.loop.model), "windows_sha256": study.windows.digest()}
     store = Store.named(facts) if study.config.quality.resume else Store(None)
     start = time.perf_counter()

@@ -35,7 +35,6 @@ from omegaconf import DictConfig
 
 from sim.errors import one_line
 from sim.hydra_command import SWEEP_FLAGS, is_sweep, output_folder, run_hydra_command
-from sim.machine.hardware import path_overrides
 from traces.numba_cache import announce_compilation
 
 DEAD_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError")
@@ -54,10 +53,9 @@ def main(argv: list[str]) -> int:
         for name in THREADS:
             os.environ.setdefault(name, "1")  # jobs are what runs side by side
         logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # a dead worker is told of once, below
-    overrides = [word for given in argv for word in path_overrides(given)]
     with watch_sweep() as outcome:
         try:
-            run_hydra_command("run", overrides, run_job, "config")
+            run_hydra_command("run", argv, run_job, "config")
         except Exception as error:
             if type(error).__name__ not in DEAD_WORKER:
                 raise

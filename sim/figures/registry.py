@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import sim.figures.drawings
 from sim.figures.drawing import DRAWINGS, RUNS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.run_table import study
 from sim.figures.saving import write_figure
-from sim.figures.style import STYLE
+from sim.figures.text_of_others import figure_style
 from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
 from traces.errors import UserError
@@ -74,7 +73,7 @@ def figures_of(
         try:
             if read not in tables:
                 tables[read] = read(path)
-            with rc_context(STYLE):
+            with figure_style():
                 figure = drawing.draw(tables[read], columns, **{key: options.get(key) for key in drawing.options})
         except MissingData:
             if names:
@@ -89,7 +88,7 @@ def save(figure: Figure, stem: Path, dpi: int = 300, inside: Path | None = None)
     ``inside``: a folder that no link may lead out of. Raises: UserError, OSError.
     """
     pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
-    with rc_context(STYLE):
+    with figure_style():
         for path, options in ((pdf, {"metadata": {"CreationDate": None}}), (png, {"dpi": dpi})):
             if inside is not None:
                 check_inside(path, inside)

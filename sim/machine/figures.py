@@ -13,10 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
-from omegaconf import OmegaConf
-
-from sim.config import read_yaml
 from sim.paths import yaml_names
+from sim.plain_yaml import read_mapping
 from sim.ranges import OneOf, Range
 from traces.errors import UserError
 
@@ -109,10 +107,7 @@ class Figures:
         """The content of a file. Raises: UserError when it cannot be read, or holds nothing possible."""
         if not path.is_file():
             raise UserError(f"{cls.KIND}={path}: there is no such file")
-        config = OmegaConf.to_container(read_yaml(path, f"the {cls.KIND} file"))
-        if not isinstance(config, dict):
-            raise UserError(f"the {cls.KIND} file {path} must hold a list of `field: value` lines")
-        return cls.from_config({str(key): value for key, value in config.items()})
+        return cls.from_config(read_mapping(path, f"the {cls.KIND} file"))
 
     @classmethod
     def load(cls, name: str, folder: Path) -> Self:

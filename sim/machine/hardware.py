@@ -99,20 +99,6 @@ def read_hardware(path: Path) -> Hardware:
 def hardware_from_config(config: Mapping[str, Any]) -> Hardware:
     """The machine given as plain `field: value` pairs, for example the `hardware` group of a composed configuration.
 
-    A group that holds nothing but `path` names the file of a machine.
-
     Raises: UserError that names the first unknown, missing or impossible field.
     """
-    if config.keys() == {"path"}:
-        return Hardware.read(Path(str(config["path"])).expanduser())
     return Hardware.from_config(config)
-
-
-def path_overrides(argument: str) -> list[str]:
-    """`hardware=<path ending in .yaml>`, or several after commas, as Hydra takes it; anything else stays as it is."""
-    name, _, value = argument.partition("=")
-    paths = value.split(",")
-    if name not in ("hardware", "runtime") or not all(path.endswith(".yaml") for path in paths):
-        return [argument]
-    quoted = ["'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'" for path in paths]
-    return [f"~{name}", f"+{name}.path={','.join(quoted)}"]

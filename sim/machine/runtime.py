@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from sim.group_files import SET
 from sim.machine.figures import (
     AFTER_EXPERTS,
     AT_LEAST_ONE,
@@ -122,17 +122,17 @@ def runtime_from_config(config: Mapping[str, Any], own: str | None) -> Runtime:
     """The software that the `runtime` group of a composed configuration describes.
 
     ``own``: the runtime that the policy names, which stands in for `runtime=own`; figures that are stated beside it on
-    the command line replace its own. A group that holds nothing but `path` names a file.
+    the command line replace its own.
 
     Raises: UserError that names the first unknown, missing or impossible field.
     """
-    if config.keys() == {"path"}:
-        return Runtime.read(Path(str(config["path"])).expanduser())
     if config.get("name") != OWN:
         return Runtime.from_config(config)
     base = load_runtime(own or DEFAULT)
-    stated = {key: value for key, value in config.items() if key != "name" and value is not None}
+    told = ("name", "label", "sources", "uncertainty")
+    stated = {key: value for key, value in config.items() if key not in told and value is not None}
     values = {f.name: getattr(base, f.name) for f in fields(base)} | stated
-    sources = dict(base.sources) | dict.fromkeys(stated, "ESTIMATED: set on the command line")
+    sources = dict(base.sources) | dict.fromkeys(stated, SET) | dict(config.get("sources") or {})
     uncertainty = {key: value for key, value in base.uncertainty.items() if key not in stated}
+    uncertainty |= dict(config.get("uncertainty") or {})
     return Runtime.from_config(values | {"sources": sources, "uncertainty": uncertainty, "label": "ESTIMATED"})

@@ -6,7 +6,7 @@ definitions, and a test holds it equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sim.formatting import milliseconds, number, percent, size
@@ -153,7 +153,7 @@ REQUEST_TIMES = (
 TOKEN_TIME = Metric(
     "itl_s", "time per decode token",
     "latency of single decode steps, over decode tokens; a batch step's time is each of its members'",
-    SECONDS, ("token_latency_ns",), ("num_tokens",), 1e9,
+    SECONDS, ("token_latency_ns",), ("num_tokens",), 1e9, heading="decode step ms",
 )  # fmt: skip
 """Mean and quantiles over decode tokens."""
 
@@ -246,6 +246,14 @@ def quantity_of(name: str) -> Quantity:
     if quantity is None:
         raise UserError(f"metric {name} is not known: those that can be compared are {', '.join(QUANTITIES)}")
     return quantity
+
+
+def decode_time(batch_sizes: Iterable[int]) -> str:
+    """The time that runs of these batch sizes are judged by, and the one that papers call decoding latency.
+
+    Alone, a request's TPOT; in a batch that includes waiting while other prompts are prefilled, so the decode step's.
+    """
+    return "tpot_s.mean" if all(size == 1 for size in batch_sizes) else "itl_s.mean"
 
 
 @dataclass(frozen=True, slots=True)

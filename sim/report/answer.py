@@ -11,9 +11,10 @@ from sim.figures.drawings.attribution import PART_LOOK
 from sim.figures.drawings.bounds import answers_of
 from sim.formatting import is_known, milliseconds, percent, shortlist, with_interval
 from sim.machine.parts import PARTS
-from sim.report.comparison import TIME, Comparison
+from sim.report.comparison import HITS, Comparison
 from sim.results.table import bounds_of
 
+LOWEST = {"tpot_s.mean": "lowest time per output token", "itl_s.mean": "shortest decode steps"}
 SHOWN_NAMES = 6
 """Runs that the last sentence names; of more it gives the number."""
 
@@ -29,11 +30,11 @@ def answer(comparisons: Sequence[Comparison]) -> list[str]:
 def best_sentence(comparisons: Sequence[Comparison]) -> str:
     """Which policy is best, by how much, at what price."""
     first = comparisons[0]
-    best, timed = first.best, first.metric == TIME
+    best, timed = first.best, first.metric != HITS
     value, where = value_and_interval(best, first.metric), conditions(best)
     if len(first.runs) == 1:
         return f"{best['contender']} was the only contender {where}: {value}{price(best)}."
-    what = "lowest time per output token" if timed else "highest hit rate"
+    what = LOWEST.get(first.metric, "highest hit rate")
     sentence = f"{best['contender']} has the {what} {where}, {value}{price(best)}"
     if first.rivals.empty:
         return f"{sentence}; no other contender replayed requests in common with it."
@@ -76,7 +77,7 @@ def conditions(run: Any) -> str:
 def value_and_interval(run: Any, metric: str) -> str:
     """The metric of a run with its interval."""
     low, high = (run.get(name) for name in bounds_of(metric))
-    if metric == TIME:
+    if metric != HITS:
         return with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
     return with_interval(percent(run[metric], unit=" %"), low, high, ".1f", 100.0)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from sim.figures.one_capacity import USUAL_CAPACITY
+from sim.metrics.registry import decode_time
 from sim.results.comparisons import common_values, compared
 from sim.statistics.pairs import corrected_together
 
-TIME, HITS = "tpot_s.mean", "hit_rate"
+HITS = "hit_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class Comparison:
 
 
 def ranking_metric(table: pd.DataFrame) -> str:
-    """What runs are ranked by: TPOT, or the hit rate where nothing has a clock."""
-    return TIME if table[TIME].notna().any() else HITS
+    """What runs are ranked by: a time, see `decode_time`, or the hit rate where nothing has a clock."""
+    return decode_time(table["batch_size"]) if table["tpot_s.mean"].notna().any() else HITS
 
 
 def is_bound(table: pd.DataFrame) -> pd.Series[bool]:
@@ -64,7 +65,7 @@ def compare_all(table: pd.DataFrame) -> list[Comparison]:
     for _, group in known.groupby("conditions", sort=True):
         bound = is_bound(group)
         ranked = group.assign(rank=common_values(group, metric))
-        runs = ranked[~bound].sort_values(["rank", "series"], ascending=[metric == TIME, True]).drop(columns="rank")
+        runs = ranked[~bound].sort_values(["rank", "series"], ascending=[metric != HITS, True]).drop(columns="rank")
         if len(runs):
             found = compared(group, metric, str(runs.iloc[0]["series"]))
             comparisons.append(Comparison(metric, runs, group[bound], found.pairs, found.notes))

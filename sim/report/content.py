@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from sim.figures.drawings.validation import note
 from sim.figures.measures import add_measures
@@ -18,15 +16,17 @@ from sim.figures.notes import values_of
 from sim.figures.run_settings import add_settings
 from sim.figures.validation_table import errors, read_validation
 from sim.formatting import milliseconds, percent, shortlist, with_interval
+from sim.plain_yaml import read_plain_yaml
 from sim.report.answer import answer, limits
 from sim.report.comparison import compare_all
 from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
-from sim.results.run_files import finished_runs, overrides_of, unfinished_runs
+from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
 from traces.errors import UserError
+from traces.text import printable, short_name
 
 OWN_SECTION = ("attribution", "what_if")
 SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
@@ -96,7 +96,7 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
     return Content(
-        title=folder.resolve().name,
+        title=short_name(folder.resolve().name),
         labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
         was_run=tuple(_was_run(table, systems)),
         unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
@@ -134,9 +134,9 @@ def _failure(path: Path, folder: Path) -> str:
     """What is known of a run that failed or was cut short."""
     if path.is_file():
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return f"{' '.join(record['overrides'])}: {record['error']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_json(path)
+            return printable(f"{' '.join(record['overrides'])}: {record['error']}")
+        except (UserError, KeyError, TypeError):
             pass
     return f"{path.relative_to(folder)} left no results"
 
@@ -176,7 +176,7 @@ def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> 
     versions: dict[str, dict[str, None]] = {}
     for one in provenances:
         for package, number in (one.get("versions") or {}).items():
-            versions.setdefault(str(package), {})[str(number)] = None
+            versions.setdefault(short_name(package), {})[short_name(number)] = None
     hashes = sorted({str(one["trace_hash"]) for one in provenances if one.get("trace_hash")})
     facts = [("trace, sha256", ", ".join(hashes))] if hashes else []
     keys = (("engine", "engine"), ("seed", "seed"), ("code, sha256", "code_version"))
@@ -188,15 +188,17 @@ def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
     """The machines by name; of a figure in which runs differ all values."""
     values_of_machines: dict[str, dict[str, dict[str, str]]] = {}
     labels: dict[str, str] = {}
-    for one in provenances:
-        hardware = (one.get("config") or {}).get("hardware")
-        if not isinstance(hardware, dict) or "name" not in hardware:
+    for hardware in (group for one in provenances for group in machine_of(one)):
+        if "name" not in hardware:
             continue
-        labels[str(hardware["name"])] = str(hardware.get("label"))
-        figures = values_of_machines.setdefault(str(hardware["name"]), {})
+        machine = short_name(hardware["name"])
+        labels[machine] = short_name(hardware.get("label"))
+        figures = values_of_machines.setdefault(machine, {})
+        sources = hardware.get("sources")
+        sources = sources if isinstance(sources, dict) else {}
         for name, value in hardware.items():
             if name not in ("name", "label", "sources") and value is not None:
-                figures.setdefault(name, {})[str(value)] = str((hardware.get("sources") or {}).get(name, ""))
+                figures.setdefault(short_name(name), {})[printable(str(value))] = printable(str(sources.get(name, "")))
     return [
         Hardware(name, labels[name], tuple((figure, ", ".join(values), next(iter(values.values())))
                                            for figure, values in figures.items()))
@@ -208,7 +210,11 @@ def commands_of(folder: Path, provenances: Mapping[Path, dict[str, Any]]) -> lis
     """What to type to get these runs again: the sweep's one command where it is known, else one per run."""
     path = folder / "multirun.yaml"
     if path.is_file():
-        task = OmegaConf.select(OmegaConf.load(path), "hydra.overrides.task", default=[])
+        task: Any = read_plain_yaml(path, "the sweep's record")
+        for name in ("hydra", "overrides", "task"):
+            task = task.get(name) if isinstance(task, dict) else None
+        if not isinstance(task, list):
+            raise UserError(f"the sweep's record {path} holds no list hydra.overrides.task")
         return [_command(["-m", *(str(word) for word in task)])]
     pairs = [overrides_of(run, one) for run, one in provenances.items()]
     return list(dict.fromkeys(_command([f"{key}={value}" for key, value in one.items()]) for one in pairs))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, is_system
 from sim.results.table import RESULTS, table_of
 from traces.whole_file import check_inside, whole_file
@@ -54,7 +55,7 @@ def _stacked(folder: Path, runs: list[Path], name: str) -> pd.DataFrame:
     tables = []
     for run in runs:
         if (run / f"{name}.parquet").is_file():
-            rows = pd.read_parquet(run / f"{name}.parquet")
+            rows = read_numbers(run / f"{name}.parquet")
             rows.insert(0, "run", str(run.relative_to(folder)))
             tables.append(rows)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": pd.Series([], dtype=str)})

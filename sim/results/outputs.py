@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,6 +48,8 @@ def provenance(
         "runtime_label": replay.runtime.label,
         "comparison": "each on its own runtime" if replay.setup.own_runtime else "same runtime",
         "model": replay.geometry.model,
+        "machine": {"hardware": asdict(replay.hardware), "runtime": asdict(replay.runtime)},
+        "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,
         **({} if forecaster is None else {"predictor": forecaster.origin}),

@@ -10,9 +10,11 @@ import pandas as pd
 
 from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
 from sim.statistics.run_sample import Run, intervals
 from traces.errors import UserError
+from traces.text import MOST_OF_A_SERIES, printable, short_name
 
 RESULTS = "results.parquet"
 METHOD = "bootstrap-t, order statistics"
@@ -21,6 +23,9 @@ METHOD = "bootstrap-t, order statistics"
 # Settings that tell two runs of one policy apart; the cache's capacity is the axis of every figure instead.
 _SETTINGS = ("hardware", "model", "trace", "batch_size", "seed")
 _IDENTITY = ("policy", "trace_hash", "label", "engine", "key", "code_version", "replay_wall_s")
+_SENTENCES = ("estimated", "warnings", "overrides")
+DESCRIBED = ("hardware", "runtime", "model")
+"""Groups of figures that a name stands for."""
 _CAPACITY = ("cache.fraction", "cache.slots_per_layer", "cache.bytes")
 
 
@@ -65,10 +70,39 @@ def table_of(folder: Path, runs: list[Path]) -> pd.DataFrame:
         with results_of(run):
             rows.append(_row(run, one, known.get(str(one.get("key")))))
             overrides.append(overrides_of(run, one))
+    for words, figures in zip(overrides, _varied_figures(provenances), strict=True):
+        words |= figures
     for row, name in zip(rows, _series_names(rows, overrides), strict=True):
-        row["series"] = name
+        row["series"] = short_name(name, MOST_OF_A_SERIES)
     _set_conditions(rows, overrides)
     return pd.DataFrame(rows).sort_values(["capacity", "series"], kind="stable", ignore_index=True)
+
+
+def _varied_figures(provenances: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Of every run the figures, as `hardware.sync_s`, in which runs on machines (or models) of its name differ.
+
+    A file of that name may have been edited between the runs: they are no longer on the same machine.
+    """
+    found: list[dict[str, str]] = [{} for _ in provenances]
+    for group in DESCRIBED:
+        described = [group_of(one, group) for one in provenances]
+        for name in {str(one.get("name")) for one in described}:
+            same = [place for place, one in enumerate(described) if str(one.get("name")) == name]
+            for key in dict.fromkeys(key for place in same for key in described[place]):
+                values = {place: described[place].get(key) for place in same}
+                if any(isinstance(value, str | list | dict) for value in values.values()):
+                    continue
+                if len(set(values.values())) > 1:
+                    for place, value in values.items():
+                        found[place][f"{group}.{key}"] = str(value)
+    return found
+
+
+def group_of(provenance: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group of a run's configuration, empty where it has none."""
+    config = provenance.get("config")
+    found = config.get(group) if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
@@ -77,8 +111,8 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        table = pd.read_parquet(path)
-    except Exception:  # broken: computed again
+        table = read_numbers(path, keys=("key",))
+    except UserError:  # broken: computed again
         return {}
     if "interval_method" not in table:
         return {}
@@ -102,10 +136,11 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
     row: dict[str, Any] = {key: np.nan if value is None else value for key, value in metrics.items()}
     row |= {key: provenance.get(key) for key in (*_SETTINGS, *_IDENTITY)}
     row["trace"] = Path(str(row["trace"])).name
+    row |= {key: short_name(row[key]) for key in ("policy", "hardware", "model", "trace") if row[key] is not None}
     asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
     row["asked_capacity"] = str(next((value for value in asked if value is not None), "default"))
     row |= {"folder": str(run), "capacity": float(capacity)}
-    row |= {name: tuple(map(str, provenance.get(name) or ())) for name in ("estimated", "warnings", "overrides")}
+    row |= {name: tuple(printable(str(one)) for one in provenance.get(name) or ()) for name in _SENTENCES}
     if known is None:
         sample = load_run(run)
         known = {"requests": sample.num_blocks, "interval_method": METHOD} | interval_columns(sample, tuple(QUANTITIES))

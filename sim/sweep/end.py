@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from sim.results.json_files import read_json
 from traces.whole_file import make_folder, unfinished_name
 
 FAILED = "failed"
@@ -93,4 +93,4 @@ def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:
     """Records of the runs that failed since a time of the file system."""
     paths = sorted((folder / FAILED).glob("*.json"))
     recent = [path for path in paths if path.stat().st_mtime_ns >= started_ns]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in recent]
+    return [read_json(path) for path in recent]

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sim.assembly.build import open_trace
 from sim.config import TraceConfig, to_plain_dict, validate
 from sim.errors import one_line, system_error
+from sim.metrics.registry import decode_time
 from sim.results.json_files import read_json, write_json
 from sim.run.execute import DeviceRun, SystemRun, execute
 from sim.sweep.grid import OneRun, expand
@@ -147,7 +148,11 @@ def _summary(done: DeviceRun | SystemRun) -> str:
     """One line on a finished run."""
     if isinstance(done, SystemRun):
         return ""
-    values = (("hit rate", "hit_rate", "{:.3f}", 1.0), ("TPOT", "tpot_s.mean", "{:.3f} ms", 1e3))
+    time = decode_time((done.replay.run.batch_size,))
+    values = (
+        ("hit rate", "hit_rate", "{:.3f}", 1.0),
+        ("TPOT" if time.startswith("tpot") else "decode step", time, "{:.3f} ms", 1e3),
+    )
     found = [(title, form, done.metrics[name], scale) for title, name, form, scale in values]
     return ", ".join(f"{title} {form.format(v * scale)}" for title, form, v, scale in found if isinstance(v, float))
 

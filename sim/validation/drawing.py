@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sim.figures.saving import write_figure
-from sim.figures.style import BLUE, LINES, STYLE, WIDTH_IN, add_footnote
+from sim.figures.style import BLUE, LINES, WIDTH_IN, add_footnote
+from sim.figures.text_of_others import figure_style
 from sim.validation.findings import CALIBRATION, Findings, Point
 
 NAME = "predicted_against_measured"
@@ -32,7 +32,7 @@ def draw(folder: Path, findings: Findings) -> list[str]:
     if not findings.points:
         return []
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph it keeps
-    with rc_context(STYLE):
+    with figure_style():
         figures = {NAME: scatter(findings)}
         if any(point.name for point in findings.points):
             figures[ERRORS] = errors(findings)

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from scripts.torture.special import KINDS
-from sim.config import read_yaml
 from sim.machine.hardware import load_hardware
+from sim.plain_yaml import read_plain_yaml
 from sim.results.json_files import read_json
 from sim.results.run_files import read_table
 from traces.errors import UserError
@@ -17,7 +17,7 @@ from traces.recording.prompts import read_prompts
 READERS = {
     "trace": read_trace,
     "hardware": lambda path: load_hardware(str(path)),
-    "yaml": lambda path: read_yaml(path, "the file"),
+    "yaml": lambda path: read_plain_yaml(path, "the file"),
     "json": read_json,
     "parquet": lambda path: read_table(path, ("group",)),
     "lines": lambda path: list(numbered_lines(path)),

@@ -17,10 +17,10 @@ from traces.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.recipe import Recipe
 from traces.demo.shipped import is_shipped, shipped_model
 from traces.errors import UserError
-from traces.special_files import require_regular
 from traces.torch_threads import single_thread
 from traces.user_cache import cache_root
 from traces.whole_file import flush_to_disk, write_whole
+from traces.whole_input import read_json_value
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 SUMMARY_FILE = "training.json"
@@ -73,8 +73,8 @@ def training_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / SUMMARY_FILE
     try:
-        summary = json.loads(require_regular(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        summary = read_json_value(path, "the note")
+    except UserError as error:
         raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):
         raise UserError(f"{path} is not what a training writes; delete its folder to train the model again")

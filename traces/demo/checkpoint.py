@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from traces.format.header import check_header
 from traces.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     import torch
     from safetensors import safe_open
 
+    check_header(path)
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         for name, parameter in model.named_parameters():

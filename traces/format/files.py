@@ -26,6 +26,7 @@ from traces.format.trace import SCORE_TABLES, Geometry, Trace
 from traces.format.validation import validate
 from traces.special_files import require_regular
 from traces.whole_file import whole_file
+from traces.whole_input import MOST_JSON_VALUES
 
 SCHEMA_VERSION = "1"
 MAX_DEPTH = 64
@@ -132,6 +133,8 @@ def _json_value(metadata: Mapping[str, str], name: str, **default: Any) -> Any:
             return default["default"]
         raise UserError(f"The metadata has no '{name}' (see traces/README.md)")
     text = metadata[name]
+    if text.count(",") + text.count("[") + text.count("{") > MOST_JSON_VALUES:
+        raise UserError(f"Metadata '{name}' holds more than {MOST_JSON_VALUES} values")
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False)  # results carry it on, and JSON knows no NaN

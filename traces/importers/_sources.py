@@ -18,9 +18,9 @@ from traces.special_files import require_regular
 
 MAX_LINE_CHARACTERS = 1 << 20
 MAX_ARRAY_BYTES = 1 << 33
-MAX_UNPACKED = 1 << 26
+MAX_UNPACKED = 1 << 24
 MAX_UNPACKED_RATIO = 100
-"""An array of more than ``MAX_UNPACKED`` bytes may not be so many times larger than what it is packed in."""
+"""Arrays of more than ``MAX_UNPACKED`` bytes together may not be so many times larger than their file."""
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -103,6 +103,7 @@ def npz_names(path: Path) -> list[str]:
     """
     try:
         with zipfile.ZipFile(require_regular(path)) as archive:
+            _check_total(archive, path)
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
     except UserError:
         raise
@@ -117,22 +118,27 @@ def npz_array(path: Path, name: str) -> NDArray[Any]:
     """
     label = f"{name!r} of {path.name}"
     with _refusing(label), zipfile.ZipFile(require_regular(path)) as archive:
+        _check_total(archive, path)
         member = f"{name}.npy"
         if member not in archive.namelist():
             raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}")
         with archive.open(member) as stream:
             nbytes = _checked_nbytes(stream, label)
-            packed = archive.getinfo(member).compress_size
-            if nbytes > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed):
-                raise UserError(
-                    f"Array {label} unpacks {packed} bytes into {nbytes}; a ratio of up to {MAX_UNPACKED_RATIO} is "
-                    "read, since a trace that repeats itself more than that is no recording"
-                )
             if archive.getinfo(member).file_size != stream.tell() + nbytes:
                 raise UserError(f"Array {label} does not have the size its header claims")
         with archive.open(member) as stream:
             array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
             return array
+
+
+def _check_total(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises: UserError where all members together, which unpack to no more than they claim, are a bomb."""
+    packed, total = path.stat().st_size, sum(member.file_size for member in archive.infolist())
+    if total > min(MAX_ARRAY_BYTES, max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed)):
+        raise UserError(
+            f"{path.name} unpacks {packed} bytes into {total}; a ratio of up to {MAX_UNPACKED_RATIO} is read, since a "
+            "trace that repeats itself more than that is no recording"
+        )
 
 
 def npy_array(path: Path) -> NDArray[Any]:

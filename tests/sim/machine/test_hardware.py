@@ -12,7 +12,7 @@ from sim.machine.hardware import (
     hardware_from_config,
     hardware_names,
     load_hardware,
-    path_overrides,
+    read_hardware,
 )
 from traces.errors import UserError
 
@@ -96,14 +96,7 @@ def test_a_machine_is_read_from_a_path(tmp_path) -> None:
     path.write_text(
         "\n".join(f"{key}: {value}" for key, value in PLAIN.items()) + "\nuncertainty:\n  link_half_bytes: 0.05\n"
     )
-    assert load_hardware(str(path)) == hardware_from_config({"path": str(path)})
+    assert load_hardware(str(path)) == read_hardware(path)
     assert load_hardware(str(path)).uncertainty == {"link_half_bytes": 0.05}
     with pytest.raises(UserError, match="there is no such file"):
         load_hardware("nowhere.yaml")
-
-
-def test_paths_of_machines_on_the_command_line() -> None:
-    assert path_overrides("hardware=rtx4090") == ["hardware=rtx4090"]
-    assert path_overrides("model=a.yaml") == ["model=a.yaml"]
-    assert path_overrides("hardware=a.yaml") == ["~hardware", "+hardware.path='a.yaml'"]
-    assert path_overrides("hardware=a.yaml,b's.yaml") == ["~hardware", "+hardware.path='a.yaml','b\\'s.yaml'"]

@@ -107,7 +107,7 @@ def test_a_machine_in_a_file_counts_by_content(name, trace_path, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     text = (CONF / "hardware" / "s1_rtx3080ti.yaml").read_text()
-    words = (f"trace.path={trace_path}", "~hardware", f"+hardware.path={name}")
+    words = (f"trace.path={trace_path}", f"hardware={name}")
     keys = []
     for rate in ("link_bytes_per_s: 1e9", "link_bytes_per_s: 2e9", "link_bytes_per_s: 1e9"):
         Path(name).write_text(re.sub(r"(?m)^link_bytes_per_s: \S+", rate, text))
