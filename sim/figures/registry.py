@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import sim.figures.drawings
-from sim.figures.drawing import DRAWINGS, RUNS, TRACE, VALIDATION, Drawing, MissingData
+from sim.figures.drawing import DRAWINGS, MAP, RUNS, TRACE, VALIDATION, Drawing, MissingData
+from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
 from sim.figures.run_table import study
 from sim.figures.saving import write_figure
 from sim.figures.text_of_others import figure_style
@@ -23,6 +24,7 @@ HOW_TO_NAME = {
     RUNS: "the output folder of python -m sim run",
     TRACE: "a trace file, as python -m sim record writes it, or demo",
     VALIDATION: f"a folder with {VALIDATION_FILE}, as python -m sim validate writes it",
+    MAP: f"a folder with {MAP_FILE}, as python -m scripts.studies.smoe.where_it_pays writes it",
 }
 
 
@@ -37,12 +39,12 @@ FIGURES = find_drawings()
 
 
 def sources_of(path: Path) -> tuple[str, ...]:
-    """What a path holds that figures can be drawn from: runs, a trace, a validation."""
+    """What a path holds that figures can be drawn from: runs, a trace, a validation, a map."""
     if is_trace(path):
         return (TRACE,)
     if path.is_file():
-        return (VALIDATION,)
-    files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE}
+        return (MAP if path.name == MAP_FILE else VALIDATION,)
+    files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE, MAP: MAP_FILE}
     return tuple(source for source, name in files.items() if path.is_dir() and any(path.rglob(name)))
 
 
@@ -59,7 +61,7 @@ def figures_of(
     if not sources:
         raise MissingData(
             f"{path} holds no results: neither runs (python -m sim run) nor a trace (python -m sim record) "
-            f"nor a {VALIDATION_FILE} (python -m sim validate)"
+            f"nor a {VALIDATION_FILE} (python -m sim validate) nor a {MAP_FILE} (a study's map)"
         )
     tables: dict[Callable[[Path], pd.DataFrame], pd.DataFrame] = {} if runs is None else {study: runs}
     for name in names or [name for name, drawing in FIGURES.items() if drawing.source in sources]:

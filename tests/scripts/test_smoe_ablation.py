@@ -96,7 +96,7 @@ def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
     )
     for words in ("SIMULATED", "ESTIMATED", "top-6", "all combinations, batch 1", "one part left out", "best split"):
         assert words in done.stdout
-    rows = list(csv.DictReader((tmp_path / "replays.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "smoe_replays.csv").open()))
     tpot = {
         row["contender"]: float(row["tpot_s"])
         for row in rows
@@ -106,7 +106,7 @@ def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
     whole = "lru+eviction+router+prefetch+cpu"
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("eviction+router+prefetch+cpu"))
     assert line.split()[1] == f"{tpot[whole] * 1e3:.1f}" and tpot[whole] < tpot["lru"]
-    found = json.loads((tmp_path / "claims.json").read_text())
+    found = json.loads((tmp_path / "smoe_claims.json").read_text())
     assert found["label"] == "SIMULATED" and len(found["claims"]) == 12
     for claim in found["claims"]:
         assert claim["low"] <= claim["ours"] <= claim["high"] and claim["verdict"]
