@@ -75,17 +75,21 @@ def figures(places: Places) -> None:
         shutil.copyfile(folder / "figures" / f"{name}.png", FIGURES / f"{name}.png")
 
 
+def folder_of(note: str) -> str:
+    """A folder for a variant, without what Hydra reads as more than a name."""
+    return note.replace(", ", "_").replace(" ", "_")
+
+
 def results(places: Places) -> None:
     """The table of what comes out: a row per policy at a quarter of the experts."""
     folder = places.runs / "quarter"
     sim("run", "-m", f"policy={POLICIES},{LOSSLESS},on_demand", "engine=compiled", f"hydra.sweep.dir={folder}")
     for note, words in VARIANTS.items():
-        sim("run", "-m", *words, "engine=compiled", f"hydra.sweep.dir={places.runs / note.replace(' ', '_')}")
-    print(
-        f"{'policy':<22}{'hit rate':>10}{'cache ratio':>13}{'TPOT ms':>10}{'link ms':>10}{'lost':>10}   decode steps, SIMULATED"
-    )
+        sim("run", "-m", *words, "engine=compiled", f"hydra.sweep.dir={places.runs / folder_of(note)}")
+    head = f"{'policy':<22}{'hit rate':>10}{'cache ratio':>13}{'TPOT ms':>10}{'link ms':>10}{'lost':>10}"
+    print(f"{head}   decode steps, SIMULATED")
     for note in ("", *VARIANTS):
-        runs = places.runs / note.replace(" ", "_") if note else folder
+        runs = places.runs / folder_of(note) if note else folder
         for _, run in collect(runs).sort_values("tpot_s.mean", ascending=False).iterrows():
             rates = f"{run['decode.hit_rate']:>10.3f}{run['decode.cache_ratio']:>13.3f}"
             times = f"{1e3 * run['tpot_s.mean']:>10.1f}{1e3 * run['time_s_per_token.link']:>10.1f}"

@@ -125,6 +125,15 @@ def best_of(contenders: Sequence[Contender]) -> Chooser:
     return choose
 
 
+def lead(bench: Bench, rival: Chooser, batch: int, machine: Machine, ours: Contender = SMOE) -> float:
+    """Change of TPOT from the rival of each set-up to ours, mean over set-ups."""
+    pairs = []
+    for setup in SETUPS:
+        old = bench.run(setup, rival(bench, setup, batch, machine), batch, machine)
+        pairs.append((old, bench.run(setup, ours, batch, machine)))
+    return change(pairs, "TPOT")
+
+
 def baselines(setup: Setup, names: Sequence[str], side: str = "own") -> list[Contender]:
     """Baselines of a set-up: the paper has no llama.cpp for XVERSE, and llama.cpp computes on the CPU only."""
     absent = {"llama_cpp"} if side != "own" or setup.name == "S2" else set()

@@ -63,6 +63,8 @@ SETUPS = (
 )
 CHAIN = ("eviction", "router", "prefetch", "cpu")
 """The parts of SMoE in the order in which the paper adds them to LRU offloading."""
+IDLE_PREFETCH = "prefetch on an idle link"
+"""In the place of `prefetch`: only what fits before the next lookup; not the paper's form."""
 BASELINES = ("moe_infinity_code", "hybrimoe_code", "llama_cpp", "deepspeed", "moe_infinity_paper", "hybrimoe_paper")
 """The four systems that the paper compares with, as released; two of them also as their papers describe them."""
 PAPER_FORMS = ("importance", "importance_plus")
@@ -87,7 +89,7 @@ class Machine:
     host_s: float = STATED_HOST_S
     """All that the host spends in a layer beside launches: what the runtime states as host and as decision."""
     cpu_ratio: float = THREE_CORES
-    figures: tuple[tuple[str, float], ...] = ()
+    figures: tuple[tuple[str, float | bool], ...] = ()
     """Others of the hardware or runtime, by name."""
 
     def apply(self, hardware: str, geometry: Geometry) -> SimulatedMachine:
@@ -109,8 +111,9 @@ def smoe(parts: Sequence[str], alpha: float, side: Assignment | None = None) -> 
         policy = replace(policy, eviction=ScoreWindow())
     if "router" in parts:
         policy = replace(policy, substitution=ScoreBand(alpha=alpha))
-    if "prefetch" in parts:
-        policy = replace(policy, prediction=Lookahead(), prefetch=TopScore(alpha=alpha))
+    if "prefetch" in parts or IDLE_PREFETCH in parts:
+        prefetch = TopScore(alpha=alpha, link_idle=IDLE_PREFETCH in parts)
+        policy = replace(policy, prediction=Lookahead(), prefetch=prefetch)
     return replace(policy, assignment=side or (TwoPointer() if "cpu" in parts else LinkOnly()))
 
 
