@@ -138,10 +138,10 @@ def parameters_of(cls: Any) -> dict[str, Parameter]:
     }
 
 
-@cache
 def optional_of(cls: Any) -> frozenset[str]:
     """Numbers that such a file need not state and whose absence has a meaning of its own."""
-    return frozenset(f.name for f in fields(cls) if f.name in parameters_of(cls) and f.default is None)
+    numbers = parameters_of(cls)
+    return frozenset(f.name for f in fields(cls) if f.name in numbers and f.default is None)
 
 
 def settings_of(cls: Any) -> dict[str, OneOf | None]:

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
     with rc_context(STYLE):
         save(where_it_pays(table), figures / "where_it_pays")
     for batch, cells in table[table["mark"].isna()].groupby("batch_size"):
-        print(f"\n{ours.label} against {said}, batch {batch}: {axes[1][0]} down, {axes[0][0]} across; SIMULATED")
+        print(f"\n{ours.label} against {said}, batch {batch:.0f}: {axes[1][0]} down, {axes[0][0]} across; SIMULATED")
         print((100 * changes(cells)).round(1).to_string())
     print(f"\n{bench.replays} replays of {options.requests} requests; table in {tables}, figure in {figures}")
 
@@ -158,7 +158,7 @@ def marks(bench: Bench) -> list[dict[str, float | str]]:
         size = (borrowed(setup.model, bench.trace).expert_bytes or (1,))[0]
         ratio = size / cpu_rates(machine)[0] / float(copy_s([size], machine)[0])
         rows.append({"mark": setup.name, "x": ratio, "y": STATED_HOST_S})
-    return [*rows, {"mark": "S3, authors' log", "x": TWO_CORES, "y": LOGGED_HOST_S}]
+    return [*rows, {"mark": "authors' log", "x": TWO_CORES, "y": LOGGED_HOST_S}]
 
 
 LOGGED_HOST_S = 0.75e-3

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from sim.figures.chart_parts import side_by_side
@@ -24,6 +25,9 @@ CELLS = ("batch_size", "x", "y", "setup", "policy", "tpot_s", "rival", "rival_tp
 MARKS = ("mark", "x", "y")
 COLOURS = LinearSegmentedColormap.from_list("blue, white, vermillion", (BLUE, "#FFFFFF", VERMILLION))
 LEAST_SPAN = 0.05
+NAME_ROOM = 0.5, 0.25
+"""Places of names, in cells, that are too close for two names."""
+HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
 def read_map(path: Path) -> pd.DataFrame:
@@ -90,18 +94,24 @@ def _heat_map(panel: Axes, grid: pd.DataFrame, norm: TwoSlopeNorm) -> None:
     panel.grid(visible=False)
     for (row, column), change in np.ndenumerate(values):
         dark = abs(change) > 0.62 * norm.vmax
-        panel.text(column, row - 0.18, f"{100 * change:+.0f}\u00a0%", ha="center", va="center", fontsize=7,
-                   color="white" if dark else BLACK)  # fmt: skip
+        panel.text(column, row - 0.28, f"{100 * change:+.0f}\u00a0%", ha="center", va="center", fontsize=7,
+                   color="white" if dark else BLACK, zorder=3, path_effects=[] if dark else HALO)  # fmt: skip
     if min(values.shape) > 1 and values.min() < 0 < values.max():
-        panel.contour(values, levels=[0.0], colors=BLACK, linewidths=1.4, linestyles="--")
+        panel.contour(values, levels=[0.0], colors=BLACK, linewidths=1.4, linestyles="--", zorder=2)
 
 
 def _mark(panel: Axes, grid: pd.DataFrame, marks: pd.DataFrame) -> None:
-    """Named machines where they lie between the values of both axes."""
-    for name, group in marks.groupby("mark", sort=False):
-        x, y = (place_of(float(group[key].iloc[0]), values) for key, values in (("x", grid.columns), ("y", grid.index)))
+    """Named machines where they lie between the values of both axes; names that would overlap share a place."""
+    places: dict[tuple[float, float], list[str]] = {}
+    for _, mark in marks.iterrows():
+        x, y = place_of(float(mark["x"]), grid.columns), place_of(float(mark["y"]), grid.index)
         panel.plot(x, y, marker="o", markersize=3.5, color=BLACK, markeredgecolor="white", markeredgewidth=0.6)
-        panel.annotate(str(name), (x, y), xytext=(3.5, 2.5), textcoords="offset points", fontsize=6.5)
+        beside = [place for place in places if abs(place[0] - x) < NAME_ROOM[0] and abs(place[1] - y) < NAME_ROOM[1]]
+        places.setdefault(beside[0] if beside else (x, y), []).append(str(mark["mark"]))
+    for place, names in places.items():
+        words = panel.annotate(", ".join(names), place, xytext=(0, 3.5), textcoords="offset points", fontsize=6.5,
+                               ha="center", fontweight="bold")  # fmt: skip
+        words.set_path_effects(HALO)
 
 
 def place_of(value: float, values: "pd.Index[float]") -> float:
