@@ -94,7 +94,7 @@ def _heat_map(panel: Axes, grid: pd.DataFrame, norm: TwoSlopeNorm) -> None:
     panel.grid(visible=False)
     for (row, column), change in np.ndenumerate(values):
         dark = abs(change) > 0.62 * norm.vmax
-        panel.text(column, row - 0.28, f"{100 * change:+.0f}\u00a0%", ha="center", va="center", fontsize=7,
+        panel.text(column, row + 0.3, f"{100 * change:+.0f}\u00a0%", ha="center", va="center", fontsize=7,
                    color="white" if dark else BLACK, zorder=3, path_effects=[] if dark else HALO)  # fmt: skip
     if min(values.shape) > 1 and values.min() < 0 < values.max():
         panel.contour(values, levels=[0.0], colors=BLACK, linewidths=1.4, linestyles="--", zorder=2)
@@ -109,8 +109,8 @@ def _mark(panel: Axes, grid: pd.DataFrame, marks: pd.DataFrame) -> None:
         beside = [place for place in places if abs(place[0] - x) < NAME_ROOM[0] and abs(place[1] - y) < NAME_ROOM[1]]
         places.setdefault(beside[0] if beside else (x, y), []).append(str(mark["mark"]))
     for place, names in places.items():
-        words = panel.annotate(", ".join(names), place, xytext=(0, 3.5), textcoords="offset points", fontsize=6.5,
-                               ha="center", fontweight="bold")  # fmt: skip
+        words = panel.annotate(", ".join(names), place, xytext=(0, -3.5), textcoords="offset points", fontsize=6.5,
+                               ha="center", va="top", fontweight="bold")  # fmt: skip
         words.set_path_effects(HALO)
 
 
