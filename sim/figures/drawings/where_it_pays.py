@@ -109,8 +109,8 @@ def _mark(panel: Axes, grid: pd.DataFrame, marks: pd.DataFrame) -> None:
         beside = [place for place in places if abs(place[0] - x) < NAME_ROOM[0] and abs(place[1] - y) < NAME_ROOM[1]]
         places.setdefault(beside[0] if beside else (x, y), []).append(str(mark["mark"]))
     for place, names in places.items():
-        words = panel.annotate(", ".join(names), place, xytext=(0, -3.5), textcoords="offset points", fontsize=6.5,
-                               ha="center", va="top", fontweight="bold")  # fmt: skip
+        words = panel.annotate(", ".join(names), place, xytext=(-3.5, -1.5), textcoords="offset points", fontsize=6.5,
+                               ha="right", va="center", fontweight="bold")  # fmt: skip
         words.set_path_effects(HALO)
 
 
