@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -83,6 +83,10 @@ class TraceConfig:
 
     embedded: str | None = None
     path: str | None = None
+    shape: Annotated[str, OneOf("own", "model")] = "own"
+    """``own``: as recorded; ``model``: a SYNTHETIC stand-in with the layers, experts and top_k of ``model=NAME``."""
+    gate_slope: Annotated[float, Range(0, 100, above=True)] = 1.0
+    """Of a stand-in: factor on its logits, which brings its scores closer together (below 1) or apart."""
     labels: list[str] | None = None
     """Only requests that carry one of these labels, as `python -m sim info` lists them."""
     requests: Count | None = None
@@ -106,8 +110,14 @@ class TraceConfig:
                 f"trace.sample={self.sample} and trace.requests={self.requests} exclude each other: the first n "
                 "requests, or n spread over all"
             )
+        if self.shape == "own" and self.gate_slope != 1.0:
+            raise UserError(f"trace.gate_slope={self.gate_slope}: only for a stand-in; trace.shape=own takes 1")
         if self.embedded is None and self.path is None:
             raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
+
+    def recorded(self) -> TraceConfig:
+        """The same requests as recorded, where this asks for a stand-in of them."""
+        return replace(self, shape="own", gate_slope=1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import hardware_from_config
 from sim.machine.machine import Machine
+from sim.machine.model import dimensions_from_config, model_names
+from sim.machine.model import geometry as sizes_of
 from sim.machine.runtime import OWN, runtime_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
@@ -28,6 +30,7 @@ from traces.errors import UserError
 from traces.format.files import read_trace
 from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
+from traces.stand_in import stand_in
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "sweep")
@@ -48,10 +51,13 @@ def check_keys(config: DictConfig) -> None:
 
 
 def open_trace(config: TraceConfig) -> Trace:
-    """The configured trace, whole or only the requests of some labels. A process opens and checks a file once.
+    """The configured trace as recorded, whole or only the requests of some labels. A process opens a file once.
 
-    Raises: UserError for a file that is no trace, and for labels that no request carries.
+    Raises: UserError for a file that is no trace, for labels that no request carries, and for ``shape: model``, which
+    only a replay on a device knows how to make.
     """
+    if config.shape != "own":
+        raise UserError(f"trace.shape={config.shape}: only `run` on a device makes a stand-in; here it must be own")
     path = embedded_trace_path(config.embedded or "demo") if config.path is None else Path(config.path)
     labels = None if config.labels is None else tuple(config.labels)
     try:
@@ -190,6 +196,27 @@ def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
     )
 
 
+def in_shape_of(
+    model: dict[str, Any], trace: Trace, others: Trace | None, gate_slope: float
+) -> tuple[Trace, Trace | None, str]:
+    """(stand-ins for both in the shape of a ``model`` group, what a reader must know).
+
+    Raises: UserError where the group states no sizes.
+    """
+    if "expert_ffn" not in model:
+        raise UserError(
+            f"trace.shape=model needs the sizes of a model, and model={model.get('name')} states none: "
+            f"choose one of {', '.join(model_names())}"
+        )
+    shape = sizes_of(dimensions_from_config(model))
+    note = (
+        f"the routing is SYNTHETIC: scores of {trace.geometry.model} in the shape of {shape.model} "
+        f"({shape.num_layers} MoE layers, top {shape.top_k} of {shape.num_experts})"
+    )
+    made = stand_in(trace, shape, gate_slope)
+    return made, None if others is None else stand_in(others, shape, gate_slope), note
+
+
 def build(config: DictConfig) -> Replay:
     """Objects for one replay. Raises UserError before any work where the configuration cannot be run."""
     for name in GROUPS:
@@ -198,7 +225,11 @@ def build(config: DictConfig) -> Replay:
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     setup = read_device(config, validate(RunConfig, knobs))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
-    trace, others, notes = split_requests(open_trace(trace_config), trace_config, setup.policy, setup.run.seed)
-    geometry, estimated, warnings = resolve_geometry(trace, trace_config, to_plain_dict(config.model))
+    model, recorded = to_plain_dict(config.model), open_trace(trace_config.recorded())
+    trace, others, notes = split_requests(recorded, trace_config, setup.policy, setup.run.seed)
+    if trace_config.shape == "model":
+        trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
+        notes = [*notes, shaped]
+    geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

@@ -70,7 +70,7 @@ def place_of(config: DictConfig, folder: Path) -> Place:
     trace = values.get("trace")
     trace_hash = ""
     if isinstance(trace, dict) and (trace.get("path") or trace.get("embedded")):
-        trace_hash = open_trace(validate(TraceConfig, trace, "trace.")).content_hash
+        trace_hash = open_trace(validate(TraceConfig, trace, "trace.").recorded()).content_hash
     key = run_key(values, trace_hash)
     return Place(folder, run_name(values, key), key)
 
