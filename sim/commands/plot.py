@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.command_words import read_words
+from sim.command_words import machines_of, read_words
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from sim.metrics.registry import Column
 
-WORDS = {"figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "out": "FOLDER"}
-USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [out=FOLDER]
+WORDS = {"figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "machines": "N", "out": "FOLDER"}
+USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [machines=24] [out=FOLDER]
 
 Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
 
@@ -26,6 +26,7 @@ OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
+  machines=N          plausible machines that runs are replayed on for intervals; 0: nothing is replayed
   out=FOLDER/figures  where the PDF and PNG files go (for a trace: figures/NAME)
 
 Examples
@@ -58,10 +59,12 @@ def main(argv: list[str]) -> int:
     what, names, columns, out, steps = _arguments(argv)
     default = out is None
     out = _default_folder(what) if out is None else out
+    machines = machines_of(dict(word.split("=", 1) for word in argv if "=" in word))
     from sim.figures.drawing import RUNS
     from sim.figures.registry import figures_of, save, sources_of  # pandas and matplotlib take a second to import
     from sim.figures.run_table import study
     from sim.results.run_files import unfinished_runs
+    from sim.run.plausible import replay_on_plausible_machines
     from traces.whole_file import check_place, is_stream
 
     if is_stream(out):
@@ -69,6 +72,9 @@ def main(argv: list[str]) -> int:
     check_place(out / "figure.pdf")
     runs = None
     if RUNS in sources_of(what):
+        study(what)  # refuses what cannot be read before anything is replayed
+        for note in replay_on_plausible_machines(what, machines):
+            print(f"note: {note}", file=sys.stderr)
         runs = study(what)
         for run in unfinished_runs(what):
             print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)

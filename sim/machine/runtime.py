@@ -31,6 +31,8 @@ DEFAULT = "smoe_2026_07"
 """What a policy that names no runtime runs on where each runs on its own."""
 OWN = "own"
 """`runtime=own`: the runtime that a policy names in its yaml."""
+SAME_RUNTIME, OWN_RUNTIME = "same runtime", "each on its own runtime"
+"""The two comparisons: of the rules alone, or of every policy with the software that it was published with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,24 @@ def drawn_machine(machine: Machine, seed: int, number: int) -> Machine:
     its allowed range is taken to its nearest allowed value; whole numbers stay as they are.
     """
     figures: dict[str, Any] = {}
-    for name, error in machine.uncertainty.items():
-        value, limit = machine.figure(name), PARAMETERS[name].limit
-        if error > 0 and value and not PARAMETERS[name].whole:
-            draw = np.random.default_rng([seed, number, zlib.crc32(name.encode())]).standard_normal()
-            figures[name] = min(max(value * math.exp(math.sqrt(math.log1p(error**2)) * draw), limit.low), limit.high)
+    for name in machine.uncertainty:
+        draw = np.random.default_rng([seed, number, zlib.crc32(name.encode())]).standard_normal()
+        figures |= _moved(machine, name, float(draw))
     return machine.with_figures(figures)
+
+
+def moved_machine(machine: Machine, figure: str, errors: float) -> Machine:
+    """The machine with one figure so many standard errors of its logarithm (sigma, above) from what is stated.
+
+    A figure that is exact, or 0, stays; so does a whole number.
+    """
+    return machine.with_figures(_moved(machine, figure, errors))
+
+
+def _moved(machine: Machine, name: str, errors: float) -> dict[str, Any]:
+    """The figure that is moved, by its name; none where it cannot be."""
+    value, parameter, error = machine.figure(name), PARAMETERS[name], machine.uncertainty.get(name, 0.0)
+    if not error > 0 or not value or parameter.whole:
+        return {}
+    moved = value * math.exp(math.sqrt(math.log1p(error**2)) * errors)
+    return {name: min(max(moved, parameter.limit.low), parameter.limit.high)}

@@ -11,6 +11,7 @@ from sim.figures.drawings.attribution import PART_LOOK
 from sim.figures.drawings.bounds import answers_of
 from sim.formatting import is_known, milliseconds, percent, shortlist, with_interval
 from sim.machine.parts import PARTS
+from sim.machine.runtime import OWN_RUNTIME
 from sim.report.comparison import HITS, Comparison
 from sim.results.table import bounds_of
 
@@ -71,7 +72,15 @@ def price(run: Any) -> str:
 def conditions(run: Any) -> str:
     """Under which conditions, in words."""
     batch = f"batch size {run['batch_size']}"
-    return f"at {100 * run['capacity']:.3g} % of the experts on {run['setup']}, workload {run['workload']}, {batch}"
+    where = ", ".join(filter(None, [str(run["setup"]), on_runtime(run)]))
+    return f"at {100 * run['capacity']:.3g} % of the experts on {where}, workload {run['workload']}, {batch}"
+
+
+def on_runtime(run: Any) -> str:
+    """The runtime of a run and the comparison it belongs to; empty where that is not known."""
+    if not isinstance(run.get("comparison"), str):
+        return ""
+    return OWN_RUNTIME if run["comparison"] == OWN_RUNTIME else f"runtime {run['runtime']} ({run['comparison']})"
 
 
 def value_and_interval(run: Any, metric: str) -> str:

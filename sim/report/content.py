@@ -18,13 +18,14 @@ from sim.figures.validation_table import errors, read_validation
 from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.plain_yaml import read_plain_yaml
 from sim.report.answer import answer, limits
-from sim.report.comparison import compare_all
+from sim.report.comparison import Comparison, compare_all
 from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
+from sim.run.plausible import replay_on_plausible_machines, sentences
 from traces.errors import UserError
 from traces.text import printable, short_name
 
@@ -78,8 +79,9 @@ class Content:
         return [picture for picture in self.pictures.values() if picture.name not in OWN_SECTION]
 
 
-def content(folder: Path, validation: Path | None = None) -> Content:
-    """Everything about the runs in a folder; `validation`: a folder or file that `python -m sim validate` wrote.
+def content(folder: Path, validation: Path | None = None, machines: int | None = None) -> Content:
+    """Everything about the runs in a folder; `validation`: a folder or file that `python -m sim validate` wrote;
+    `machines`: plausible machines that runs are replayed on, as `sim.run.plausible` says.
 
     Raises: UserError where the folder holds no finished run, or a file of one is broken.
     """
@@ -90,6 +92,9 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     runs = [run for run in finished_runs(folder) if run not in own]
     if not runs and not systems:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
+    if runs:
+        collect(folder) if not own else table_of(folder, runs)  # refuses what cannot be read before replays
+    unplayed = replay_on_plausible_machines(folder, machines) if runs else ()
     collected = table_of(folder, runs) if runs and own else collect(folder) if runs else pd.DataFrame()
     table = add_measures(add_settings(collected)) if runs else collected
     comparisons = compare_all(table) if runs else []
@@ -100,14 +105,14 @@ def content(folder: Path, validation: Path | None = None) -> Content:
         labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
         was_run=tuple(_was_run(table, systems)),
         unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
-        sentences=tuple(answer(comparisons)) if runs else (),
+        sentences=(*answer(comparisons), *_order(comparisons)) if runs else (),
         headings=tuple(headings(table)) if runs else (),
         rows=tuple(rows(table, comparisons)) if runs else (),
         pictures=pictures(table) if runs else {},
         limits=tuple(limits(table)) if runs else (),
         validation=None if validation is None else _validation(validation),
         systems=tuple(systems),
-        warnings=(*_warnings(table), *dict.fromkeys(note for one in comparisons for note in one.notes)),
+        warnings=(*_warnings(table), *dict.fromkeys(note for one in comparisons for note in one.notes), *unplayed),
         estimated=_sentences(table, "estimated"),
         provenance=tuple(_versions(table, list(provenances.values()))),
         hardware=tuple(_hardware(list(provenances.values()))),
@@ -116,8 +121,14 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     )
 
 
+def _order(comparisons: Sequence[Comparison]) -> list[str]:
+    """How sure the order of the best and its nearest rivals is on plausible machines, and what would turn it."""
+    return sentences(comparisons[0].rivals.head(SHOWN_NAMES)) if comparisons else []
+
+
 def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun]) -> list[tuple[str, str]]:
     names = {"policies": "policy", "set-ups": "setup", "sizes of": "model", "traces": "trace", "workloads": "workload",
+             "runtimes": "runtime", "compared on": "comparison",
              "batch sizes": "batch_size"}  # fmt: skip
     facts = [("runs", str(len(table) + len(systems)))]
     facts += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
@@ -185,7 +196,7 @@ def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> 
 
 
 def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
-    """The machines by name; of a figure in which runs differ all values."""
+    """The machines and then the runtimes by name; of a figure in which runs differ all values."""
     values_of_machines: dict[str, dict[str, dict[str, str]]] = {}
     labels: dict[str, str] = {}
     for hardware in (group for one in provenances for group in machine_of(one)):

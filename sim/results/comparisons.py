@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sim.machine.runtime import OWN_RUNTIME
 from sim.results.run_files import load_run
-from sim.statistics.pairs import compare, corrected_together
+from sim.statistics.pairs import FIRST_ORDER, compare, corrected_together
 from sim.statistics.run_sample import Run, value_of
 from traces.errors import UserError
 from traces.format.sampling import FEWEST_CLUSTERS
@@ -20,6 +21,13 @@ FEWEST_COMMON = 2
 """Batches that two runs must have in common to be compared."""
 Batch = tuple[int, ...]
 """Numbers of the requests of a lockstep batch in the whole trace."""
+
+
+FIRST_ORDER_NOTE = (
+    "what the machine's uncertainty does is estimated by first order where runs were not replayed on plausible "
+    "machines: it does not know that copies hide host time"
+)
+_CONDITIONS = ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +44,14 @@ def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -
     return compared(table, metric, baseline).pairs
 
 
-def compared(table: pd.DataFrame, metric: str, baseline: str | None = None) -> Comparisons:
+def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, machine: bool = True) -> Comparisons:
     """`pairs.compare` of all runs of `collect` that differ in their policy only, corrected for all pairs.
 
-    Runs are compared where trace, batch size, machine, model and the capacity asked for are the same (`conditions`).
-    Where one replayed other requests than another, such as a policy that holds some out to learn from, the pair is
-    compared on the batches that both replayed, values too. Of equal runs the first counts. `baseline`: a policy or a
-    series; without it all pairs. Empty where nothing is left to compare.
+    Runs are compared where trace, batch size, machine, model, the capacity asked for and the runtime are the same, or
+    each is on its own (`conditions`). Where one replayed other requests than another, such as a policy that holds some
+    out to learn from, the pair is compared on the batches that both replayed, values too. Of equal runs the first
+    counts. `baseline`: a policy or a series; without it all pairs. `machine`: intervals count in the uncertainty of the
+    machine. Empty where nothing is left to compare.
 
     Raises: UserError for an unknown metric or baseline.
     """
@@ -53,6 +62,8 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None) -> C
     ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
     for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
         runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
+        if not machine:
+            runs = [replace(run, errors={}, plausible=None) for run in runs]
         chosen = rows[(rows["series"] == baseline) | (rows["policy"] == baseline)]["series"]
         if len(runs) < 2 or (baseline is not None and chosen.empty):
             continue
@@ -62,8 +73,16 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None) -> C
             paired |= {*pairs["series"], *pairs["against"]}
             notes += pairs["why"][pairs["why"] != ""].tolist()
             notes += _few_clusters(group[0])
-            for name in ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions"):
+            one = group[0].plausible
+            pairs["requests_replayed"] = 0 if one is None else len(one.requests)
+            notes += [FIRST_ORDER_NOTE] if (pairs["machine"] == FIRST_ORDER).any() else []
+            own = rows.iloc[0]["comparison"] == OWN_RUNTIME
+            pairs.insert(0, "runtime", "own" if own else rows.iloc[0]["runtime"])
+            for name in ("comparison", *_CONDITIONS):
                 pairs.insert(0, name, rows.iloc[0][name])
+            for side in ("series", "against"):
+                places = rows.set_index("series")["folder"]
+                pairs[f"{side}_folder"] = [str(places[name]) for name in pairs[side]]
             tables.append(pairs)
     if tables:
         notes += [

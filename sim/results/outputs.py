@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
+from sim.machine.runtime import OWN_RUNTIME, SAME_RUNTIME
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Metrics, StepTable
 from sim.results.json_files import write_json
@@ -46,7 +47,7 @@ def provenance(
         "hardware_label": replay.hardware.label,
         "runtime": replay.runtime.name,
         "runtime_label": replay.runtime.label,
-        "comparison": "each on its own runtime" if replay.setup.own_runtime else "same runtime",
+        "comparison": OWN_RUNTIME if replay.setup.own_runtime else SAME_RUNTIME,
         "model": replay.geometry.model,
         "machine": {"hardware": asdict(replay.hardware), "runtime": asdict(replay.runtime)},
         "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},

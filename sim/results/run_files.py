@@ -16,6 +16,7 @@ from sim.metrics.registry import GATE_MASSES
 from sim.plain_yaml import read_plain_yaml
 from sim.results.json_files import read_json
 from sim.results.parquet_files import read_numbers
+from sim.results.plausible_file import read_plausible
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
 
@@ -69,14 +70,14 @@ def load_run(run: Path, series: str = "") -> Run:
     """
     with results_of(run):
         provenance = read_json(run / "provenance.json")
-        errors = [group.get("uncertainty") or {} for group in machine_of(provenance)]
         return Run(
             series or str(provenance.get("policy")),
             _blocks(run),
             read_table(run / "requests.parquet", ("group",)),
             (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
             str(provenance.get("hardware")),
-            {name: float(value) for one in errors for name, value in one.items() if value is not None},
+            uncertainty_of(provenance),
+            read_plausible(run, provenance),
         )
 
 
@@ -85,6 +86,12 @@ def machine_of(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
     config, machine = provenance.get("config"), provenance.get("machine")
     groups = [one.get(name) for one, name in ((config, "hardware"), (machine, "runtime")) if isinstance(one, dict)]
     return [group for group in groups if isinstance(group, dict)]
+
+
+def uncertainty_of(provenance: Mapping[str, Any]) -> dict[str, float]:
+    """Relative standard errors of the figures of hardware and runtime that a run states."""
+    errors = [group.get("uncertainty") or {} for group in machine_of(provenance)]
+    return {name: float(value) for one in errors for name, value in one.items() if value is not None}
 
 
 def _blocks(run: Path) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sim.machine.runtime import OWN_RUNTIME
 from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
 from sim.results.parquet_files import read_numbers
@@ -17,12 +18,14 @@ from traces.errors import UserError
 from traces.text import MOST_OF_A_SERIES, printable, short_name
 
 RESULTS = "results.parquet"
+AND, PLAUSIBLE = " and ", "plausible machines"
+FIRST_ORDER = f"{AND}the machine's errors by first order"
 METHOD = "bootstrap-t, order statistics"
 """How intervals were made; those of a results.parquet that were made in another way are made anew."""
 
 # Settings that tell two runs of one policy apart; the cache's capacity is the axis of every figure instead.
-_SETTINGS = ("hardware", "model", "trace", "batch_size", "seed")
-_IDENTITY = ("policy", "trace_hash", "label", "engine", "key", "code_version", "replay_wall_s")
+_SETTINGS = ("hardware", "runtime", "model", "trace", "batch_size", "seed")
+_IDENTITY = ("comparison", "policy", "trace_hash", "label", "engine", "key", "code_version", "replay_wall_s")
 _SENTENCES = ("estimated", "warnings", "overrides")
 DESCRIBED = ("hardware", "runtime", "model")
 """Groups of figures that a name stands for."""
@@ -32,7 +35,8 @@ _CAPACITY = ("cache.fraction", "cache.slots_per_layer", "cache.bytes")
 def collect(folder: Path) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
-    Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `model`, `trace`,
+    Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `runtime`, `comparison`
+    ("same runtime", or each on its own: runs on different runtimes are compared in the latter only), `model`, `trace`,
     `trace_hash`, `batch_size`, `seed`, `label`, `engine`, `key`, `code_version`, `replay_wall_s`, `estimated`,
     `warnings` and `overrides` (tuples of texts), `capacity` (share of all experts that the cache holds),
     `asked_capacity` (as configured), `requests` (blocks of the intervals: requests, lockstep batches, or data sets and
@@ -116,7 +120,6 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
         return {}
     if "interval_method" not in table:
         return {}
-    table = table[table["interval_method"] == METHOD]
     own = ("requests", "interval_method")
     names = [name for name in map(str, table) if name in own or name.endswith((".low", ".high"))]
     return {str(row["key"]): {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
@@ -141,10 +144,18 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
     row["asked_capacity"] = str(next((value for value in asked if value is not None), "default"))
     row |= {"folder": str(run), "capacity": float(capacity)}
     row |= {name: tuple(printable(str(one)) for one in provenance.get(name) or ()) for name in _SENTENCES}
-    if known is None:
-        sample = load_run(run)
-        known = {"requests": sample.num_blocks, "interval_method": METHOD} | interval_columns(sample, tuple(QUANTITIES))
+    sample = load_run(run)
+    method = METHOD + machine_words(sample)
+    if known is None or known["interval_method"] != method:
+        known = {"requests": sample.num_blocks, "interval_method": method} | interval_columns(sample, tuple(QUANTITIES))
     return row | known
+
+
+def machine_words(run: Run) -> str:
+    """How intervals count in the uncertainty of the machine: nothing where its files state none."""
+    if not any(run.errors.values()):
+        return ""
+    return FIRST_ORDER if run.plausible is None else f"{AND}{run.plausible.machines} {PLAUSIBLE}"
 
 
 def interval_columns(run: Run, metrics: Sequence[str]) -> dict[str, float]:
@@ -167,6 +178,7 @@ def _conditions(row: dict[str, Any], overrides: dict[str, str], named: Sequence[
     """What two runs must share so that only their policies differ; of the settings that choose requests those `named`,
     and with all of them the requests that were chosen."""
     asked = {key: row[key] for key in ("trace_hash", "batch_size", "hardware", "model", "asked_capacity")}
+    asked["runtime"] = row["runtime"] if row["comparison"] != OWN_RUNTIME else OWN_RUNTIME
     if "trace.sample" in overrides:
         asked["seed"] = row["seed"]
     shown = {*_SETTINGS, *_CAPACITY, *(name for name in SELECTION if name not in named)}

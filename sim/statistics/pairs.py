@@ -10,7 +10,7 @@ difference is made. Nothing here reads files: `sim.results.table` does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -26,6 +26,7 @@ from sim.statistics.bootstrap import (
     Vector,
     blocks_needed,
     difference,
+    errors_of_sides,
     estimates,
     from_draws,
     quotient,
@@ -33,12 +34,14 @@ from sim.statistics.bootstrap import (
     too_few,
 )
 from sim.statistics.calibration_error import machine_draws, machine_error, minus
+from sim.statistics.plausible import comparable
 from sim.statistics.run_sample import Run, block_ratio, effects_on, intervals, most_of, quantile_draws, value_of
 from traces.errors import UserError
 
 COLUMNS = (
     "series", "against", "metric", "value", "low", "high", "against_value", "difference", "difference_low",
     "difference_high", "ratio", "ratio_low", "ratio_high", "p", "p_holm", "wins", "distinguishable", "blocks", "why",
+    "machine", "machines", "better_on",
 )  # fmt: skip
 
 
@@ -69,7 +72,9 @@ def compare(
     value - against_value and `ratio` = value / against_value, each with `_low` and `_high` (95 %, over common draws);
     `p` (two-sided: below .05 where the interval of the difference leaves out 0), `p_holm` (corrected for the number of
     rows); `wins`: share of draws in which `series` is better than `against`, a tie counts half; `distinguishable`:
-    p_holm below 0.05; `why`: why there is no interval, else empty.
+    p_holm below 0.05; `why`: why there is no interval, else empty; `machine`: how the uncertainty of the machine's
+    figures is in it (``REPLAYED``, ``FIRST_ORDER``, or empty where it is not); `machines`: how many plausible machines,
+    `better_on`: the share of them on which `series` is better, a tie counts half, NaN without replays.
 
     Raises: UserError for unknown names, or where the runs did not replay the same requests in the same batches.
     """
@@ -98,22 +103,30 @@ def corrected_together(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_holm=corrected, distinguishable=corrected < SIGNIFICANCE)
 
 
+REPLAYED, FIRST_ORDER = "replayed", "first order"
+
+
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """A difference of two runs on the same blocks, value - value, and their ratio, each with its interval.
 
-    The draws of `difference` hold what the machine's uncertainty does as well.
+    The draws of `difference` hold what the machine's uncertainty does as well. `machine`: how that is known, as in
+    `compare`; `shifted`: the difference on each plausible machine, none without replays.
     """
 
     difference: Estimate
     ratio: Estimate
+    machine: str = ""
+    shifted: Vector = field(default_factory=lambda: np.empty(0))
 
 
 def contrast(one: Run, other: Run, quantity: Quantity, draws: int = DRAWS, seed: int = SEED) -> Contrast:
     """The one place where the interval of a difference of two runs is made: over their blocks, and over the machine.
 
-    The blocks drawn are the same for both. `effects` says what each uncertain figure of the machine does to the
-    difference; its standard error is added in quadrature. Ratios are relative: what does so much to both cancels.
+    The blocks drawn are the same for both. Where both were replayed on the same plausible machines, what these do to
+    difference and ratio is known of each machine; the errors below and above are added in quadrature. Else it is
+    estimated by first order: `effects` says what each uncertain figure does to the difference. What a machine does to
+    both runs alike cancels.
     """
     if quantity.quantile is None:
         columns = np.stack([*block_ratio(one, quantity), *block_ratio(other, quantity)], axis=1)
@@ -121,11 +134,33 @@ def contrast(one: Run, other: Run, quantity: Quantity, draws: int = DRAWS, seed:
     else:
         gap, share = _of_quantiles(one, other, quantity, draws, seed)
     values = [value_of(run, quantity.name) for run in (one, other)]
+    if comparable(one.plausible, other.plausible, quantity):
+        return _replayed(one, other, quantity, gap, share, seed)
     effects = minus(*(effects_on(run, quantity, value) for run, value in zip((one, other), values, strict=True)))
     relative = minus(*(effects_on(run, quantity, 1.0) for run in (one, other)))
     gap = replace(gap, draws=gap.draws + machine_draws(effects, len(gap.draws), seed)).widened(machine_error(effects))
     share = share.widened(machine_error(relative) * abs(share.value)).within(0.0, float("inf"))
-    return Contrast(gap.within(-most_of(quantity), most_of(quantity)), share)
+    return Contrast(gap.within(-most_of(quantity), most_of(quantity)), share, FIRST_ORDER if effects else "")
+
+
+def _replayed(one: Run, other: Run, quantity: Quantity, gap: Estimate, share: Estimate, seed: int) -> Contrast:
+    """`contrast` of difference and ratio over blocks, with what plausible machines do to them."""
+    assert one.plausible is not None and other.plausible is not None
+    values = [value_of(run, quantity.name) for run in (one, other)]
+    above, below = (
+        value + of.shifts(quantity, value) for of, value in zip((one.plausible, other.plausible), values, strict=True)
+    )
+    shifted = above - below
+    if not len(shifted):
+        return Contrast(gap.within(-most_of(quantity), most_of(quantity)), share)
+    chosen = np.random.default_rng([seed, 1]).integers(0, len(shifted), len(gap.draws))
+    gap = replace(gap, draws=gap.draws + (shifted - gap.value)[chosen])
+    gap = gap.widened(*errors_of_sides(shifted - gap.value))
+    ratios = quotient(above, below)
+    if np.isfinite(ratios).all():
+        share = share.widened(*errors_of_sides(ratios - share.value))
+    gap, share = gap.within(-most_of(quantity), most_of(quantity)), share.within(0.0, float("inf"))
+    return Contrast(gap, share, REPLAYED, shifted)
 
 
 def _of_quantiles(one: Run, other: Run, quantity: Quantity, draws: int, seed: int) -> tuple[Estimate, Estimate]:
@@ -146,16 +181,22 @@ def _compared(
 ) -> dict[str, Any]:
     """One row of `compare`, uncorrected."""
     value, baseline, gap, ratio = alone[one.series], alone[other.series], against.difference, against.ratio
-    better = gap.draws > 0 if quantity.metric.higher_is_better else gap.draws < 0
-    known = ~np.isnan(gap.draws)
-    wins = (better + 0.5 * (gap.draws == 0))[known].mean() if known.any() else float("nan")
     return {
         "series": one.series, "against": other.series, "metric": quantity.name,
         "value": value.value, "low": value.low, "high": value.high, "against_value": baseline.value,
         "difference": gap.value, "difference_low": gap.low, "difference_high": gap.high,
         "ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high,
-        "p": gap.p_value(), "wins": float(wins), "blocks": one.num_blocks, "why": gap.why,
+        "p": gap.p_value(), "wins": _better(gap.draws, quantity), "blocks": one.num_blocks, "why": gap.why,
+        "machine": against.machine, "machines": len(against.shifted),
+        "better_on": _better(against.shifted, quantity),
     }  # fmt: skip
+
+
+def _better(differences: Vector, quantity: Quantity) -> float:
+    """Share of differences in which the first is better, a tie counts half; NaN of none."""
+    known = differences[~np.isnan(differences)]
+    better = known > 0 if quantity.metric.higher_is_better else known < 0
+    return float((better + 0.5 * (known == 0)).mean()) if known.size else float("nan")
 
 
 def holm(p_values: Vector) -> Vector:

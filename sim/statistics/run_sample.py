@@ -18,11 +18,13 @@ from sim.statistics.bootstrap import (
     Estimate,
     Vector,
     drawn_quantiles,
+    errors_of_sides,
     estimates,
     quantile_estimate,
     ratio,
 )
 from sim.statistics.calibration_error import Effects, machine_effects, machine_error
+from sim.statistics.plausible import Plausible
 from traces.format.sampling import FEWEST_CLUSTERS
 
 FIRST = re.compile(r"/requests\[(\d+):\d+\]$")
@@ -37,7 +39,8 @@ class Run:
     `blocks`: one row per (batch, phase) as ``sim.metrics.block_sums`` makes it; `requests`: one row per request with
     `group`, its batch, and its times; where the trace says so also `cluster`, the data set or conversation it is of.
     `replayed` names the requests: trace hash and batch size. `errors`: relative standard error of figures of the
-    hardware file, where it was calibrated; `hardware` names that machine.
+    hardware and runtime files; `hardware` names that machine; `plausible`: replays on machines within those errors,
+    where there are any, which take the place of a first-order estimate.
 
     What is drawn again is a *block*: the batches that share a data set or conversation, where the trace names at least
     ``FEWEST_CLUSTERS`` of them that share no batch; else each lockstep batch, which is one request at batch size 1.
@@ -49,6 +52,7 @@ class Run:
     replayed: tuple[str, int] = ("", 1)
     hardware: str = ""
     errors: Mapping[str, float] = field(default_factory=dict)
+    plausible: Plausible | None = None
 
     @cached_property
     def _names(self) -> NDArray[np.int64]:
@@ -158,7 +162,8 @@ def quantile_draws(run: Run, quantity: Quantity, draws: int = DRAWS, seed: int =
 def intervals(run: Run, names: Sequence[str], draws: int = DRAWS, seed: int = SEED) -> dict[str, Estimate]:
     """Each metric with its 95 % interval over the blocks, NaN where there is none.
 
-    Of a time it also holds what the uncertainty of the hardware file's figures adds.
+    It also holds what the uncertainty of the machine's figures adds: by replays on plausible machines where the run has
+    them, else to times by first order.
     """
     quantities = [quantity_of(name) for name in names]
     means = [quantity for quantity in quantities if quantity.quantile is None]
@@ -170,8 +175,11 @@ def intervals(run: Run, names: Sequence[str], draws: int = DRAWS, seed: int = SE
             sampled = of_means[quantity]
         else:
             sampled = quantile_estimate(*_times_of(run, quantity.request_time), quantity.quantile)
-        error = machine_error(effects_on(run, quantity, sampled.value))
-        found[name] = sampled.widened(error).within(0.0, most_of(quantity))
+        if run.plausible is not None and run.plausible.knows(quantity):
+            sides = errors_of_sides(run.plausible.shifts(quantity, sampled.value))
+        else:
+            sides = (machine_error(effects_on(run, quantity, sampled.value)),) * 2
+        found[name] = sampled.widened(*sides).within(0.0, most_of(quantity))
     return found
 
 
