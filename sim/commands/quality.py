@@ -13,7 +13,7 @@ examples:
   python -m sim quality -m policy=cache_prior policy.substitution.bonus=0.1,0.2,0.4
 
 overrides (default):
-  policy=importance, policy/<part>=, policy.<part>.<knob>=, hardware=s1_rtx3080ti, cache.*, time.* as in `run`;
+  policy=importance, policy/<part>=, policy.<part>.<knob>=, hardware=s1_rtx3080ti, runtime=smoe_2026_07, cache.*, time.* as in `run`;
                              cache.reset=request here: every window finds the cache as at the start
   model=demo                 demo | demo_plain | a folder | a hub id, as in `record`; model.dtype, model.device
   prompts=builtin            held-out text of the Python library | FILE.txt | FILE.jsonl with "prompt" and "label"
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from sim.quality.study import Study
     from traces.recording.loading import LoadedModel
 
-GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "model")
+GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "runtime", "model")
 
 
 def main(argv: list[str]) -> int:

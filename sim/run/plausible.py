@@ -74,8 +74,10 @@ class Moved:
     @cached_property
     def replay(self) -> Replay:
         """The run put together again, with these requests only. Raises: UserError where that is not possible."""
+        config = self.provenance.get("config") or {}
+        check_plain(config)
         try:
-            replay = build(OmegaConf.create(self.provenance.get("config") or {}))
+            replay = build(OmegaConf.create(config))
         except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"its configuration cannot be read: {error}") from error
         if replay.trace.content_hash != self.provenance.get("trace_hash"):
@@ -100,6 +102,22 @@ class Moved:
         if name not in self.moves:
             self.moves[name] = self.on(moved_machine(self.machine, figure, errors))
         return self.moves[name]
+
+
+def check_plain(config: Any, name: str = "") -> None:
+    """Raises: UserError where a configuration that others may have written names code outside of `policies`, which
+    would be imported, or holds `${...}`, which would be evaluated."""
+    if isinstance(config, str):
+        if name == "_target_" and not config.startswith("policies."):
+            raise UserError(f"its rule {config} is none of this package, and code of others is not imported here")
+        if "${" in config:
+            raise UserError(f"its configuration holds {config}, and nothing of others is evaluated here")
+    elif isinstance(config, Mapping):
+        for key, value in config.items():
+            check_plain(value, str(key))
+    elif isinstance(config, Sequence):
+        for value in config:
+            check_plain(value)
 
 
 def _number(value: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""The lossless policies, and which of them are ever near the best: python -m scripts.studies.smoe.rivals
+"""Prints which lossless policies are ever near the best: python -m scripts.studies.smoe.rivals
 
 Prints, for S1 on a few requests of the embedded trace, every lossless policy's TPOT over that of the best one at the
 corners of host cost and CPU speed, and the names that come within 10 % of the best anywhere: those are

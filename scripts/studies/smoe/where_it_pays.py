@@ -1,4 +1,4 @@
-"""Where a policy pays, over two figures of the machine: python -m scripts.studies.smoe.where_it_pays
+"""Writes where a policy pays, over two figures of the machine: python -m scripts.studies.smoe.where_it_pays
 
 Replays the policy and every policy of a set (by default the lossless ones that come near the best anywhere, see
 scripts.studies.smoe.rivals) on the paper's three set-ups at batch 1 and 3, under one runtime, and writes
@@ -123,8 +123,10 @@ def at(places: Sequence[tuple[str, float]]) -> Machine:
     """The nominal machine with these figures."""
     machine = NOMINAL
     for name, number in places:
-        if name in ("host_s", "cpu_ratio"):
-            machine = replace(machine, **{name: number})
+        if name == "host_s":
+            machine = replace(machine, host_s=number)
+        elif name == "cpu_ratio":
+            machine = replace(machine, cpu_ratio=number)
         else:
             machine = replace(machine, figures=(*machine.figures, (name, number)))
     return machine

@@ -82,7 +82,7 @@ def where_it_pays(table: pd.DataFrame, columns: int = 2) -> Figure:
         for name, axis, values in (("x", panel.xaxis, grid.columns), ("y", panel.yaxis, grid.index)):
             label, scale = AXES.get(str(cells[f"{name}_axis"].iloc[0]), (str(cells[f"{name}_axis"].iloc[0]), 1.0))
             axis.set_label_text(label)
-            axis.set_ticks(range(len(values)), [f"{value * scale:.3g}" for value in values])
+            axis.set_ticks(range(len(values)), [f"{float(value) * scale:.3g}" for value in values])
     add_footnote(figure, note(cells, grids))
     return figure
 
@@ -93,7 +93,7 @@ def _heat_map(panel: Axes, grid: pd.DataFrame, norm: TwoSlopeNorm) -> None:
     panel.imshow(values, cmap=COLOURS, norm=norm, origin="lower", aspect="auto")
     panel.grid(visible=False)
     for (row, column), change in np.ndenumerate(values):
-        dark = abs(change) > 0.62 * norm.vmax
+        dark = abs(change) > 0.62 * float(norm.vmax or 1.0)
         panel.text(column, row + 0.3, f"{100 * change:+.0f}\u00a0%", ha="center", va="center", fontsize=7,
                    color="white" if dark else BLACK, zorder=3, path_effects=[] if dark else HALO)  # fmt: skip
     if min(values.shape) > 1 and values.min() < 0 < values.max():
@@ -104,17 +104,20 @@ def _mark(panel: Axes, grid: pd.DataFrame, marks: pd.DataFrame) -> None:
     """Named machines where they lie between the values of both axes; names that would overlap share a place."""
     places: dict[tuple[float, float], list[str]] = {}
     for _, mark in marks.iterrows():
-        x, y = place_of(float(mark["x"]), grid.columns), place_of(float(mark["y"]), grid.index)
+        x, y = (
+            place_of(float(mark["x"]), grid.columns.to_numpy(float)),
+            place_of(float(mark["y"]), grid.index.to_numpy(float)),
+        )
         panel.plot(x, y, marker="o", markersize=3.5, color=BLACK, markeredgecolor="white", markeredgewidth=0.6)
         beside = [place for place in places if abs(place[0] - x) < NAME_ROOM[0] and abs(place[1] - y) < NAME_ROOM[1]]
         places.setdefault(beside[0] if beside else (x, y), []).append(str(mark["mark"]))
     for place, names in places.items():
         words = panel.annotate(", ".join(names), place, xytext=(-3.5, -1.5), textcoords="offset points", fontsize=6.5,
                                ha="right", va="center", fontweight="bold")  # fmt: skip
-        words.set_path_effects(HALO)
+        words.set_path_effects([*HALO])
 
 
-def place_of(value: float, values: "pd.Index[float]") -> float:
+def place_of(value: float, values: NDArray[np.float64]) -> float:
     """Where a value lies along evenly drawn ones, between its neighbours in proportion; at the end what lies beyond."""
     known: NDArray[np.float64] = np.asarray(values, np.float64)
     return float(np.interp(value, known, np.arange(len(known))))

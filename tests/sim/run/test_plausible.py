@@ -15,7 +15,7 @@ from sim.machine.uncertainty import moved_machine
 from sim.metrics.registry import quantity_of
 from sim.results.run_files import uncertainty_of
 from sim.run import plausible
-from sim.run.plausible import Flip, Moved, flip_words, flips
+from sim.run.plausible import Flip, Moved, check_plain, flip_words, flips
 from sim.statistics.pairs import REPLAYED, contrast
 from sim.statistics.plausible import Plausible
 from tests.sim.statistics.test_coverage import AT_LEAST, FASTER, TRUTH, samples
@@ -108,13 +108,25 @@ def test_what_moves_both_runs_alike_widens_nothing():
 
 
 def test_the_runtime_s_errors_count_too():
-    config = {
-        "hardware": {"uncertainty": {"link_bytes_per_s": 0.1}},
-        "runtime": {"name": "r", "uncertainty": {"host_s_per_layer": 1.0}},
+    provenance = {
+        "config": {"hardware": {"uncertainty": {"link_bytes_per_s": 0.1}}},
+        "machine": {"runtime": {"name": "r", "uncertainty": {"host_s_per_layer": 1.0}}},
     }
-    assert uncertainty_of({"config": config}) == {"link_bytes_per_s": 0.1, "host_s_per_layer": 1.0}
-    own = {"runtime": {"name": "own", "host_s_per_layer": None}}
-    assert uncertainty_of({"config": own, "runtime": "eager_hf"})["host_s_per_layer"] == 1.0
+    assert uncertainty_of(provenance) == {"link_bytes_per_s": 0.1, "host_s_per_layer": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"policy": {"eviction": {"_target_": "mine.Rule"}}}, "its rule mine.Rule is none of this package"),
+        ({"policy": {"name": "${oc.env:HOME}"}}, "nothing of others is evaluated"),
+        ({"trace": {"labels": ["a", "${oc.env:HOME}"]}}, "nothing of others is evaluated"),
+    ],
+)
+def test_folders_of_others_run_no_code(config, words):
+    with pytest.raises(UserError, match=words):
+        check_plain(config)
+    check_plain({"policy": {"eviction": {"_target_": "policies.eviction.lru.Lru"}, "alpha": 0.3, "none": None}})
 
 
 def test_machines_are_none_or_enough():
