@@ -25,12 +25,12 @@ from sim.machine.model import geometry as sizes_of
 from sim.machine.runtime import OWN, runtime_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
+from traces.demo.stand_in import stand_in
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
 from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
-from traces.stand_in import stand_in
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "sweep")

@@ -35,7 +35,7 @@ def steps_of(policy: Policy, hardware, phases=(DECODE,)) -> np.ndarray:
 
 def test_systems_of_one_static_placement_decode_alike_where_the_cpu_is_cheaper():
     """Fiddler copies what the CPU computes dearer: prompts here, and everything on a slow CPU."""
-    fast, slow = machine(cpu_load_ratio=0.4), machine(cpu_load_ratio=1.5)
+    fast, slow = machine(cpu_ratio=0.4), machine(cpu_ratio=1.5)
     daop, fiddler, ktransformers = (steps_of(load_policy(name), fast) for name in STATIC)
     assert daop.size > 0
     np.testing.assert_array_equal(daop, ktransformers)

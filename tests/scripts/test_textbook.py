@@ -13,7 +13,7 @@ from scripts.benchmarks.textbook_simpy import Textbook, Times
 from scripts.benchmarks.textbook_smoe import TextbookSmoe
 from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
 from sim.assembly.replay import DeviceSetup, assemble
-from sim.config import RunConfig
+from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.parts import HOST
 from sim.metrics.step_table import StepTable
@@ -66,7 +66,9 @@ def run_both(trace, alpha, slots, machine_of):
         TwoPointer(),
     )
     cache = CacheConfig(slots_per_layer=slots)
-    replay = assemble(trace, DeviceSetup(policy, machine_of, cache, RunConfig(engine="simpy")))
+    replay = assemble(
+        trace, DeviceSetup(policy, machine_of, cache, RunConfig(engine="simpy"), TimeConfig(cpu_transfer=False))
+    )
     table = StepTable(replay)
     table.run()
     columns, durations = table.columns(), replay.durations

@@ -7,9 +7,9 @@ from sim.assembly.build import build, open_trace
 from sim.assembly.compose import compose_run
 from sim.config import TraceConfig
 from tests.support.random_traces import random_trace, recorded_trace
+from traces.demo.stand_in import stand_in
 from traces.errors import UserError
 from traces.format.trace import Geometry
-from traces.stand_in import stand_in
 
 SHAPE = Geometry("wide", num_layers=7, num_experts=20, top_k=5, expert_bytes=(10,) * 7)
 

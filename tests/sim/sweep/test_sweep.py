@@ -73,7 +73,8 @@ def test_the_key_is_that_of_the_content(trace_path, tmp_path, monkeypatch):
     ],
 )
 def test_every_module_that_a_run_imports_counts(words, trace_path, tmp_path):
-    only_tell = ("sim.commands", "sim.errors", "sim.hydra_command", "sim.results.summary", "sim.sweep", "sim.__main__")
+    only_tell = ("sim.commands", "sim.errors", "sim.hydra_command", "sim.results.summary", "sim.sweep", "sim.__main__",
+                 "sim.docstrings", "sim.terminal")  # fmt: skip
     code = (
         "import sys, sim.__main__\n"
         "assert sim.__main__.main(sys.argv[1:]) == 0\n"
