@@ -6,9 +6,8 @@ from contextlib import nullcontext
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from sim.group_files import mark_set, with_files
 from sim.paths import CONF
 
 
@@ -22,12 +21,5 @@ def compose_run(*overrides: str, with_hydra: bool = False) -> DictConfig:
         if GlobalHydra.instance().is_initialized()
         else initialize_config_dir(str(CONF), version_base="1.3")
     )
-    words = with_files(overrides)
     with known:
-        config = compose("config", words, return_hydra_config=True)
-    with open_dict(config):
-        hydra = config.pop("hydra")
-        mark_set(config, hydra)
-        if with_hydra:
-            config.hydra = hydra
-    return config
+        return compose("config", list(overrides), return_hydra_config=with_hydra)

@@ -7,7 +7,6 @@ from traces.embedded import embedded_names, trace_path
 from traces.format.files import read_trace
 from traces.format.trace import DECODE, Trace
 from traces.statistics.routing import counted_rows
-from traces.text import printable, short_name
 
 
 def is_trace(path: Path) -> bool:
@@ -31,4 +30,4 @@ def describe(trace: Trace, path: Path) -> dict[str, Any]:
     )
     if trace.provenance.get("statement"):
         sentence += f" {trace.provenance['statement']}."
-    return {"trace": short_name(path.stem), "note": printable(sentence)}
+    return {"trace": path.stem, "note": sentence}

@@ -55,7 +55,8 @@ class TableFile:
         self.waiting = [{name: column[count:] for name, column in whole.items()}]
         table = pa.table({name: arrow_array(column[:count]) for name, column in whole.items()})
         if self.writer is None:
-            self.writer = pq.ParquetWriter(self.unfinished.open(), table.schema, compression="zstd")
+            self.unfinished.beside.parent.mkdir(parents=True, exist_ok=True)
+            self.writer = pq.ParquetWriter(self.unfinished.beside, table.schema, compression="zstd")
         self.writer.write_table(table)
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class TableFile:
         if self.writer is not None:
             with suppress(OSError):  # a full disk fails again
                 self.writer.close()
-        self.unfinished.discard()
+            self.unfinished.discard()
 
 
 class Sinks:

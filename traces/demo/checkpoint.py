@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traces.format.header import check_header
-from traces.whole_file import write_whole
+from traces.whole_file import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -23,14 +22,15 @@ def save_checkpoint(
     path: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]
 ) -> None:
     """Write the state after `step` finished steps; a reader sees the old file or the new."""
-    from safetensors.torch import save
+    from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"parameter.{name}"] = parameter.detach()
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    write_whole(path, save(tensors, metadata={"step": str(step), "losses": json.dumps(losses)}))
+    with whole_file(path) as beside:
+        save_file(tensors, beside, metadata={"step": str(step), "losses": json.dumps(losses)})
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:
@@ -42,7 +42,6 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     import torch
     from safetensors import safe_open
 
-    check_header(path)
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         for name, parameter in model.named_parameters():
