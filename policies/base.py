@@ -68,6 +68,10 @@ class Eviction(Part):
 
     static: ClassVar[bool] = False
     """True for a placement that never changes: it starts filled, and every miss passes by the cache."""
+    after_step: ClassVar[bool] = False
+    """True if what stays is decided over a layer step as a whole: of the residents and what the step executes on the
+    GPU those of the highest priority stay, once ``touch`` has set it for both; the others leave, an expert of the same
+    step as soon as it has run, or stream past the cache. ``bypass`` is not asked then."""
 
     def touch(self, state: State, memory: Vector) -> None:
         """Update ``state.priority`` after the demand of a layer step is known. Once per layer step."""
@@ -109,6 +113,10 @@ class Prefetch(Part):
 
     def choose(self, state: State, memory: Vector) -> None:
         """Called after ``predict`` with ``num_prefetch`` = 0; experts already present or queued are skipped."""
+
+    def only_on_idle_link(self) -> bool:
+        """Whether what does not fit into the time in which the link is expected to stand idle is left out."""
+        return False
 
     def chunks(self) -> int:
         """Pieces in which a prefetched expert is copied; demand copies go between two pieces. 1: all at once."""
@@ -181,7 +189,9 @@ class Policy:
     ``residency``: 'cache' (the configured capacity), 'all' (every expert has a slot and starts resident: a bound) or
     'none' (no slots: every expert is fetched for each layer step and kept nowhere: the other bound).
     ``write_back``: 'none' (the host keeps every expert), 'serial' (a victim is copied home before its replacement
-    comes) or 'overlap' (both directions at once; the link is free again when both are done).
+    comes) or 'overlap' (both directions at once; the link is free again when both are done). ``scope`` ('layer' or
+    'global') and ``start`` ('cold' or 'warm') of the cache are what the policy is meant for; a run may ask for others.
+    ``runtime``: the software that it was published with, by its name in `conf/runtime`.
     """
 
     name: str
@@ -193,12 +203,19 @@ class Policy:
     residency: str = "cache"
     write_back: str = "none"
     allocation: Allocation = field(default_factory=Allocation)
+    scope: str = "layer"
+    start: str = "cold"
+    runtime: str | None = None
 
     def __post_init__(self) -> None:
         if self.residency not in ("cache", "all", "none"):
             raise UserError(f"policy.residency={self.residency}: must be cache, all or none")
         if self.write_back not in ("none", "serial", "overlap"):
             raise UserError(f"policy.write_back={self.write_back}: must be none, serial or overlap")
+        if self.scope not in ("layer", "global"):
+            raise UserError(f"policy.scope={self.scope}: must be layer or global")
+        if self.start not in ("cold", "warm"):
+            raise UserError(f"policy.start={self.start}: must be cold or warm")
 
     def parts(self) -> tuple[Part, ...]:
         return (self.eviction, self.prediction, self.prefetch, self.substitution, self.assignment)

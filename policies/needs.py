@@ -42,7 +42,7 @@ SENTENCES = {
     Need.EXPERT_SIMILARITY: "measured similarity of the experts' outputs",
     Need.FIT: "requests to learn from that are not replayed (trace.fit_requests)",
     Need.FORECAST: "a trained predictor (in the package for the embedded trace; else python -m sim train-predictor)",
-    Need.CPU: "the time of an expert on the CPU (cpu_load_ratio or cpu_expert_bytes_per_s of the hardware)",
+    Need.CPU: "the time of an expert on the CPU (cpu_memory_bytes_per_s or cpu_core_bytes_per_s of the hardware)",
     Need.LOW_PRECISION: "bits per weight of the model, and the hardware's dequantise_bytes_per_s",
     Need.FUTURE: "sees the FUTURE: when every expert is demanded next; a bound, no rule for a live system",
     Need.ORACLE: "sees the FUTURE: what later layers choose; a bound, no rule for a live system",

@@ -40,6 +40,23 @@ def sort_falling(keys: NDArray[np.float64], count: int, order: Places) -> None:
 
 
 @jitable
+def by_first_touch(state: State, order: Places) -> None:
+    """Write the missing experts to ``order`` as the step first touches them, token by token, best rank first."""
+    listed, place = np.zeros(state.num_missing, np.uint8), 0
+    for token in range(state.num_tokens):
+        for rank in range(state.num_ranks):
+            for i in range(state.num_missing):
+                if listed[i] == 0 and state.missing[i] == state.executed_ids[token, rank]:
+                    listed[i] = 1
+                    order[place] = i
+                    place += 1
+    for i in range(state.num_missing):  # what no token executes any more
+        if listed[i] == 0:
+            order[place] = i
+            place += 1
+
+
+@jitable
 def by_importance(state: State, order: Places) -> None:
     """Write the missing experts to ``order``, the most important first."""
     keys = np.zeros(state.num_missing, np.float64)

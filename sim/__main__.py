@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import io
+import logging
 import os
 import pkgutil
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from difflib import get_close_matches
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import sim.commands
-from sim.errors import one_line, system_error
+from sim.docstrings import docstring
+from sim.errors import sentence_of, system_error
+from sim.terminal import visible_output
 from traces.errors import UserError
+from traces.text import printable
 
 
 def command_names() -> list[str]:
@@ -39,24 +44,33 @@ def overview() -> str:
     lines[-1] += " small device: replays routing traces on a modelled machine."
     lines += ["", "commands (python -m sim COMMAND --help teaches each):"]
     for name in command_names():
-        lines.append(f"  {name:<16} {(load(name).__doc__ or '').strip().splitlines()[0]}")
+        lines.append(f"  {name:<16} {docstring(load(name)).strip().splitlines()[0]}")
     return "\n".join(lines)
 
 
 def main(argv: list[str]) -> int:
-    """Run one command -> exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run one command -> exit status: 0, 2 for bad input or output that cannot be written, 130 when interrupted."""
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    status = 0
+    try:
+        with visible_output():
+            status = _main(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return _end_output(error, status)
+    return status
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
     name, rest = argv[0], argv[1:]
     if name not in command_names():
-        near = get_close_matches(name, command_names(), 1)
-        hint = f"did you mean {near[0]}?" if near else "commands: " + ", ".join(command_names())
-        print(f"error: {name} is not a command; {hint}", file=sys.stderr)
-        return 2
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # where the terminal knows no Unicode, escapes stand in for it
-            stream.reconfigure(errors="backslashreplace")
+        from sim.config import suggest
+
+        return _refuse(f"{name} is not a command; {suggest(name, command_names())}")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
     try:
         with _noted_interrupts() as interrupted:
@@ -65,6 +79,46 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the second Ctrl-C of somebody impatient
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _refuse(sentence: str) -> int:
+    """Say what is wrong -> exit status."""
+    try:
+        print(f"error: {printable(sentence)}", file=sys.stderr)
+    except OSError:
+        _silence(sys.stderr)
+    return 2
+
+
+def _end_output(error: OSError, status: int) -> int:
+    """Our output cannot be written any more: be silent from here on -> exit status, that of a command that failed."""
+    _silence(sys.stdout)
+    if status or isinstance(error, BrokenPipeError):  # whoever reads it, such as head, has seen enough
+        return status
+    return _refuse(f"the output cannot be written: {system_error(error)}")
+
+
+def _silence(stream: Any) -> None:
+    """What is still in a stream's buffer goes nowhere, or Python would complain at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _check_surroundings(words: list[str]) -> None:
+    """Raises: UserError for a word that no override is or that files could not hold, and for numba told to use no
+    thread; OSError where the current folder is gone."""
+    if any(word.startswith("=") for word in words):
+        raise UserError("an override has no name before its =: write name=value without blanks")
+    if "" in words:
+        raise UserError("an argument is empty: must be a name, or name=value")
+    for word in (*words, str(Path.cwd())):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{word}: is no UTF-8 text: give the file or folder another name") from error
+    threads = os.environ.get("NUMBA_NUM_THREADS", "1")
+    if not re.fullmatch(r"\s*0*[1-9]\d{0,8}\s*", threads):
+        raise UserError(f"NUMBA_NUM_THREADS={threads}: must be a whole number, at least 1")
 
 
 @contextmanager
@@ -89,35 +143,23 @@ def _noted_interrupts() -> Iterator[list[int]]:
 
 def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
     """Run a command -> exit status; what goes wrong for a known reason is one sentence on standard error."""
-    module = load(name)
-    formats: tuple[str, ...] = getattr(module, "importer_names", tuple)()  # each has a help of its own
-    if any(word in ("-h", "--help") for word in rest) and rest[0] not in formats:
-        print((module.help_text() if hasattr(module, "help_text") else module.__doc__ or "").strip())
-        return 0
-    if any(word.startswith("=") for word in rest):
-        print("error: an override has no name before its =: write name=value without blanks", file=sys.stderr)
-        return 2
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
     try:
-        try:
-            return int(module.main(rest))  # type: ignore[attr-defined]
-        except Exception as error:
-            if interrupted:
-                raise KeyboardInterrupt from error
+        _check_surroundings(rest)
+        module = load(name)
+        formats: tuple[str, ...] = getattr(module, "importer_names", tuple)()  # each has a help of its own
+        if any(word in ("-h", "--help") for word in rest) and rest[0] not in formats:
+            print((module.help_text() if hasattr(module, "help_text") else docstring(module)).strip())
+            return 0
+        return int(module.main(rest))  # type: ignore[attr-defined]
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        if isinstance(error, BrokenPipeError):
             raise
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-    except BrokenPipeError:  # whoever reads our output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (OSError, MemoryError) as error:
-        print(f"error: {system_error(error)}", file=sys.stderr)
-    return 2
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        return _refuse(sentence)
 
 
 if __name__ == "__main__":

@@ -23,3 +23,17 @@ def read_words(
     if len(folders) != 1:
         raise UserError(f"{command} takes one {what}, got {len(folders)}: see `python -m sim {command} --help`")
     return folders[0], pairs
+
+
+FEWEST_MACHINES, MOST_MACHINES = 8, 1000
+
+
+def machines_of(options: Mapping[str, str]) -> int | None:
+    """The word machines=N; None where it is not given. Raises: UserError for anything else than 0 or enough of them."""
+    word = options.get("machines")
+    if word is None:
+        return None
+    number = int(word) if word.isdecimal() and word.isascii() and len(word) < 9 else -1
+    if number != 0 and not FEWEST_MACHINES <= number <= MOST_MACHINES:
+        raise UserError(f"machines={word}: must be 0 (none), or from {FEWEST_MACHINES} to {MOST_MACHINES}")
+    return number

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from sim.ranges import Amount, Count, OneOf, Range, Seed, check_ranges
 from traces.errors import UserError
@@ -32,26 +29,18 @@ def to_plain_dict(config: Any, name: str = "config") -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def read_yaml(path: Path, what: str) -> Any:
-    """The content of a yaml file, unresolved. Raises: UserError naming ``what`` it is where it cannot be read."""
-    try:
-        return OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what} {path} cannot be read: {error}") from error
-
-
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     return get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
 
 
 LARGEST = 2**63
-"""Whole numbers stay below it in size: the engines count in 64 bits."""
+"""Whole numbers stay below it: the engines count in 64 bits."""
 
 
 def _fits(value: object, kind: type) -> bool:
     if kind in (int, float):
-        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+        whole = isinstance(value, int) and not isinstance(value, bool) and -LARGEST <= value < LARGEST
         return whole or (kind is float and isinstance(value, float))
     return isinstance(value, kind)
 
@@ -82,6 +71,8 @@ def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         kinds = [get_origin(kind) or kind for kind in _alternatives(hints[name])]
         if not any(_fits(value, kind) for kind in kinds):
             allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
+            if isinstance(value, int) and not isinstance(value, bool) and {int, float} & {*kinds}:
+                allowed += ", below 2**63 in size"
             raise UserError(f"{prefix}{name}={value}: must be {allowed}")
     return cls(**values)
 
@@ -92,10 +83,16 @@ class TraceConfig:
 
     embedded: str | None = None
     path: str | None = None
+    shape: Annotated[str, OneOf("own", "model")] = "own"
+    """``own``: as recorded; ``model``: a SYNTHETIC stand-in with the layers, experts and top_k of ``model=NAME``."""
+    gate_slope: Annotated[float, Range(0, 100, above=True)] = 1.0
+    """Of a stand-in: factor on its logits, which brings its scores closer together (below 1) or apart."""
     labels: list[str] | None = None
     """Only requests that carry one of these labels, as `python -m sim info` lists them."""
     requests: Count | None = None
     """Only the first n requests (of those labels)."""
+    sample: Count | None = None
+    """Instead of the first: n requests drawn by the run's seed, as many of each label as of any other."""
     fit_requests: Amount | None = None
     """Hold out the last n requests: not replayed, for rules that learn from other requests. null: those that
     ``requests`` leaves out, else the last quarter if a rule of the policy needs them, else none."""
@@ -108,8 +105,19 @@ class TraceConfig:
         check_ranges(self, "trace.")
         if self.labels is not None and not (self.labels and all(isinstance(label, str) for label in self.labels)):
             raise UserError(f"trace.labels={self.labels}: must be a list of labels, as [code,prose], or null")
+        if self.requests is not None and self.sample is not None:
+            raise UserError(
+                f"trace.sample={self.sample} and trace.requests={self.requests} exclude each other: the first n "
+                "requests, or n spread over all"
+            )
+        if self.shape == "own" and self.gate_slope != 1.0:
+            raise UserError(f"trace.gate_slope={self.gate_slope}: only for a stand-in; trace.shape=own takes 1")
         if self.embedded is None and self.path is None:
             raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
+
+    def recorded(self) -> TraceConfig:
+        """The same requests as recorded, where this asks for a stand-in of them."""
+        return replace(self, shape="own", gate_slope=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +133,16 @@ class SweepConfig:
     objectives: list[str] | None = None
     """Metrics that a job returns to a sweeper that optimises."""
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(name, str) for name in self.objectives or ()):
+            raise UserError(f"sweep.objectives={self.objectives}: must be a list of names of metrics, or null")
+
 
 @dataclass(frozen=True, slots=True)
 class TimeConfig:
-    """The `time` group: a switch for every term of the time model, and how experts lie in host memory.
+    """The `time` group: a switch for every term of the time model. A term that is switched off takes no time.
 
-    ``memory``: ``pinned`` (asynchronous copies), ``pageable`` (the call holds the host), or ``staged`` (the host copies
-    into a pinned buffer first). ``cuda_graphs``: one launch per expert and per layer in place of single kernels.
-    ``contention``: CPU experts and copies slow each other down. A term that is switched off takes no time.
+    ``contention``: CPU experts and copies slow each other down.
     """
 
     attention: bool = True
@@ -148,11 +158,7 @@ class TimeConfig:
     link_call: bool = True
     contention: bool = True
     dequantise: bool = True
-    memory: Annotated[str, OneOf("pinned", "pageable", "staged")] = "pinned"
-    cuda_graphs: bool = False
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "time.")
+    cpu_transfer: bool = True
 
 
 ENGINES = ("simpy", "compiled", "untimed")

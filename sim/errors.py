@@ -6,8 +6,11 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from traces.errors import UserError, printable
+from traces.errors import UserError
+from traces.text import printable
 
+NO_ROOM = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|[Uu]nable to allocate"
+"""What libraries say where a limit of memory or threads is reached."""
 _BOOKKEEPING = ("full_key", "object_type", "reference_type", "See https://", "Config search path", "provider=")
 
 
@@ -63,5 +66,26 @@ def system_error(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return printable(f"there is not enough memory: {error}".rstrip(": "))
     place = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+        return printable(f"{error.filename} is no folder: must be a folder, or a name that nothing has")
     reason = error.strerror or re.sub(r"^\[Errno \d+\] ", "", str(error)) or type(error).__name__
     return printable(f"{place}{reason}")
+
+
+def sentence_of(error: Exception) -> str | None:
+    """What an error says to a user in one sentence; None where it is a fault of this tool."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        return one_line(error)
+    if isinstance(error, OSError | MemoryError):
+        return system_error(error)
+    if isinstance(error, UnicodeEncodeError):
+        return printable(f"{error.object!r} is no UTF-8 text: give the file or folder another name")
+    if isinstance(error, ImportError | RuntimeError) and (found := re.search(NO_ROOM, str(error))):
+        return printable(f"there is not enough memory: {found[0]}")
+    return None

@@ -5,20 +5,39 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra.core.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sim.config import suggest
+from sim.errors import one_line, sentence_of
+from sim.group_files import mark_set, with_files
 from sim.paths import CONF
+from sim.ranges import OneOf
+from sim.terminal import visible_output
 from traces.errors import UserError
+from traces.whole_file import write_whole
 
 SWEEP_FLAGS = ("-m", "--multirun")
+PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "sweep.name", "out")
+"""Overrides that say where something is written."""
+
+
+def _save(config: Any, path: str | Path, resolve: bool = False) -> None:
+    write_whole(Path(path), OmegaConf.to_yaml(config, resolve=resolve).encode())
+
+
+# Hydra's own writers leave half a file under its name where the disk is full, and do not say which.
+hydra.core.utils._save_config = lambda cfg, filename, output_dir: _save(cfg, output_dir / filename)
+OmegaConf.save = staticmethod(_save)  # type: ignore[method-assign, assignment]
 
 
 def run_hydra_command(
@@ -26,34 +45,49 @@ def run_hydra_command(
 ) -> int:
     """Pass the composed configuration to `task`, for every job of a sweep -> 0; ``-m`` may stand anywhere.
 
+    `GROUP=PATH.yaml` takes that file, see `sim.group_files`.
+
     `config_name`: the file in conf; None: that of the command's name. The output folder of a job that failed before it
     wrote anything is removed.
 
     Raises: UserError or OmegaConfBaseException where the configuration was refused.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors to the caller instead of printing a traceback
-    refusals: list[Exception] = []
+    refusals: list[BaseException] = []
+    process = os.getpid()
+    raised: list[BaseException] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name or command.replace("-", "_"))
     def job(config: DictConfig) -> Any:
         try:
-            return task(config)
+            with visible_output():  # a job of a sweep may run in another process
+                mark_set(config, HydraConfig.get())
+                return task(config)
         except BaseException as error:
+            raised.append(error)
             remove_unused(output_folder())
-            if not isinstance(error, UserError | OmegaConfBaseException) or is_sweep():
-                raise  # Hydra says which job of a sweep it was
+            if (
+                is_sweep()
+            ):  # of bad input Hydra says which job it was; of the machine's troubles only where jobs are ours
+                refused = isinstance(error, OSError | MemoryError) and os.getpid() == process
+            else:
+                refused = isinstance(error, UserError | OmegaConfBaseException | OSError | MemoryError)
+            if not refused:
+                raise
             refusals.append(error)  # raised past Hydra, which would print the overrides above the one sentence
             return None
 
-    flags = [word for word in overrides if word in SWEEP_FLAGS]
+    _check_places(overrides)
+    flags, words = split_flags(command, overrides)
+    words = with_files(words)
     before = sys.argv
-    sys.argv = [f"python -m sim {command}", *flags[:1], *(word for word in overrides if word not in SWEEP_FLAGS)]
+    sys.argv = [f"python -m sim {command}", *words, *flags]
     try:
         job()
-    except ValueError as error:
-        if not str(error).startswith("Config group override must be"):
+    except Exception as error:
+        if any(one in raised for one in _chain(error)) or sentence_of(error) is not None or not _in_composition(error):
             raise
-        raise UserError(f"{_unnamed_choice(overrides)}: must be the name of a file in that group") from error
+        raise UserError(_not_composed(config_name or command.replace("-", "_"), words, flags, error)) from error
     finally:
         sys.argv = before
     if refusals:
@@ -61,18 +95,83 @@ def run_hydra_command(
     return 0
 
 
-def _unnamed_choice(overrides: Sequence[str]) -> str:
-    """The first override that chooses a file of a group by something that is no name, such as a number."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
+def _check_places(overrides: Sequence[str]) -> None:
+    """Raises: UserError for an empty place, which would be the present folder."""
+    for word in overrides:
+        name, equals, value = word.lstrip("+").partition("=")
+        if equals and name in PLACES and not value.strip(" '\""):
+            raise UserError(f"{word}: must be a name, not an empty one")
 
-    parse = OverridesParser.create().parse_override
-    choices = [parse(word) for word in overrides if not word.startswith("-")]
-    return next(
-        str(choice.input_line)
-        for choice in choices
-        if ("/" in choice.key_or_group or (CONF / choice.key_or_group).is_dir())
-        and not isinstance(choice.value(), str | list)
-    )
+
+def split_flags(command: str, given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(Hydra's flags with their values, the overrides), whatever their order; ``-m`` counts once.
+
+    Raises: UserError for an unknown flag, and for a flag without its value.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    known = {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    flags: list[str] = []
+    words, waiting = [], list(given)
+    while waiting:
+        word = waiting.pop(0)
+        name, equals, _ = word.partition("=")
+        if not word.startswith("-"):
+            words.append(word)
+        elif name not in known:
+            raise UserError(f"{word} is not a flag of {command}: {suggest(name, [*known])}")
+        elif word in SWEEP_FLAGS:
+            flags += [] if any(flag in SWEEP_FLAGS for flag in flags) else [word]
+        elif known[name].nargs == 0:
+            if equals:
+                raise UserError(f"{word}: {name} takes no value")
+            flags.append(word)
+        else:
+            value = [] if equals or not waiting or "=" in waiting[0] else [waiting.pop(0)]
+            if not (equals or value or known[name].nargs):
+                raise UserError(f"{name} has no value: write {name} VALUE")
+            choices, chosen = known[name].choices, value[0] if value else word.partition("=")[2]
+            if choices is not None and chosen and chosen not in choices:
+                raise UserError(f"{name} {chosen}: must be {OneOf(*choices)}")
+            flags += [word, *value]
+    return flags, words
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _in_composition(error: Exception) -> bool:
+    """Whether an error arose while Hydra read flags or composed a configuration, and not while it ran jobs."""
+    files = [Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)]
+    return "config_loader_impl.py" in files or not any("launcher" in file for file in files)
+
+
+def _not_composed(config_name: str, words: Sequence[str], flags: Sequence[str], error: Exception) -> str:
+    """What Hydra could not compose: the first override that it does not take alone, else all flags."""
+    said = one_line(error)
+    for word in words:
+        try:
+            compose_again(config_name, [word])
+        except Exception as alone:
+            if type(alone) is type(error):
+                if said.startswith("Config group override must be"):
+                    return f"{word}: must be the name of a file in that group"
+                return f"{word}: cannot be composed: {said}"
+    return f"{' '.join([*flags, *words]) or config_name}: cannot be composed: {said}"
+
+
+def compose_again(config_name: str, words: list[str]) -> None:
+    """Compose a configuration outside of a command."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose(config_name, words, return_hydra_config=True)
 
 
 def output_folder() -> Path:

@@ -69,6 +69,8 @@ Count = Annotated[int, Range(1)]
 """How many, at least one."""
 Amount = Annotated[int, Range(0)]
 """How many, or none."""
+Few = Annotated[int, Range(1, 2**24)]
+"""How many of something that is simulated one by one."""
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]

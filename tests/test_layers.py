@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sim", "policies", "traces")
-GROUND = {"command_words", "config", "errors", "formatting", "hydra_command", "paths", "ranges", "spill"}
+GROUND = {
+    "command_words", "config", "docstrings", "errors", "formatting", "group_files", "hydra_command", "paths",
+    "plain_yaml", "ranges", "spill", "terminal",
+}  # fmt: skip
 """Modules that stand beside the packages of `sim`."""
 
 

@@ -1,7 +1,6 @@
 """The one error that bad input of any kind raises."""
 
-MOST_CHARACTERS = 1200
-_END = 300
+from traces.text import printable
 
 
 class UserError(ValueError):
@@ -13,15 +12,3 @@ class UserError(ValueError):
 
     def __init__(self, sentence: object = "") -> None:
         super().__init__(printable(str(sentence)))
-
-
-def printable(text: str) -> str:
-    """One line of printable characters: white space collapsed, others escaped, the middle of a long text left out."""
-    if len(text) > MOST_CHARACTERS:
-        text = f"{text[: MOST_CHARACTERS - _END]} ... {text[-_END:]}"
-    words = " ".join(text.split())
-    return words if words.isprintable() else "".join(map(_shown, words))
-
-
-def _shown(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]

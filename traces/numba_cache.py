@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from traces.user_cache import cache_root
+from traces.user_cache import cache_root, make_private, who_else
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILED_FOLDERS = ("traces", "sim/machine", "sim/workload", "sim/engine")
 OURS = "MOE_SIM_NUMBA_CACHE_DIR"
+TEMPORARY = "MOE_SIM_NUMBA_TEMPORARY"
 
 
 def shared_sources() -> list[Path]:
@@ -43,15 +47,58 @@ def use_keyed_cache() -> None:
     """Point numba's on-disk cache at the keyed folder, whether numba is loaded yet or not.
 
     Numba's own check looks only at the file of the compiled function: an edited helper would leave old code in use.
-    A NUMBA_CACHE_DIR that the user set wins; one that a parent process of ours set does not.
+    A NUMBA_CACHE_DIR that the user set wins; one that a parent process of ours set does not. Compiled code is loaded as
+    pickle, which may run anything: a folder that somebody else could have written into is not used.
     """
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen is not None and chosen != os.environ.get(OURS):
+        root = folder = Path(chosen)
+    else:
+        root = cache_root()
+        folder = root / "numba" / source_key()
+        with suppress(OSError):  # numba looks for another place then
+            make_private(folder.parent, root)
+    fault = who_else(folder, root)
+    if fault is not None:
+        folder = _folder_of_this_process(fault)
+    elif not writable(folder):
+        compile_always(str(folder))
+    if root == folder:
         return
-    folder = str(cache_root() / "numba" / source_key())
-    os.environ["NUMBA_CACHE_DIR"] = os.environ[OURS] = folder
+    os.environ["NUMBA_CACHE_DIR"] = os.environ[OURS] = str(folder)
     if "numba" in sys.modules:
-        sys.modules["numba"].config.CACHE_DIR = folder
+        sys.modules["numba"].config.CACHE_DIR = str(folder)
+
+
+def _folder_of_this_process(fault: str) -> Path:
+    """A folder for compiled code that is gone when the process ends; says why, once for it and what it starts."""
+    given = os.environ.get(TEMPORARY)
+    if given and Path(given).is_dir() and who_else(Path(given), Path(given)) is None:
+        return Path(given) / "numba"
+    print(f"compiled code is not kept: {fault}; every start compiles anew", file=sys.stderr)
+    folder = tempfile.mkdtemp(prefix="moe-offload-sim-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[TEMPORARY] = folder
+    return Path(folder) / "numba"
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be written in a folder, or in the nearest one above it that exists; makes none."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def compile_always(folder: str) -> None:
+    """Let numba cache nothing: its own next choice, beside the sources, would not notice an edited helper."""
+    from numba.core.dispatcher import Dispatcher
+
+    Dispatcher.enable_caching = lambda self: None
+    print(f"note: {folder} cannot be written: every start compiles the engine, about 20 s", file=sys.stderr)
 
 
 def nothing_compiled() -> bool:

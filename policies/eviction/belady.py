@@ -1,4 +1,4 @@
-"""Belady's MIN with bypass."""
+"""Belady's MIN with bypass, over experts that the running step spares."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,8 @@ from policies.state import State
 class Belady(BeladyAdmit):
     """As ``belady_admit``, but a miss whose next use is no nearer than the victim's streams past the cache.
 
-    Bypassed experts pass through a staging slot. Close to what is possible for demand-only rules that may refuse
-    admission, but not a proven bound: experts of one layer step may not evict each other, and where a step demands
-    more than the capacity it keeps its most recent experts.
+    Bypassed experts pass through a staging slot. No bound: experts of one layer step may not evict each other, and
+    where a step demands more than the capacity it keeps its most recent experts. ``oracle`` is the bound.
 
     Source: Belady 1966 (see ``belady_admit``), extended by the choice not to admit.
     """

@@ -1,4 +1,4 @@
-"""Belady's MIN with forced admission."""
+"""Belady's MIN with forced admission, over experts that the running step spares."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,8 +12,10 @@ from policies.state import State
 class BeladyAdmit(Eviction):
     """Evict the expert whose next demand by the recorded router lies furthest ahead; every miss is admitted.
 
-    An upper bound on the hits of every rule that fetches on demand only and admits every miss, for experts of equal
-    size. Not a bound for rules that prefetch or substitute, and no rule at all for a live system: it reads the future.
+    The best of the rules that fetch on demand, admit every miss and evict nothing that the running layer step demands,
+    which is what most caches do, for experts of equal size. What may also evict experts of its own step, once they have
+    run, hits more: ``oracle``. Not a bound for rules that prefetch or substitute, and no rule at all for a live system:
+    it reads the future.
 
     Source: L. A. Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5(2),
     1966, https://doi.org/10.1147/sj.52.0078.

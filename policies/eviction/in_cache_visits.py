@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from policies.base import Eviction, Vector
 from policies.memory import layer_row
+from policies.priorities import with_recency
 from policies.state import State
 
 
@@ -13,8 +14,9 @@ class InCacheVisits(Eviction):
     """Evict the expert with the smallest in-cache visit count; eviction does not reset it.
 
     The code adds 1 for a hit and 1 for the fetch that follows a miss, so every execution counts once; its victims come
-    from one pool for all layers, so use ``cache.scope=global``. Among equals it takes the first of an unordered
-    collection; here the lowest (layer, expert). Badly: as ``lfu_lifetime``, with blind ties on top.
+    from one pool for all layers, so use ``cache.scope=global``. It looks for the smallest count in a loop over experts
+    and, inside it, over layers, so among equals the lowest (expert, layer) goes.
+    Badly: as ``lfu_lifetime``, with blind ties on top.
 
     Memory: visits [L, E].
 
@@ -31,4 +33,6 @@ class InCacheVisits(Eviction):
         visits = layer_row(state, memory, 0)
         for i in range(state.num_executed):
             visits[state.executed[i]] += 1.0
-            state.priority[state.layer, state.executed[i]] = visits[state.executed[i]]
+            expert = state.executed[i]
+            place = expert * state.num_layers + state.layer
+            state.priority[state.layer, expert] = with_recency(visits[expert], place)

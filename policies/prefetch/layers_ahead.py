@@ -16,15 +16,20 @@ class LayersAhead(Prefetch):
     The next layer comes first. If all of its experts are resident or on the link, the layer after it is looked at, and
     so on as far as the prediction reaches (AdapMoE: two or three layers). ``count`` 0: the model's top k. Within a
     layer the highest score, summed over the tokens, goes first.
+    ``link_idle``: leave out what does not fit into the time in which the link stands idle until the next lookup.
     Badly: predictions two and three layers ahead are wrong more often, and their bytes are only free on an idle link.
 
     Source: AdapMoE, adaptive prefetching, https://arxiv.org/abs/2408.10284.
     """
 
     count: int = 0
+    link_idle: bool = False
 
     def __post_init__(self) -> None:
         require("policy.prefetch.count", self.count, 0, 65536)
+
+    def only_on_idle_link(self) -> bool:
+        return self.link_idle
 
     def choose(self, state: State, memory: Vector) -> None:
         count = min(self.count or state.num_ranks, state.num_experts)

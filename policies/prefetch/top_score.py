@@ -13,7 +13,9 @@ class TopScore(Prefetch):
 
     Top-score: among the predicted top k, score >= (1 + alpha) * S_{k+1}. Predicted low-score experts are left out: they
     can be substituted if they are missed. ``limit`` caps the number per layer step (0: no cap; the paper has none).
-    Badly: on a link that demand already keeps busy, early bytes only queue.
+    ``link_idle``: leave out what does not fit into the time in which the link stands idle until the next lookup, as far
+    as it can be foreseen; the paper has no such gate.
+    Badly: on a link that demand already keeps busy, early bytes only queue, and demand has to wait for them.
 
     Memory is scratch: a score per expert.
 
@@ -22,10 +24,14 @@ class TopScore(Prefetch):
 
     alpha: float = 0.35
     limit: int = 0
+    link_idle: bool = False
 
     def __post_init__(self) -> None:
         require("policy.prefetch.alpha", self.alpha, 0.0, 1.0)
         require("policy.prefetch.limit", self.limit, 0, 65536)
+
+    def only_on_idle_link(self) -> bool:
+        return self.link_idle
 
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return num_experts

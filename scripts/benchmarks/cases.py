@@ -19,21 +19,24 @@ from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.machine.parts import HOST
+from sim.machine.runtime import Runtime
 from sim.paths import ROOT
 from traces.format.trace import Trace
 
 POLICIES = {name: load_policy(name) for name in ("lru", "belady", "importance")}
-MACHINE = Hardware(
-    name="benchmark",
-    gpu_memory_bytes=10**12,
-    gpu_memory_bytes_per_s=1e12,
-    gpu_flops_per_s=1e24,
-    link_latency_s=1.3e-8,
-    link_bytes_per_s=2.5e10,
-    host_s_per_layer=1.0007e-4,
-    staging_slots=2,
-    cpu_load_ratio=0.497,
+MACHINE = Machine(
+    Hardware(
+        name="benchmark",
+        gpu_memory_bytes=10**12,
+        gpu_memory_bytes_per_s=1e12,
+        gpu_flops_per_s=1e24,
+        link_latency_s=1.3e-8,
+        link_bytes_per_s=2.5e10,
+        cpu_memory_bytes_per_s=5.03e10,
+    ),
+    Runtime("benchmark", host_s_per_layer=1.0007e-4, staging_slots=2),
 )
 SLOTS = 8
 

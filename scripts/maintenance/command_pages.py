@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim.__main__ import command_names, load
+from sim.docstrings import docstring
 from sim.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -22,12 +23,12 @@ SEE_ALSO = {
 def help_of(name: str) -> str:
     """What `python -m sim NAME --help` prints."""
     module: Any = load(name)
-    return str(module.help_text() if hasattr(module, "help_text") else module.__doc__ or "").strip()
+    return str(module.help_text() if hasattr(module, "help_text") else docstring(module)).strip()
 
 
 def pages() -> dict[str, str]:
     """Text of every page by its path below docs."""
-    summaries = {name: (load(name).__doc__ or "").strip().splitlines()[0] for name in command_names()}
+    summaries = {name: docstring(load(name)).strip().splitlines()[0] for name in command_names()}
     index = ["# Commands", "", "`python -m sim COMMAND`; each page is what `--help` prints.", ""]
     index += [f"- [{name}](commands/{name}.md): {summary}" for name, summary in summaries.items()]
     texts = {"commands.md": "\n".join(index) + "\n"}

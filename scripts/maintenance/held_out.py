@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.statistics.bootstrap import drawn_sums, quotient, request_interval
+from sim.statistics.bootstrap import estimate, ratio, request_interval
 from traces.corpus import DOMAINS, Corpus
 from traces.format.trace import DECODE, Geometry, Trace
 
@@ -95,10 +95,9 @@ def harm_ratio(evidence: Evidence) -> tuple[float, float, float]:
     Paired bootstrap over windows. Where the denominator's own sign is uncertain the interval is infinite, and so shown.
     """
     random, following = (evidence.losses[kind] - evidence.losses["unchanged"] for kind in ("random", "next_ranked"))
-    numerator, denominator = drawn_sums(np.stack([random, following], axis=1)).T
-    ratios = np.where(denominator > 0, quotient(numerator, denominator), np.inf)
-    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
-    return float(random.mean() / following.mean()), float(low), float(high)
+    found = estimate(np.stack([random, following], axis=1), ratio)
+    low, high = request_interval(following, np.ones(len(following)))
+    return (found.value, *(found.interval if low > 0 or high < 0 else (-np.inf, np.inf)))
 
 
 def perplexity_change(evidence: Evidence, kind: str) -> tuple[float, float, float]:

@@ -28,6 +28,7 @@ from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine
 from sim.metrics.step_table import StepTable
 from traces.format.trace import Trace
 from traces.importers import load_importer
@@ -70,7 +71,7 @@ class Row:
 def replayed(trace: Trace, rule: Eviction, capacity: CacheConfig, seed: int = 0) -> dict[str, float]:
     """Metrics of one replay that fetches on demand only; its hits do not depend on the machine."""
     policy = replace(ON_DEMAND, name="published", eviction=rule)
-    setup = DeviceSetup(policy, load_hardware("rtx4090"), capacity, RunConfig(seed=seed))
+    setup = DeviceSetup(policy, Machine(load_hardware("rtx4090")), capacity, RunConfig(seed=seed))
     metrics = StepTable(assemble(trace, setup)).run().metrics()
     return {name: float(metrics[name] or 0.0) for name in ("hit_rate", "decode.hit_rate", "bytes_per_token")}
 

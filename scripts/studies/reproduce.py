@@ -9,7 +9,8 @@ Parts, in this order; all results SIMULATED on the embedded trace unless said ot
 
   figures    docs/figures/capacity.png and attribution.png (about a minute)
   results    the table of README "What comes out"
-  ablation   SMoE's parts and baselines, published beside ours (two minutes)
+  map        docs/figures/where_it_pays.png and docs/results/where_it_pays.csv (two minutes)
+  ablation   SMoE's parts and baselines, published beside ours (three minutes); docs/results/smoe_claims.md
   od_moe     OD-MoE's tables, published beside ours (two minutes)
   streaming  Expert Streaming's statements beside ours (four minutes)
   speed      README "Two engines", MEASURED; of gpt-oss-20b with --traces, else of a drawn trace of its shape
@@ -36,6 +37,12 @@ from sim.results.table import collect
 
 FIGURES = ROOT / "docs" / "figures"
 POLICIES = "lru,importance,belady,all_resident"
+LOSSLESS = "hybrimoe_paper,dali"
+"""The best lossless policies of the embedded trace at its usual machine, see scripts.studies.smoe.rivals."""
+VARIANTS = {
+    "lru, CPU": ("policy=lru", "policy/assignment=two_pointer"),
+    "importance, link only": ("policy=importance", "policy/assignment=link_only"),
+}
 FRACTIONS = "0.125,0.1875,0.25,0.375,0.5,0.75"
 
 
@@ -60,24 +67,40 @@ def script(name: str, *arguments: str) -> None:
 def figures(places: Places) -> None:
     """The figures of the README."""
     folder = places.runs / "capacity"
-    sim("run", "-m", f"policy={POLICIES}", f"cache.fraction={FRACTIONS}", f"hydra.sweep.dir={folder}")
+    grid = (f"policy={POLICIES},hybrimoe_paper", f"cache.fraction={FRACTIONS}")
+    sim("run", "-m", *grid, "engine=compiled", f"hydra.sweep.dir={folder}")
     sim("plot", str(folder), "figure=capacity,attribution")
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in ("capacity", "attribution"):
         shutil.copyfile(folder / "figures" / f"{name}.png", FIGURES / f"{name}.png")
 
 
+def folder_of(note: str) -> str:
+    """A folder for a variant, without what Hydra reads as more than a name."""
+    return note.replace(", ", "_").replace(" ", "_")
+
+
 def results(places: Places) -> None:
     """The table of what comes out: a row per policy at a quarter of the experts."""
     folder = places.runs / "quarter"
-    sim("run", "-m", f"policy={POLICIES},on_demand", f"hydra.sweep.dir={folder}")
-    sim("run", "-m", "policy/assignment=link_only", f"hydra.sweep.dir={folder}_link_only")
-    print(f"{'policy':<22}{'hit rate':>10}{'cache ratio':>13}{'TPOT ms':>10}{'link ms':>10}   decode steps, SIMULATED")
-    for runs, note in ((folder, ""), (Path(f"{folder}_link_only"), ", link only")):
+    sim("run", "-m", f"policy={POLICIES},{LOSSLESS},on_demand", "engine=compiled", f"hydra.sweep.dir={folder}")
+    for note, words in VARIANTS.items():
+        sim("run", "-m", *words, "engine=compiled", f"hydra.sweep.dir={places.runs / folder_of(note)}")
+    head = f"{'policy':<22}{'hit rate':>10}{'cache ratio':>13}{'TPOT ms':>10}{'link ms':>10}{'lost':>10}"
+    print(f"{head}   decode steps, SIMULATED")
+    for note in ("", *VARIANTS):
+        runs = places.runs / folder_of(note) if note else folder
         for _, run in collect(runs).sort_values("tpot_s.mean", ascending=False).iterrows():
             rates = f"{run['decode.hit_rate']:>10.3f}{run['decode.cache_ratio']:>13.3f}"
             times = f"{1e3 * run['tpot_s.mean']:>10.1f}{1e3 * run['time_s_per_token.link']:>10.1f}"
-            print(f"{run['policy'] + note:<22}{rates}{times}")
+            print(f"{note or run['policy']:<22}{rates}{times}{run['decode.lost_gate_mass']:>10.3f}")
+
+
+def ablation(places: Places) -> None:
+    """SMoE taken apart; its table of claims goes where the README points."""
+    folder = places.runs / "ablation"
+    script("studies.smoe.ablation", "--out", str(folder))
+    shutil.copyfile(folder / "smoe_claims.md", ROOT / "docs" / "results" / "smoe_claims.md")
 
 
 def speed(places: Places) -> None:
@@ -95,7 +118,8 @@ def published(places: Places) -> None:
 PARTS: dict[str, Callable[[Places], None]] = {
     "figures": figures,
     "results": results,
-    "ablation": lambda places: script("studies.smoe.ablation", "--out", str(places.runs / "ablation")),
+    "map": lambda places: script("studies.smoe.where_it_pays"),
+    "ablation": ablation,
     "od_moe": lambda places: script("studies.systems.od_moe"),
     "streaming": lambda places: script("studies.systems.expert_streaming", str(places.runs / "expert_streaming")),
     "speed": speed,

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from scripts.command_line import parser_of, run
-from sim.statistics.bootstrap import percentile_interval
+from sim.statistics.bootstrap import request_interval
 from sim.systems.od_moe.recall import MEASURED_FILE, MODES
 from traces.demo.cache import demo_model
 from traces.demo.recipe import RECIPES
@@ -32,7 +32,6 @@ from traces.recording.tap import Routing, Tap
 BITS = {"int8": 8, "int4": 4}
 AGES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192)
 """Last token age of each range; age 1 is the first decode step."""
-RESAMPLES = 2000
 
 
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
@@ -118,8 +117,8 @@ def curve(recall: NDArray[np.float64], last: list[int]) -> dict[str, list[float]
     """Mean by range of ages with a 95 % interval over requests, and the mean over all steps as the last entry."""
     first = [0, *last[:-1]]
     means = np.stack([recall[:, a:b].mean(axis=1) for a, b in zip(first, last, strict=True)])  # [ranges, R]
-    chosen = np.random.default_rng(0).integers(0, recall.shape[0], (RESAMPLES, recall.shape[0]))
-    low, high = percentile_interval(means[:, chosen].mean(axis=-1).T)
+    ends = [request_interval(values, np.ones(len(values))) for values in means]
+    low, high = (np.array(side) for side in zip(*ends, strict=True))
     return {
         name: [round(float(value), 4) for value in values]
         for name, values in (("mean", means.mean(axis=1)), ("low", low), ("high", high))
@@ -152,7 +151,7 @@ def main(argv: list[str]) -> None:
             "decoding": "greedy, end of text ignored",
             "quantisation": "weights rounded per row by largest magnitude, multiplied in FP32",
             "alignment": "before every step; K and V of the prompt included",
-            "interval": f"95 %, {RESAMPLES} resamples of the requests",
+            "interval": "95 %, bootstrap over requests",
             "torch": torch.__version__,
         },
         "age_last": last,

@@ -1,12 +1,15 @@
 """Prints a table of stress and fuzz tests: python -m scripts.torture [--short] [--only PART ...] [--seed N] [--cases N]
 
-Parts: files (corrupt copies of every kind of file that is read), knobs (every knob at odd values), faults (killed, out
-of room, interrupted, traces changed under way), load (a long trace in 2 GiB). Everything is drawn from the seed; a
+Parts: files (corrupt copies of every kind of file that is read), special (FIFOs, sockets, devices, folders in their
+place), knobs (every knob at odd values), integers (whole runs with every number at the edges), shapes (whole commands
+with every group and knob of another shape), numbers (runs of drawn compositions, whose shares, times and sums must be
+what their names say), surroundings (python -O, -OO, -W error, limits, output that cannot be written), faults (killed,
+out of room, interrupted, traces changed under way), load (a long trace in 2 GiB). Everything is drawn from the seed; a
 defect names the case that shows it. The table says what was tried, how often, and what came of it; exit code 1 if
 there was a defect. What needs no drawing (bad command lines, odd shapes, other surroundings) is in tests/torture.
 
-  python -m scripts.torture --short                       under a minute on two cores, as CI runs it
-  python -m scripts.torture                               100,000 files, 300 kills, a trace of 20 GB: an hour
+  python -m scripts.torture --short                       some minutes on two cores, as CI runs it
+  python -m scripts.torture                               100,000 files, 300 kills, a trace of 20 GB: hours
   python -m scripts.torture --only files --reader trace --cases 20000
   python -m scripts.torture --only files --reader trace --case 4711  one case again, its input kept in ./torture
 """
@@ -20,12 +23,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scripts.command_line import parser_of, run
+from scripts.torture.configuration import integer_cases, shape_cases, try_cases
 from scripts.torture.faults import faults as all_faults
 from scripts.torture.files import corrupt_case, read_case, torture
 from scripts.torture.jobs import JOBS
 from scripts.torture.knobs import knob_cases
 from scripts.torture.load import replay_long
+from scripts.torture.numbers import drawn_runs
 from scripts.torture.readers import readers
+from scripts.torture.special import special_files
+from scripts.torture.surroundings import odd_surroundings
 from scripts.torture.tally import Tally
 
 QUICK = (
@@ -37,7 +44,7 @@ QUICK = (
     "prompts jsonl",
 )
 """Readers of the short form: each takes a process of its own, and seconds to import what it needs."""
-SHORT = ("files", "knobs", "faults")
+SHORT = ("files", "special", "knobs", "integers", "shapes", "numbers", "surroundings", "faults")
 
 
 def files(options: Namespace) -> Iterator[Tally]:
@@ -70,6 +77,27 @@ def knobs(options: Namespace) -> Iterator[Tally]:
     yield knob_cases()
 
 
+def special(options: Namespace) -> Iterator[Tally]:
+    chosen = QUICK if options.short else tuple(name for name, reader in readers().items() if reader.share)
+    yield special_files(chosen)
+
+
+def integers(options: Namespace) -> Iterator[Tally]:
+    yield try_cases("integers at the edges", [*integer_cases()], 60 if options.short else None, options.seed)
+
+
+def shapes(options: Namespace) -> Iterator[Tally]:
+    yield try_cases("configuration of another shape", [*shape_cases()], 40 if options.short else None, options.seed)
+
+
+def numbers(options: Namespace) -> Iterator[Tally]:
+    yield drawn_runs(40 if options.short else 2000, options.seed)
+
+
+def surroundings(options: Namespace) -> Iterator[Tally]:
+    yield odd_surroundings(options.short)
+
+
 def faults(options: Namespace) -> Iterator[Tally]:
     counts, jobs = ((3, 2, 2, 3), ("run", "import")) if options.short else ((60, 12, 12, 20), tuple(JOBS))
     yield from all_faults(*counts, options.seed, jobs)
@@ -81,7 +109,12 @@ def load(options: Namespace) -> Iterator[Tally]:
 
 PARTS: dict[str, Callable[[Namespace], Iterator[Tally]]] = {
     "files": files,
+    "special": special,
     "knobs": knobs,
+    "integers": integers,
+    "shapes": shapes,
+    "numbers": numbers,
+    "surroundings": surroundings,
     "faults": faults,
     "load": load,
 }
@@ -90,7 +123,7 @@ PARTS: dict[str, Callable[[Namespace], Iterator[Tally]]] = {
 def main(argv: list[str]) -> int:
     """Run the parts asked for and print a table -> exit status."""
     parser = parser_of(__doc__)
-    parser.add_argument("--short", action="store_true", help="under a minute, as CI runs it")
+    parser.add_argument("--short", action="store_true", help="some minutes, as CI runs it")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, help="corrupt files in all")

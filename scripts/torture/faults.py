@@ -25,8 +25,10 @@ from scripts.torture.jobs import IN_PROCESS, JOBS, Job, prepare, run_here
 from scripts.torture.tally import Tally
 
 
-def start(argv: list[str], log: Path, before: Callable[[], None] | None = None) -> int:
-    """Fork a child that runs a command with its output in a file -> process id."""
+def start(
+    argv: list[str], log: Path, before: Callable[[], None] | None = None, task: Callable[[], int] | None = None
+) -> int:
+    """Fork a child that runs a command, or a task, with its output in a file -> process id."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -40,7 +42,7 @@ def start(argv: list[str], log: Path, before: Callable[[], None] | None = None) 
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         if before is not None:
             before()
-        status = run_here(argv)
+        status = run_here(argv) if task is None else task()
     except BaseException:
         import traceback
 

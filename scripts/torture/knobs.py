@@ -19,6 +19,7 @@ from sim.engine.decision.rule_compilation import knobs_struct
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import HARDWARE_FOLDER, hardware_from_config
 from sim.machine.model import MODEL_FOLDER, dimensions_from_config
+from sim.machine.runtime import RUNTIME_FOLDER, Runtime
 from sim.predictors.settings import MoeBeyondSettings, PromoeSettings, TrainSettings
 from traces.errors import UserError
 
@@ -37,6 +38,7 @@ SCHEMAS: dict[str, tuple[Any, dict[str, Any]]] = {
 """Prefix of its knobs -> schema, and what it needs beside the knob that is tried."""
 FILES = {
     "hardware.": (HARDWARE_FOLDER / "s1_rtx3080ti.yaml", hardware_from_config),
+    "runtime.": (RUNTIME_FOLDER / "eager_hf.yaml", Runtime.from_config),
     "model.": (MODEL_FOLDER / "gpt_oss_20b.yaml", dimensions_from_config),
 }
 Make = Callable[[str, Any], Any]

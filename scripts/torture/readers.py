@@ -17,6 +17,7 @@ import numpy as np
 import sim.assembly.catalogue
 import sim.machine.hardware
 import sim.machine.model
+import sim.machine.runtime
 from scripts.torture import inputs
 from scripts.torture.mutations import (
     BINARY,
@@ -28,6 +29,7 @@ from scripts.torture.mutations import (
     spoil_npy,
     spoil_unproved,
 )
+from sim.machine.machine import Machine
 from traces.format.files import read_trace, write_trace
 from traces.importers import load_importer
 
@@ -96,6 +98,7 @@ def readers() -> dict[str, Reader]:
         Reader("prompts txt", inputs.prompts, {"p.txt": TEXT}, lambda folder: read_prompt_file(folder / "p.txt"), 0.4),
         Reader("prompts jsonl", inputs.prompts, {"p.jsonl": JSON}, lambda folder: read_prompt_file(folder / "p.jsonl")),
         Reader("hardware yaml", inputs.yaml("hardware/s1_rtx3080ti"), {"a.yaml": TEXT}, read_hardware, 0.3),
+        Reader("runtime yaml", inputs.yaml("runtime/eager_hf"), {"a.yaml": TEXT}, read_runtime, 0.3),
         Reader("model yaml", inputs.yaml("model/gpt_oss_20b"), {"a.yaml": TEXT}, read_model, 0.3),
         Reader(
             "policy yaml", inputs.yaml("policy/eviction/mrs", "eviction"), {"eviction/a.yaml": TEXT}, read_rule, 0.3
@@ -140,8 +143,8 @@ def read_replay(folder: Path) -> None:
     path = folder / "t.safetensors"
     trace = read_trace(path)
     geometry, *_ = resolve_geometry(trace, TraceConfig(path=str(path)), {"name": "auto"})
-    hardware, run = sim.machine.hardware.load_hardware("s1_rtx3080ti"), RunConfig(engine="compiled")
-    replay = assemble(trace, DeviceSetup(load_policy("lru"), hardware, run=run), geometry)
+    machine, run = Machine(sim.machine.hardware.load_hardware("s1_rtx3080ti")), RunConfig(engine="compiled")
+    replay = assemble(trace, DeviceSetup(load_policy("lru"), machine, run=run), geometry)
     table = StepTable(replay).run()
     config = {"trace": {"path": str(path), "embedded": None}, "cache": {}}
     metrics = write_run(folder / "out", replay, table, config, 0.0)
@@ -168,6 +171,13 @@ def folder_of(module: Any, name: str, folder: Path) -> Iterator[None]:
     finally:
         setattr(module, name, before)
         sim.machine.model._dimension_files.cache_clear()
+
+
+def read_runtime(folder: Path) -> None:
+    with folder_of(sim.machine.runtime, "RUNTIME_FOLDER", folder):
+        runtime = sim.machine.runtime.load_runtime("a")
+    figures = [getattr(runtime, name) for name in sim.machine.runtime.RUNTIME_PARAMETERS]
+    assert all(figure is None or np.isfinite(figure) for figure in figures), "a figure is no number"
 
 
 def read_hardware(folder: Path) -> None:

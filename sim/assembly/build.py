@@ -19,15 +19,21 @@ from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import hardware_from_config
+from sim.machine.machine import Machine
+from sim.machine.model import dimensions_from_config, model_names
+from sim.machine.model import geometry as sizes_of
+from sim.machine.runtime import OWN, runtime_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
+from traces.demo.stand_in import stand_in
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
+from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
-GROUPS = ("trace", "model", "hardware", "policy", "engine", "system", "cache", "time", "sweep")
+GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "sweep")
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
 
@@ -45,10 +51,13 @@ def check_keys(config: DictConfig) -> None:
 
 
 def open_trace(config: TraceConfig) -> Trace:
-    """The configured trace, whole or only the requests of some labels. A process opens and checks a file once.
+    """The configured trace as recorded, whole or only the requests of some labels. A process opens a file once.
 
-    Raises: UserError for a file that is no trace, and for labels that no request carries.
+    Raises: UserError for a file that is no trace, for labels that no request carries, and for ``shape: model``, which
+    only a replay on a device knows how to make.
     """
+    if config.shape != "own":
+        raise UserError(f"trace.shape={config.shape}: only `run` on a device makes a stand-in; here it must be own")
     path = embedded_trace_path(config.embedded or "demo") if config.path is None else Path(config.path)
     labels = None if config.labels is None else tuple(config.labels)
     try:
@@ -64,22 +73,30 @@ def _open(path: Path, check_rows: bool, labels: tuple[str, ...] | None, changed_
     return trace if labels is None else trace.select_labels(labels)
 
 
-def open_requests(config: Any) -> Trace:
-    """The requests that a `trace` group chooses, for what replays them and learns from no others."""
+def open_requests(config: Any, seed: int = 0) -> Trace:
+    """The requests that a `trace` group chooses, for what replays them and learns from no others.
+
+    `seed`: of `trace.sample`.
+    """
     trace_config = validate(TraceConfig, to_plain_dict(config, "trace"), "trace.")
     trace = open_trace(trace_config)
+    if trace_config.sample is not None:
+        return trace.sample_requests(trace_config.sample, seed)
     return trace if trace_config.requests is None else trace.select_requests(trace_config.requests)
 
 
-def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[Trace, Trace | None, list[str]]:
-    """(the requests to replay, those to learn from or None, notes); the two never overlap.
+def split_requests(
+    trace: Trace, config: TraceConfig, policy: Policy, seed: int = 0
+) -> tuple[Trace, Trace | None, list[str]]:
+    """(the requests to replay, those to learn from or None, notes); the two never overlap. `seed`: of `trace.sample`.
 
     Raises: UserError where the trace has too few requests.
     """
     total, held = trace.num_requests, config.fit_requests
-    if config.requests is not None and config.requests > total - (held or 0):
-        less = f" of which trace.fit_requests={held} are held out" if held else ""
-        raise UserError(f"trace.requests={config.requests}: the trace has {total} requests{less}")
+    for name, asked in (("requests", config.requests), ("sample", config.sample)):
+        if asked is not None and asked > total - (held or 0):
+            less = f" of which trace.fit_requests={held} are held out" if held else ""
+            raise UserError(f"trace.{name}={asked}: the trace has {total} requests{less}")
     if held is not None and held >= total:
         raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
     learner, notes = policy.needs().get(Need.FIT), []
@@ -99,8 +116,26 @@ def split_requests(trace: Trace, config: TraceConfig, policy: Policy) -> tuple[T
             f"policy {policy.name}: {learner} learns from requests that are not replayed, and there are "
             "none: give trace.fit_requests=N, or a trace with more requests"
         )
-    replayed = trace.select_requests(config.requests or total - held)
+    if config.sample is not None:
+        replayed = trace.sample_requests(config.sample, seed, total - held)
+    else:
+        replayed = trace.select_requests(config.requests or total - held)
+        notes += few_clusters(trace, replayed) if config.requests is not None else []
     return replayed, trace.select_requests(held, total - held) if learns else None, notes
+
+
+def few_clusters(trace: Trace, first: Trace) -> list[str]:
+    """Whether the first requests of a trace come from fewer data sets or conversations than as many of all would."""
+    if trace.request_labels is None or first.request_labels is None:
+        return []
+    here, known = len(set(first.request_labels)), len(set(trace.request_labels))
+    count, could = first.num_requests, min(first.num_requests, known)
+    if here == could or (here >= FEWEST_CLUSTERS and 2 * here > could):
+        return []
+    return [
+        f"the first {count} requests come from {here} of the {known} data sets or conversations that the trace names: "
+        f"trace.sample={count} takes as many from all"
+    ]
 
 
 def count_held_out(trace: Trace, policy: Policy) -> int:
@@ -136,19 +171,50 @@ def make_policy(config: DictConfig) -> Policy:
         name=str(config.name),
         residency=str(config.residency),
         write_back=str(config.get("write_back", "none")),
+        scope=str(config.get("scope", "layer")),
+        start=str(config.get("start", "cold")),
+        runtime=None if config.get("runtime") is None else str(config.runtime),
         **built,
     )
 
 
 def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
-    """The objects of the groups `policy`, `hardware`, `cache` and `time`. Raises: UserError where one is no group."""
+    """The objects of the groups `policy`, `hardware`, `runtime`, `cache` and `time`.
+
+    Raises: UserError where one is no group.
+    """
+    policy = make_policy(config.policy)
+    hardware = hardware_from_config(to_plain_dict(config.hardware, "hardware"))
+    runtime = runtime_from_config(to_plain_dict(config.runtime, "runtime"), policy.runtime)
     return DeviceSetup(
         cache=validate(CacheConfig, to_plain_dict(config.cache, "cache"), "cache."),
         time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
-        policy=make_policy(config.policy),
-        hardware=hardware_from_config(to_plain_dict(config.hardware, "hardware")),
+        policy=policy,
+        machine=Machine(hardware, runtime),
+        own_runtime=config.runtime.get("name") == OWN,
         run=run,
     )
+
+
+def in_shape_of(
+    model: dict[str, Any], trace: Trace, others: Trace | None, gate_slope: float
+) -> tuple[Trace, Trace | None, str]:
+    """(stand-ins for both in the shape of a ``model`` group, what a reader must know).
+
+    Raises: UserError where the group states no sizes.
+    """
+    if "expert_ffn" not in model:
+        raise UserError(
+            f"trace.shape=model needs the sizes of a model, and model={model.get('name')} states none: "
+            f"choose one of {', '.join(model_names())}"
+        )
+    shape = sizes_of(dimensions_from_config(model))
+    note = (
+        f"the routing is SYNTHETIC: scores of {trace.geometry.model} in the shape of {shape.model} "
+        f"({shape.num_layers} MoE layers, top {shape.top_k} of {shape.num_experts})"
+    )
+    made = stand_in(trace, shape, gate_slope)
+    return made, None if others is None else stand_in(others, shape, gate_slope), note
 
 
 def build(config: DictConfig) -> Replay:
@@ -159,7 +225,11 @@ def build(config: DictConfig) -> Replay:
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     setup = read_device(config, validate(RunConfig, knobs))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
-    trace, others, notes = split_requests(open_trace(trace_config), trace_config, setup.policy)
-    geometry, estimated, warnings = resolve_geometry(trace, trace_config, to_plain_dict(config.model))
+    model, recorded = to_plain_dict(config.model), open_trace(trace_config.recorded())
+    trace, others, notes = split_requests(recorded, trace_config, setup.policy, setup.run.seed)
+    if trace_config.shape == "model":
+        trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
+        notes = [*notes, shaped]
+    geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

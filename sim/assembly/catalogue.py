@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from policies.base import Part, Policy
 from policies.needs import Need
 from sim.assembly.build import PARTS, make_part, make_policy
-from sim.config import read_yaml
+from sim.docstrings import class_docstring, docstring
 from sim.paths import CONF, yaml_names
+from sim.plain_yaml import read_mapping
 from traces.errors import UserError
 
 POLICY_FOLDER = CONF / "policy"
@@ -60,6 +62,11 @@ class System:
     """Part -> name of the rule's yaml."""
     residency: str
     write_back: str
+    scope: str
+    """Of the cache, unless a run asks for another; so the next one."""
+    start: str
+    decides_as: str | None
+    """Which systems decide identically, and where."""
 
 
 def system_names() -> list[str]:
@@ -104,7 +111,10 @@ def load_policy(name: str) -> Policy:
 def load_system(name: str) -> System:
     """What conf/policy/<name>.yaml says."""
     header, policy = paragraphs(POLICY_FOLDER / f"{name}.yaml"), load_policy(name)
-    return System(name, header[0], header, policy.needs(), _parts(name), policy.residency, policy.write_back)
+    return System(
+        name, header[0], header, policy.needs(), _parts(name), policy.residency, policy.write_back, policy.scope,
+        policy.start, header_line(header, "Decides as"),
+    )  # fmt: skip
 
 
 def load_part(part: str, name: str, alpha: float = ALPHA) -> Any:
@@ -117,8 +127,8 @@ def load_rule(part: str, name: str) -> Rule:
     """What conf/policy/<part>/<name>.yaml and the class that it names say."""
     path = POLICY_FOLDER / part / f"{name}.yaml"
     rule = load_part(part, name)
-    docstring = inspect.getdoc(type(rule)) or ""
-    module = (inspect.getmodule(type(rule)).__doc__ or "").strip()
+    text = class_docstring(type(rule))
+    module = docstring(inspect.getmodule(type(rule))).strip()
     header = paragraphs(path)
     needs = rule.all_needs() if isinstance(rule, Part) else rule.needs
     return Rule(
@@ -126,8 +136,8 @@ def load_rule(part: str, name: str) -> Rule:
         name,
         str(_load(path)._target_),
         header[0] if header else module.splitlines()[0],
-        docstring,
-        source_of(docstring),
+        text,
+        source_of(text),
         tuple(sorted(needs)),
         tuple(_knobs(path)),
     )
@@ -140,7 +150,7 @@ def paragraphs(path: Path) -> tuple[str, ...]:
         if not line.startswith("# "):
             break
         text = line[2:].strip()
-        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Predictor", "Measured")
+        starts = text.split(":")[0] in ("Source", "Run with", "Left out", "Predictor", "Measured", "Decides as")
         if starts or not found:
             found.append(text)
         else:
@@ -157,8 +167,12 @@ def source_of(docstring: str) -> str | None:
 
 def run_with(header: tuple[str, ...]) -> list[str]:
     """The overrides that a system's comment asks for."""
-    line = next((line for line in header if line.startswith("Run with: ")), "Run with: ")
-    return line.removeprefix("Run with: ").split(" (")[0].split()
+    return (header_line(header, "Run with") or "").split(" (")[0].split()
+
+
+def header_line(header: tuple[str, ...], word: str) -> str | None:
+    """What the paragraph `<word>: ...` of a system's comment says."""
+    return next((line.removeprefix(f"{word}: ") for line in header if line.startswith(f"{word}: ")), None)
 
 
 def _knobs(path: Path) -> list[Knob]:
@@ -174,4 +188,8 @@ def _knobs(path: Path) -> list[Knob]:
 
 
 def _load(path: Path) -> Any:
-    return read_yaml(path, "the policy file")
+    content = read_mapping(path, "the policy file")
+    try:
+        return OmegaConf.create(content)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the policy file {path} cannot be read: {error}") from error

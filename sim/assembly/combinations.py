@@ -64,6 +64,11 @@ def _check_sequential(policy: Policy) -> None:
 def _check_hold(policy: Policy) -> None:
     if policy.residency == "none":
         raise UserError(f"cache.overflow=hold keeps every step, and policy {policy.name} keeps nothing: use stream")
+    if policy.eviction.after_step:
+        raise UserError(
+            f"cache.overflow=hold keeps every step whole, and {type(policy.eviction).__name__} of policy {policy.name} "
+            "chooses what stays of it: use belady_admit, or cache.overflow=stream"
+        )
     if decides(policy.eviction, Eviction, "bypass"):
         raise UserError(
             f"cache.overflow=hold admits every miss, and {type(policy.eviction).__name__} of policy {policy.name} may "

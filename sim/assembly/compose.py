@@ -6,8 +6,9 @@ from contextlib import nullcontext
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
+from sim.group_files import mark_set, with_files
 from sim.paths import CONF
 
 
@@ -21,5 +22,12 @@ def compose_run(*overrides: str, with_hydra: bool = False) -> DictConfig:
         if GlobalHydra.instance().is_initialized()
         else initialize_config_dir(str(CONF), version_base="1.3")
     )
+    words = with_files(overrides)
     with known:
-        return compose("config", list(overrides), return_hydra_config=with_hydra)
+        config = compose("config", words, return_hydra_config=True)
+    with open_dict(config):
+        hydra = config.pop("hydra")
+        mark_set(config, hydra)
+        if with_hydra:
+            config.hydra = hydra
+    return config

@@ -28,6 +28,8 @@ class ModelSource:
     recipe: str | None
     path: str | None
     seed: int = 0
+    train: bool = False
+    """Train a demo model here even where the package ships it."""
     dtype: Annotated[str, OneOf(*DTYPES)] = "auto"
     device: str = "cpu"
     allow_download: bool = False
@@ -58,13 +60,15 @@ class ModelSource:
         from traces.demo.recipe import named_recipe
 
         recipe = named_recipe(self.recipe, self.seed)
-        folder = demo_model(recipe)
+        folder = demo_model(recipe, train=self.train)
         loaded = load_model(str(folder), self.dtype, self.device)
-        statement = {
+        summary = training_summary(folder)
+        statement: dict[str, Any] = {
             "recipe": recipe.name,
             "training_seed": recipe.seed,
-            "training_corpus_sha256": training_summary(folder)["corpus_sha256"],
+            "training_corpus_sha256": summary["corpus_sha256"],
             "statement": recipe.statement,
+            **{name: summary[name] for name in ("rounding", "weights_sha256") if name in summary},
         }
         return LoadedModel(loaded.model, loaded.tokenizer, recipe.name), statement
 

@@ -34,7 +34,7 @@ def check_cpu(policy: Policy, hardware: Hardware) -> None:
     if rule is not None and not hardware.has_cpu:
         raise UserError(
             f"policy {policy.name}: {rule} needs the time of an expert on the CPU, and hardware {hardware.name} states "
-            "none: give cpu_expert_bytes_per_s or cpu_load_ratio, or use policy/assignment=link_only"
+            "none: give hardware.cpu_memory_bytes_per_s or cpu_core_bytes_per_s, or use policy/assignment=link_only"
         )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from policies.base import Policy
 from policies.needs import Need
 from sim.assembly.combinations import check_combination, has_clock
+from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, wants_scores, wants_weights
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
@@ -20,6 +21,8 @@ from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig, Pools, make_pools
 from sim.machine.durations import Durations, tabulate
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from sim.workload.future import FutureUse
 from sim.workload.rows import RowReader
 from sim.workload.steps import Schedule
@@ -47,10 +50,15 @@ class DeviceSetup:
     """A policy on a machine: its cache, the knobs of the run, and which times count."""
 
     policy: Policy
-    hardware: Hardware
+    machine: Machine
     cache: CacheConfig = field(default_factory=CacheConfig)
     run: RunConfig = field(default_factory=RunConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
+    own_runtime: bool = False
+    """The runtime is the one that the policy names, not one for all policies."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", self.cache.settled_by(self.policy))
 
 
 @dataclass(slots=True)
@@ -66,6 +74,8 @@ class Replay:
     spec: DeviceSpec
     reader: RowReader
     engine: Engine
+    steps_at_once: int
+    """Most steps of a block, see ``sim.assembly.limits``."""
     others: Trace | None = None
     """Requests that rules learned from."""
     notes: Notes = field(default_factory=Notes)
@@ -76,7 +86,11 @@ class Replay:
 
     @property
     def hardware(self) -> Hardware:
-        return self.setup.hardware
+        return self.setup.machine.hardware
+
+    @property
+    def runtime(self) -> Runtime:
+        return self.setup.machine.runtime
 
     @property
     def cache(self) -> CacheConfig:
@@ -99,9 +113,12 @@ class Replay:
 
         Raises: RuntimeError after the last block where the device is left in a state that no replay may end in.
         """
-        most = self.reader.block_rows()
+        most = min(self.reader.block_rows(), self.steps_at_once)
+        sums = Sums(self.schedule.batch)
         for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
-            yield self.engine.replay(block, self.reader.read(block))
+            result = self.engine.replay(block, self.reader.read(block))
+            sums.add(result)
+            yield result
         check_finished(self.device)
 
     def assemble_again(self, **changes: Any) -> Replay:
@@ -122,17 +139,20 @@ def assemble(
 
     ``geometry``: sizes of the model; None: those of the trace. ``others``: requests that rules learn from.
     """
-    policy, hardware, cache, run = setup.policy, setup.hardware, setup.cache, setup.run
+    policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
     check_combination(policy, cache, run)
-    check_needs(policy, trace, hardware)
+    check_needs(policy, trace, machine.hardware)
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
     schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk)
     pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
-    durations = tabulate(geometry, hardware, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes)
+    durations = tabulate(
+        geometry, machine, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes, policy.residency == "all"
+    )
+    at_once = steps_at_once(schedule, durations, pools)
     future = _future(policy, schedule, cache.sequential)
     spec = DeviceSpec(
         policy=policy,
@@ -146,10 +166,13 @@ def assemble(
         memories=initial_memories(policy, trace.geometry, trace.expert_similarity, others),
         launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
-        staging_slots=hardware.staging_slots,
+        staging_slots=int(min(machine.runtime.staging_slots, trace.num_experts)),  # never more are in use
         hold=cache.holds,
         warm=cache.warm or policy.eviction.static,
         seed=run.seed,
+        forgets=cache.forgets,
+        late_copy_to_cpu=machine.runtime.late_copy_to_cpu,
+        cancel_late_copy=machine.runtime.cancel_late_copy,
         first_use=None if future is None else future.first,
     )
     forecasts = forecaster(policy, trace, as_decode)
@@ -165,6 +188,7 @@ def assemble(
         spec=spec,
         reader=reader,
         engine=engine,
+        steps_at_once=at_once,
         others=others,
     )
 
@@ -209,6 +233,7 @@ def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
         expert_ns=durations.expert_ns + durations.expert_launch_ns,
         cpu_ns=np.zeros((0, 1), np.int64) if cpu_ns is None else cpu_ns,
         layer_ns=durations.layer_ns() if timed else none,
+        gap_ns=durations.gap_ns() if timed else none,
         write_back_ns=none
         if policy.write_back == "none"
         else np.concatenate([durations.write_back_ns, durations.low_write_back_ns]),

@@ -1,4 +1,4 @@
-"""Writes a calibration as a hardware file, prints it as a table."""
+"""Writes a calibration as files of hardware and runtime, prints it as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy as np
 from sim.calibrate.measure import Measured
 from sim.calibrate.parameters import Parameter, Parameters
 from sim.calibrate.samples import Sample
-from sim.machine.hardware import FIGURES, Hardware
+from sim.machine.figures import Figures, parameters_of
+from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from traces.whole_file import write_whole
 
 COLUMNS = ("figure", "value", "spread", "error", "n", "dropped", "label")
@@ -55,42 +58,47 @@ def sources(parameters: Parameters, when: str) -> dict[str, str]:
     return sentences
 
 
-def hardware_of(parameters: Parameters, name: str) -> Hardware:
-    """The calibrated machine."""
+def machine_of(parameters: Parameters, name: str) -> Machine:
+    """The calibrated hardware and runtime."""
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    return parameters.hardware(name, sources(parameters, when))
+    return parameters.machine(name, sources(parameters, when))
 
 
-def as_yaml(machine: Hardware, comment: str) -> str:
-    """The file's text, in the order of the schema; parameters that were not measured and mean nothing are left out."""
-    lines = [f"# {line}" for line in comment.splitlines()] + [f"name: {json.dumps(machine.name)}"]
-    for name in FIGURES:
-        value = getattr(machine, name)
-        if value is not None and name in machine.sources:
+def as_yaml(file: Figures, comment: str) -> str:
+    """The file's text, in the order of the schema; what was not measured and means nothing is left out."""
+    lines = [f"# {line}" for line in comment.splitlines()] + [f"name: {json.dumps(file.name)}"]
+    for name in parameters_of(type(file)):
+        value = getattr(file, name)
+        if value is not None and name in file.sources:
             lines.append(f"{name}: {value if isinstance(value, int) else f'{value:.6g}'}")
-    lines.append(f"label: {machine.label}")
+    lines.append(f"label: {file.label}")
     for table in ("sources", "uncertainty"):
-        entries = getattr(machine, table)
+        entries = getattr(file, table)
         lines += [f"{table}:" if entries else f"{table}: {{}}"]
         lines += [f"  {name}: {json.dumps(value)}" for name, value in entries.items()]
     return "\n".join(lines) + "\n"
 
 
-def write_hardware(path: Path, parameters: Parameters) -> Hardware:
-    """Write the file -> the machine as it is read back from it."""
-    from sim.machine.hardware import read_hardware
-
+def write_machine(path: Path, runtime_path: Path, parameters: Parameters) -> Machine:
+    """Write both files -> the machine as it is read back from them."""
     settings, measured = parameters.settings, parameters.measured
     link = f"link paced to {settings.link_bytes_per_s:g} bytes/s: EMULATED" if settings.paced else "link not paced"
     comment = (
         f"Measured by python -m sim calibrate in {measured.wall_s:.0f} s: device={settings.device}, {settings.dtype}, "
         f"experts of {settings.expert_bytes} bytes\n(hidden size {settings.hidden_size}, width {settings.expert_ffn}), "
         f"attention of {settings.attention_bytes} bytes per layer; {link}.\n"
-        "Costs of the runtime are for these sizes; uncertainty: relative standard errors."
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, as_yaml(hardware_of(parameters, path.stem), comment).encode())
-    return read_hardware(path)
+    machine = machine_of(parameters, path.stem)
+    texts = {
+        path: as_yaml(machine.hardware, comment + "Uncertainty: relative standard errors."),
+        runtime_path: as_yaml(
+            machine.runtime,
+            comment + "Costs of the runtime are for these sizes; uncertainty: relative standard errors.",
+        ),
+    }
+    for file, text in texts.items():
+        write_whole(file, text.encode())
+    return Machine(Hardware.read(path), Runtime.read(runtime_path))
 
 
 def samples_json(measured: Measured) -> list[dict[str, Any]]:

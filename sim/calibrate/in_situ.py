@@ -18,7 +18,7 @@ from sim.engine.interface import BlockResult
 from sim.execution.forced import ForcedEngine, select_steps
 from sim.execution.run import fresh
 from sim.execution.settings import RealSettings
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.machine.parts import ATTENTION, EXPERT
 from sim.metrics.step_table import StepTable
 from sim.workload.rows import BlockData
@@ -121,8 +121,8 @@ class Probe:
         return np.array(waited, np.float64)
 
 
-def simulated_ns(replay: Replay, hardware: Hardware) -> NDArray[np.int64]:
+def simulated_ns(replay: Replay, machine: Machine) -> NDArray[np.int64]:
     """[S] time of every step of the replay on another machine."""
-    columns = StepTable(replay.assemble_again(hardware=hardware)).run().columns()
+    columns = StepTable(replay.assemble_again(machine=machine)).run().columns()
     latency_ns: NDArray[np.int64] = columns["latency_ns"]
     return latency_ns

@@ -25,6 +25,8 @@ from sim.execution.settings import RealSettings
 from sim.execution.synthetic import synthetic_model
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from sim.ranges import Range, Share, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Trace
@@ -72,12 +74,15 @@ class Measured:
     samples: list[Sample] = field(default_factory=list)
     portions: list[Portion] = field(default_factory=list)
     wall_s: float = 0.0
+    cpu_threads: int = 1
+    """That compute experts on the CPU."""
 
 
-def neutral_machine(settings: RealSettings) -> Hardware:
+def neutral_machine(settings: RealSettings) -> Machine:
     """A machine for replays whose times do not matter yet."""
     rate = settings.link_bytes_per_s or 1e10
-    return Hardware("not yet calibrated", 2**62, 1e10, 1e11, 0.0, rate, staging_slots=STAGING_SLOTS)
+    name = "not yet calibrated"
+    return Machine(Hardware(name, 2**62, 1e10, 1e11, 0.0, rate), Runtime(name, staging_slots=STAGING_SLOTS))
 
 
 def two_replays(trace: Trace, config: CalibrationConfig, settings: RealSettings) -> dict[str, Replay]:
@@ -111,6 +116,7 @@ def measure(
         for probe in probes:
             stack.enter_context(probe)
             probe.warm_up(config.warm_up_steps)
+        measured.cpu_threads = torch_threads()
         bench = Bench(settings, synthetic_model(settings, trace.num_layers, trace.num_experts))
         rows = decision_rows(measured.replays["misses"])
         start, cycles, spent = time.perf_counter(), 0, 0.0
@@ -162,3 +168,10 @@ def decision_rows(replay: Replay) -> list[tuple[Any, ...]]:
             if len(steps) == DECISION_STEPS:
                 return steps
     return steps
+
+
+def torch_threads() -> int:
+    """Threads that torch computes with now."""
+    import torch
+
+    return int(torch.get_num_threads())

@@ -1,10 +1,10 @@
-"""From samples to the parameters of a hardware file, each with its spread and what was dropped."""
+"""From samples to the figures of hardware and runtime, each with its spread and what was dropped."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,26 @@ from sim.calibrate.fits import fit_costs, line
 from sim.calibrate.in_situ import simulated_ns
 from sim.calibrate.measure import STAGING_SLOTS, Measured, neutral_machine
 from sim.calibrate.samples import Estimate, Gated, estimate, gate
-from sim.machine.hardware import LABELS, Hardware
+from sim.machine.figures import LABELS, Figures, parameters_of
+from sim.machine.machine import Machine
 
 MOST_TOKENS = 64.0
+COUNTS = (
+    "gpu_memory_bytes",
+    "kernels_per_expert",
+    "kernels_per_layer",
+    "staging_slots",
+    "copies_per_expert",
+    "cpu_cores",
+)
+F = TypeVar("F", bound=Figures)
 STEP_S = 5e-6
 """By which the fitted costs are varied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A measured parameter: ``name`` in the hardware file, or a description where it is no parameter of its own.
+    """A measured parameter: ``name`` in a file of hardware or runtime, or a description where no file holds it.
 
     ``error``: relative standard error; NaN: unknown. ``std``: of single samples, relative.
     """
@@ -47,6 +57,7 @@ class Parameters:
         self.by_name: dict[str, Parameter] = {}
         self.expert_bytes = float(self.settings.expert_bytes)
         self.weights = self.expert_bytes / self.settings.item_bytes
+        self.threads = measured.cpu_threads
         self._memory()
         self._link()
         self._experts()
@@ -135,12 +146,13 @@ class Parameters:
         gated = self.gated("cpu")
         tokens, seconds, rounds = gated.values("tokens"), gated.values("seconds"), gated.rounds("seconds")
         for name, count, amount in (
-            ("cpu_expert_bytes_per_s", 1.0, self.expert_bytes),
-            ("cpu_flops_per_s", MOST_TOKENS, 2.0 * self.weights * MOST_TOKENS),
+            ("cpu_memory_bytes_per_s", 1.0, self.expert_bytes),
+            ("cpu_core_flops_per_s", MOST_TOKENS, 2.0 * self.weights * MOST_TOKENS / self.threads),
         ):
             expert_s = estimate(seconds[tokens == count], rounds[tokens == count])
-            how = f"an expert on the CPU on {count:.0f} tokens while the device computes"
+            how = f"an expert on {self.threads} threads of the CPU on {count:.0f} tokens while the device computes"
             self._add_mean(name, amount / expert_s.mean, how, expert_s, gated)
+        self._add_known("cpu_cores", float(self.threads), "the threads that computed the experts")
 
     def _contention(self) -> None:
         """Ratios of times beside each other and alone, at least 1."""
@@ -174,10 +186,10 @@ class Parameters:
         kept = [id(sample) for gated in runs.values() for sample in gated.kept]
         portions = [portion for portion in self.measured.portions if id(portion.sample) in kept]
         took_s = np.array([portion.latency_ns.mean() for portion in portions]) * 1e-9
-        machine = self.hardware("calibrating", {})
+        machine = self.machine("calibrating", {})
 
         def predict(costs: NDArray[np.float64]) -> NDArray[np.float64]:
-            trial = replace(machine, host_s_per_layer=float(costs[0]), link_call_s=float(costs[1]))
+            trial = machine.with_figures({"host_s_per_layer": float(costs[0]), "link_call_s": float(costs[1])})
             steps = {name: simulated_ns(replay, trial) for name, replay in self.measured.replays.items()}
             return np.array([steps[portion.probe][portion.steps].mean() for portion in portions]) * 1e-9
 
@@ -195,21 +207,21 @@ class Parameters:
             )  # fmt: skip
         return residuals
 
-    def hardware(self, name: str, sources: dict[str, str]) -> Hardware:
-        """The machine that the parameters found so far describe."""
-        counts = ("gpu_memory_bytes", "kernels_per_expert", "kernels_per_layer", "staging_slots", "copies_per_expert")
-        values: dict[str, Any] = {
-            f.name: int(f.value) if f.name in counts else f.value for f in self.by_name.values() if f.in_file
-        }
-        errors = {
-            f.name: float(f"{f.error:.4g}")
-            for f in self.by_name.values()
-            if f.in_file and np.isfinite(f.error) and f.value
-        }
-        label = max((f.label for f in self.by_name.values() if f.in_file), key=LABELS.index)
-        return replace(
-            neutral_machine(self.settings), name=name, label=label, sources=sources, uncertainty=errors, **values
+    def machine(self, name: str, sources: dict[str, str]) -> Machine:
+        """Hardware and runtime that the parameters found so far describe."""
+        found = {f.name: f for f in self.by_name.values() if f.in_file}
+        base = neutral_machine(self.settings).with_figures(
+            {f.name: int(f.value) if f.name in COUNTS else f.value for f in found.values()}
         )
+
+        def described(file: F) -> F:
+            own = {name: f for name, f in found.items() if name in parameters_of(type(file))}
+            label = max((f.label for f in own.values()), key=LABELS.index, default="ESTIMATED")
+            errors = {k: float(f"{f.error:.4g}") for k, f in own.items() if np.isfinite(f.error) and f.value}
+            stated = {key: text for key, text in sources.items() if key in own}
+            return replace(file, name=name, label=label, sources=stated, uncertainty=errors)
+
+        return Machine(described(base.hardware), described(base.runtime))
 
 
 def memory_bytes(device: str) -> int:

@@ -1,4 +1,4 @@
-"""Measure this machine into a hardware file that the simulator takes.
+"""Measure this machine into two files that the simulator takes: hardware, and the runtime on it.
 
 usage: python -m sim calibrate [OVERRIDES]
 
@@ -8,12 +8,13 @@ others where they disturb each other. Samples taken beside too much foreign load
 
 examples:
   python -m sim calibrate out=mine.yaml
-  python -m sim run hardware=mine.yaml
+  python -m sim run hardware=mine.yaml runtime=mine_runtime.yaml
   python -m sim calibrate device=cuda link_bytes_per_s=null dtype=bfloat16 hidden_size=2048 expert_ffn=768
   python -m sim calibrate link_bytes_per_s=null               the link as fast as this machine copies memory
 
 overrides (default):
-  out=null                   the file, relative to this folder; null: hardware.yaml in the output folder
+  out=null                   the hardware file, relative to this folder; null: hardware.yaml in the output folder
+  runtime_out=null           the runtime file; null: beside the other, its name with _runtime
   device=cpu                 cpu | cuda
   dtype=float32              float32 | bfloat16 | float16
   hidden_size=512            of the experts, with expert_ffn=704: 3 x 512 x 704 weights
@@ -46,6 +47,7 @@ from omegaconf import DictConfig
 
 from sim.config import validate
 from sim.hydra_command import output_folder, run_hydra_command
+from traces.errors import UserError
 
 if TYPE_CHECKING:
     from sim.calibrate.measure import CalibrationConfig
@@ -79,26 +81,32 @@ def calibrate_from(config: DictConfig) -> None:
     from sim.config import to_plain_dict
 
     values = to_plain_dict(config)
-    out = values.pop("out")
+    out, runtime_out = values.pop("out"), values.pop("runtime_out")
     values.pop("trace")
     settings, calibration = configured(values)
     if settings.device == "cuda":
         from sim.execution.cuda import require_cuda
 
         require_cuda()
-    from sim.calibrate.hardware_file import samples_json, table, write_hardware
+    from sim.calibrate.hardware_file import samples_json, table, write_machine
     from sim.calibrate.measure import measure
     from sim.calibrate.parameters import Parameters
     from sim.results.json_files import write_json
+    from traces.whole_file import check_place, is_stream
 
-    trace = open_requests(config.trace)
+    trace = open_requests(config.trace, int(config.seed))
     folder = output_folder()
+    path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
+    software = path.with_stem(f"{path.stem}_runtime") if runtime_out is None else Path(str(runtime_out)).expanduser()
+    for place in (path, software):
+        check_place(place)
+        if is_stream(place):
+            raise UserError(f"{place}: two files are written and read back, so each must be a file")
     with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
         measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))
     parameters = Parameters(measured)
-    path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
-    write_hardware(path, parameters)
+    write_machine(path, software, parameters)
     write_json(folder / "samples.json", samples_json(measured))
     print(table(parameters))
     print(f"measured {measured.wall_s:.0f} s; samples in {folder / 'samples.json'}")
-    print(f"hardware file {path}: python -m sim run hardware={path}")
+    print(f"two files: python -m sim run hardware={path} runtime={software}")

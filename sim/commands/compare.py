@@ -1,16 +1,25 @@
 """Compare the policies of a sweep, pair by pair on the same requests.
 
-usage: python -m sim compare FOLDER [metric=tpot_s.mean] [baseline=POLICY] [out=pairs.parquet]
+usage: python -m sim compare FOLDER [metric=NAME] [baseline=POLICY] [machines=24] [out=FILE]
 
-Runs of equal trace, requests, batch size, machine and capacity are compared. Whole requests (lockstep batches) are
-drawn again, the same ones for both runs: the intervals are 95 %. p is Student's, on the differences of the requests,
-corrected by Holm for all pairs that are printed; "A wins" is the share of draws in which A is better. Where the
-hardware file states how uncertain its figures are, times count that in. What is not distinguishable (p of Holm above
-0.05) is marked.
+Runs of equal trace, batch size, machine and capacity are compared, on the requests that both replayed, and on the same
+runtime or (runtime=own) each on its own, as every table says; what is in no pair is named. Whole requests are drawn
+again, the same ones for both runs: lockstep batches, or all requests of a data set or conversation where the trace
+names six or more. Intervals are 95 %, by the bootstrap-t. p is below .05 where the interval leaves out 0, and corrected
+by Holm for all pairs that are printed; "A wins" is the share of draws in which A is better. A quantile has an interval
+from 5 / (1 - q) requests on: p50 10, p90 50, p99 500. What is not distinguishable (p of Holm above 0.05) is marked.
 
-  metric=NAME      of metrics.json: tpot_s.mean, tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
+Files of hardware and runtime state how uncertain their figures are. Every run is replayed on plausible machines, with
+figures drawn within these errors, the same for all policies: intervals count in what that does, and a sentence says on
+how many of them A is faster, and which figure would turn the order within three standard errors. A second `compare`
+finds these replays in the folder of each run.
+
+  metric=NAME      of metrics.json: tpot_s.mean (the default; of batches itl_s.mean, the time of a decode step),
+                   tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
   baseline=POLICY  compare with this policy only, instead of all pairs
-  out=FILE         write the table, as Parquet or, by its ending, as CSV
+  machines=N       plausible machines; 0: none, intervals are over requests alone. Folders of more than 24 runs: none
+                   unless N is given, but a first-order estimate, as where a run's trace is not at hand
+    out=FILE         write the table, as Parquet or, by its ending, as CSV; out=- writes CSV to the standard output
 
 Examples
   python -m sim run -m policy=lru,importance,belady sweep.name=mine
@@ -19,12 +28,14 @@ Examples
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.command_words import read_words
+from sim.command_words import machines_of, read_words
 from sim.formatting import number, percent
 from traces.errors import UserError
+from traces.text import spreadsheet_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,25 +43,62 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Compare and print -> 0. Raises: UserError for unknown words, and where there is nothing to compare."""
-    word, pairs = read_words("compare", argv, {"metric": "NAME", "baseline": "POLICY", "out": "FILE"})
+    words = {"metric": "NAME", "baseline": "POLICY", "machines": "N", "out": "FILE"}
+    word, pairs = read_words("compare", argv, words)
     folder, options = Path(word), dict(pairs)
-    from sim.results.table import collect, comparisons
-
-    table = collect(folder)
-    compared = comparisons(table, options.get("metric", "tpot_s.mean"), options.get("baseline"))
-    if compared.empty:
-        raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared")
-    print(text(compared))
-    for warning in sorted({warning for row in table["warnings"] for warning in row if warning.startswith("fragile")}):
-        print(warning)
     if "out" in options:
-        out = Path(options["out"])
-        if out.suffix == ".csv":
-            compared.to_csv(out, index=False)
-        else:
-            compared.to_parquet(out, index=False)
+        from traces.whole_file import check_place
+
+        check_place(Path(options["out"]))
+    machines = machines_of(options)
+    from sim.metrics.registry import decode_time
+    from sim.results.comparisons import compared
+    from sim.results.table import collect
+    from sim.run.plausible import replay_on_plausible_machines, sentences
+
+    collect(folder)  # refuses what cannot be read before anything is replayed
+    unplayed = replay_on_plausible_machines(folder, machines)
+    table = collect(folder)
+    metric = options.get("metric") or decode_time(table["batch_size"])
+    found = compared(table, metric, options.get("baseline"), machines != 0)
+    if found.pairs.empty:
+        notes = "".join(f"; {note}" for note in found.notes)
+        raise UserError(f"{folder}: no two runs differ in their policy only, so nothing can be compared{notes}")
+    said = [*found.notes, *unplayed]
+    if machines == 0:
+        said.append("machines=0: intervals are over requests alone")
+    told = list(sentences(found.pairs))
+    if "out" not in options:
+        show(table, found.pairs, told, said)
+        return 0
+    from traces.whole_file import printing_beside
+
+    out = Path(options["out"])
+    with printing_beside(out):
+        show(table, found.pairs, told, said)
+        write(out, found.pairs)
         print(f"wrote {out}")
     return 0
+
+
+def show(table: pd.DataFrame, pairs: pd.DataFrame, told: Iterable[str], notes: Iterable[str]) -> None:
+    """Print the pairs, what is to be said of them, and what is fragile about the runs."""
+    print(text(pairs))
+    for sentence in told:
+        print(sentence)
+    for note in notes:
+        print(f"note: {note}")
+    for warning in sorted({warning for row in table["warnings"] for warning in row if warning.startswith("fragile")}):
+        print(warning)
+
+
+def write(out: Path, pairs: pd.DataFrame) -> None:
+    """Write the pairs: CSV where the name ends so, or where bytes only pass through; else Parquet."""
+    from traces.whole_file import is_stream, write_whole
+
+    as_text = out.suffix == ".csv" or is_stream(out)
+    cells = pairs.map(spreadsheet_cell)
+    write_whole(out, cells.to_csv(index=False).encode() if as_text else pairs.to_parquet(index=False))
 
 
 def text(pairs: pd.DataFrame) -> str:
@@ -59,16 +107,23 @@ def text(pairs: pd.DataFrame) -> str:
     width = max(len(name) for name in {*pairs["series"], *pairs["against"]})
     for _, rows in pairs.groupby("conditions", sort=False):
         first = rows.iloc[0]
-        lines += ["", f"capacity {first['asked_capacity']}, {first['hardware']}, batch size {first['batch_size']}"]
+        where = f"capacity {first['asked_capacity']}, {first['hardware']}, {on_runtime(first)}"
+        lines += ["", f"{where}, batch size {first['batch_size']}"]
         figures = f"{'A':>10} {'B':>10} {'A - B':>10}  {'95 %':^23} {'p Holm':>8} {'A wins':>7}"
         lines.append(f"  {'A':<{width}}  {'B':<{width}}  {figures}")
         lines += [f"  {_line(row, width)}" for _, row in rows.iterrows()]
     return "\n".join(lines)
 
 
+def on_runtime(row: pd.Series) -> str:
+    """The comparison that a pair belongs to, by name."""
+    return str(row["comparison"]) if row["runtime"] == "own" else f"{row['runtime']} ({row['comparison']})"
+
+
 def _line(row: pd.Series, width: int) -> str:
     """One pair."""
-    interval = f"{number(row['difference_low'])} to {number(row['difference_high'])}"
+    known = row["difference_low"] == row["difference_low"]
+    interval = f"{number(row['difference_low'])} to {number(row['difference_high'])}" if known else "no interval"
     p, wins = number(row["p_holm"], ".2g"), percent(row["wins"])
     mark = "" if row["distinguishable"] else "  not distinguishable"
     return (

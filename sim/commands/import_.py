@@ -6,21 +6,24 @@ Each format is one file in traces/importers; `python -m sim import FORMAT --help
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
+from sim.docstrings import docstring
 from traces.errors import UserError
 from traces.format.files import write_trace
 from traces.format.trace import DECODE, Trace
 from traces.importers import importer_names, load_importer
+from traces.whole_file import check_place, printing_beside
 
 
 def help_text() -> str:
     """What `python -m sim import --help` prints: every format with its first line and an example."""
     importers = {name: load_importer(name) for name in importer_names()}
-    formats = [f"  {name:<19} {(importer.__doc__ or '').partition(chr(10))[0]}" for name, importer in importers.items()]
+    formats = [f"  {name:<19} {docstring(importer).partition(chr(10))[0]}" for name, importer in importers.items()]
     examples = [f"  python -m sim import {importer.EXAMPLE}" for importer in importers.values()]
-    return "\n".join([__doc__ or "", "formats:", *formats, "", "examples:", *examples])
+    return "\n".join([docstring(sys.modules[__name__]), "formats:", *formats, "", "examples:", *examples])
 
 
 def main(argv: list[str]) -> int:
@@ -30,14 +33,21 @@ def main(argv: list[str]) -> int:
     """
     options = _parser().parse_args(argv)
     source, out = Path(options.source), Path(options.out)
-    if out.is_dir() or (out.exists() and source.exists() and out.samefile(source)):
+    check_place(out)
+    if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"OUT={out}: must be a new or replaceable file other than SOURCE")
+    with printing_beside(out):
+        import_trace(source, out, options)
+    return 0
+
+
+def import_trace(source: Path, out: Path, options: argparse.Namespace) -> None:
+    """Import, and say what. Raises: UserError for a malformed source or an OUT that cannot be written."""
     try:
         trace = write_trace(out, load_importer(options.format).read(source, options))
     except OSError as error:
         raise UserError(f"{source} cannot be imported: {error.strerror or error}") from error
     print(describe(trace, options.format, out))
-    return 0
 
 
 def describe(trace: Trace, name: str, out: Path) -> str:
@@ -51,9 +61,14 @@ def describe(trace: Trace, name: str, out: Path) -> str:
         f"{trace.num_requests} requests, {trace.num_tokens - decode} prefill and {decode} decode rows, with "
         f"{' and '.join(held)}{'' if trace.ranked else ' (ids not best first)'}.",
         *trace.provenance.get("notes", ()),
-        f"Wrote {out} ({out.stat().st_size / 1e6:.1f} MB), content hash {trace.content_hash[:16]}.",
+        f"Wrote {out}{_size(out)}, content hash {trace.content_hash[:16]}.",
     ]
     return "\n".join(lines)
+
+
+def _size(out: Path) -> str:
+    """How large a file became; nothing is known of a stream."""
+    return f" ({out.stat().st_size / 1e6:.1f} MB)" if out.is_file() else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
     for name in importer_names():
         importer = load_importer(name)
-        text = importer.__doc__ or ""
+        text = docstring(importer)
         options: dict[str, Any] = {"help": text.partition("\n")[0].replace("%", "%%"), "description": text}
         own = formats.add_parser(
             name, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options

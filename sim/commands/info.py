@@ -13,6 +13,7 @@ from typing import Any
 from traces.embedded import trace_path
 from traces.format.files import read_trace
 from traces.statistics.summary import summarize, warnings
+from traces.text import MOST_CHARACTERS, short_name
 
 EXAMPLES = """examples:
   python -m sim info demo
@@ -64,6 +65,7 @@ def render(summary: dict[str, Any], path: Path) -> str:
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows with aligned columns, cut to the width of a screen."""
+    rows = [tuple(short_name(cell, MOST_CHARACTERS) for cell in row) for row in rows]
     columns = max(map(len, rows))
     widths = [max((len(row[at]) for row in rows if at < len(row) - 1), default=0) for at in range(columns)]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]
@@ -96,7 +98,7 @@ def _contents(summary: dict[str, Any], path: Path) -> list[tuple[str, ...]]:
 
 def _geometry(geometry: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
-        ("model", geometry["model"]),
+        ("model", short_name(geometry["model"])),
         ("MoE layers", str(geometry["num_layers"])),
         ("experts", f"top-{geometry['top_k']} of {geometry['num_experts']} per layer"),
     ]
@@ -137,7 +139,7 @@ def _tensors(tensors: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _labels(labels: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = [(label, str(count["requests"]), str(count["rows"])) for label, count in labels.items()]
+    rows = [(short_name(label), str(count["requests"]), str(count["rows"])) for label, count in labels.items()]
     return [("label", "requests", "rows"), *rows] if rows else []
 
 

@@ -4,26 +4,29 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.command_words import read_words
+from sim.command_words import machines_of, read_words
 from traces.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from sim.metrics.registry import Column
 
-WORDS = {"figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "out": "FOLDER"}
-USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [out=FOLDER]
+WORDS = {"figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "machines": "N", "out": "FOLDER"}
+USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [machines=24] [out=FOLDER]
 
 Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
 
 WHAT is what `python -m sim run` printed as its output folder (every run in it or below it counts), a trace file or the
-name of an embedded trace, or a folder with validation.csv.
+name of an embedded trace, or a folder with validation.csv or where_it_pays.csv.
 """
 OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
+  machines=N          plausible machines that runs are replayed on for intervals; 0: nothing is replayed
   out=FOLDER/figures  where the PDF and PNG files go (for a trace: figures/NAME)
 
 Examples
@@ -54,13 +57,24 @@ def main(argv: list[str]) -> int:
         print(help_text(), end="")
         return 0 if argv else 2
     what, names, columns, out, steps = _arguments(argv)
+    default = out is None
+    out = _default_folder(what) if out is None else out
+    machines = machines_of(dict(word.split("=", 1) for word in argv if "=" in word))
     from sim.figures.drawing import RUNS
     from sim.figures.registry import figures_of, save, sources_of  # pandas and matplotlib take a second to import
     from sim.figures.run_table import study
     from sim.results.run_files import unfinished_runs
+    from sim.run.plausible import replay_on_plausible_machines
+    from traces.whole_file import check_place, is_stream
 
+    if is_stream(out):
+        raise UserError(f"out={out}: figures are several files, so out= must be a folder")
+    check_place(out / "figure.pdf")
     runs = None
     if RUNS in sources_of(what):
+        study(what)  # refuses what cannot be read before anything is replayed
+        for note in replay_on_plausible_machines(what, machines):
+            print(f"note: {note}", file=sys.stderr)
         runs = study(what)
         for run in unfinished_runs(what):
             print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
@@ -69,7 +83,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
     written = 0
     for name, figure in figures_of(what, names, columns, runs, steps=steps):
-        for path in save(figure, out / name):
+        for path in save(figure, out / name, inside=what if default and what.is_dir() else None):
             print(f"wrote {path}")
             written += 1
     if not written:
@@ -77,15 +91,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def shown_columns() -> "list[Column]":
-    """The columns of the table of all runs."""
-    from sim.metrics.registry import Column, column_of
+def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
+    """The columns of the table of all runs; in batches the time of a decode step comes before TPOT."""
+    from sim.metrics.registry import Column, column_of, decode_time
 
-    tpot = column_of("tpot_s.mean")
+    tpot, first = column_of("tpot_s.mean"), decode_time(batch_sizes)
     return [
         Column("capacity", "capacity %", 100.0, ".1f"),
         *map(column_of, ("hit_rate", "cache_ratio", "substitution_rate")),
         column_of("bytes_per_token", "MB/token"),
+        *([] if first == "tpot_s.mean" else [column_of(first)]),
         tpot,
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
         Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
@@ -98,7 +113,7 @@ def format_table(table: "pd.DataFrame") -> str:
     """The runs as aligned text, a line each, equal ones once; a dash where a number is not known."""
     from sim.formatting import number
 
-    columns = shown_columns()
+    columns = shown_columns(table["batch_size"])
     lines = [["policy", *(column.heading for column in columns)]]
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
         cells = [number(run.get(column.name), column.form, column.scale) for column in columns]
@@ -108,10 +123,18 @@ def format_table(table: "pd.DataFrame") -> str:
     return "\n".join(form.format(*line) for line in lines)
 
 
-def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, int] | None]:
-    """The folder, the figures, the page width in columns, where to write, and the steps of a timeline."""
-    from sim.figures.registry import check_name
+def _default_folder(what: Path) -> Path:
+    """Where figures go unless told otherwise: beside what they show."""
     from sim.figures.trace_file import is_trace
+
+    if is_trace(what):
+        return Path("figures") / what.stem
+    return (what if what.is_dir() else what.parent) / "figures"
+
+
+def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path | None, tuple[int, int] | None]:
+    """The folder, the figures, the page width in columns, where to write if told, and the steps of a timeline."""
+    from sim.figures.registry import check_name
 
     word, pairs = read_words("plot", argv, WORDS, "folder or trace")
     options = dict(pairs)
@@ -120,10 +143,8 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path, tuple[int, 
         check_name(name)
     if options.get("columns", "2") not in ("1", "2"):
         raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
-    folder = Path(word)
-    beside = folder if folder.is_dir() else Path("figures") / folder.stem if is_trace(folder) else folder.parent
-    out = Path(options["out"]) if "out" in options else beside if is_trace(folder) else beside / "figures"
-    return folder, names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
+    out = Path(options["out"]) if "out" in options else None
+    return Path(word), names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
 
 
 def _steps(words: str | None) -> tuple[int, int] | None:

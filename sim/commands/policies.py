@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from sim.docstrings import docstring
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m sim policies",
-        description=__doc__,
+        description=docstring(sys.modules[__name__]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -72,7 +74,7 @@ def overview(systems: list[System], rules: list[Rule]) -> str:
     from policies.needs import Need
     from sim.assembly.build import PARTS
 
-    blocks = [["systems: python -m sim run policy=NAME", *_lines((s.name, s.what, s.needs) for s in systems)]]
+    blocks = [["systems: python -m sim run policy=NAME", *_lines((s.name, says_twins(s), s.needs) for s in systems)]]
     for part in PARTS:
         lines = _lines((rule.name, rule.what, rule.needs) for rule in rules if rule.part == part)
         blocks.append([f"{part}: policy/{part}=NAME", *lines])
@@ -80,6 +82,11 @@ def overview(systems: list[System], rules: list[Rule]) -> str:
     blocks.append(["needs, in brackets", *(f"  {need:<18} {need.sentence}" for need in Need if need in used)])
     blocks.append(["python -m sim policies NAME explains one of them."])
     return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def says_twins(system: System) -> str:
+    """What a system is, and which others decide as it does."""
+    return system.what if system.decides_as is None else f"{system.what} Decides as {system.decides_as}"
 
 
 def _lines(entries: Iterable[tuple[str, str, Iterable[str]]]) -> list[str]:
@@ -95,6 +102,7 @@ def explain_system(system: System) -> str:
     lines = [f"system {system.name}", *(f"  {paragraph}" for paragraph in system.header), ""]
     lines += [f"  {part:<13} {rule}" for part, rule in system.parts.items()]
     lines += [f"  {'residency':<13} {system.residency}", f"  {'write_back':<13} {system.write_back}"]
+    lines += [f"  {'scope':<13} {system.scope}", f"  {'start':<13} {system.start}"]
     lines += ["", "  needs", *_needs({need: f" ({rule})" for need, rule in system.needs.items()}), ""]
     lines.append(f"  {' '.join([f'python -m sim run policy={system.name}', *run_with(system.header)])}")
     return "\n".join(lines)

@@ -6,14 +6,14 @@ Closed loop: a replaced expert changes the hidden state and so every later routi
 same compiled code as in `run`. Quality is MEASURED against the untouched model on held-out text; times are SIMULATED.
 
 examples:
-  python -m sim quality policy=cache_prior                        the demo model (trained on first use, ten minutes)
+  python -m sim quality policy=cache_prior                        the demo model, which comes with the package
   python -m sim quality policy=importance policy/prefetch=none policy/prediction=none cache.fraction=0.25
   python -m sim quality policy=importance windows=4               prefetches: token by token, the clock in the loop
   python -m sim quality policy=cache_prior model=path/to/folder sizes=own
   python -m sim quality -m policy=cache_prior policy.substitution.bonus=0.1,0.2,0.4
 
 overrides (default):
-  policy=importance, policy/<part>=, policy.<part>.<knob>=, hardware=s1_rtx3080ti, cache.*, time.* as in `run`;
+  policy=importance, policy/<part>=, policy.<part>.<knob>=, hardware=s1_rtx3080ti, runtime=smoe_2026_07, cache.*, time.* as in `run`;
                              cache.reset=request here: every window finds the cache as at the start
   model=demo                 demo | demo_plain | a folder | a hub id, as in `record`; model.dtype, model.device
   prompts=builtin            held-out text of the Python library | FILE.txt | FILE.jsonl with "prompt" and "label"
@@ -26,6 +26,7 @@ overrides (default):
   cloze.items=24, cloze.choices=4, cloze.context_tokens=128, cloze.continuation_tokens=32
   generation.windows=8, generation.prompt_tokens=64, generation.new_tokens=32
   sizes=auto                 whose bytes the clock moves: a name of conf/model | own
+  quick=false                true: a third of the windows, items and continuations, intervals 1.7 times as wide
   resume=true                finished windows of a killed evaluation are not run again
   seed=0                     of rules that draw, and of the demo model's training
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from sim.quality.study import Study
     from traces.recording.loading import LoadedModel
 
-GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "model")
+GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "runtime", "model")
 
 
 def main(argv: list[str]) -> int:
@@ -61,21 +62,22 @@ def main(argv: list[str]) -> int:
 
 def evaluate_from(config: DictConfig) -> None:
     """Evaluate what a composed configuration says, write the results and print the table."""
-    from tqdm import tqdm
-
     from sim.config import to_plain_dict
     from sim.quality.evaluate import run_study, total_tokens
     from sim.quality.metrics import quality_row
+    from sim.quality.progress import progress
     from sim.quality.report import text, write_study
     from sim.quality.store import Store, model_digest
+    from sim.quality.threads import fitting_threads
+    from sim.sweep.key import by_content
 
     study = study_from(config)
     whole = to_plain_dict(config)
-    facts = {name: value for name, value in whole.items() if name != "resume"}
+    facts = by_content({name: value for name, value in whole.items() if name != "resume"})
     facts |= {"weights_sha256": model_digest(study.loop.model), "windows_sha256": study.windows.digest()}
     store = Store.named(facts) if study.config.quality.resume else Store(None)
     start = time.perf_counter()
-    with tqdm(total=total_tokens(study), unit=" tokens", delay=2, disable=None, leave=False) as bar:
+    with progress("quality", total_tokens(study), " tokens") as bar, fitting_threads(study.loop.model):
         results = run_study(study, store, bar.update)
     row = quality_row(study, results)
     folder = output_folder()
@@ -90,7 +92,7 @@ def study_from(config: DictConfig) -> Study:
     from sim.assembly.build import read_device
     from sim.assembly.replay import Notes
     from sim.config import RunConfig, to_plain_dict, validate
-    from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig, StudyConfig
+    from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig, StudyConfig, quickened
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
 
     for name in GROUPS:
@@ -101,6 +103,7 @@ def study_from(config: DictConfig) -> Study:
         validate(ClozeConfig, to_plain_dict(config.cloze), "cloze."),
         validate(GenerationConfig, to_plain_dict(config.generation), "generation."),
     )
+    measured, sentence = quickened(measured)
     setup = read_device(config, validate(RunConfig, {"seed": config.seed}))
     check_before_loading(setup, measured)
     source = model_source(config.model)
@@ -109,7 +112,8 @@ def study_from(config: DictConfig) -> Study:
     _check_context(loaded, measured.quality.tokens)
     default_sizes = DEMO_SIZES if source.recipe is not None else None
     study = make_study(loaded, setup, measured, default_sizes=default_sizes)
-    origin = Notes(warnings=(str(statement["statement"]),) if "statement" in statement else ())
+    said = [str(statement[name]) for name in ("statement", "rounding") if name in statement]
+    origin = Notes(warnings=(*sentence, *said))
     return replace(study, notes=study.notes + origin)
 
 

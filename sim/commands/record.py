@@ -6,7 +6,7 @@ Runs a Hugging Face MoE model over prompts and writes which experts every token 
 scores: what `python -m sim run trace.path=FILE` replays.
 
 examples:
-  python -m sim record                                       the demo model (trained on first use, about ten minutes)
+  python -m sim record                                       the demo model, which comes with the package
   python -m sim record model=path/to/folder                  a model written by save_pretrained
   python -m sim record model=allenai/OLMoE-1B-7B-0924 model.allow_download=true
   python -m sim record prompts=questions.txt out=mine.safetensors
@@ -17,6 +17,7 @@ overrides (default):
   model=demo                 demo | demo_plain (untuned contrast) | a folder | a hub id
   model.dtype=auto           auto (as stored) | float32 | bfloat16 | float16; the demo models are float32
   model.device=cpu           cpu | cuda
+  model.train=false          true: train the demo model here, though it comes with the package (13 minutes on 2 cores)
   model.allow_download=false true fetches a hub id from the network; otherwise only the local cache is read
   prompts=builtin            held-out prose and code of the Python library | FILE.txt, one prompt per line |
                              FILE.jsonl, one {"prompt": ..., "label": optional} per line
@@ -32,7 +33,8 @@ overrides (default):
   similarity_tokens=512      of so many recorded tokens
   half_precision=true        scores and weights as float16; false: float32
   seed=0                     of built-in prompts, of sampling, and of the demo model's training
-  out=null                   trace file, relative to this folder; null: outputs/record/<date>/<time>/trace.safetensors
+  out=null                   trace file, relative to this folder; null: outputs/record/<date>/<time>/trace.safetensors;
+                             - is the standard output
 
 Trained demo models are kept in the user's cache folder; the environment variable MOE_SIM_CACHE names another.
 """
@@ -68,16 +70,19 @@ def record_from(config: DictConfig) -> None:
     from traces.format.files import write_trace
     from traces.recording.prompts import read_prompts
     from traces.recording.recorder import record
+    from traces.whole_file import check_place, printing_beside
 
     options = _options(config)
     source = model_source(config.model)
     source.check()
-    prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)
     out = _out_file(config.out)
-    loaded, statement = source.load()
-    trace = record(loaded, prompts, options, {"prompts": str(config.prompts), **statement})
-    trace = write_trace(out, trace)
-    print(_summary(out, trace))
+    check_place(out)
+    prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)
+    with printing_beside(out):
+        loaded, statement = source.load()
+        trace = record(loaded, prompts, options, {"prompts": str(config.prompts), **statement})
+        trace = write_trace(out, trace)
+        print(_summary(out, trace))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def _out_file(out: str | None) -> Path:
 def _summary(out: Path, trace: Any) -> str:
     decode = int(trace.phase.sum())
     lines = [
-        f"{out}  {out.stat().st_size:,} bytes",
+        f"{out}  {out.stat().st_size:,} bytes" if out.is_file() else str(out),
         f"{trace.num_requests} requests, {trace.num_tokens:,} tokens ({trace.num_tokens - decode:,} prefill, "
         f"{decode:,} decode), {trace.num_layers} MoE layers, top-{trace.top_k} of {trace.num_experts} experts",
     ]

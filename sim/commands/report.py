@@ -1,11 +1,13 @@
 """Write one HTML file about a folder of runs: the answer, tables, figures, how sure it is, how to do it again.
 
-usage: python -m sim report FOLDER [out=FOLDER/report.html] [validation=FOLDER]
+usage: python -m sim report FOLDER [out=FOLDER/report.html] [validation=FOLDER] [machines=24]
 
 FOLDER is the output folder of a run or a sweep. The file needs no network: send it, archive it, open it anywhere.
 
-  out=FILE            where to write it (default: report.html in FOLDER)
+  out=FILE            where to write it (default: report.html in FOLDER; - is the standard output)
   validation=FOLDER   what `python -m sim validate` wrote, for the section on measured beside predicted times
+  machines=N          plausible machines that runs are replayed on, as `python -m sim compare --help` says; 0: nothing
+                      is replayed
 
 Examples
   python -m sim run -m policy=lru,importance,belady what_if=true sweep.name=first
@@ -16,22 +18,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim.command_words import read_words
+from sim.command_words import machines_of, read_words
 
-WORDS = {"out": "FILE", "validation": "FOLDER"}
+WORDS = {"out": "FILE", "validation": "FOLDER", "machines": "N"}
 
 
 def main(argv: list[str]) -> int:
     """Write the report -> 0. Raises: UserError for unknown words, and for folders without results."""
     word, pairs = read_words("report", argv, WORDS)
-    folder, options = Path(word), {name: Path(value) for name, value in pairs}
+    folder, options = Path(word), {name: Path(value) for name, value in pairs if name != "machines"}
+    machines = machines_of(dict(pairs))
     from sim.report.content import content
     from sim.report.render import render
-    from traces.whole_file import write_whole
+    from traces.whole_file import check_inside, check_place, printing_beside, write_whole
 
     out = options.get("out", folder / "report.html")
-    page = render(content(folder, options.get("validation")))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, page.encode())
-    print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB)")
+    check_place(out)
+    if "out" not in options:
+        check_inside(out, folder)
+    with printing_beside(out):
+        page = render(content(folder, options.get("validation"), machines)).encode()
+        write_whole(out, page)
+        print(f"wrote {out} ({len(page) / 1e6:.1f} MB)")
     return 0

@@ -4,7 +4,8 @@
   python -m sim run policy=lru cache.fraction=0.5          half of the experts fit
   python -m sim run policy=importance policy/eviction=lru  one part exchanged
   python -m sim run trace.path=my.safetensors model=qwen3_30b_a3b hardware=rtx4090
-  python -m sim run hardware=mine.yaml                     a machine that python -m sim calibrate has measured
+  python -m sim run hardware=mine.yaml runtime=mine_runtime.yaml      what python -m sim calibrate has measured
+  python -m sim run -m policy=lru,importance,llama_cpp runtime=own    each policy on the software it was published with
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
   python -m sim run -m +experiment=capacity                a sweep of conf/experiment; the same command continues it
   python -m sim plot FOLDER                                figures of a run or sweep
@@ -13,7 +14,8 @@
   python -m sim run what_if=true                           what a faster link, a perfect prefetch, ... would gain
 
 Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
-model, trace, engine. Capacity is one of cache.fraction, cache.slots_per_layer, cache.bytes (default: fraction 0.25).
+runtime (own: the one that each policy names), model, trace, engine. Capacity is one of cache.fraction,
+cache.slots_per_layer, cache.bytes (default: fraction 0.25).
 Results: metrics.json, steps.parquet, requests.parquet, blocks.parquet, provenance.json (timeline.json.gz, what_if.json
 where asked for) in the folder that is printed last; of a sweep in outputs/sweep/NAME, a folder per run, and all runs in
 results.parquet. sweep.name=NAME: a killed sweep continues with the same command, finished runs are kept.
@@ -23,6 +25,7 @@ the extra `ray`); +sweep.grid.cache.fraction=[0.1,0.2] replays every value (comb
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,7 +35,6 @@ from omegaconf import DictConfig
 
 from sim.errors import one_line
 from sim.hydra_command import SWEEP_FLAGS, is_sweep, output_folder, run_hydra_command
-from sim.machine.hardware import path_overrides
 from traces.numba_cache import announce_compilation
 
 DEAD_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError")
@@ -50,10 +52,10 @@ def main(argv: list[str]) -> int:
     if any(word in SWEEP_FLAGS for word in argv):
         for name in THREADS:
             os.environ.setdefault(name, "1")  # jobs are what runs side by side
-    overrides = [word for given in argv for word in path_overrides(given)]
+        logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # a dead worker is told of once, below
     with watch_sweep() as outcome:
         try:
-            run_hydra_command("run", overrides, run_job, "config")
+            run_hydra_command("run", argv, run_job, "config")
         except Exception as error:
             if type(error).__name__ not in DEAD_WORKER:
                 raise
@@ -64,7 +66,9 @@ def main(argv: list[str]) -> int:
 
 def run_job(config: DictConfig) -> float | list[float] | None:
     """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names."""
-    if is_sweep() or config.get("sweep", {}).get("grid"):
+    from sim.config import SweepConfig, to_plain_dict, validate
+
+    if is_sweep() or validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.").grid:
         return run_grid_job(config)
     run_once(config)
     return None

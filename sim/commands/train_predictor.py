@@ -41,7 +41,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from sim.hydra_command import output_folder, run_hydra_command
-from traces.errors import UserError
+from traces.whole_file import check_place, printing_beside
 
 if TYPE_CHECKING:
     from sim.predictors.checkpoint import Checkpoint
@@ -86,8 +86,9 @@ def train_from(config: DictConfig) -> None:
     vocabulary = vocabulary_of(trace, split.train if inputs.tokens else (), rare)
     source = RowSource(trace, inputs, vocabulary, trace_config.as_decode)
     checkpoint = learn(kind, settings, source, split, train_settings)
-    write_checkpoint(out, checkpoint)
-    print(report(checkpoint, out))
+    with printing_beside(out):
+        write_checkpoint(out, checkpoint)
+        print(report(checkpoint, out))
 
 
 def learn(kind: str, settings: Any, source: RowSource, split: Split, train_settings: TrainSettings) -> Checkpoint:
@@ -174,8 +175,9 @@ def report(checkpoint: Checkpoint, out: Path) -> str:
     seen = [name for name, used in (("token ids", inputs.tokens), ("previous experts", inputs.experts)) if used]
     seen += [inputs.signal.replace("_", " ")] if inputs.signal else []
     held = training["num_requests"] - min(training["train"] + training["validation"])
+    size = f"{out.stat().st_size:,} bytes, " if out.is_file() else ""
     lines = [
-        f"{out}  {out.stat().st_size:,} bytes, {weights:,} weights; reads {', '.join(seen)}",
+        f"{out}  {size}{weights:,} weights; reads {', '.join(seen)}",
         f"learned from {len(training['train'])} requests, stopped by {len(training['validation'])} others after "
         f"{training['epochs']} epochs (kept epoch {training['best_epoch']}); tested on {len(training['test'])}",
         f"replay the rest with policy.prediction.checkpoint={out} trace.fit_requests={held}",
@@ -200,6 +202,5 @@ def _cell(value: float | None) -> str:
 
 def _out_file(out: str | None) -> Path:
     path = output_folder() / "predictor.safetensors" if out is None else Path(out)
-    if path.is_dir():
-        raise UserError(f"out={out}: is a folder; the name of a file is needed")
+    check_place(path.expanduser())
     return path.expanduser()

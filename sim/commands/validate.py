@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ from traces.errors import UserError
 from traces.numba_cache import announce_compilation
 
 if TYPE_CHECKING:
+    from sim.machine.machine import Machine
     from sim.validation.config import LiveConfig
     from sim.validation.findings import Findings
 
@@ -56,14 +58,17 @@ GROUPS = ("published", "real")
 
 def main(argv: list[str]) -> int:
     """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
-    # Hydra takes `hardware` for the group of that name, of which one is chosen; here it is the path of a file, too.
-    overrides = [re.sub(r"^hardware=", "machine=", word) for word in argv]
+    # Hydra takes `hardware` and `runtime` for the groups of those names; here they are paths of files, too.
+    overrides = [re.sub(r"^runtime=", "software=", re.sub(r"^hardware=", "machine=", word)) for word in argv]
     return run_hydra_command("validate", overrides, validate_from)
 
 
 def validate_from(config: DictConfig) -> None:
     """Validate what a composed configuration says, write the files and print the tables."""
     from sim.config import to_plain_dict, validate
+    from sim.machine.hardware import load_hardware
+    from sim.machine.machine import Machine
+    from sim.machine.runtime import load_runtime
     from sim.validation.config import LiveConfig, PublishedConfig
     from sim.validation.published import predict
     from sim.validation.report import text, write_findings
@@ -72,25 +77,30 @@ def validate_from(config: DictConfig) -> None:
     knobs = validate(LiveConfig, {name: value for name, value in to_plain_dict(config).items() if name not in GROUPS})
     announce_compilation()
     folder = Path(output_folder() if knobs.out is None else knobs.out).expanduser()
+    config_used = to_plain_dict(config)
+    machine = None
+    if knobs.machine is not None and knobs.software is not None:
+        machine = Machine(load_hardware(knobs.machine), load_runtime(knobs.software))
+        config_used |= {"hardware": asdict(machine.hardware), "runtime": asdict(machine.runtime)}
     findings = (
-        live(knobs, to_plain_dict(config.get("real"), "real"), folder) if published.name is None else predict(published)
+        live(knobs, to_plain_dict(config.get("real"), "real"), folder, machine)
+        if published.name is None
+        else predict(published)
     )
-    write_findings(folder, findings, to_plain_dict(config))
+    write_findings(folder, findings, config_used)
     print(text(findings))
     print(f"results in {folder}")
 
 
-def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
+def live(knobs: LiveConfig, real: dict[str, Any], folder: Path, machine: Machine | None) -> Findings:
     """Run for real, then compare."""
     from sim.config import validate
     from sim.execution.settings import RealSettings
-    from sim.machine.hardware import load_hardware
     from sim.validation.live import analyse
     from sim.validation.measure import measure
     from sim.validation.plan import make_plan
     from sim.validation.raw_runs import gather
 
-    hardware = None if knobs.machine is None else load_hardware(knobs.machine)
     if knobs.measure:
         plan = make_plan(validate(RealSettings, real, "real."), knobs.repeats, knobs.tokens, knobs.other_trace)
         try:
@@ -101,4 +111,4 @@ def live(knobs: LiveConfig, real: dict[str, Any], folder: Path) -> Findings:
         if not runs:
             raise UserError(f"budget_s={knobs.budget_s:g}: no run finished in that time, give more")
         gather(folder, runs)
-    return analyse(folder, knobs.gate, knobs.draws, hardware)
+    return analyse(folder, knobs.gate, knobs.draws, machine)

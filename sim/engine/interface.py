@@ -27,7 +27,8 @@ class StepResults:
     counts: NDArray[np.int64]
     """[S, counters] of each step, see ``sim.engine.decision.counters.COUNTERS``."""
     lost: NDArray[np.float64]
-    """[S, 2] share of weight not executed as routed, summed over token-layers; token-layers."""
+    """[S, 3] share of weight not executed as routed, summed over token-layers; token-layers; of the first the share
+    executed in low precision."""
 
     @classmethod
     def zeros(cls, steps: int) -> StepResults:
@@ -35,7 +36,7 @@ class StepResults:
             np.zeros(steps, np.int64),
             np.zeros((steps, len(PARTS)), np.int64),
             np.zeros((steps, len(COUNTERS)), np.int64),
-            np.zeros((steps, 2)),
+            np.zeros((steps, 3)),
         )
 
     @classmethod

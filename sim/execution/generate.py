@@ -49,7 +49,7 @@ def generate(
 ) -> LiveRun:
     """Let a model continue prompts (token ids) greedily, one after the other, its experts in slots.
 
-    Of ``settings`` device and link count, the sizes are the model's. ``setup.hardware``: the costs that rules read; of
+    Of ``settings`` device and link count, the sizes are the model's. ``setup.machine``: the costs that rules read; of
     ``setup.run`` only the seed counts. The last generated token of a prompt is not fed back.
     """
     settings = settings or RealSettings()

@@ -46,7 +46,7 @@ class OffloadedModel:
         others: Trace | None = None,
     ) -> None:
         policy = setup.policy
-        check_live(policy, setup.hardware)
+        check_live(policy, setup.machine.hardware)
         self.model, self.settings, self.cache = model, settings, setup.cache
         self.tap = Tap(
             model,

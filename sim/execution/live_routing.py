@@ -29,9 +29,10 @@ def check_live(policy: Policy, hardware: Hardware) -> None:
 
 def live_spec(geometry: Geometry, setup: DeviceSetup, max_tokens: int, others: Trace | None) -> DeviceSpec:
     """The device of a running model of these sizes. Of ``setup.run`` only the seed counts."""
-    policy, hardware, cache = setup.policy, setup.hardware, setup.cache
+    policy, machine, cache = setup.policy, setup.machine, setup.cache
     check_combination(policy, cache, RunConfig())
-    durations = tabulate(geometry, hardware, max_tokens, chunks=policy.prefetch.chunks())
+    chunks, resident = policy.prefetch.chunks(), policy.residency == "all"
+    durations = tabulate(geometry, machine, max_tokens, chunks=chunks, resident=resident)
     assert geometry.expert_bytes is not None
     return DeviceSpec(
         policy=policy,
@@ -45,7 +46,7 @@ def live_spec(geometry: Geometry, setup: DeviceSetup, max_tokens: int, others: T
         memories=initial_memories(policy, geometry, None, others),
         launch_ns=durations.expert_launch_ns,
         has_scores=Need.GATE_SCORES in policy.needs(),
-        staging_slots=hardware.staging_slots,
+        staging_slots=machine.runtime.staging_slots,
         warm=cache.warm or policy.eviction.static,
         seed=setup.run.seed,
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from traces.errors import UserError
 
-RUNS, TRACE, VALIDATION = "runs", "a trace", "a validation"
+RUNS, TRACE, VALIDATION, MAP = "runs", "a trace", "a validation", "a map"
 LAST = 1000
 
 

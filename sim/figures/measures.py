@@ -7,6 +7,7 @@ import pandas as pd
 
 from policies.state import DECODE
 from sim.metrics.registry import MEASURES
+from sim.results.parquet_files import read_numbers
 from sim.results.run_files import load_run
 from sim.results.table import interval_columns
 from sim.statistics.run_sample import Run, value_of
@@ -28,7 +29,7 @@ def decode_steps(folder: Path) -> Run:
     run = load_run(folder)
     decode = run.blocks[run.blocks["phase"] == DECODE]
     if "steps" not in decode:
-        steps = pd.read_parquet(folder / "steps.parquet", columns=["group", "phase"])
+        steps = read_numbers(folder / "steps.parquet", ("group", "phase"))
         counts = steps[steps["phase"] == DECODE].groupby("group").size()
         decode = decode.assign(steps=decode["group"].map(counts))
     return replace(run, blocks=decode[decode["steps"] > 0])

@@ -2,6 +2,9 @@
 
 import pandas as pd
 
+from sim.machine.runtime import OWN_RUNTIME
+from sim.results.table import METHOD
+
 SETTINGS = ("trace", "model", "hardware")
 
 
@@ -9,15 +12,48 @@ def footnote(table: pd.DataFrame, interval: bool) -> str:
     """What a reader must know to judge the figure: label, what was run, intervals, and what is only estimated."""
     label = "/".join(sorted({str(label) for label in table["label"]}))
     settings = [f"{key} {values[0]}" for key in SETTINGS if len(values := values_of(table, key)) == 1]
+    settings += runtime_words(table)
     batch = values_of(table, "batch_size")
     settings += [f"batch size {batch[0]}"] if len(batch) == 1 else []
     text = f"{label}: {', '.join(settings)}." if settings else f"{label}."
     if interval:
         counts = sorted({int(count) for count in table["requests"]})
         blocks = "requests" if batch == ["1"] else "batches of requests"
-        text += f" Bars: 95\u00a0% bootstrap over {' or '.join(map(str, counts))} {blocks}."
+        text += f" Bars: 95\u00a0% bootstrap over {' or '.join(map(str, counts))} {blocks}{machine_words(table)}."
+    text += different_requests(table)
     sentences = dict.fromkeys(sentence for one in table["estimated"] for sentence in one)
     return " ".join([text, *(f"ESTIMATED: {sentence.rstrip('.')}." for sentence in sentences)])
+
+
+def runtime_words(table: pd.DataFrame) -> list[str]:
+    """Which runtime, and whether it is the same for all or each policy has its own; none where it is not known."""
+    kinds, names = values_of(table, "comparison"), values_of(table, "runtime")
+    if kinds == [OWN_RUNTIME]:
+        return [OWN_RUNTIME]
+    if len(kinds) == 1 and len(names) == 1:
+        return [f"runtime {names[0]} ({kinds[0]})"]
+    return [f"runtimes {', '.join(names)}"] if names else []
+
+
+def machine_words(table: pd.DataFrame) -> str:
+    """What else intervals of times hold: the uncertainty of the machine, and how it is known."""
+    methods = values_of(table, "interval_method")
+    found = [method.removeprefix(METHOD) for method in methods if method != METHOD]
+    if not found:
+        return ""
+    return f"{' or'.join(found)}{'' if len(found) == len(methods) else ' where its files state errors'}"
+
+
+def different_requests(table: pd.DataFrame) -> str:
+    """Which runs replayed other requests than most, under the same conditions: their points are of those."""
+    if not {"conditions", "num_requests", "trace_hash", "series"} <= set(table):
+        return ""
+    said = {}
+    for _, group in table.groupby("conditions", sort=False):
+        usual = group["trace_hash"].mode().iloc[0]
+        for _, run in group[group["trace_hash"] != usual].iterrows():
+            said[str(run["policy"])] = int(run["num_requests"])
+    return "".join(f" {policy} replayed other requests than the rest ({count})." for policy, count in said.items())
 
 
 def values_of(table: pd.DataFrame, key: str) -> list[str]:

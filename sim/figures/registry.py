@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import sim.figures.drawings
-from sim.figures.drawing import DRAWINGS, RUNS, TRACE, VALIDATION, Drawing, MissingData
+from sim.figures.drawing import DRAWINGS, MAP, RUNS, TRACE, VALIDATION, Drawing, MissingData
+from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
 from sim.figures.run_table import study
-from sim.figures.style import STYLE
+from sim.figures.saving import write_figure
+from sim.figures.text_of_others import figure_style
 from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
 from traces.errors import UserError
+from traces.whole_file import check_inside
 
 HOW_TO_NAME = {
     RUNS: "the output folder of python -m sim run",
     TRACE: "a trace file, as python -m sim record writes it, or demo",
     VALIDATION: f"a folder with {VALIDATION_FILE}, as python -m sim validate writes it",
+    MAP: f"a folder with {MAP_FILE}, as python -m scripts.studies.smoe.where_it_pays writes it",
 }
 
 
@@ -36,12 +39,12 @@ FIGURES = find_drawings()
 
 
 def sources_of(path: Path) -> tuple[str, ...]:
-    """What a path holds that figures can be drawn from: runs, a trace, a validation."""
+    """What a path holds that figures can be drawn from: runs, a trace, a validation, a map."""
     if is_trace(path):
         return (TRACE,)
     if path.is_file():
-        return (VALIDATION,)
-    files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE}
+        return (MAP if path.name == MAP_FILE else VALIDATION,)
+    files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE, MAP: MAP_FILE}
     return tuple(source for source, name in files.items() if path.is_dir() and any(path.rglob(name)))
 
 
@@ -58,7 +61,7 @@ def figures_of(
     if not sources:
         raise MissingData(
             f"{path} holds no results: neither runs (python -m sim run) nor a trace (python -m sim record) "
-            f"nor a {VALIDATION_FILE} (python -m sim validate)"
+            f"nor a {VALIDATION_FILE} (python -m sim validate) nor a {MAP_FILE} (a study's map)"
         )
     tables: dict[Callable[[Path], pd.DataFrame], pd.DataFrame] = {} if runs is None else {study: runs}
     for name in names or [name for name, drawing in FIGURES.items() if drawing.source in sources]:
@@ -72,7 +75,7 @@ def figures_of(
         try:
             if read not in tables:
                 tables[read] = read(path)
-            with rc_context(STYLE):
+            with figure_style():
                 figure = drawing.draw(tables[read], columns, **{key: options.get(key) for key in drawing.options})
         except MissingData:
             if names:
@@ -81,13 +84,17 @@ def figures_of(
         yield name, figure
 
 
-def save(figure: Figure, stem: Path, dpi: int = 300) -> list[Path]:
-    """Write a figure as `stem`.pdf and `stem`.png, the same bytes for the same figure: no time in either."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def save(figure: Figure, stem: Path, dpi: int = 300, inside: Path | None = None) -> list[Path]:
+    """Write a figure as `stem`.pdf and `stem`.png, the same bytes for the same figure: no time in either.
+
+    ``inside``: a folder that no link may lead out of. Raises: UserError, OSError.
+    """
     pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
-    with rc_context(STYLE):
-        figure.savefig(pdf, metadata={"CreationDate": None})
-        figure.savefig(png, dpi=dpi)
+    with figure_style():
+        for path, options in ((pdf, {"metadata": {"CreationDate": None}}), (png, {"dpi": dpi})):
+            if inside is not None:
+                check_inside(path, inside)
+            write_figure(path, figure, **options)
     return [pdf, png]
 
 

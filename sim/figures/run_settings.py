@@ -9,6 +9,7 @@ import pandas as pd
 
 from policies.needs import SEES_FUTURE
 from sim.results.json_files import read_json
+from traces.text import short_name
 
 RULES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
 GROUPS = ("setup", "workload", "batch_size")
@@ -54,10 +55,11 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     policy, trace, hardware = (_group(config, name) for name in ("policy", "trace", "hardware"))
     band = _group(policy, "substitution")
     label = next((trace[key] for key in ("workload", "labels", "label") if trace.get(key)), None)
+    words = "+".join(map(str, label)) if isinstance(label, list) else label
     return {
         **{rule: rule_name(_group(policy, rule)) for rule in RULES},
         "alpha": band.get("alpha", policy.get("alpha")),
-        "workload": "+".join(label) if isinstance(label, list) else label,
+        "workload": None if label is None else short_name(words),
         "link_bytes_per_s": hardware.get("link_bytes_per_s"),
         "link_latency_s": hardware.get("link_latency_s"),
         "residency": policy.get("residency"),

@@ -7,6 +7,7 @@ from traces.embedded import embedded_names, trace_path
 from traces.format.files import read_trace
 from traces.format.trace import DECODE, Trace
 from traces.statistics.routing import counted_rows
+from traces.text import printable, short_name
 
 
 def is_trace(path: Path) -> bool:
@@ -30,4 +31,4 @@ def describe(trace: Trace, path: Path) -> dict[str, Any]:
     )
     if trace.provenance.get("statement"):
         sentence += f" {trace.provenance['statement']}."
-    return {"trace": path.stem, "note": sentence}
+    return {"trace": short_name(path.stem), "note": printable(sentence)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import Annotated
 
@@ -29,19 +29,22 @@ class CacheConfig:
     slots_per_layer: int | None = None
     bytes: Count | None = None
     """Of all layers together."""
-    scope: Annotated[str, OneOf("layer", "global")] = "layer"
-    """``layer``: each layer has its own pool (bytes are cut in equal slices); ``global``: one pool for all."""
+    scope: Annotated[str | None, OneOf("layer", "global")] = None
+    """``layer``: each layer has its own pool (bytes are cut in equal slices); ``global``: one pool for all; None:
+    as the policy says, see ``settled_by``."""
     semantics: Annotated[str, OneOf("step", "sequential")] = "step"
     """``step``: a layer's demand is atomic; ``sequential``: one access at a time, for comparison with generic cache
     simulators only."""
     overflow: Annotated[str, OneOf("stream", "hold")] = "stream"
     """What happens when a layer step demands more than the capacity. ``stream``: the capacity is strict, the rest goes
     through staging slots; ``hold``: the step stays whole until the next one evicts (no clock)."""
-    start: Annotated[str, OneOf("cold", "warm")] = "cold"
+    start: Annotated[str | None, OneOf("cold", "warm")] = None
     """``cold``: empty; ``warm``: filled with the experts of highest initial priority, else in order of layer and
-    expert."""
-    reset: Annotated[str, OneOf("never", "request")] = "never"
-    """``never``, or ``request``: every lockstep batch finds the cache as at the start."""
+    expert; None: as the policy says."""
+    reset: Annotated[str, OneOf("never", "request", "all")] = "never"
+    """What every lockstep batch finds as at the start. ``request``: residency and the eviction rule's memory;
+    predictions, prefetches, substitutions and assignments keep what they have learned. ``all``: that too, and the
+    counter that random rules draw by, so that the order of requests does not matter."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "cache.")
@@ -51,10 +54,19 @@ class CacheConfig:
         if self.slots_per_layer is not None and self.slots_per_layer < 1:
             raise UserError(f"cache.slots_per_layer={self.slots_per_layer}: at least 1 slot is needed")
 
+    def settled_by(self, policy: Policy) -> CacheConfig:
+        """With the policy's own scope and start where none is given."""
+        return replace(self, scope=self.scope or policy.scope, start=self.start or policy.start)
+
     @property
     def resets(self) -> bool:
         """Whether every lockstep batch finds the cache as at the start."""
-        return self.reset == "request"
+        return self.reset != "never"
+
+    @property
+    def forgets(self) -> bool:
+        """Whether every lockstep batch finds all rules as at the start, too."""
+        return self.reset == "all"
 
     @property
     def holds(self) -> bool:
@@ -95,8 +107,9 @@ class Pools:
 
     @property
     def fraction(self) -> float:
-        """Share of all expert bytes that fits."""
-        return self.total_bytes / self.model_bytes
+        """Share of all expert bytes that fits: of each pool no more than its layers have."""
+        model = np.bincount(self.pool_of, self.size.astype(np.float64) * self.num_experts, self.capacity.size)
+        return float(np.minimum(self.capacity, model).sum() / model.sum())
 
     def slots(self) -> float:
         """Mean number of experts per layer that fit."""
@@ -119,7 +132,7 @@ def make_pools(
     if residency == "none":
         return Pools(pool_of, np.zeros(pool_of.max() + 1, np.int64), size, num_experts)
     per_layer = _layer_bytes(config, residency, size, num_experts)
-    if residency == "cache" and config.scope == "layer" and not policy.allocation.uniform:
+    if residency == "cache" and config.scope != "global" and not policy.allocation.uniform:
         total = int((per_layer // size).sum())
         per_layer = policy.allocation.slots(total, num_experts, others, size) * size
     capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer

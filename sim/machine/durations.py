@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from sim.config import TimeConfig
 from sim.machine.attention import attention_time
-from sim.machine.hardware import AFTER_EXPERTS, BEFORE_LOOKUP, PARAMETERS, Hardware
+from sim.machine.figures import AFTER_EXPERTS, BEFORE_LOOKUP, Figures
+from sim.machine.hardware import Hardware
+from sim.machine.machine import PARAMETERS, Machine
 from sim.machine.parts import PARTS
 from traces.errors import UserError
 from traces.format.trace import Geometry
@@ -25,6 +27,8 @@ Table = NDArray[np.int64]
 # Stored bits of the weights that are not experts: models quantise their experts first and keep the rest in 16 bits.
 _LEAST_OTHER_BITS = 16.0
 _LONGEST = 2.0**53
+MOST = 2.0**62
+"""Sums of 64 bits stay below it: times in ns, bytes, what attention multiplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,12 @@ class Durations:
     """[L] added to an expert that is executed in low precision."""
     cpu_expert_ns: Table | None
     """[L, n+1] one expert on the CPU; None where the machine states no CPU."""
+    cpu_transfer_ns: Table
+    """[n+1] activations of a layer to the CPU and back."""
+    cpu_overlaps_gpu: bool
+    """The GPU runs experts while the CPU does."""
+    run_on_arrival: bool
+    """The GPU runs a loaded expert while others are on their way."""
     link_contention: float
     """Factor on a copy that starts while the CPU computes."""
     cpu_contention: float
@@ -67,7 +77,7 @@ class Durations:
     """Launches of one expert."""
     before_lookup_ns: Table
     """[parts] constants of every layer ahead of its lookup: launches of what is no expert, and the ``each_layer``
-    parameters of the hardware. Engines add this vector and the next one, whatever they are made of."""
+    parameters of the runtime. Engines add this vector and the next one, whatever they are made of."""
     after_experts_ns: Table
     """[parts] constants at the end of every layer."""
     unmodelled: tuple[str, ...]
@@ -81,30 +91,48 @@ class Durations:
     def copies(self) -> Table:
         """[3, 2, L]: kind of copy (FULL, CHUNK, LOW_COPY), whether the CPU computes when it starts, layer."""
         alone = np.stack([self.copy_ns, self.chunk_ns, self.low_copy_ns])
-        return np.stack([alone, np.rint(alone * self.link_contention).astype(np.int64)], axis=1)
+        return np.stack([alone, _whole(alone * self.link_contention)], axis=1)
 
     def cpu_experts(self) -> Table:
         """[2, L, n+1]: whether the link copies when it starts, layer, tokens; 0 layers without a CPU."""
         alone = np.zeros((0, 1), np.int64) if self.cpu_expert_ns is None else self.cpu_expert_ns
-        return np.stack([alone, np.rint(alone * self.cpu_contention).astype(np.int64)])
+        return np.stack([alone, _whole(alone * self.cpu_contention)])
+
+    def longest_step_ns(self, num_experts: int, kv_tokens: float, pairs: float) -> float:
+        """An upper bound of one step with that much context: everything one after the other, every expert missing."""
+        before_and_after = float(self.before_lookup_ns.sum() + self.after_experts_ns.sum())
+        attention = float(self.attention_weights_ns.max()) + float(self.shared_ns.max())
+        attention += max(kv_tokens * self.kv_ps_per_token, pairs * self.pair_ps) / 1000
+        expert = float(self.expert_ns.max()) + float(self.dequantise_ns.max()) + self.expert_launch_ns
+        expert += self.link_call_ns + float(self.copies().max()) + float(self.cpu_experts().max(initial=0))
+        expert += float(self.write_back_ns.max()) + float(self.low_write_back_ns.max())
+        layers = len(self.copy_ns)
+        return layers * (before_and_after + attention + (num_experts + 1) * expert) + float(self.head_ns.max())
 
     def layer_ns(self) -> Table:
         """[L] a decode layer without routed experts, K and V left out."""
         constant_ns = self.before_lookup_ns.sum() + self.after_experts_ns.sum()
         return np.asarray(self.attention_weights_ns[:, 1] + self.shared_ns[:, 1] + constant_ns, np.int64)
 
+    def gap_ns(self) -> Table:
+        """[L] from the end of a decode layer to the next lookup, K and V left out; after the last layer 0."""
+        before_ns = self.attention_weights_ns[1:, 1] + self.before_lookup_ns.sum()
+        return np.append(before_ns, 0).astype(np.int64)
+
 
 def tabulate(
     geometry: Geometry,
-    hardware: Hardware,
+    machine: Machine,
     max_tokens: int,
     time: TimeConfig | None = None,
     chunks: int = 1,
     low_bytes: Sequence[int] | None = None,
+    resident: bool = False,
 ) -> Durations:
     """All durations of a model on a machine, for steps of up to `max_tokens` tokens.
 
-    `chunks`: of a prefetched expert; `low_bytes` [L]: of an expert in low precision, None where no rule wants one.
+    `chunks`: of a prefetched expert; `low_bytes` [L]: of an expert in low precision, None where no rule wants one;
+    `resident`: every expert stays on the device, so that what only offloading costs is not paid.
 
     Raises: UserError when `max_tokens` is below 1, when bytes per expert or a figure that `time` asks for are not
     known, or when a duration is too long for the clock.
@@ -117,35 +145,35 @@ def tabulate(
             f"bytes per expert of model {geometry.model} are not known, so no copy can be timed: "
             "take the sizes of a known model with model=NAME, for example model=qwen3_30b_a3b"
         )
+    hardware, runtime = machine.hardware, machine.runtime
     tokens = np.arange(max_tokens + 1, dtype=np.float64)
     none, sizes, bits = (0,) * geometry.num_layers, geometry.expert_bytes, geometry.weight_bits
     low = none if low_bytes is None else tuple(low_bytes)
     chunk = [ceil_div(size, chunks) for size in sizes]
-
-    def copies(num_bytes: Sequence[int]) -> NDArray[np.float64]:
-        return copy_s(num_bytes, hardware, time.memory)
+    gpu_bytes_per_s = hardware.gpu_memory_bytes_per_s * runtime.gpu_memory_share
 
     def gpu(num_bytes: Sequence[int], weight_bits: float | None) -> NDArray[np.float64]:
-        rates = (hardware.gpu_memory_bytes_per_s, hardware.gpu_flops_per_s)
-        return compute_s(num_bytes, weight_bits, tokens, *rates)
+        return compute_s(num_bytes, weight_bits, tokens, gpu_bytes_per_s, hardware.gpu_flops_per_s)
 
     other_bits = max(_LEAST_OTHER_BITS, bits or 0.0)
+    experts_s = gpu(sizes, bits) + expand_s(sizes, bits, machine)[:, None] * (tokens > 0)
     tables: dict[str, tuple[NDArray[np.float64], bool]] = {
-        "copy_ns": (copies(sizes), time.link),
-        "chunk_ns": (copies(chunk), time.link),
-        "low_copy_ns": (copies(low), time.link),
-        "write_back_ns": (write_back_s(sizes, hardware), time.link),
-        "low_write_back_ns": (write_back_s(low, hardware), time.link),
-        "expert_ns": (gpu(sizes, bits), time.experts),
-        "dequantise_ns": (dequantise_s(sizes, hardware, low_bytes is not None), time.dequantise),
+        "copy_ns": (copy_s(sizes, machine), time.link),
+        "chunk_ns": (copy_s(chunk, machine), time.link),
+        "low_copy_ns": (copy_s(low, machine), time.link),
+        "write_back_ns": (write_back_s(sizes, machine), time.link),
+        "low_write_back_ns": (write_back_s(low, machine), time.link),
+        "expert_ns": (experts_s, time.experts),
+        "dequantise_ns": (dequantise_s(sizes, machine, low_bytes is not None), time.dequantise),
         "shared_ns": (gpu(geometry.shared_bytes or none, other_bits), time.shared_experts),
         "attention_weights_ns": (gpu(geometry.attention_bytes or none, other_bits), time.attention),
         "head_ns": (gpu((geometry.other_bytes or 0,), other_bits)[0], time.head),
+        "cpu_transfer_ns": (cpu_transfer_s(geometry, machine, tokens), time.cpu_transfer),
     }
-    expert_launch_s, layer_launch_s = launch_s(hardware, time.cuda_graphs)
-    kv_s = (geometry.kv_bytes_per_token or 0) / hardware.gpu_memory_bytes_per_s
+    expert_launch_s, layer_launch_s = launch_s(machine)
+    kv_s = (geometry.kv_bytes_per_token or 0) / gpu_bytes_per_s
     counts = {
-        "link_call_ns": (call_s(hardware, time.memory), time.link_call, 1e9),
+        "link_call_ns": (call_s(machine), time.link_call, 1e9),
         "kv_ps_per_token": (kv_s, time.attention, 1e12),
         "pair_ps": (pair_s(geometry.hidden_size or 0, hardware), time.attention, 1e12),
         "expert_launch_ns": (expert_launch_s, time.launch, 1e9),
@@ -154,11 +182,13 @@ def tabulate(
     terms |= {name: _count(seconds * switch, unit) for name, (seconds, switch, unit) in counts.items()}
     return Durations(
         **terms,
-        cpu_expert_ns=_cpu_expert_ns(sizes, bits, tokens, hardware, time.experts),
+        cpu_expert_ns=_cpu_expert_ns(sizes, bits, tokens, machine, time.experts),
+        cpu_overlaps_gpu=runtime.cpu_overlaps_gpu,
+        run_on_arrival=runtime.run_on_arrival,
         link_contention=hardware.link_contention if time.contention else 1.0,
         cpu_contention=hardware.cpu_contention if time.contention else 1.0,
-        before_lookup_ns=constants_ns(hardware, BEFORE_LOOKUP, time, {"launch": layer_launch_s * time.launch}),
-        after_experts_ns=constants_ns(hardware, AFTER_EXPERTS, time, {}),
+        before_lookup_ns=constants_ns(machine, BEFORE_LOOKUP, time, {"launch": layer_launch_s * time.launch}, resident),
+        after_experts_ns=constants_ns(machine, AFTER_EXPERTS, time, {}, resident),
         unmodelled=unmodelled_terms(geometry, hardware),
     )
 
@@ -168,16 +198,21 @@ def ceil_div(amount: int, divisor: int) -> int:
     return -(-amount // divisor)
 
 
-def constants_ns(hardware: Hardware, moment: str, time: TimeConfig, seconds: dict[str, float]) -> Table:
-    """[parts] what every layer spends at a moment, by part; ``seconds`` come on top. Rounded once per part."""
+def constants_ns(
+    machine: Machine, moment: str, time: TimeConfig, seconds: dict[str, float], resident: bool = False
+) -> Table:
+    """[parts] what every layer spends at a moment, by part; ``seconds`` come on top. Rounded once per part.
+
+    ``resident``: without what only offloading costs.
+    """
     total_s = dict.fromkeys(PARTS, 0.0) | seconds
     for name, parameter in PARAMETERS.items():
-        if parameter.each_layer == moment:
-            total_s[parameter.parts[0]] += getattr(hardware, name) * getattr(time, parameter.switch)
+        if parameter.each_layer == moment and not (resident and parameter.offloading):
+            total_s[parameter.parts[0]] += machine.figure(name) * getattr(time, parameter.switch)
     return np.array([_count(total_s[part], 1e9) for part in PARTS], np.int64)
 
 
-def copy_s(num_bytes: Sequence[int], hardware: Hardware, memory: str = "pinned") -> NDArray[np.float64]:
+def copy_s(num_bytes: Sequence[int], machine: Machine) -> NDArray[np.float64]:
     """Seconds of one host-to-device copy per size: t(x) = alpha + x / beta(x), [len(num_bytes)].
 
     With beta(x) = beta_inf * x / (x + x_half) this is alpha + (x + x_half) / beta_inf: the lost bandwidth of small
@@ -185,54 +220,93 @@ def copy_s(num_bytes: Sequence[int], hardware: Hardware, memory: str = "pinned")
     several tensors pays alpha and x_half for each. A staged copy follows the host's own copy into a pinned buffer.
     Source: the postal model (Hockney 1994, doi 10.1016/S0167-8191(06)80021-9), r_inf and n_1/2.
 
-    Raises: UserError when the machine does not state this kind of memory.
+    Raises: UserError when the machine does not state the kind of memory that the runtime copies from.
     """
-    size, parts = np.asarray(num_bytes, dtype=np.float64), hardware.copies_per_expert
+    hardware, memory = machine.hardware, machine.runtime.memory
+    size, parts = np.asarray(num_bytes, dtype=np.float64), machine.runtime.copies_per_expert
     if memory == "pageable":
-        rate = stated(hardware, "pageable_bytes_per_s", "time.memory=pageable")
+        rate = stated(hardware, "pageable_bytes_per_s", "runtime.memory=pageable")
         return parts * hardware.pageable_latency_s + size / rate
     pinned_s = parts * hardware.link_latency_s + (size + parts * hardware.link_half_bytes) / hardware.link_bytes_per_s
     if memory == "staged":
-        return size / stated(hardware, "staging_bytes_per_s", "time.memory=staged") + pinned_s
+        return size / stated(hardware, "staging_bytes_per_s", "runtime.memory=staged") + pinned_s
     return pinned_s
 
 
-def stated(hardware: Hardware, figure: str, wanted_by: str) -> float:
-    """A figure that a machine need not state. Raises UserError where it does not."""
-    value = getattr(hardware, figure)
+def stated(file: Figures, figure: str, wanted_by: str) -> float:
+    """A figure that a file need not state. Raises UserError where it does not."""
+    value = getattr(file, figure)
     if value is None:
-        raise UserError(f"{wanted_by} needs {figure}, and hardware {hardware.name} does not state it")
+        raise UserError(f"{wanted_by} needs {figure}, and {file.KIND} {file.name} does not state it")
     return float(value)
 
 
-def call_s(hardware: Hardware, memory: str) -> float:
+def call_s(machine: Machine) -> float:
     """Host time to issue the copies of one expert."""
-    one = hardware.pageable_call_s if memory == "pageable" else hardware.link_call_s
-    return hardware.copies_per_expert * one
+    runtime = machine.runtime
+    one = runtime.pageable_call_s if runtime.memory == "pageable" else runtime.link_call_s
+    return runtime.copies_per_expert * one
 
 
-def write_back_s(num_bytes: Sequence[int], hardware: Hardware) -> NDArray[np.float64]:
+def write_back_s(num_bytes: Sequence[int], machine: Machine) -> NDArray[np.float64]:
     """Seconds to write an expert back to the host: a pinned copy, at the other direction's rate where it is stated."""
-    if hardware.link_back_bytes_per_s is None:
-        return copy_s(num_bytes, hardware)
-    size, parts = np.asarray(num_bytes, dtype=np.float64), hardware.copies_per_expert
-    return parts * hardware.link_latency_s + (size + parts * hardware.link_half_bytes) / hardware.link_back_bytes_per_s
+    hardware, parts = machine.hardware, machine.runtime.copies_per_expert
+    rate = hardware.link_back_bytes_per_s or hardware.link_bytes_per_s
+    size = np.asarray(num_bytes, dtype=np.float64)
+    return parts * hardware.link_latency_s + (size + parts * hardware.link_half_bytes) / rate
 
 
-def launch_s(hardware: Hardware, cuda_graphs: bool) -> tuple[float, float]:
+def launch_s(machine: Machine) -> tuple[float, float]:
     """Launches of one expert and of everything else in a layer: their kernels, or one captured graph each."""
-    if cuda_graphs:
-        graph_s = stated(hardware, "graph_launch_s", "time.cuda_graphs=true")
-        return graph_s * (hardware.kernels_per_expert > 0), graph_s * (hardware.kernels_per_layer > 0)
-    return hardware.kernels_per_expert * hardware.launch_s, hardware.kernels_per_layer * hardware.launch_s
+    runtime = machine.runtime
+    if runtime.cuda_graphs:
+        graph_s = stated(runtime, "graph_launch_s", "runtime.cuda_graphs=true")
+        return graph_s * (runtime.kernels_per_expert > 0), graph_s * (runtime.kernels_per_layer > 0)
+    return runtime.kernels_per_expert * runtime.launch_s, runtime.kernels_per_layer * runtime.launch_s
 
 
-def dequantise_s(num_bytes: Sequence[int], hardware: Hardware, wanted: bool) -> NDArray[np.float64]:
+def expand_s(num_bytes: Sequence[int], weight_bits: float | None, machine: Machine) -> NDArray[np.float64]:
+    """Seconds by which a runtime that expands quantised experts to 16 bits delays each run of one, [len(num_bytes)].
+
+    0 where it reads them as they are, where they have 16 bits or more, and where their bits are not known.
+    """
+    size = np.asarray(num_bytes, dtype=np.float64)
+    if not machine.runtime.dequantises or weight_bits is None or weight_bits >= _LEAST_OTHER_BITS:
+        return np.zeros(len(num_bytes))
+    return size * _LEAST_OTHER_BITS / weight_bits / dequantise_bytes_per_s(machine, "runtime.dequantises=true")
+
+
+def dequantise_s(num_bytes: Sequence[int], machine: Machine, wanted: bool) -> NDArray[np.float64]:
     """Seconds to expand a low-precision expert to its full bytes, [len(num_bytes)]; 0 where no rule wants one."""
     if not wanted:
         return np.zeros(len(num_bytes))
-    rate = stated(hardware, "dequantise_bytes_per_s", "a rule that fetches low-precision copies")
+    rate = dequantise_bytes_per_s(machine, "a rule that fetches low-precision copies")
     return np.asarray(num_bytes, dtype=np.float64) / rate
+
+
+def dequantise_bytes_per_s(machine: Machine, wanted_by: str) -> float:
+    """Bytes of expanded weights per second. Raises: UserError where the runtime does not state its share."""
+    share = stated(machine.runtime, "dequantise_share", wanted_by)
+    return machine.hardware.gpu_memory_bytes_per_s * share
+
+
+def cpu_transfer_s(geometry: Geometry, machine: Machine, tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Seconds to bring the activations of 0..n tokens to the CPU and its results back, [n+1].
+
+    A fixed time, and 2 bytes per number both ways over the link where the model's width is known; the copies do not
+    queue with those of experts.
+    """
+    moved = 2.0 * 2.0 * tokens * (geometry.hidden_size or 0)
+    return np.where(tokens > 0, machine.runtime.cpu_transfer_s + moved / machine.hardware.link_bytes_per_s, 0.0)
+
+
+def cpu_rates(machine: Machine) -> tuple[float, float | None]:
+    """(bytes of weights per second, FLOP per second or None) that the cores which compute experts reach together."""
+    hardware, threads = machine.hardware, machine.runtime.cpu_threads
+    cores = min(threads or hardware.cpu_cores or 1, hardware.cpu_cores or threads or 1)
+    core_rate, core_flops = hardware.cpu_core_bytes_per_s, hardware.cpu_core_flops_per_s
+    rate = min(hardware.cpu_memory_bytes_per_s or np.inf, np.inf if core_rate is None else cores * core_rate)
+    return rate, None if core_flops is None else cores * core_flops
 
 
 def compute_s(
@@ -274,38 +348,48 @@ def unmodelled_terms(geometry: Geometry, hardware: Hardware) -> tuple[str, ...]:
         "LM head and dense layers": geometry.other_bytes is None,
         "expert arithmetic": geometry.weight_bits is None,
         "expert arithmetic on the CPU": hardware.has_cpu
-        and (geometry.weight_bits is None or hardware.cpu_flops_per_s is None),
+        and (geometry.weight_bits is None or hardware.cpu_core_flops_per_s is None),
     }
     return tuple(term for term, absent in missing.items() if absent)
+
+
+def with_cpu_ratio(machine: Machine, expert_bytes: int, ratio: float) -> Machine:
+    """The machine on which the weights of such an expert take the CPU ``ratio`` times as long as a copy of it."""
+    rate = expert_bytes / (ratio * float(copy_s([expert_bytes], machine)[0]))
+    return machine.with_figures({"cpu_memory_bytes_per_s": rate, "cpu_core_bytes_per_s": None})
 
 
 def _cpu_expert_ns(
     num_bytes: Sequence[int],
     weight_bits: float | None,
     tokens: NDArray[np.float64],
-    hardware: Hardware,
+    machine: Machine,
     switch: bool,
 ) -> Table | None:
     """Nanoseconds of one expert on the CPU, [L, n+1]: its weights out of DRAM or its arithmetic, the longer.
 
-    The weights take bytes / `cpu_expert_bytes_per_s`, or `cpu_load_ratio` of a pinned load (other kinds of host memory
-    slow the copy, not the CPU); the sum does not depend on the number of tokens until the arithmetic takes over.
+    The sum does not depend on the number of tokens until the arithmetic takes over. All cores work on one expert.
     Source: SMoE, Fig. 9 and section on CPU-assisted loading (arXiv 2508.18983); Fiddler (arXiv 2402.07033).
     """
-    if not hardware.has_cpu:
+    if not machine.hardware.has_cpu:
         return None
-    bandwidth = hardware.cpu_expert_bytes_per_s or np.inf
-    seconds = compute_s(num_bytes, weight_bits, tokens, bandwidth, hardware.cpu_flops_per_s)
-    if hardware.cpu_load_ratio is not None:
-        seconds = np.maximum(seconds, hardware.cpu_load_ratio * copy_s(num_bytes, hardware)[:, None])
-        seconds[:, 0] = 0.0
-    return _nanoseconds(seconds * switch)
+    return _nanoseconds(compute_s(num_bytes, weight_bits, tokens, *cpu_rates(machine)) * switch)
 
 
 def _nanoseconds(seconds: NDArray[np.float64]) -> Table:
     """Whole nanoseconds. Raises UserError where a duration does not fit the clock."""
-    _check_longest(float(seconds.max(initial=0.0)) * 1e9)
-    return np.rint(seconds * 1e9).astype(np.int64)
+    return _whole(seconds * 1e9)
+
+
+def _whole(nanoseconds: NDArray[np.floating[Any]]) -> Table:
+    """Rounded. Raises UserError where a duration does not fit the clock."""
+    _check_longest(float(nanoseconds.max(initial=0.0)))
+    return np.asarray(np.rint(nanoseconds), np.int64)
+
+
+def whole_ns(seconds: float) -> int:
+    """Whole nanoseconds. Raises UserError where a duration does not fit the clock."""
+    return _count(seconds, 1e9)
 
 
 def _count(seconds: float, per_second: float) -> int:

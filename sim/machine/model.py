@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
-
-from sim.config import read_yaml, validate
+from sim.config import validate
 from sim.paths import CONF
+from sim.plain_yaml import read_mapping
 from sim.ranges import Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Geometry
@@ -175,7 +174,7 @@ def _dimension_files() -> dict[str, dict[str, Any]]:
     """The content of every file of `conf/model` that states an expert's width, by the stem of its name."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(MODEL_FOLDER.glob("*.yaml")):
-        config = OmegaConf.to_container(read_yaml(path, "the model file"))
-        if isinstance(config, dict) and "expert_ffn" in config:
-            files[path.stem] = {str(key): value for key, value in config.items()}
+        config = read_mapping(path, "the model file")
+        if "expert_ffn" in config:
+            files[path.stem] = config
     return files

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.parts import PARTS
+from sim.metrics.registry import GATE_MASSES
 
 Columns = dict[str, NDArray[Any]]
 TIMES = ("latency_ns", *(f"{part}_ns" for part in PARTS))
@@ -20,8 +21,8 @@ class BlockSums:
     Requests that decode in lockstep share their steps: the batch is what can be drawn independently, a *block*.
     """
 
-    def __init__(self, num_layers: int, slots: float) -> None:
-        self.num_layers, self.slots = num_layers, slots
+    def __init__(self, num_layers: int, slots: float, sequential: bool = False) -> None:
+        self.num_layers, self.slots, self.sequential = num_layers, slots, sequential
         self.timed = self.knows_gate_mass = False
         self.kept: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
@@ -36,27 +37,29 @@ class BlockSums:
     def _amounts(self, steps: Columns) -> list[NDArray[np.float64]]:
         tokens = np.asarray(steps["num_tokens"], np.float64)
         layer_steps = np.full(len(tokens), float(self.num_layers))
+        if self.sequential:  # each access is one
+            layer_steps = np.asarray(steps["routed_ranks"], np.float64)
         amounts = [np.ones(len(tokens)), tokens, layer_steps, layer_steps * self.slots]
         amounts += [np.asarray(steps[name], np.float64) for name in COUNTERS]
         if self.timed:
             times = [np.asarray(steps[name], np.float64) for name in TIMES]
             amounts += times + [time * tokens for time in times]
         if self.knows_gate_mass:
-            amounts.append(np.nan_to_num(np.asarray(steps["lost_gate_mass"], np.float64)) * tokens)
+            amounts += [np.nan_to_num(np.asarray(steps[name], np.float64)) * tokens for name in GATE_MASSES]
         return amounts
 
     def names(self) -> list[str]:
         """Names of the amounts, in order."""
         names = ["steps", "num_tokens", "layer_steps", "slot_steps", *COUNTERS]
         names += [*TIMES, *(f"token_{name}" for name in TIMES)] if self.timed else []
-        return names + (["lost_gate_mass_tokens"] if self.knows_gate_mass else [])
+        return names + ([f"{name}_tokens" for name in GATE_MASSES] if self.knows_gate_mass else [])
 
     def columns(self) -> Columns:
         """One row per (block, phase): `group`, `phase`, and sums over the block's steps.
 
-        `layer_steps`: steps times MoE layers; `slot_steps`: that times the slots of a layer; `token_*_ns`: times
-        multiplied by the tokens of their step; `lost_gate_mass_tokens`: share of gate mass times tokens. Every sum of
-        whole numbers is exact.
+        `layer_steps`: steps times MoE layers, or single accesses where they are looked up one at a time; `slot_steps`:
+        that times the slots of a layer; `token_*_ns`: times multiplied by the tokens of their step;
+        `*_gate_mass_tokens`: share of gate mass times tokens. Every sum of whole numbers is exact.
         """
         names = np.unique(np.concatenate([keys for keys, _ in self.kept])) if self.kept else np.empty(0, np.int64)
         sums = np.zeros((len(names), len(self.names())))

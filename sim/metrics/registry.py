@@ -6,7 +6,7 @@ definitions, and a test holds it equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sim.formatting import milliseconds, number, percent, size
@@ -16,6 +16,10 @@ from traces.errors import UserError
 PREFIXES = {"": (0, 1), "prefill.": (0,), "decode.": (1,)}
 """Prefix of a metric's name in metrics.json -> the phases whose steps it counts."""
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+GATE_MASSES = ("lost_gate_mass", "degraded_gate_mass")
+"""Shares of the router's weight, columns of the per-step table where they are known."""
+PREFETCH_ENDS = ("prefetch_used", "prefetch_late", "prefetch_wasted", "prefetch_abandoned")
+"""One of them for every prefetch that started, maybe in another phase than that in which it started."""
 STALLS = ("link", "cpu", "launch", "sync", "host")
 """Parts of a token's time that are waiting or overhead."""
 
@@ -102,8 +106,8 @@ RATES = (
     ),
     Metric(
         "prefetch_precision", "prefetched experts then demanded",
-        "prefetches whose expert was then demanded, in time or late / prefetches that started",
-        FRACTION, ("prefetch_used", "prefetch_late"), ("prefetch_copies",), higher_is_better=True,
+        "prefetches whose expert was then demanded, in time or late / prefetches that ended (so, wasted or given up)",
+        FRACTION, ("prefetch_used", "prefetch_late"), PREFETCH_ENDS, higher_is_better=True,
     ),
     Metric(
         "demand_to_capacity", "demand / capacity", "mean demand of a layer step / slots of the layer",
@@ -116,9 +120,15 @@ RATES = (
     ),
     Metric(
         "lost_gate_mass", "gate mass not executed as routed",
-        "share of the router's weight that was not executed as routed, mean over tokens and layers: a proxy for the "
-        "cost in quality, not a measure of it",
+        "share of the router's weight that was not executed as routed: replaced, dropped or executed in low precision, "
+        "mean over tokens and layers: a proxy for the cost in quality, not a measure of it",
         FRACTION, ("lost_gate_mass_tokens",), ("num_tokens",), heading="lost gate mass %",
+    ),
+    Metric(
+        "degraded_gate_mass", "gate mass executed in low precision",
+        "the part of `lost_gate_mass` whose experts were executed as routed but in low precision, counted in full: an "
+        "upper limit of what the precision costs",
+        FRACTION, ("degraded_gate_mass_tokens",), ("num_tokens",), heading="degraded gate mass %",
     ),
 )  # fmt: skip
 """Of all steps, and with the prefixes of those of one phase."""
@@ -143,7 +153,7 @@ REQUEST_TIMES = (
 TOKEN_TIME = Metric(
     "itl_s", "time per decode token",
     "latency of single decode steps, over decode tokens; a batch step's time is each of its members'",
-    SECONDS, ("token_latency_ns",), ("num_tokens",), 1e9,
+    SECONDS, ("token_latency_ns",), ("num_tokens",), 1e9, heading="decode step ms",
 )  # fmt: skip
 """Mean and quantiles over decode tokens."""
 
@@ -236,6 +246,14 @@ def quantity_of(name: str) -> Quantity:
     if quantity is None:
         raise UserError(f"metric {name} is not known: those that can be compared are {', '.join(QUANTITIES)}")
     return quantity
+
+
+def decode_time(batch_sizes: Iterable[int]) -> str:
+    """The time that runs of these batch sizes are judged by, and the one that papers call decoding latency.
+
+    Alone, a request's TPOT; in a batch that includes waiting while other prompts are prefilled, so the decode step's.
+    """
+    return "tpot_s.mean" if all(size == 1 for size in batch_sizes) else "itl_s.mean"
 
 
 @dataclass(frozen=True, slots=True)

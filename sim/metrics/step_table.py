@@ -19,7 +19,7 @@ from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import BlockResult
 from sim.machine.parts import PARTS
 from sim.metrics.quantiles import quantiles, total
-from sim.metrics.registry import PART_TIMES, PREFIXES, QUANTILES, RATES, REQUEST_TIMES, TOKEN_TIME
+from sim.metrics.registry import GATE_MASSES, PART_TIMES, PREFIXES, QUANTILES, RATES, REQUEST_TIMES, TOKEN_TIME
 from sim.metrics.request_times import RequestTimes
 from sim.spill import Spill
 
@@ -47,8 +47,10 @@ class StepTable:
         self.request_times = RequestTimes(replay.trace.num_requests)
         self.token_latency_ns = Spill(np.int64)  # of decode tokens
         self.knows_gate_mass = knows_gate_mass(replay)
-        self.lost: dict[tuple[int, ...], Spill] = {
-            phases: Spill(np.float64) for phases in ((PREFILL, DECODE), (PREFILL,), (DECODE,))
+        self.masses: dict[tuple[str, tuple[int, ...]], Spill] = {
+            (name, phases): Spill(np.float64)
+            for name in GATE_MASSES
+            for phases in ((PREFILL, DECODE), (PREFILL,), (DECODE,))
         }
 
     def run(self, results: Iterable[BlockResult] | None = None) -> Self:
@@ -60,18 +62,18 @@ class StepTable:
     def add(self, result: BlockResult) -> None:
         """Take in one block of steps."""
         rows = step_rows(result)
-        lost = lost_share(result)
+        shares = mass_shares(result)
         for phase in (PREFILL, DECODE):
             chosen = result.block.phase == phase
             self.sums[phase] += rows[chosen].sum(axis=0)
             self.steps[phase] += np.count_nonzero(chosen)
         self._add_decode_times(rows[result.block.phase == DECODE])
         if self.knows_gate_mass:
-            for phases, spill in self.lost.items():
+            for (name, phases), spill in self.masses.items():
                 chosen = np.isin(result.block.phase, phases)
-                spill.append(lost[chosen] * np.diff(result.block.bounds)[chosen])
+                spill.append(shares[name][chosen] * np.diff(result.block.bounds)[chosen])
         self.request_times.add(result)
-        self._pass_on(rows, lost)
+        self._pass_on(rows, shares)
         self.length += len(rows)
 
     def _add_decode_times(self, rows: NDArray[np.int64]) -> None:
@@ -80,13 +82,13 @@ class StepTable:
             self.token_latency_ns.append(np.repeat(rows[:, LATENCY], tokens))
             self.decode_parts_ns += tokens @ rows[:, FIRST_PART : FIRST_PART + len(PARTS)]
 
-    def _pass_on(self, rows: NDArray[np.int64], lost: NDArray[np.float64]) -> None:
+    def _pass_on(self, rows: NDArray[np.int64], shares: dict[str, NDArray[np.float64]]) -> None:
         columns: Columns = {"step": np.arange(self.length, self.length + len(rows))}
         for i, name in enumerate(COLUMNS):
             if self.replay.timed or not name.endswith("_ns"):
                 columns[name] = rows[:, i]
         if self.knows_gate_mass:
-            columns["lost_gate_mass"] = lost
+            columns |= shares
         if self.sink is not None:
             self.sink.write(columns)
         else:
@@ -109,8 +111,11 @@ class StepTable:
         return np.stack([columns.get(name, nothing) for name in COLUMNS], axis=1)
 
     def requests(self) -> Columns:
-        """One row per request: see ``RequestTimes.columns``."""
-        return self.request_times.columns(self.replay.timed)
+        """One row per request: see ``RequestTimes.columns``; its number in the whole trace, its label as a number."""
+        trace, columns = self.replay.trace, self.request_times.columns(self.replay.timed)
+        numbers, clusters = trace.request_numbers, trace.clusters()
+        columns["trace_request"] = columns["request"] if numbers is None else numbers
+        return columns if clusters is None else columns | {"cluster": clusters}
 
     def metrics(self) -> Metrics:
         """The flat row of metrics."""
@@ -124,9 +129,11 @@ class StepTable:
         """Sums over the steps of these phases, under the names of ``BlockSums``."""
         sums = dict(zip(COLUMNS, self.sums[list(phases)].sum(axis=0).tolist(), strict=True))
         layer_steps = int(self.steps[list(phases)].sum()) * self.replay.trace.num_layers
+        if self.replay.cache.sequential:  # each access is one
+            layer_steps = int(sums["routed_ranks"])
         sums |= {"layer_steps": layer_steps, "slot_steps": self.replay.pools.slots() * layer_steps}
         if self.knows_gate_mass:
-            sums["lost_gate_mass_tokens"] = total(self.lost[phases], np.asarray)
+            sums |= {f"{name}_tokens": total(self.masses[name, phases], np.asarray) for name in GATE_MASSES}
         return sums
 
     def _times(self) -> Metrics:
@@ -160,11 +167,14 @@ def step_rows(result: BlockResult) -> NDArray[np.int64]:
     return rows
 
 
-def lost_share(result: BlockResult) -> NDArray[np.float64]:
-    """Share of the router's weight that a step did not execute as routed, [S]."""
-    share, whole = result.lost.T
-    shares: NDArray[np.float64] = np.divide(share, whole, out=np.zeros(len(share)), where=whole != 0)
-    return shares
+def mass_shares(result: BlockResult) -> dict[str, NDArray[np.float64]]:
+    """[S] by name of ``GATE_MASSES``: the share of the router's weight that was not executed as routed; of it what ran
+    in low precision."""
+    lost, whole, low = result.lost.T
+    return {
+        name: np.divide(share, whole, out=np.zeros(len(share)), where=whole != 0)
+        for name, share in zip(GATE_MASSES, (lost, low), strict=True)
+    }
 
 
 def knows_gate_mass(replay: Replay) -> bool:

@@ -16,7 +16,9 @@ from policies.prediction.trained import TrainedPrediction
 from sim.predictors.inputs import Inputs, Shape
 from sim.predictors.settings import Settings, network_settings
 from traces.errors import UserError
+from traces.format.header import check_header
 from traces.whole_file import write_whole
+from traces.whole_input import parse_json
 
 VERSION = 1
 ENTRY = "predictor"
@@ -65,7 +67,6 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     text = json.dumps(record, sort_keys=True, allow_nan=False)
     content = save({**tensors, VOCABULARY: checkpoint.vocabulary}, metadata={ENTRY: text})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
     except OSError as error:
         raise UserError(f"out={path}: cannot be written: {error.strerror or error}") from error
@@ -104,12 +105,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"policy.prediction.checkpoint={path}: no such file; train one with {HOW}")
     try:
+        check_header(path)
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(ENTRY)
             if text is None:
                 raise UserError(f"policy.prediction.checkpoint={path}: is not a predictor; train one with {HOW}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return _checkpoint(json.loads(text), tensors)
+        return _checkpoint(parse_json(text.encode(), "the record"), tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise

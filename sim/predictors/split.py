@@ -37,6 +37,11 @@ def split_requests(num_requests: int, config: TraceConfig, validation_share: flo
 
     Raises: UserError where a part would be empty.
     """
+    if config.sample is not None:
+        raise UserError(
+            f"trace.sample={config.sample}: a predictor is tested on the first requests and learns from the last: give "
+            "trace.requests and trace.fit_requests"
+        )
     held = config.fit_requests
     if held is None:
         held = num_requests - config.requests if config.requests is not None else num_requests // 2

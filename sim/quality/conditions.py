@@ -18,8 +18,9 @@ def check_closed_loop(policy: Policy) -> None:
 
 def parallel_obstacle(policy: Policy, cache: CacheConfig) -> str | None:
     """Why one parallel pass would not decide as decoding does; None if it would."""
-    if cache.scope != "layer":
-        return f"cache.scope={cache.scope} lets layers compete for one pool"
+    scope = cache.scope or policy.scope
+    if scope != "layer":
+        return f"cache.scope={scope} lets layers compete for one pool"
     for part, base, decision in (
         (policy.prediction, Prediction, "predict"),
         (policy.prefetch, Prefetch, "choose"),

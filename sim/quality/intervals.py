@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.statistics.bootstrap import multinomial_counts, percentile_interval
+from sim.statistics import bootstrap
+from sim.statistics.bootstrap import Statistic
 
 DRAWS, SEED = 4000, 0
 
@@ -23,10 +24,6 @@ class Estimate:
     high: float | None
 
 
-Statistic = Callable[[NDArray[np.float64]], Any]
-"""Sums [..., columns] of any selection of blocks -> value [...]."""
-
-
 def block_sums(columns: NDArray[Any], blocks: Sequence[str]) -> NDArray[np.float64]:
     """Sums [B, C] of rows [N, C] over the blocks that name them, with the number of rows as one more column."""
     names, index = np.unique(np.asarray(blocks), return_inverse=True)
@@ -37,12 +34,11 @@ def block_sums(columns: NDArray[Any], blocks: Sequence[str]) -> NDArray[np.float
 
 
 def estimate(sums: NDArray[np.float64], statistic: Statistic, draws: int = DRAWS, seed: int = SEED) -> Estimate:
-    """``statistic`` of the total of block sums [B, C], with its percentile interval over resampled blocks."""
-    value = float(statistic(sums.sum(axis=0)))
+    """``statistic`` of the total of block sums [B, C], with its interval over resampled blocks."""
+    found = bootstrap.estimate(sums, statistic, draws, seed)
     if len(sums) < 2:
-        return Estimate(value, None, None)
-    drawn = statistic(multinomial_counts(len(sums), draws, seed) @ sums)
-    return Estimate(value, *percentile_interval(drawn))
+        return Estimate(found.value, None, None)
+    return Estimate(found.value, *found.interval)
 
 
 def mean_of(column: int) -> Statistic:

@@ -11,9 +11,10 @@ from sim.engine.decision.counters import COUNTERS
 from sim.machine.parts import PARTS
 from sim.quality.evaluate import Results, whole
 from sim.quality.generation import match_length
-from sim.quality.intervals import Estimate, Statistic, block_sums, difference, estimate, mean_of, perplexity_ratio
+from sim.quality.intervals import Estimate, block_sums, difference, estimate, mean_of, perplexity_ratio
 from sim.quality.measures import COLUMNS
 from sim.quality.study import POLICY, Study
+from sim.statistics.bootstrap import Statistic
 
 Row = dict[str, float | int | str | None]
 NLL_BASE, NLL, KL, AGREE, CORRECT_BASE, CORRECT = range(len(COLUMNS))

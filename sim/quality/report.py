@@ -28,7 +28,6 @@ NAMES = {
 
 def write_study(folder: Path, study: Study, results: Results, row: Row, config: dict[str, Any], wall_s: float) -> None:
     """tokens.parquet, provenance.json, and last quality.json: its presence means that the evaluation is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "tokens.parquet", token_table(study, results))
     write_json(folder / "provenance.json", provenance(study, config, wall_s))
     write_json(folder / "quality.json", row)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from sim.ranges import Amount, Count, OneOf, Range, check_ranges
@@ -27,6 +28,7 @@ class QualityConfig:
     contrasts: bool = True
     per_layer: bool | None = None
     batch_windows: Count = 4
+    quick: bool = False
     sizes: str = "auto"
     resume: bool = True
 
@@ -98,3 +100,27 @@ class StudyConfig:
         """Raises: UserError where the windows hold neither the cloze items nor the prompts."""
         self.cloze.check(self.quality.windows, self.quality.tokens)
         self.generation.check(self.quality.windows, self.quality.tokens)
+
+
+QUICK = 3
+"""What `quick=true` divides the number of windows, cloze items and continuations by."""
+
+
+def quickened(config: StudyConfig) -> tuple[StudyConfig, tuple[str, ...]]:
+    """(what is measured, what has to be said of it): less where it has to be quick."""
+    if not config.quality.quick:
+        return config, ()
+
+    def less(count: int) -> int:
+        return -(-count // QUICK)
+
+    windows = less(config.quality.windows)
+    sentence = (
+        f"quick=true: {windows} of {config.quality.windows} windows, so intervals are about "
+        f"{math.sqrt(config.quality.windows / windows):.1f} times as wide"
+    )
+    return StudyConfig(
+        replace(config.quality, windows=windows),
+        replace(config.cloze, items=less(config.cloze.items)),
+        replace(config.generation, windows=less(config.generation.windows)),
+    ), (sentence,)

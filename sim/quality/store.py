@@ -43,7 +43,6 @@ class Store:
         """Write the results of a task, atomically."""
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_whole(self.folder / f"{task}.npz", buffer.getvalue())

@@ -11,9 +11,11 @@ from sim.figures.drawings.attribution import PART_LOOK
 from sim.figures.drawings.bounds import answers_of
 from sim.formatting import is_known, milliseconds, percent, shortlist, with_interval
 from sim.machine.parts import PARTS
-from sim.report.comparison import TIME, Comparison
+from sim.machine.runtime import OWN_RUNTIME
+from sim.report.comparison import HITS, Comparison
 from sim.results.table import bounds_of
 
+LOWEST = {"tpot_s.mean": "lowest time per output token", "itl_s.mean": "shortest decode steps"}
 SHOWN_NAMES = 6
 """Runs that the last sentence names; of more it gives the number."""
 
@@ -29,12 +31,14 @@ def answer(comparisons: Sequence[Comparison]) -> list[str]:
 def best_sentence(comparisons: Sequence[Comparison]) -> str:
     """Which policy is best, by how much, at what price."""
     first = comparisons[0]
-    best, timed = first.best, first.metric == TIME
+    best, timed = first.best, first.metric != HITS
     value, where = value_and_interval(best, first.metric), conditions(best)
     if len(first.runs) == 1:
         return f"{best['contender']} was the only contender {where}: {value}{price(best)}."
-    what = "lowest time per output token" if timed else "highest hit rate"
+    what = LOWEST.get(first.metric, "highest hit rate")
     sentence = f"{best['contender']} has the {what} {where}, {value}{price(best)}"
+    if first.rivals.empty:
+        return f"{sentence}; no other contender replayed requests in common with it."
     rival = first.rivals.iloc[0]
     name = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
     rank = f"the next best of {len(first.runs) - 1}" if len(first.runs) > 2 else "the only other contender"
@@ -68,13 +72,21 @@ def price(run: Any) -> str:
 def conditions(run: Any) -> str:
     """Under which conditions, in words."""
     batch = f"batch size {run['batch_size']}"
-    return f"at {100 * run['capacity']:.3g} % of the experts on {run['setup']}, workload {run['workload']}, {batch}"
+    where = ", ".join(filter(None, [str(run["setup"]), on_runtime(run)]))
+    return f"at {100 * run['capacity']:.3g} % of the experts on {where}, workload {run['workload']}, {batch}"
+
+
+def on_runtime(run: Any) -> str:
+    """The runtime of a run and the comparison it belongs to; empty where that is not known."""
+    if not isinstance(run.get("comparison"), str):
+        return ""
+    return OWN_RUNTIME if run["comparison"] == OWN_RUNTIME else f"runtime {run['runtime']} ({run['comparison']})"
 
 
 def value_and_interval(run: Any, metric: str) -> str:
     """The metric of a run with its interval."""
     low, high = (run.get(name) for name in bounds_of(metric))
-    if metric == TIME:
+    if metric != HITS:
         return with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
     return with_interval(percent(run[metric], unit=" %"), low, high, ".1f", 100.0)
 
@@ -99,6 +111,8 @@ def limit_sentence(run: Any) -> str:
 def certainty_sentence(comparison: Comparison) -> str:
     """What cannot be told from the best."""
     rivals = comparison.rivals
+    if rivals.empty and len(comparison.runs) > 1:
+        return "No other contender replayed requests in common with it, so nothing can be told apart."
     if rivals.empty:
         return "With one contender there is nothing to tell apart: add policies with python -m sim run -m policy=A,B."
     if rivals["p_holm"].isna().all():

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from sim.figures.one_capacity import USUAL_CAPACITY
-from sim.results.table import comparisons as compare_runs
+from sim.metrics.registry import decode_time
+from sim.results.comparisons import common_values, compared
 from sim.statistics.pairs import corrected_together
 
-TIME, HITS = "tpot_s.mean", "hit_rate"
+HITS = "hit_rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +20,16 @@ class Comparison:
     """Runs that differ in their policy only: the best of them, and every other run beside it.
 
     `runs`: contenders by the metric, the best first; `bounds`: runs that no live system of that capacity can equal;
-    `pairs`: rows of `sim.statistics.pairs.compare`, every other run against the best, empty where only one ran.
+    `pairs`: rows of `sim.statistics.pairs.compare`, every other run against the best, empty where only one ran;
+    `notes`: which were compared on fewer requests than they replayed, and what else is said of the pairs. Runs that
+    replayed different requests are ranked by what all of them replayed.
     """
 
     metric: str
     runs: pd.DataFrame
     bounds: pd.DataFrame
     pairs: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> pd.Series:
@@ -40,8 +44,8 @@ class Comparison:
 
 
 def ranking_metric(table: pd.DataFrame) -> str:
-    """What runs are ranked by: TPOT, or the hit rate where nothing has a clock."""
-    return TIME if table[TIME].notna().any() else HITS
+    """What runs are ranked by: a time, see `decode_time`, or the hit rate where nothing has a clock."""
+    return decode_time(table["batch_size"]) if table["tpot_s.mean"].notna().any() else HITS
 
 
 def is_bound(table: pd.DataFrame) -> pd.Series[bool]:
@@ -60,10 +64,11 @@ def compare_all(table: pd.DataFrame) -> list[Comparison]:
     comparisons = []
     for _, group in known.groupby("conditions", sort=True):
         bound = is_bound(group)
-        runs = group[~bound].sort_values([metric, "series"], ascending=[metric == TIME, True])
+        ranked = group.assign(rank=common_values(group, metric))
+        runs = ranked[~bound].sort_values(["rank", "series"], ascending=[metric != HITS, True]).drop(columns="rank")
         if len(runs):
-            pairs = compare_runs(group, metric, str(runs.iloc[0]["series"]))
-            comparisons.append(Comparison(metric, runs, group[bound], pairs))
+            found = compared(group, metric, str(runs.iloc[0]["series"]))
+            comparisons.append(Comparison(metric, runs, group[bound], found.pairs, found.notes))
     return _corrected(sorted(comparisons, key=_rank))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from sim.figures.drawings.validation import note
 from sim.figures.measures import add_measures
@@ -18,15 +16,18 @@ from sim.figures.notes import values_of
 from sim.figures.run_settings import add_settings
 from sim.figures.validation_table import errors, read_validation
 from sim.formatting import milliseconds, percent, shortlist, with_interval
+from sim.plain_yaml import read_plain_yaml
 from sim.report.answer import answer, limits
-from sim.report.comparison import compare_all
+from sim.report.comparison import Comparison, compare_all
 from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
-from sim.results.run_files import finished_runs, overrides_of, unfinished_runs
+from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
 from sim.results.table import collect, table_of
+from sim.run.plausible import replay_on_plausible_machines, sentences
 from traces.errors import UserError
+from traces.text import printable, short_name
 
 OWN_SECTION = ("attribution", "what_if")
 SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
@@ -78,8 +79,9 @@ class Content:
         return [picture for picture in self.pictures.values() if picture.name not in OWN_SECTION]
 
 
-def content(folder: Path, validation: Path | None = None) -> Content:
-    """Everything about the runs in a folder; `validation`: a folder or file that `python -m sim validate` wrote.
+def content(folder: Path, validation: Path | None = None, machines: int | None = None) -> Content:
+    """Everything about the runs in a folder; `validation`: a folder or file that `python -m sim validate` wrote;
+    `machines`: plausible machines that runs are replayed on, as `sim.run.plausible` says.
 
     Raises: UserError where the folder holds no finished run, or a file of one is broken.
     """
@@ -90,24 +92,27 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     runs = [run for run in finished_runs(folder) if run not in own]
     if not runs and not systems:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
+    if runs:
+        collect(folder) if not own else table_of(folder, runs)  # refuses what cannot be read before replays
+    unplayed = replay_on_plausible_machines(folder, machines) if runs else ()
     collected = table_of(folder, runs) if runs and own else collect(folder) if runs else pd.DataFrame()
     table = add_measures(add_settings(collected)) if runs else collected
     comparisons = compare_all(table) if runs else []
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
     return Content(
-        title=folder.resolve().name,
+        title=short_name(folder.resolve().name),
         labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
         was_run=tuple(_was_run(table, systems)),
         unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
-        sentences=tuple(answer(comparisons)) if runs else (),
+        sentences=(*answer(comparisons), *_order(comparisons)) if runs else (),
         headings=tuple(headings(table)) if runs else (),
         rows=tuple(rows(table, comparisons)) if runs else (),
         pictures=pictures(table) if runs else {},
         limits=tuple(limits(table)) if runs else (),
         validation=None if validation is None else _validation(validation),
         systems=tuple(systems),
-        warnings=tuple(_warnings(table)),
+        warnings=(*_warnings(table), *dict.fromkeys(note for one in comparisons for note in one.notes), *unplayed),
         estimated=_sentences(table, "estimated"),
         provenance=tuple(_versions(table, list(provenances.values()))),
         hardware=tuple(_hardware(list(provenances.values()))),
@@ -116,8 +121,14 @@ def content(folder: Path, validation: Path | None = None) -> Content:
     )
 
 
+def _order(comparisons: Sequence[Comparison]) -> list[str]:
+    """How sure the order of the best and its nearest rivals is on plausible machines, and what would turn it."""
+    return sentences(comparisons[0].rivals.head(SHOWN_NAMES)) if comparisons else []
+
+
 def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun]) -> list[tuple[str, str]]:
     names = {"policies": "policy", "set-ups": "setup", "sizes of": "model", "traces": "trace", "workloads": "workload",
+             "runtimes": "runtime", "compared on": "comparison",
              "batch sizes": "batch_size"}  # fmt: skip
     facts = [("runs", str(len(table) + len(systems)))]
     facts += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
@@ -134,9 +145,9 @@ def _failure(path: Path, folder: Path) -> str:
     """What is known of a run that failed or was cut short."""
     if path.is_file():
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            return f"{' '.join(record['overrides'])}: {record['error']}"
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_json(path)
+            return printable(f"{' '.join(record['overrides'])}: {record['error']}")
+        except (UserError, KeyError, TypeError):
             pass
     return f"{path.relative_to(folder)} left no results"
 
@@ -176,7 +187,7 @@ def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> 
     versions: dict[str, dict[str, None]] = {}
     for one in provenances:
         for package, number in (one.get("versions") or {}).items():
-            versions.setdefault(str(package), {})[str(number)] = None
+            versions.setdefault(short_name(package), {})[short_name(number)] = None
     hashes = sorted({str(one["trace_hash"]) for one in provenances if one.get("trace_hash")})
     facts = [("trace, sha256", ", ".join(hashes))] if hashes else []
     keys = (("engine", "engine"), ("seed", "seed"), ("code, sha256", "code_version"))
@@ -185,18 +196,20 @@ def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> 
 
 
 def _hardware(provenances: Sequence[Mapping[str, Any]]) -> list[Hardware]:
-    """The machines by name; of a figure in which runs differ all values."""
+    """The machines and then the runtimes by name; of a figure in which runs differ all values."""
     values_of_machines: dict[str, dict[str, dict[str, str]]] = {}
     labels: dict[str, str] = {}
-    for one in provenances:
-        hardware = (one.get("config") or {}).get("hardware")
-        if not isinstance(hardware, dict) or "name" not in hardware:
+    for hardware in (group for one in provenances for group in machine_of(one)):
+        if "name" not in hardware:
             continue
-        labels[str(hardware["name"])] = str(hardware.get("label"))
-        figures = values_of_machines.setdefault(str(hardware["name"]), {})
+        machine = short_name(hardware["name"])
+        labels[machine] = short_name(hardware.get("label"))
+        figures = values_of_machines.setdefault(machine, {})
+        sources = hardware.get("sources")
+        sources = sources if isinstance(sources, dict) else {}
         for name, value in hardware.items():
             if name not in ("name", "label", "sources") and value is not None:
-                figures.setdefault(name, {})[str(value)] = str((hardware.get("sources") or {}).get(name, ""))
+                figures.setdefault(short_name(name), {})[printable(str(value))] = printable(str(sources.get(name, "")))
     return [
         Hardware(name, labels[name], tuple((figure, ", ".join(values), next(iter(values.values())))
                                            for figure, values in figures.items()))
@@ -208,7 +221,11 @@ def commands_of(folder: Path, provenances: Mapping[Path, dict[str, Any]]) -> lis
     """What to type to get these runs again: the sweep's one command where it is known, else one per run."""
     path = folder / "multirun.yaml"
     if path.is_file():
-        task = OmegaConf.select(OmegaConf.load(path), "hydra.overrides.task", default=[])
+        task: Any = read_plain_yaml(path, "the sweep's record")
+        for name in ("hydra", "overrides", "task"):
+            task = task.get(name) if isinstance(task, dict) else None
+        if not isinstance(task, list):
+            raise UserError(f"the sweep's record {path} holds no list hydra.overrides.task")
         return [_command(["-m", *(str(word) for word in task)])]
     pairs = [overrides_of(run, one) for run, one in provenances.items()]
     return list(dict.fromkeys(_command([f"{key}={value}" for key, value in one.items()]) for one in pairs))

@@ -7,16 +7,16 @@ import io
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sim.figures.drawing import RUNS, MissingData
 from sim.figures.registry import FIGURES
-from sim.figures.style import STYLE
+from sim.figures.text_of_others import figure_style
 
-SVG = {"svg.hashsalt": "moe-offload-sim", "svg.fonttype": "path"}
+SVG: dict[str, Any] = {"svg.hashsalt": "moe-offload-sim", "svg.fonttype": "path"}
 HASHED = re.compile(r"\b[a-z][0-9a-f]{10}\b")
 
 
@@ -44,7 +44,7 @@ def pictures(table: pd.DataFrame) -> dict[str, Picture]:
 def picture(name: str, table: pd.DataFrame) -> Picture:
     """One figure of its table."""
     drawing = FIGURES[name]
-    with rc_context(STYLE):
+    with figure_style():
         wide, narrow = (data_uri(drawing.draw(table, columns)) for columns in (2, 1))
     return Picture(name, drawing.heading or name, drawing.says, wide, narrow)
 
@@ -52,7 +52,7 @@ def picture(name: str, table: pd.DataFrame) -> Picture:
 def data_uri(figure: Figure) -> str:
     """A figure as an SVG inside a data URI: no names that could clash with another's, and nothing that runs."""
     buffer = io.BytesIO()
-    with rc_context(STYLE | SVG):
+    with figure_style(**SVG):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(renumbered(buffer.getvalue().decode()).encode()).decode()
 

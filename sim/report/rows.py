@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 
 from sim.formatting import interval, is_known, number
-from sim.metrics.registry import Column, column_of, quantity_of
+from sim.metrics.registry import Column, column_of, decode_time, quantity_of
 from sim.report.comparison import Comparison, is_bound, ranking_metric
 from sim.results.table import bounds_of
 
 COLUMNS = tuple(
     column_of(name)
     for name in (
-        "tpot_s.mean", "hit_rate", "decode.cache_ratio", "bytes_per_token", "decode.lost_gate_mass", "ttft_s.mean",
+        "tpot_s.mean", "itl_s.mean", "hit_rate", "decode.cache_ratio", "bytes_per_token", "decode.lost_gate_mass",
+        "ttft_s.mean",
     )
 )  # fmt: skip
 DASH = "–"
@@ -43,7 +44,7 @@ class Row:
 
 def headings(table: pd.DataFrame) -> list[tuple[str, str]]:
     """(heading, what it means) of every column that some run fills."""
-    against = "time per output token over that of the best under the same conditions [95 %], same requests"
+    against = "the time over that of the best under the same conditions [95 %], same requests"
     chance = "chance of such a difference between equals, two-sided, corrected for all pairs by Holm"
     mark = "best, not distinguishable from it (p of .05 or more), or bound: no live system is so"
     first = [("policy", "the policy and the settings in which the runs differ"), ("mark", mark)]
@@ -79,7 +80,11 @@ def rows(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[Row]:
 
 
 def _filled(table: pd.DataFrame) -> list[Column]:
-    return [column for column in COLUMNS if column.name in table and table[column.name].notna().any()]
+    first = decode_time(table["batch_size"])
+    columns = sorted(COLUMNS, key=lambda column: column.name != first)
+    if first == "tpot_s.mean":
+        columns = [column for column in columns if column.name != "itl_s.mean"]
+    return [column for column in columns if column.name in table and table[column.name].notna().any()]
 
 
 def _mark(pair: Any) -> str:

@@ -11,6 +11,7 @@ from sim.formatting import is_known, number
 from sim.report.rows import DASH
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, is_system
+from traces.text import printable, short_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +104,16 @@ def system_runs(folder: Path) -> list[SystemRun]:
 
 
 def _system_run(run: Path, provenance: Mapping[str, Any], metrics: Mapping[str, Any]) -> SystemRun:
-    system = str(provenance["system"])
+    system = short_name(provenance["system"])
     return SystemRun(
         run,
         system,
-        str(provenance.get("label")),
+        short_name(provenance.get("label")),
         SOURCES.get(system, "nothing"),
         tuple(lines(system, provenance.get("config") or {}, metrics)),
-        tuple((name, format_value(value)) for name, value in metrics.items() if is_known(value)),
-        tuple(map(str, provenance.get("estimated") or ())),
-        tuple(map(str, provenance.get("fitted") or ())),
+        tuple((short_name(name), format_value(value)) for name, value in metrics.items() if is_known(value)),
+        tuple(printable(str(one)) for one in provenance.get("estimated") or ()),
+        tuple(printable(str(one)) for one in provenance.get("fitted") or ()),
     )
 
 

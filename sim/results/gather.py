@@ -8,11 +8,13 @@ from typing import Any
 import pandas as pd
 
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, is_system
 from sim.results.table import RESULTS, table_of
-from traces.whole_file import whole_file
+from traces.whole_file import check_inside, whole_file
 
 TABLES = ("requests", "blocks")
+SYSTEMS = "results_systems.parquet"
 
 
 def gather(folder: Path) -> int:
@@ -22,11 +24,13 @@ def gather(folder: Path) -> int:
     The other two hold the rows of every run's table of that name, with `run`. Runs of other systems (`system=od_moe`)
     go to results_systems.parquet. Nothing is written where no run finished.
     """
+    for name in (RESULTS, SYSTEMS, *(f"results_{name}.parquet" for name in TABLES)):
+        check_inside(folder / name, folder)
     everything = finished_runs(folder)
     systems = [run for run in everything if is_system(run)]
     runs = [run for run in everything if run not in set(systems)]
     if systems:
-        _write(folder / "results_systems.parquet", pd.DataFrame([_flat(run, folder) for run in systems]))
+        _write(folder / SYSTEMS, pd.DataFrame([_flat(run, folder) for run in systems]))
     if not runs:
         return len(everything)
     table = table_of(folder, runs)
@@ -51,12 +55,12 @@ def _stacked(folder: Path, runs: list[Path], name: str) -> pd.DataFrame:
     tables = []
     for run in runs:
         if (run / f"{name}.parquet").is_file():
-            rows = pd.read_parquet(run / f"{name}.parquet")
+            rows = read_numbers(run / f"{name}.parquet")
             rows.insert(0, "run", str(run.relative_to(folder)))
             tables.append(rows)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"run": pd.Series([], dtype=str)})
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:
-    with whole_file(path) as beside:
-        table.to_parquet(beside, index=False, compression="zstd")
+    with whole_file(path) as file:
+        table.to_parquet(file, index=False, compression="zstd")

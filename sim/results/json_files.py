@@ -8,6 +8,7 @@ from typing import Any
 
 from traces.errors import UserError
 from traces.whole_file import write_whole
+from traces.whole_input import read_json_value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -17,12 +18,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Names and values of a JSON file. Raises: UserError where it is missing or broken."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder")
+    content = read_json_value(path, "the file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(content, ensure_ascii=False).encode()  # raises for halves of characters, which no table can hold
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder") from error
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is broken: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is broken: it must hold names and values")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
+from sim.machine.runtime import OWN_RUNTIME, SAME_RUNTIME
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Metrics, StepTable
 from sim.results.json_files import write_json
@@ -43,7 +45,12 @@ def provenance(
         "trace_provenance": replay.trace.provenance,
         "hardware": replay.hardware.name,
         "hardware_label": replay.hardware.label,
+        "runtime": replay.runtime.name,
+        "runtime_label": replay.runtime.label,
+        "comparison": OWN_RUNTIME if replay.setup.own_runtime else SAME_RUNTIME,
         "model": replay.geometry.model,
+        "machine": {"hardware": asdict(replay.hardware), "runtime": asdict(replay.runtime)},
+        "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,
         **({} if forecaster is None else {"predictor": forecaster.origin}),
@@ -72,7 +79,6 @@ def write_run(
 
     metrics.json comes last, so that its presence means that the run is complete.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = table.metrics()
     if table.sink is None:
         write_table(folder / "steps.parquet", table.columns())

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from sim.metrics.registry import GATE_MASSES
+from sim.plain_yaml import read_plain_yaml
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
+from sim.results.plausible_file import read_plausible
 from sim.statistics.run_sample import Run
 from traces.errors import UserError
 
@@ -67,15 +70,28 @@ def load_run(run: Path, series: str = "") -> Run:
     """
     with results_of(run):
         provenance = read_json(run / "provenance.json")
-        hardware = (provenance.get("config") or {}).get("hardware") or {}
         return Run(
             series or str(provenance.get("policy")),
             _blocks(run),
             read_table(run / "requests.parquet", ("group",)),
             (str(provenance.get("trace_hash")), int(provenance.get("batch_size") or 1)),
             str(provenance.get("hardware")),
-            {name: float(value) for name, value in (hardware.get("uncertainty") or {}).items() if value is not None},
+            uncertainty_of(provenance),
+            read_plausible(run, provenance),
         )
+
+
+def machine_of(provenance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run says of its machine and of the software on it, those that it says something of."""
+    config, machine = provenance.get("config"), provenance.get("machine")
+    groups = [one.get(name) for one, name in ((config, "hardware"), (machine, "runtime")) if isinstance(one, dict)]
+    return [group for group in groups if isinstance(group, dict)]
+
+
+def uncertainty_of(provenance: Mapping[str, Any]) -> dict[str, float]:
+    """Relative standard errors of the figures of hardware and runtime that a run states."""
+    errors = [group.get("uncertainty") or {} for group in machine_of(provenance)]
+    return {name: float(value) for one in errors for name, value in one.items() if value is not None}
 
 
 def _blocks(run: Path) -> pd.DataFrame:
@@ -91,8 +107,8 @@ def _blocks(run: Path) -> pd.DataFrame:
     if "num_tokens" in steps:
         for name in [str(name) for name in steps if str(name).endswith("_ns")]:
             steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
-        if "lost_gate_mass" in steps:
-            steps["lost_gate_mass_tokens"] = steps["lost_gate_mass"] * steps["num_tokens"]
+        for name in (name for name in GATE_MASSES if name in steps):
+            steps[f"{name}_tokens"] = steps[name] * steps["num_tokens"]
     return steps.groupby(["group", "phase"], as_index=False).sum()
 
 
@@ -101,21 +117,16 @@ def overrides_of(run: Path, provenance: dict[str, Any]) -> dict[str, str]:
     overrides = provenance.get("overrides")
     path = run / ".hydra" / "overrides.yaml"
     if overrides is None:
-        overrides = OmegaConf.load(path) if path.is_file() else []
+        overrides = read_plain_yaml(path, "the overrides") if path.is_file() else []
     pairs = dict(str(override).lstrip("+~").split("=", 1) for override in overrides if "=" in str(override))
     return {key: value for key, value in pairs.items() if not key.startswith(("hydra", "sweep.", "experiment"))}
 
 
 def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises a dozen kinds for missing, cut and foreign files
-        raise UserError(f"{path} cannot be read: {error}") from error
+    table = read_numbers(path)
     for name in columns:
         if name not in table:
-            raise UserError(f"{path} lacks the column {name}: it was not written by `python -m sim run`")
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise UserError(f"{path}: the column {name} must hold numbers")
+            raise UserError(f"{path} lacks the column {name} of numbers: it was not written by `python -m sim run`")
     return table
 
 

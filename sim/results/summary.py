@@ -10,21 +10,29 @@ from sim.formatting import milliseconds, number, percent, size
 from sim.machine.parts import PARTS
 from sim.metrics.registry import PREFIXES, QUANTILES, quantity_of
 from sim.metrics.step_table import Metrics
+from sim.statistics.bootstrap import blocks_needed
+from traces.text import printable, short_name
 
 RATES_SHOWN = (
     "hit_rate", "late_rate", "cache_ratio", "substitution_rate", "lost_gate_mass", "cpu_rate", "bytes_per_token",
     "loads_per_token", "prefetches_per_token", "prefetch_precision", "demand_to_capacity",
 )  # fmt: skip
-TIMES_SHOWN = ("tpot_s", "itl_s", "ttft_s")
+TIMES_SHOWN = {"tpot_s": "TPOT over requests", "itl_s": "time per decode token", "ttft_s": "TTFT"}
+BATCH_TIMES_SHOWN = {"itl_s": "decode step", "tpot_s": "TPOT over requests, with prefills", "ttft_s": "TTFT"}
+"""In a batch, a request's TPOT includes waiting while others' prompts are prefilled; a paper's decoding latency is the
+time of a decode step."""
 
 
 def head(replay: Replay, metrics: Metrics) -> list[str]:
     reset = "reset for every batch" if replay.cache.resets else "not reset between requests"
     clock = "SIMULATED" if replay.timed else "counted without a clock"
     trace = replay.trace
+    whose = "the one that the policy names" if replay.setup.own_runtime else "the same for every policy"
     return [
-        f"policy {replay.policy.name} on {trace.geometry.model} routing, {replay.geometry.model} sizes, "
-        f"{replay.hardware.name} ({replay.hardware.label}); results {clock}",
+        f"policy {short_name(replay.policy.name)} on {short_name(trace.geometry.model)} routing, "
+        f"{short_name(replay.geometry.model)} sizes, {short_name(replay.hardware.name)} ({replay.hardware.label}); "
+        f"results {clock}",
+        f"runtime {short_name(replay.runtime.name)} ({replay.runtime.label}), {whose}",
         f"{trace.num_requests} requests, {trace.num_tokens} tokens, {trace.num_layers} MoE layers "
         f"of {trace.num_experts} experts, top {trace.top_k}; batch {replay.run.batch_size}; capacity "
         f"{number(metrics['capacity_slots_per_layer'])} slots per layer ({percent(metrics['capacity_fraction'])}, "
@@ -38,10 +46,9 @@ def rows(metrics: Metrics) -> list[tuple[str, ...]]:
     return [(rate.title, *(rate.unit.format(metrics[f"{prefix}{rate.name}"]) for prefix in PREFIXES)) for rate in shown]
 
 
-def times(metrics: Metrics) -> list[str]:
+def times(metrics: Metrics, batch_size: int) -> list[str]:
     lines = []
-    for name in TIMES_SHOWN:
-        title = quantity_of(f"{name}.mean").metric.title
+    for name, title in (TIMES_SHOWN if batch_size == 1 else BATCH_TIMES_SHOWN).items():
         points = "   ".join(f"{point} {milliseconds(metrics[f'{name}.{point}'])}" for point in QUANTILES)
         lines.append(f"{title:<34}{milliseconds(metrics[f'{name}.mean']):>14}   {points}")
     total = metrics["itl_s.mean"]
@@ -60,7 +67,7 @@ def times(metrics: Metrics) -> list[str]:
 def gains(answers: dict[str, Any]) -> list[str]:
     """What every scenario of ``sim.run.what_if`` would gain."""
     base = answers["baseline"]
-    lines = [f"{'what if (SIMULATED, exact in the model)':<42}{'TPOT':>14}{'change':>10}{'hit rate':>10}"]
+    lines = [f"{'what if (SIMULATED, exact in the model)':<42}{'TPOT, requests':>14}{'change':>10}{'hit rate':>10}"]
     lines.append(f"  {'as it is':<40}{milliseconds(base['tpot_s']):>14}{'':>10}{percent(base['hit_rate']):>10}")
     for row in answers["scenarios"]:
         if row["refused"] is not None:
@@ -80,9 +87,22 @@ def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None
         f"{title:<34}{everything:>12}{prefill:>12}{decode:>12}" for title, everything, prefill, decode in rows(metrics)
     ]
     lines.append("")
-    lines += times(metrics)
+    lines += times(metrics, replay.run.batch_size)
     if answers is not None:
         lines += ["", *gains(answers), ""]
-    lines += [f"ESTIMATED: {note}" for note in replay.notes.estimated]
-    lines += [f"note: {note}" for note in (*replay.notes.warnings, *fragile_capacity(metrics))]
+    lines += [f"ESTIMATED: {printable(note)}" for note in replay.notes.estimated]
+    lines += [f"note: {printable(note)}" for note in (*replay.notes.warnings, *fragile_capacity(metrics))]
+    lines += [f"note: {sentence}" for sentence in few_for_quantiles(replay)]
     return "\n".join(lines)
+
+
+def few_for_quantiles(replay: Replay) -> list[str]:
+    """Which quantiles over requests say little, because so few requests lie beyond them that they have no interval."""
+    requests, batch = replay.trace.num_requests, replay.run.batch_size
+    blocks = -(-requests // batch)
+    few = [name for name, share in QUANTILES.items() if blocks < blocks_needed(share)]
+    if not few or not replay.timed:
+        return []
+    needed = ", ".join(str(blocks_needed(QUANTILES[name])) for name in few)
+    what = f"{requests} requests" if batch == 1 else f"{blocks} batches of requests"
+    return [f"{', '.join(few)} of {what} have no interval: that takes {needed}"]

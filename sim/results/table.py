@@ -1,5 +1,6 @@
 """The runs of a folder as a table: one row per run, with intervals over its requests."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,32 +8,43 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sim.machine.runtime import OWN_RUNTIME
 from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
+from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
-from sim.statistics.pairs import compare, corrected_together
 from sim.statistics.run_sample import Run, intervals
 from traces.errors import UserError
+from traces.text import MOST_OF_A_SERIES, printable, short_name
 
 RESULTS = "results.parquet"
-MEANS = tuple(name for name, quantity in QUANTITIES.items() if quantity.quantile is None)
+AND, PLAUSIBLE = " and ", "plausible machines"
+FIRST_ORDER = f"{AND}the machine's errors by first order"
+METHOD = "bootstrap-t, order statistics"
+"""How intervals were made; those of a results.parquet that were made in another way are made anew."""
 
 # Settings that tell two runs of one policy apart; the cache's capacity is the axis of every figure instead.
-_SETTINGS = ("hardware", "model", "trace", "batch_size", "seed")
-_IDENTITY = ("policy", "trace_hash", "label", "engine", "key", "code_version", "replay_wall_s")
+_SETTINGS = ("hardware", "runtime", "model", "trace", "batch_size", "seed")
+_IDENTITY = ("comparison", "policy", "trace_hash", "label", "engine", "key", "code_version", "replay_wall_s")
+_SENTENCES = ("estimated", "warnings", "overrides")
+DESCRIBED = ("hardware", "runtime", "model")
+"""Groups of figures that a name stands for."""
 _CAPACITY = ("cache.fraction", "cache.slots_per_layer", "cache.bytes")
 
 
 def collect(folder: Path) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
-    Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `model`, `trace`,
+    Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `runtime`, `comparison`
+    ("same runtime", or each on its own: runs on different runtimes are compared in the latter only), `model`, `trace`,
     `trace_hash`, `batch_size`, `seed`, `label`, `engine`, `key`, `code_version`, `replay_wall_s`, `estimated`,
     `warnings` and `overrides` (tuples of texts), `capacity` (share of all experts that the cache holds),
-    `asked_capacity` (as configured), `requests` (blocks of the intervals: requests, or lockstep batches), `METRIC.low`
-    and `METRIC.high` of every mean and rate (`tpot_s.low` for `tpot_s.mean`), `series`: the policy, and the settings in
-    which the runs of the folder differ, and `conditions`: all that two runs must share so that only their policies
-    differ. Of runs of a sweep with the same configuration the newest counts. Sorted by capacity and series.
+    `asked_capacity` (as configured), `requests` (blocks of the intervals: requests, lockstep batches, or data sets and
+    conversations), `METRIC.low` and `METRIC.high` of every mean, rate and quantile (`tpot_s.low` for `tpot_s.mean`; NaN
+    where there is none), `series`: the policy, and the settings in which the runs of the folder differ, and
+    `conditions`: all that two runs must share so that only their policies differ, and at most the requests that they
+    replayed (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the
+    newest counts. Sorted by capacity and series.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -62,10 +74,39 @@ def table_of(folder: Path, runs: list[Path]) -> pd.DataFrame:
         with results_of(run):
             rows.append(_row(run, one, known.get(str(one.get("key")))))
             overrides.append(overrides_of(run, one))
-    for row, name, words in zip(rows, _series_names(rows, overrides), overrides, strict=True):
-        row["series"] = name
-        row["conditions"] = _conditions(row, words)
+    for words, figures in zip(overrides, _varied_figures(provenances), strict=True):
+        words |= figures
+    for row, name in zip(rows, _series_names(rows, overrides), strict=True):
+        row["series"] = short_name(name, MOST_OF_A_SERIES)
+    _set_conditions(rows, overrides)
     return pd.DataFrame(rows).sort_values(["capacity", "series"], kind="stable", ignore_index=True)
+
+
+def _varied_figures(provenances: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Of every run the figures, as `hardware.sync_s`, in which runs on machines (or models) of its name differ.
+
+    A file of that name may have been edited between the runs: they are no longer on the same machine.
+    """
+    found: list[dict[str, str]] = [{} for _ in provenances]
+    for group in DESCRIBED:
+        described = [group_of(one, group) for one in provenances]
+        for name in {str(one.get("name")) for one in described}:
+            same = [place for place, one in enumerate(described) if str(one.get("name")) == name]
+            for key in dict.fromkeys(key for place in same for key in described[place]):
+                values = {place: described[place].get(key) for place in same}
+                if any(isinstance(value, str | list | dict) for value in values.values()):
+                    continue
+                if len(set(values.values())) > 1:
+                    for place, value in values.items():
+                        found[place][f"{group}.{key}"] = str(value)
+    return found
+
+
+def group_of(provenance: dict[str, Any], group: str) -> dict[str, Any]:
+    """A group of a run's configuration, empty where it has none."""
+    config = provenance.get("config")
+    found = config.get(group) if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
@@ -74,37 +115,14 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        table = pd.read_parquet(path)
-    except Exception:  # broken: computed again
+        table = read_numbers(path, keys=("key",))
+    except UserError:  # broken: computed again
         return {}
-    names = [name for name in map(str, table) if name == "requests" or name.endswith((".low", ".high"))]
+    if "interval_method" not in table:
+        return {}
+    own = ("requests", "interval_method")
+    names = [name for name in map(str, table) if name in own or name.endswith((".low", ".high"))]
     return {str(row["key"]): {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
-
-
-def comparisons(table: pd.DataFrame, metric: str, baseline: str | None = None) -> pd.DataFrame:
-    """`pairs.compare` of all runs of `collect` that differ in their policy only, corrected for all pairs.
-
-    Runs are compared where trace, requests, batch size, machine, model and the capacity asked for are the same; these
-    are the columns of the result before those of `compare`. Of equal runs the first counts. `baseline`: a policy or a
-    series; without it all pairs. Empty where nothing is left to compare.
-
-    Raises: UserError for an unknown metric or baseline.
-    """
-    if baseline is not None and baseline not in {*table["series"], *table["policy"]}:
-        raise UserError(f"baseline={baseline} is neither a policy nor a series: known are {', '.join(table['series'])}")
-    tables = []
-    asked = pd.to_numeric(table["asked_capacity"], errors="coerce")
-    ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
-    for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
-        runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
-        chosen = rows[(rows["series"] == baseline) | (rows["policy"] == baseline)]["series"]
-        if len(runs) < 2 or (baseline is not None and chosen.empty):
-            continue
-        pairs = compare(runs, metric, None if baseline is None else str(chosen.iloc[0]))
-        for name in ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions"):
-            pairs.insert(0, name, rows.iloc[0][name])
-        tables.append(pairs)
-    return corrected_together(pd.concat(tables, ignore_index=True) if tables else compare([], metric))
 
 
 def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
@@ -121,20 +139,29 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
     row: dict[str, Any] = {key: np.nan if value is None else value for key, value in metrics.items()}
     row |= {key: provenance.get(key) for key in (*_SETTINGS, *_IDENTITY)}
     row["trace"] = Path(str(row["trace"])).name
+    row |= {key: short_name(row[key]) for key in ("policy", "hardware", "model", "trace") if row[key] is not None}
     asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
     row["asked_capacity"] = str(next((value for value in asked if value is not None), "default"))
     row |= {"folder": str(run), "capacity": float(capacity)}
-    row |= {name: tuple(map(str, provenance.get(name) or ())) for name in ("estimated", "warnings", "overrides")}
-    if known is None:
-        sample = load_run(run)
-        known = {"requests": len(sample.groups())} | interval_columns(sample, MEANS)
+    row |= {name: tuple(printable(str(one)) for one in provenance.get(name) or ()) for name in _SENTENCES}
+    sample = load_run(run)
+    method = METHOD + machine_words(sample)
+    if known is None or known["interval_method"] != method:
+        known = {"requests": sample.num_blocks, "interval_method": method} | interval_columns(sample, tuple(QUANTITIES))
     return row | known
+
+
+def machine_words(run: Run) -> str:
+    """How intervals count in the uncertainty of the machine: nothing where its files state none."""
+    if not any(run.errors.values()):
+        return ""
+    return FIRST_ORDER if run.plausible is None else f"{AND}{run.plausible.machines} {PLAUSIBLE}"
 
 
 def interval_columns(run: Run, metrics: Sequence[str]) -> dict[str, float]:
     """95 % intervals of these metrics by the names of their columns."""
-    bounds = intervals(run, metrics).items()
-    return {column: end for name, ends in bounds for column, end in zip(bounds_of(name), ends, strict=True)}
+    found = intervals(run, metrics).items()
+    return {column: end for name, one in found for column, end in zip(bounds_of(name), one.interval, strict=True)}
 
 
 def bounds_of(metric: str) -> tuple[str, str]:
@@ -143,12 +170,49 @@ def bounds_of(metric: str) -> tuple[str, str]:
     return f"{stem}.low", f"{stem}.high"
 
 
-def _conditions(row: dict[str, Any], overrides: dict[str, str]) -> str:
-    """What two runs must share so that only their policies differ."""
+SELECTION = ("trace.requests", "trace.sample", "trace.fit_requests")
+"""What chooses the requests of a run."""
+
+
+def _conditions(row: dict[str, Any], overrides: dict[str, str], named: Sequence[str] = SELECTION) -> str:
+    """What two runs must share so that only their policies differ; of the settings that choose requests those `named`,
+    and with all of them the requests that were chosen."""
     asked = {key: row[key] for key in ("trace_hash", "batch_size", "hardware", "model", "asked_capacity")}
-    shown = {*_SETTINGS, *_CAPACITY}
+    asked["runtime"] = row["runtime"] if row["comparison"] != OWN_RUNTIME else OWN_RUNTIME
+    if "trace.sample" in overrides:
+        asked["seed"] = row["seed"]
+    shown = {*_SETTINGS, *_CAPACITY, *(name for name in SELECTION if name not in named)}
     rest = {key: value for key, value in overrides.items() if key not in shown and not key.startswith("policy")}
     return " ".join(f"{key}={value}" for key, value in sorted((asked | rest).items()))
+
+
+def _set_conditions(rows: list[dict[str, Any]], overrides: list[dict[str, str]]) -> None:
+    """Enter the conditions of each run.
+
+    Runs that replayed other requests of the same trace have conditions of their own. Where they are of other policies
+    than the rest they join them, to be compared on common requests: first those whose policy itself chose the requests
+    (it holds some out), then those that were asked for others.
+    """
+    for row, words in zip(rows, overrides, strict=True):
+        row["conditions"] = _conditions(row, words)
+    for named in (SELECTION, ()):
+        wide: dict[str, list[int]] = {}
+        for place, (row, words) in enumerate(zip(rows, overrides, strict=True)):
+            whole = row | {"trace_hash": CHOSEN.sub("", str(row["trace_hash"]))}
+            wide.setdefault(_conditions(whole, words, named), []).append(place)
+        for conditions, places in wide.items():
+            seen: dict[tuple[str, ...], set[str]] = {}
+            for place in places:
+                policy = [f"{key}={value}" for key, value in overrides[place].items() if key.startswith("policy.")]
+                name = (str(rows[place]["policy"]), str(rows[place]["seed"]), *sorted(policy))
+                seen.setdefault(name, set()).add(str(rows[place]["conditions"]))
+            if all(len(narrow) == 1 for narrow in seen.values()):
+                for place in places:
+                    rows[place]["conditions"] = conditions
+
+
+CHOSEN = re.compile(r"/(requests|sample)\[[^\]]*\]$")
+"""The end of a trace's hash that says which requests were chosen."""
 
 
 def _series_names(rows: list[dict[str, Any]], overrides: list[dict[str, str]]) -> list[str]:

@@ -55,8 +55,7 @@ class TableFile:
         self.waiting = [{name: column[count:] for name, column in whole.items()}]
         table = pa.table({name: arrow_array(column[:count]) for name, column in whole.items()})
         if self.writer is None:
-            self.unfinished.beside.parent.mkdir(parents=True, exist_ok=True)
-            self.writer = pq.ParquetWriter(self.unfinished.beside, table.schema, compression="zstd")
+            self.writer = pq.ParquetWriter(self.unfinished.open(), table.schema, compression="zstd")
         self.writer.write_table(table)
 
     def close(self) -> None:
@@ -73,7 +72,7 @@ class TableFile:
         if self.writer is not None:
             with suppress(OSError):  # a full disk fails again
                 self.writer.close()
-            self.unfinished.discard()
+        self.unfinished.discard()
 
 
 class Sinks:

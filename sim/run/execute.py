@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,13 +14,17 @@ from tqdm import tqdm
 
 from sim.assembly.build import build, open_requests
 from sim.assembly.replay import Replay
-from sim.config import to_plain_dict
+from sim.config import SweepConfig, to_plain_dict, validate
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Metrics, StepTable
 from sim.results.json_files import write_json
 from sim.results.outputs import write_run
 from sim.results.table_file import Sinks, TableFile
 from sim.systems import load_system
+
+MANY_LAYER_STEPS = 1_000_000
+SOONER = "15 to 85"
+"""Measured by `python -m scripts.benchmarks.engines` (README.md, Speed), for `importance` and `lru`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +59,12 @@ def execute(config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
 
 def run_device(config: DictConfig, folder: Path) -> DeviceRun:
     """Replay on one device; write metrics, tables and provenance, and timeline and what-ifs where asked for."""
+    sweep = validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.")
     replay = build(config)
     start = time.perf_counter()
-    table, blocks, timeline = replay_into(folder, replay, bool(config.sweep.steps))
+    table, blocks, timeline = replay_into(folder, replay, sweep.steps)
     wall_s = time.perf_counter() - start
-    scenarios = replay_what_if(folder, replay) if replay.run.what_if else None
+    scenarios = replay_what_if(folder, replay, table) if replay.run.what_if else None
     metrics = write_run(folder, replay, table, to_plain_dict(config), wall_s, blocks)
     return DeviceRun(replay, metrics, scenarios, timeline)
 
@@ -66,13 +72,13 @@ def run_device(config: DictConfig, folder: Path) -> DeviceRun:
 def run_system(config: DictConfig, folder: Path) -> SystemRun:
     """Run a system of several devices on the configured requests."""
     system = load_system(to_plain_dict(config.system, "system"))
-    trace = open_requests(config.trace)
+    trace = open_requests(config.trace, int(config.seed))
     return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))
 
 
 def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, BlockSums, str | None]:
     """Replay everything; steps (where wanted) and the timeline (where one is kept) go to files as they come."""
-    timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots())
+    timeline, blocks = None, BlockSums(replay.trace.num_layers, replay.pools.slots(), replay.cache.sequential)
     with ExitStack() as stack:
         files = [stack.enter_context(TableFile(folder / "steps.parquet"))] if steps else []
         table = StepTable(replay, Sinks(blocks, *files))
@@ -81,6 +87,7 @@ def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, B
 
             timeline = stack.enter_context(TimelineFile(folder / NAME, replay))
         total = replay.schedule.num_steps()
+        hint_at_compiled(replay, total)
         bar = stack.enter_context(tqdm(total=total, unit=" steps", delay=2, disable=None, leave=False))
         for result in replay.blocks():
             table.add(result)
@@ -92,11 +99,19 @@ def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, B
     return table, blocks, f"timeline of {timeline.steps} of {len(table)} steps in {timeline.path}"
 
 
-def replay_what_if(folder: Path, replay: Replay) -> dict[str, Any]:
+def replay_what_if(folder: Path, replay: Replay, ran: StepTable) -> dict[str, Any]:
     """Replay the scenarios and write their results."""
     from sim.run.what_if import NUM_REPLAYS, what_if
 
     with tqdm(total=NUM_REPLAYS, unit=" what-ifs", delay=2, disable=None, leave=False) as bar:
-        results = what_if(replay, lambda name: bar.update())
+        results = what_if(replay, lambda name: bar.update(), ran)
     write_json(folder / "what_if.json", results)
     return results
+
+
+def hint_at_compiled(replay: Replay, steps: int) -> None:
+    """Say once, on standard error, that a long replay on the SimPy clock can be had sooner."""
+    layer_steps = steps * replay.trace.num_layers
+    if replay.timed and replay.run.engine == "simpy" and layer_steps > MANY_LAYER_STEPS:
+        same = f"engine=compiled gives the same nanoseconds {SOONER} times sooner (MEASURED)"
+        print(f"{layer_steps:,} layer steps on engine=simpy: {same}", file=sys.stderr)

@@ -19,7 +19,7 @@ from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
 from sim.assembly.replay import Replay
 from sim.config import TimeConfig
-from sim.machine.hardware import PARAMETERS
+from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
 from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.statistics.bootstrap import request_interval
@@ -104,13 +104,18 @@ class Forget:
     def write(self, columns: Columns) -> None: ...
 
 
-def what_if(replay: Replay, progress: Callable[[str], Any] = lambda name: None) -> dict[str, Any]:
+def what_if(
+    replay: Replay, progress: Callable[[str], Any] = lambda name: None, ran: StepTable | None = None
+) -> dict[str, Any]:
     """Every scenario of a replay that ran or is yet to run: baseline, rows, and the sentence that names what binds.
 
-    ``progress`` is told the name of each scenario before it is replayed.
+    ``progress`` is told the name of each scenario before it is replayed. ``ran``: what the replay gave, where it ran.
     """
     progress("as configured")
-    metrics, requests = _measure(replay, replay.policy, replay.setup.time)
+    if ran is None:
+        metrics, requests = _measure(replay, replay.policy, replay.setup.time)
+    else:
+        metrics, requests = ran.metrics(), ran.requests()
     base_s = _tpot(metrics)
     rows, tpots = [], {}
     for scenario in SCENARIOS:

@@ -1,4 +1,4 @@
-"""The error of a simulated time that comes from uncertain parameters of the hardware file."""
+"""The error of a simulated time that comes from uncertain figures of hardware and runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from sim.machine.hardware import PARAMETERS
+from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
 from sim.metrics.registry import Quantity
 from sim.statistics.bootstrap import Vector
@@ -16,7 +16,7 @@ from sim.statistics.bootstrap import Vector
 PART_FIGURES = {
     part: tuple(name for name, parameter in PARAMETERS.items() if part in parameter.parts) for part in PARTS
 }
-"""Which figures of a hardware file each part of a token's time rests on."""
+"""Which figures of hardware and runtime each part of a token's time rests on."""
 
 
 def time_shares(blocks: pd.DataFrame, quantity: Quantity) -> dict[str, float]:
@@ -32,7 +32,7 @@ def time_shares(blocks: pd.DataFrame, quantity: Quantity) -> dict[str, float]:
 
 
 def sensitivities(blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float]) -> dict[str, float]:
-    """Relative standard error of the metric that each uncertain figure of the hardware file causes.
+    """Relative standard error of the metric that each uncertain figure of hardware and runtime causes.
 
     First order: a part of a token's time that rests on a figure of relative standard error s has that error itself; of
     several figures behind one part the least certain counts. Waits are taken to scale with what is waited for.
@@ -45,13 +45,33 @@ def sensitivities(blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str,
     return effects
 
 
-def calibration_draws(effects: Mapping[str, float], hardware: str, draws: int, seed: int) -> Vector:
-    """Relative error of a time in every draw: one normal number per figure and machine, common to all its runs.
+Effects = dict[tuple[str, str], float]
+"""(machine, figure) -> change of a value by one standard error of the figure; a figure moves all its runs together."""
 
-    `effects`: what `sensitivities` gives.
-    """
+
+def machine_effects(
+    blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float], hardware: str, value: float
+) -> Effects:
+    """What the uncertain figures of a machine do to a value; nothing to what is no time."""
+    if not errors or not quantity.is_time or np.isnan(value):
+        return {}
+    return {(hardware, figure): error * value for figure, error in sensitivities(blocks, quantity, errors).items()}
+
+
+def minus(one: Effects, other: Effects) -> Effects:
+    """Effects on the difference of two values: what they share cancels."""
+    return {key: one.get(key, 0.0) - other.get(key, 0.0) for key in {**one, **other}}
+
+
+def machine_error(effects: Effects) -> float:
+    """Standard error that the effects cause together."""
+    return float(np.sqrt(sum(effect**2 for effect in effects.values())))
+
+
+def machine_draws(effects: Effects, draws: int, seed: int) -> Vector:
+    """What the effects do in every draw of the machine: one normal number per figure, [draws]."""
     total = np.zeros(draws)
-    for figure, error in effects.items():
+    for (hardware, figure), effect in effects.items():
         name = zlib.crc32(f"{hardware} {figure}".encode())
-        total += error * np.random.default_rng([seed, 1, name]).standard_normal(draws)
+        total += effect * np.random.default_rng([seed, 1, name]).standard_normal(draws)
     return total

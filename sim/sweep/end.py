@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,9 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+
+from sim.results.json_files import read_json
+from traces.whole_file import make_folder, unfinished_name
 
 FAILED = "failed"
 
@@ -64,9 +65,9 @@ class SweepEnd(Callback):
 
 def now_ns(folder: Path) -> int:
     """The time as the file system of the results tells it: jobs may run on other machines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / f".started.{os.getpid()}"
-    mark.touch()
+    make_folder(folder)
+    mark = folder / unfinished_name("started")
+    mark.touch(exist_ok=False)
     found = mark.stat().st_mtime_ns
     mark.unlink()
     return found
@@ -92,4 +93,4 @@ def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:
     """Records of the runs that failed since a time of the file system."""
     paths = sorted((folder / FAILED).glob("*.json"))
     recent = [path for path in paths if path.stat().st_mtime_ns >= started_ns]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in recent]
+    return [read_json(path) for path in recent]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sim.assembly.build import GROUPS
 from sim.config import SweepConfig, to_plain_dict, validate
+from sim.group_files import keys_of, mark_figure
 from traces.errors import UserError
 
 
@@ -57,11 +58,13 @@ def expand(config: DictConfig, words: list[str]) -> Iterator[OneRun]:
 
 def _combinations(config: DictConfig, words: list[str], listed: list[tuple[str, list[Any]]]) -> Iterator[OneRun]:
     """One by one: a configuration takes some milliseconds to copy."""
+    known = keys_of([*words, *(f"{key}=" for key, _ in listed)])
     for values in product(*(values for _, values in listed)):
         own = copy.deepcopy(config)
         OmegaConf.update(own, "sweep.grid", {}, merge=False)
         for (key, _), value in zip(listed, values, strict=True):
             OmegaConf.update(own, key, value, merge=False)
+            mark_figure(own, key, known)
         assigned = [f"{key}={value}" for (key, _), value in zip(listed, values, strict=True)]
         yield OneRun(own, (*words, *assigned))
 

@@ -22,13 +22,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sim.assembly.build import open_trace
 from sim.config import TraceConfig, to_plain_dict, validate
-from sim.errors import one_line
+from sim.errors import one_line, system_error
+from sim.metrics.registry import decode_time
+from sim.results.json_files import read_json, write_json
 from sim.run.execute import DeviceRun, SystemRun, execute
 from sim.sweep.grid import OneRun, expand
 from sim.sweep.key import code_version, run_key, run_name
 from traces.errors import UserError
-from traces.whole_file import write_whole
+from traces.whole_file import make_folder, unfinished_name
 
+STEM = 40
+"""Characters at the end of a run's name, its key among them, that the name of its unfinished folder repeats."""
 FAILED, LOCKS = "failed", ".locks"
 
 
@@ -56,7 +60,7 @@ class Place:
         never half.
         """
         path = self.folder / LOCKS / f"{self.name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return FileLock(path)
 
 
@@ -66,7 +70,7 @@ def place_of(config: DictConfig, folder: Path) -> Place:
     trace = values.get("trace")
     trace_hash = ""
     if isinstance(trace, dict) and (trace.get("path") or trace.get("embedded")):
-        trace_hash = open_trace(validate(TraceConfig, trace, "trace.")).content_hash
+        trace_hash = open_trace(validate(TraceConfig, trace, "trace.").recorded()).content_hash
     key = run_key(values, trace_hash)
     return Place(folder, run_name(values, key), key)
 
@@ -106,41 +110,49 @@ def run_one(one: OneRun, folder: Path, wait: bool) -> Path | None:
         if place.finished:
             return place.run
         with place.lock().acquire(timeout=-1 if wait else 0):
-            if not place.finished:
-                _compute(one, place)
-        return place.run
+            done = None if place.finished else _compute(one, place)
     except Timeout:
         raise
     except Exception as error:
         _record_failure(one, folder, error)
         return None
+    if done is not None:
+        print(f"{place.name}  {_summary(done)}")
+    return place.run
 
 
-def _compute(one: OneRun, place: Place) -> None:
-    """Replay beside the run's folder, then rename."""
-    beside = place.folder / f".{place.name}.part"
-    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
-    beside.mkdir(parents=True)
+def _compute(one: OneRun, place: Place) -> DeviceRun | SystemRun:
+    """Replay beside the run's folder, then rename; what was written is removed where that fails."""
+    if place.run.is_symlink() or (place.run.exists() and not place.run.is_dir()):
+        raise UserError(f"{place.run} is no folder: a run's folder must be one, or a name that nothing has")
+    stem = place.name[-STEM:]
+    for killed in place.folder.glob(f".{stem}.*.part"):
+        shutil.rmtree(killed, ignore_errors=True)
+    beside = place.folder / unfinished_name(stem)
+    beside.mkdir()
     try:
         done = execute(one.config, beside)
-    except Exception:
+        provenance = beside / "provenance.json"
+        known = read_json(provenance) | {"overrides": list(one.words), "key": place.key, "code_version": code_version()}
+        write_json(provenance, known)
+        shutil.rmtree(place.run, ignore_errors=True)  # only what is not finished gets here
+        beside.rename(place.run)
+    except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    provenance = beside / "provenance.json"
-    known = json.loads(provenance.read_text(encoding="utf-8"))
-    known |= {"overrides": list(one.words), "key": place.key, "code_version": code_version()}
-    provenance.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(place.run, ignore_errors=True)  # only what is not finished gets here
-    beside.rename(place.run)
     failure_of(one, place.folder).unlink(missing_ok=True)
-    print(f"{place.name}  {_summary(done)}")
+    return done
 
 
 def _summary(done: DeviceRun | SystemRun) -> str:
     """One line on a finished run."""
     if isinstance(done, SystemRun):
         return ""
-    values = (("hit rate", "hit_rate", "{:.3f}", 1.0), ("TPOT", "tpot_s.mean", "{:.3f} ms", 1e3))
+    time = decode_time((done.replay.run.batch_size,))
+    values = (
+        ("hit rate", "hit_rate", "{:.3f}", 1.0),
+        ("TPOT" if time.startswith("tpot") else "decode step", time, "{:.3f} ms", 1e3),
+    )
     found = [(title, form, done.metrics[name], scale) for title, name, form, scale in values]
     return ", ".join(f"{title} {form.format(v * scale)}" for title, form, v, scale in found if isinstance(v, float))
 
@@ -157,6 +169,8 @@ def _record_failure(one: OneRun, folder: Path, error: Exception) -> None:
     """Say and write which run failed and why."""
     bad_input = isinstance(error, UserError | OmegaConfBaseException)
     sentence = one_line(error) if bad_input else f"{type(error).__name__}: {one_line(error)}"
+    if isinstance(error, OSError):
+        sentence = system_error(error)
     record = {
         "overrides": list(one.words),
         "error": sentence,
@@ -164,9 +178,8 @@ def _record_failure(one: OneRun, folder: Path, error: Exception) -> None:
         "traceback": None if bad_input else traceback.format_exc(),
     }
     path = failure_of(one, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
     print(f"error: {' '.join(one.words) or 'the run'}: {sentence}", file=sys.stderr)
+    write_json(path, record)
 
 
 def objectives(config: DictConfig, folders: list[Path | None]) -> float | list[float] | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from sim.machine.model import MODEL_FOLDER
+from sim.machine.runtime import RUNTIME_FOLDER
 from sim.paths import ROOT
 from sim.predictors.checkpoint import DATA, EMBEDDED
 
@@ -20,6 +23,7 @@ DECIDES = ("sim.run", "sim.systems", "policies")
 """Packages that decide what a run writes, together with all that they import."""
 IMPORT = re.compile(r"^[ \t]*from ((?:sim|policies|traces)[\w.]*) import ([^#\n(]+|\([^)]*\))", re.MULTILINE)
 LENGTH = 12
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 def deciding_sources() -> dict[str, Path]:
@@ -55,9 +59,11 @@ def _packages_of(module: str) -> list[str]:
 
 @cache
 def code_version() -> str:
-    """sha256 over the sources that decide a result and the data in their folders, once per process."""
+    """sha256 over the sources that decide a result, the data in their folders and all model files, once per process."""
     sources = deciding_sources()
     data = {path for folder in {path.parent for path in sources.values()} for path in folder.glob("*.json")}
+    # Found by name: model=auto and the models of systems, and the runtime that a policy names.
+    data |= {path for folder in (MODEL_FOLDER, RUNTIME_FOLDER) for path in folder.glob("*.yaml")}
     digest = hashlib.sha256()
     for path in (*sources.values(), *sorted(data)):
         digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -68,15 +74,15 @@ def run_key(config: dict[str, Any], trace_hash: str) -> str:
     """sha256 of a resolved configuration, the trace's content and the code; where the files lie does not count.
 
     The group `sweep` says where results go, not what they are, except for `sweep.steps`. Files that the
-    configuration names, such as a machine or the weights of a predictor, count by their content, and so does the
-    module of a rule that lies in somebody's own folder.
+    configuration names, such as the weights of a predictor, count by their content, and so does the module of a rule
+    that lies in somebody's own folder, with what it imports from there.
     """
     rest = {name: value for name, value in config.items() if name != "sweep"}
     rest["trace"] = {
         name: value for name, value in (config.get("trace") or {}).items() if name not in ("path", "embedded")
     }
     parts = {
-        "config": _by_content(rest),
+        "config": by_content(rest),
         "steps": (config.get("sweep") or {}).get("steps"),
         "trace": trace_hash,
         "code": code_version(),
@@ -92,34 +98,92 @@ def run_name(config: dict[str, Any], key: str) -> str:
     return f"{''.join(letter if letter.isalnum() or letter in '-_' else '-' for letter in title)}_{key[:LENGTH]}"
 
 
-def _by_content(value: Any, name: str = "") -> Any:
-    """The same with the content's hash for every text that names a file, or the predictors of the package."""
+def by_content(value: Any, name: str = "", of_rule: bool = False) -> Any:
+    """The same with the content's hash for every text that names a file, or the predictors of the package.
+
+    A text counts as a path where it looks like one; every text does where its name, or that it is the knob of a rule
+    (``of_rule``), says that it may be one.
+    """
     if isinstance(value, dict):
-        return {inner_name: _by_content(inner, inner_name) for inner_name, inner in value.items()}
+        inside = of_rule or "_target_" in value
+        return {inner_name: by_content(inner, inner_name, inside) for inner_name, inner in value.items()}
     if isinstance(value, list):
-        return [_by_content(item, name) for item in value]
+        return [by_content(item, name, of_rule) for item in value]
     if not isinstance(value, str):
         return value
     if name == "checkpoint" and value == EMBEDDED:
         return _embedded()
     if name == "_target_":
         return [value, _own_module(value.rpartition(".")[0])]
-    if "/" in value or Path(value).suffix or name in ("path", "checkpoint"):
+    if of_rule or "/" in value or Path(value).suffix or name in ("path", "checkpoint"):
         path = Path(os.path.expanduser(value))  # noqa: PTH111  (pathlib's own raises for users it does not know)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if _is_file(path) else value
+        return _content(path) if _is_file(path) else value
     return value
 
 
+def _content(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _own_module(module: str) -> str | None:
-    """sha256 of the source of a module outside the packages whose code counts anyway."""
-    if module.partition(".")[0] in FOLDERS:
+    """sha256 of the sources of a module outside the packages whose code counts anyway, and of what it imports.
+
+    Modules of the same root folder count, step by step; of installed ones, those of the same package.
+    """
+    first = _source(module)
+    if module.partition(".")[0] in FOLDERS or first is None:
         return None
+    root = first.parents[len(module.split(".")) - (first.name != "__init__.py")]
+    own = f"{module.partition('.')[0]}." if INSTALLED & set(root.parts) else ""
+    found: dict[str, str] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        source = None if name in found else _source(name)
+        if source is None or not source.is_relative_to(root) or not f"{name}.".startswith(own):
+            continue
+        found[name] = _content(source)
+        queue += [*_packages_of(name), *_imports(source, name)]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, without running it or its packages; None where there is none."""
     try:
-        spec = find_spec(module)
+        package, _, _ = module.rpartition(".")
+        around = _source(package) if package else None
+        if package and around is None:
+            return None
+        spec = PathFinder.find_spec(module, None if around is None else [str(around.parent)])
     except (ImportError, ValueError):  # building the policy says what is wrong
         return None
-    source = spec.origin if spec is not None else None
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source and _is_file(Path(source)) else None
+    if spec is None:
+        return None
+    if spec.origin is None:  # a folder without __init__.py
+        places = list(spec.submodule_search_locations or ())
+        return Path(places[0]) / "__init__.py" if places else None
+    return Path(spec.origin) if spec.has_location else None
+
+
+def _imports(source: Path, module: str) -> list[str]:
+    """The modules that a source may import, inside functions too; names that are no modules do no harm."""
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return []
+    package = module if source.name == "__init__.py" else module.rpartition(".")[0]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            base = ".".join(filter(None, (above, node.module or "")))
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [name for name in found if name]
 
 
 @cache

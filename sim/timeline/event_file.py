@@ -47,7 +47,7 @@ def as_json(event: Event) -> str:
 
 def head(replay: Replay) -> Iterator[str]:
     """Names and order of the tracks."""
-    tracks = TRACKS | {STAGING + i: f"staging slot {i + 1}" for i in range(replay.hardware.staging_slots)}
+    tracks = TRACKS | {STAGING + i: f"staging slot {i + 1}" for i in range(replay.runtime.staging_slots)}
     title = f"SIMULATED: {replay.policy.name} on {replay.hardware.name}"
     yield _named("process_name", 0, name=title)
     for track, name in tracks.items():
@@ -69,11 +69,9 @@ class TimelineFile:
         self.path, self.unfinished, self.replay = path, UnfinishedFile(path), replay
         self.limit = replay.run.timeline_steps
         self.steps, self.events, self.now_ns = 0, 0, 0
-        self.slicer = Slicer(replay.trace.num_experts, replay.hardware.staging_slots)
+        self.slicer = Slicer(replay.trace.num_experts, replay.runtime.staging_slots)
         self.held: dict[int, Slice] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.raw = self.unfinished.beside.open("wb")
-        self.file = gzip.GzipFile("", "wb", GZIP_LEVEL, self.raw, mtime=0)
+        self.file = gzip.GzipFile("", "wb", GZIP_LEVEL, self.unfinished.open(), mtime=0)
         about = {"label": "SIMULATED", "policy": replay.policy.name, "estimated": replay.notes.estimated}
         self._write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(about)},"traceEvents":[\n')
         self._write(",\n".join(head(replay)))
@@ -125,15 +123,12 @@ class TimelineFile:
         self._put(list(self.held.values()))
         self._write("\n]}\n")
         self.file.close()
-        self.raw.close()
         self.unfinished.finish()
 
     def abandon(self) -> None:
         """Remove what was written and has not got its name."""
         with suppress(OSError):  # a full disk fails again
             self.file.close()
-        with suppress(OSError):
-            self.raw.close()
         self.unfinished.discard()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.uncertainty import drawn_machine
 from sim.validation.in_situ import Constants, Spread, fit, machine, repeat_spread, slower
 from sim.validation.measure import passes
 from sim.validation.plan import MOSTLY_HITS, MOSTLY_MISSES, Plan
@@ -19,9 +19,9 @@ from sim.validation.raw_runs import RawRun
 class Calibrated:
     """The machine of the prediction, machines of the bootstrap, and the spread between repeats of a calibrating run."""
 
-    hardware: Hardware
+    machine: Machine
     constants: Constants | None
-    draws: tuple[Hardware, ...]
+    draws: tuple[Machine, ...]
     spread: Spread | None
     disturbed: bool
     """Calibrating runs did not pass the gate either: all of them were taken."""
@@ -48,16 +48,8 @@ def calibrate(plan: Plan, runs: Sequence[RawRun], gate: float, draws: int) -> Ca
     )
 
 
-def calibrated_elsewhere(hardware: Hardware, runs: Sequence[RawRun], draws: int) -> Calibrated:
-    """A given machine; draws of its figures within the relative standard errors that its file states, if any."""
+def calibrated_elsewhere(given: Machine, runs: Sequence[RawRun], draws: int) -> Calibrated:
+    """A given machine; draws of its figures within the relative standard errors that its files state, if any."""
     spread = repeat_spread(*([run for run in runs if run.setting == name] for name in (MOSTLY_HITS, MOSTLY_MISSES)))
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(draws if hardware.uncertainty else 0):
-        factors = {name: max(0.05, 1 + error * rng.standard_normal()) for name, error in hardware.uncertainty.items()}
-        figures: dict[str, Any] = {
-            name: getattr(hardware, name) * factor
-            for name, factor in factors.items()
-            if isinstance(getattr(hardware, name), float)
-        }
-        drawn.append(replace(hardware, **figures))
-    return Calibrated(hardware, None, tuple(drawn), spread, False)
+    drawn = tuple(drawn_machine(given, 0, number) for number in range(draws if given.uncertainty else 0))
+    return Calibrated(given, None, drawn, spread, False)

@@ -38,12 +38,15 @@ class LiveConfig:
     budget_s: Positive = 1500
     draws: Annotated[int, Range(0, 10_000)] = 60
     machine: str | None = None
-    """`hardware=` of the command line."""
+    """`hardware=` of the command line; ``software``: `runtime=`."""
+    software: str | None = None
     other_trace: str | None = None
 
     def __post_init__(self) -> None:
         if not self.measure and self.out is None:
             raise UserError("measure=false: give the folder of a finished validation, out=FOLDER")
+        if (self.machine is None) != (self.software is None):
+            raise UserError("hardware and runtime: give both files of one calibration, or neither")
         check_ranges(self)
 
 

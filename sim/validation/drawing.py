@@ -6,11 +6,12 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.figures.style import BLUE, LINES, STYLE, WIDTH_IN, add_footnote
+from sim.figures.saving import write_figure
+from sim.figures.style import BLUE, LINES, WIDTH_IN, add_footnote
+from sim.figures.text_of_others import figure_style
 from sim.validation.findings import CALIBRATION, Findings, Point
 
 NAME = "predicted_against_measured"
@@ -31,13 +32,13 @@ def draw(folder: Path, findings: Findings) -> list[str]:
     if not findings.points:
         return []
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every glyph it keeps
-    with rc_context(STYLE):
+    with figure_style():
         figures = {NAME: scatter(findings)}
         if any(point.name for point in findings.points):
             figures[ERRORS] = errors(findings)
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-            figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+            write_figure(folder / f"{name}.pdf", figure, metadata={"CreationDate": None})
+            write_figure(folder / f"{name}.png", figure, dpi=200, metadata={"Software": None})
     return [f"{name}.png" for name in figures]
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.machine.parts import PARTS
+from sim.machine.runtime import Runtime
 from sim.validation.plan import MOSTLY_HITS, MOSTLY_MISSES, Plan
 from sim.validation.raw_runs import RawRun
 from sim.validation.simulate import simulate
@@ -46,8 +48,8 @@ class Constants:
     wake_s: float = 0.0
 
 
-def machine(plan: Plan, constants: Constants) -> Hardware:
-    """The constants as a hardware file would state them.
+def machine(plan: Plan, constants: Constants) -> Machine:
+    """The constants as files of hardware and runtime would state them.
 
     Attention and experts read their weights at one rate; what one of them takes longer than that is its launch or, for
     attention, the host's.
@@ -58,28 +60,37 @@ def machine(plan: Plan, constants: Constants) -> Hardware:
     if attention_bytes:
         per_byte = min(per_byte, constants.attention_s / attention_bytes)
     fitted = "FITTED: real runs of two settings on this machine, in situ"
-    figures: dict[str, Any] = {
+    rates: dict[str, Any] = {
         "gpu_memory_bytes_per_s": 1 / per_byte,
+        "link_latency_s": real.link_latency_s + constants.wake_s,
+        "link_bytes_per_s": constants.link_bytes_per_s,
+    }
+    costs: dict[str, Any] = {
         "launch_s": max(0.0, constants.expert_s - bytes_ * per_byte),
         "readback_s": constants.readback_s,
         "host_s_per_layer": constants.host_s + max(0.0, constants.attention_s - attention_bytes * per_byte),
-        "link_latency_s": real.link_latency_s + constants.wake_s,
         "link_call_s": constants.call_s,
-        "link_bytes_per_s": constants.link_bytes_per_s,
     }
-    return Hardware(
+    hardware = Hardware(
         name="in_situ",
         gpu_memory_bytes=1,
         gpu_flops_per_s=1e18,  # decode steps of one token: arithmetic is part of the fitted times
+        label="FITTED",
+        sources=dict.fromkeys(rates, fitted),
+        **rates,
+    )
+    runtime = Runtime(
+        name="in_situ",
         kernels_per_expert=1,
         staging_slots=STAGING_SLOTS,
         label="FITTED",
-        sources=dict.fromkeys(figures, fitted),
-        **figures,
+        sources=dict.fromkeys(costs, fitted),
+        **costs,
     )
+    return Machine(hardware, runtime)
 
 
-def placeholder(plan: Plan) -> Hardware:
+def placeholder(plan: Plan) -> Machine:
     """A machine for real runs, whose times are their own: no rule of the plan decides by it."""
     return machine(plan, Constants(1e-4, 0.0, 1e-4, plan.real.link_bytes_per_s or 1e10))
 
@@ -135,8 +146,8 @@ def _with_costs(
 
     def times(trial: NDArray[np.float64]) -> NDArray[np.float64]:
         host_s, call_s, wake_s = trial.tolist()
-        hardware = machine(plan, replace(constants, host_s=host_s, call_s=call_s, wake_s=wake_s))
-        hits, misses = (simulate(plan, setting, hardware) for setting in settings)
+        trial_machine = machine(plan, replace(constants, host_s=host_s, call_s=call_s, wake_s=wake_s))
+        hits, misses = (simulate(plan, setting, trial_machine) for setting in settings)
         waited_ns = float(misses.part_ns("link").mean())
         misses_ns = float(misses.latency_ns.mean())
         return np.array([float(hits.latency_ns.mean()), misses_ns - waited_ns, misses_ns])

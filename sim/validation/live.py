@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.statistics.bootstrap import percentile_interval
 from sim.validation.calibrated import Calibrated, calibrate, calibrated_elsewhere
 from sim.validation.compare import Compared
@@ -23,29 +23,29 @@ from traces.errors import UserError
 COVERAGE = 0.9
 
 
-def analyse(folder: Path, gate: float, draws: int, hardware: Hardware | None = None) -> Findings:
+def analyse(folder: Path, gate: float, draws: int, machine: Machine | None = None) -> Findings:
     """What the runs in a folder say. The same files give the same findings wherever they were measured.
 
-    ``hardware``: a machine calibrated elsewhere, in place of the calibrating runs.
+    ``machine``: a machine calibrated elsewhere, in place of the calibrating runs.
     """
     path = folder / PLAN
     if not path.is_file():
         raise UserError(f"{folder} holds no {PLAN}: it is no validation")
     plan = plan_from_json(json.loads(path.read_text(encoding="utf-8"))["plan"])
-    return compare_runs(plan, gathered(folder), gate, draws, hardware)
+    return compare_runs(plan, gathered(folder), gate, draws, machine)
 
 
 def compare_runs(
-    plan: Plan, runs: Sequence[RawRun], gate: float, draws: int, hardware: Hardware | None = None
+    plan: Plan, runs: Sequence[RawRun], gate: float, draws: int, machine: Machine | None = None
 ) -> Findings:
     """Set real runs beside their simulation."""
-    elsewhere = None if hardware is None else calibrated_elsewhere(hardware, runs, draws)
+    elsewhere = None if machine is None else calibrated_elsewhere(machine, runs, draws)
     calibrated = elsewhere or calibrate(plan, runs, gate, draws)
     compared = []
     for setting in plan.settings:
         repeats = [run for run in runs if run.setting == setting.name]
         kept = [run for run in repeats if passes(run, gate)]
-        simulated = simulate(plan, setting, calibrated.hardware, layers=True)
+        simulated = simulate(plan, setting, calibrated.machine, layers=True)
         interval = _interval(plan, setting.name, calibrated, max(1, len(kept)))
         compared.append(Compared(setting, simulated, repeats, kept, interval))
     return findings_of(plan, runs, compared, calibrated, gate)

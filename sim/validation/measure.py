@@ -36,7 +36,6 @@ def begin(folder: Path, plan: Plan) -> list[RawRun]:
     shutil.rmtree(folder / RAW, ignore_errors=True)
     for name in (RUNS, TOKENS):
         (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {"fingerprint": mark, "plan": plan.as_json()})
     return []
 

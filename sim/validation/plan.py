@@ -16,7 +16,7 @@ from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig, TraceConfig
 from sim.execution.settings import RealSettings
 from sim.machine.capacity import CacheConfig
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.workload.steps import Schedule
 from traces.errors import UserError
 from traces.format.trace import Trace
@@ -170,11 +170,11 @@ def steps_of(setting: Setting, tokens: int) -> tuple[int, int]:
     return skipped, min(both, skipped + tokens)
 
 
-def replay_of(plan: Plan, setting: Setting, hardware: Hardware, timeline: bool = False) -> Replay:
+def replay_of(plan: Plan, setting: Setting, machine: Machine, timeline: bool = False) -> Replay:
     """A replay of a setting with the sizes of the real run."""
     trace, cache = trace_of(setting), CacheConfig(slots_per_layer=setting.slots)
     run = RunConfig(engine="compiled", timeline=timeline, timeline_steps=None)
-    return assemble(trace, DeviceSetup(policy_of(setting.overrides), hardware, cache, run), plan.real.geometry(trace))
+    return assemble(trace, DeviceSetup(policy_of(setting.overrides), machine, cache, run), plan.real.geometry(trace))
 
 
 def real_settings(plan: Plan, setting: Setting) -> RealSettings:

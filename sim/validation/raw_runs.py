@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,8 +18,10 @@ from sim.engine.decision.counters import COUNTERS
 from sim.execution.run import RealRun
 from sim.machine.parts import PARTS
 from sim.results.json_files import write_json
+from sim.results.parquet_files import read_numbers
 from traces.errors import UserError
 from traces.whole_file import write_whole
+from traces.whole_input import read_json_value
 
 COLUMNS = ("step", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS, "run_queue_ns", "copy_run_queue_ns")
 RAW, TOKENS, RUNS = "raw", "tokens.parquet", "runs.json"
@@ -82,7 +83,6 @@ def _from_meta(meta: dict[str, Any], columns: dict[str, NDArray[Any]]) -> RawRun
 def store(folder: Path, run: RawRun) -> None:
     """Write one run atomically, the table last."""
     stem = f"{run.setting}__{run.index:03d}"
-    (folder / RAW).mkdir(parents=True, exist_ok=True)
     write_json(folder / RAW / f"{stem}.json", _meta(run))
     write_whole(folder / RAW / f"{stem}.parquet", _parquet(pd.DataFrame(run.columns)))
 
@@ -91,8 +91,8 @@ def stored(folder: Path) -> list[RawRun]:
     """The runs that have finished so far, in order of their names."""
     runs = []
     for path in sorted((folder / RAW).glob("*.parquet")):
-        meta = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        runs.append(_from_meta(meta, _columns(pd.read_parquet(path))))
+        meta = read_json_value(path.with_suffix(".json"), "the file")
+        runs.append(_from_meta(meta, _columns(read_numbers(path))))
     return runs
 
 
@@ -109,8 +109,8 @@ def gathered(folder: Path) -> list[RawRun]:
     for name in (TOKENS, RUNS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no {name}: it is no finished validation")
-    table = pd.read_parquet(folder / TOKENS)
-    metas = json.loads((folder / RUNS).read_text(encoding="utf-8"))
+    table = read_numbers(folder / TOKENS)
+    metas = read_json_value(folder / RUNS, "the file")
     return [_from_meta(meta, _columns(table[table["run"] == number])) for number, meta in enumerate(metas)]
 
 

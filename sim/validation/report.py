@@ -12,6 +12,7 @@ from sim.results.json_files import write_json
 from sim.results.outputs import versions
 from sim.validation.drawing import draw
 from sim.validation.findings import PREDICTED, Cell, Findings, Point, Row
+from traces.text import spreadsheet_cell, visible
 from traces.whole_file import write_whole
 
 MAX_ROWS = 100
@@ -63,7 +64,7 @@ def table_csv(rows: Sequence[Mapping[str, Cell]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns_of(rows), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: spreadsheet_cell(cell) for name, cell in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -131,14 +132,13 @@ def points_table(findings: Findings) -> list[Row]:
 
 def write_findings(folder: Path, findings: Findings, config: Mapping[str, Any]) -> None:
     """Write everything; validation.json comes last, so that its presence means that the rest is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, rows in findings.tables.items():
         if rows:
             write_whole(folder / f"{name}.csv", table_csv(rows).encode())
     if points := points_table(findings):
         write_whole(folder / "validation.csv", table_csv(points).encode())
     figures = draw(folder, findings)
-    write_whole(folder / "report.md", markdown(findings, figures).encode())
+    write_whole(folder / "report.md", visible(markdown(findings, figures)).encode())
     content = {
         "name": findings.name,
         "title": findings.title,

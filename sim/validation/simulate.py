@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sim.engine.clocks.timeline_log import LOG_LAYER
 from sim.engine.interface import StepResults
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.validation.plan import Plan, Setting, replay_of, steps_of
 
 
@@ -20,9 +20,9 @@ class Simulated(StepResults):
     layer_ns: NDArray[np.int64] | None
 
 
-def simulate(plan: Plan, setting: Setting, hardware: Hardware, layers: bool = False) -> Simulated:
+def simulate(plan: Plan, setting: Setting, machine: Machine, layers: bool = False) -> Simulated:
     """Replay a setting on a machine; ``layers``: with the time of each layer, which is slower."""
-    replay = replay_of(plan, setting, hardware, timeline=layers)
+    replay = replay_of(plan, setting, machine, timeline=layers)
     blocks, logs = [], []
     for block in replay.blocks():
         blocks.append(block)

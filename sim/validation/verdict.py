@@ -136,10 +136,10 @@ def notes_of(plan: Plan, runs: Sequence[RawRun], calibrated: Calibrated, gate: f
     labels = ", ".join(sorted({run.label for run in runs})) or "-"
     if calibrated.constants is None:
         source = (
-            f"SIMULATED on hardware {calibrated.hardware.name} ({calibrated.hardware.label}), calibrated apart from "
+            f"SIMULATED on {calibrated.machine.name} ({calibrated.machine.hardware.label}), calibrated apart from "
             "these runs"
         )
-        interval = "figures of the hardware file drawn within its standard errors, where it states them"
+        interval = "figures of hardware and runtime file drawn within its standard errors, where it states them"
     else:
         source = (
             "SIMULATED with constants FITTED on the two calibrating settings, whose requests and capacities are in no "

@@ -13,6 +13,8 @@ from policies.state import DECODE, PREFILL
 from traces.format.trace import Trace
 
 BLOCK_ROWS = 4096
+BEYOND = 2**62
+"""More than any prompt has tokens."""
 Times = NDArray[np.int64]
 
 
@@ -110,6 +112,19 @@ class Schedule:
     as_decode: bool = False
     prefill_chunk: int | None = None
 
+    @property
+    def batch(self) -> int:
+        """Requests of a lockstep batch: never more than there are, so that sums with it stay small."""
+        return min(self.batch_size, self.trace.num_requests)
+
+    def longest_prompt(self) -> int:
+        """Tokens of the longest recorded prompt."""
+        return int((self.decode_starts() - self.trace.request_offsets[:-1]).max(initial=0))
+
+    def chunk(self) -> int:
+        """Most tokens of a prompt that one step prefills, at least 1 and never more than the longest prompt has."""
+        return max(1, min(self.prefill_chunk or BEYOND, self.longest_prompt()))
+
     def decode_starts(self) -> Times:
         """[R] first decode row of every request."""
         offsets = self.trace.request_offsets
@@ -120,34 +135,31 @@ class Schedule:
 
     def max_tokens(self) -> int:
         """Tokens of the largest step."""
-        prompts = self.decode_starts() - self.trace.request_offsets[:-1]
-        longest = min(int(prompts.max(initial=0)), self.prefill_chunk or 2**62)
-        return max(min(self.batch_size, self.trace.num_requests), longest, 1)
+        return max(self.batch, self.chunk())
 
     def num_steps(self) -> int:
         """Number of steps."""
         starts, offsets = self.decode_starts(), self.trace.request_offsets
-        prompts = starts - offsets[:-1]
-        chunk = self.prefill_chunk or max(1, int(prompts.max(initial=1)))
-        decodes = offsets[1:] - starts
-        longest = np.maximum.reduceat(decodes, np.arange(0, decodes.size, self.batch_size))
-        return int(np.ceil(prompts / chunk).sum()) + int(longest.sum())
+        prompts, decodes = starts - offsets[:-1], offsets[1:] - starts
+        longest = np.maximum.reduceat(decodes, np.arange(0, decodes.size, self.batch))
+        return int(np.ceil(prompts / self.chunk()).sum()) + int(longest.sum())
 
     def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[StepBlock]:
-        """All steps, some ``max_rows`` rows at a time (more where one step has more)."""
+        """All steps, at most ``max_rows`` at a time, with some ``max_rows`` rows (more where one step has more)."""
         starts = self.decode_starts()
         offsets = np.asarray(self.trace.request_offsets, np.int64)
         context = np.zeros_like(starts) - offsets[:-1]
         if not self.as_decode:
             context = np.asarray(self.trace.prompt_len, np.int64) - starts
         most = max(max_rows, self.max_tokens())
-        cursor = np.zeros(4, np.int64)
+        batch, chunk, cursor = self.batch, self.chunk(), np.zeros(4, np.int64)
         while cursor[0] < offsets.size - 1:
-            rows, requests, bounds = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most + 1, np.int64)
-            group, kv_tokens, pairs = (np.empty(most, np.int64) for _ in range(3))
-            phase = np.empty(most, np.uint8)
+            rows, requests = np.empty(most, np.int64), np.empty(most, np.int64)
+            bounds = np.zeros(max_rows + 1, np.int64)
+            group, kv_tokens, pairs = (np.empty(max_rows, np.int64) for _ in range(3))
+            phase = np.empty(max_rows, np.uint8)
             steps = fill_steps(
-                cursor, offsets, starts, context, self.batch_size, self.prefill_chunk or most, rows, requests,
+                cursor, offsets, starts, context, batch, chunk, rows, requests,
                 bounds, group, phase, kv_tokens, pairs,
             )  # fmt: skip
             size = int(bounds[steps])

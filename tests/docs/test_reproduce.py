@@ -37,5 +37,5 @@ def test_parts_can_be_chosen(monkeypatch, tmp_path):
 
 def test_every_script_it_calls_is_there():
     names = re.findall(r'script\("([\w.]+)"', Path(reproduce.__file__).read_text())
-    assert len(names) == 5
+    assert len(names) == 6
     assert all(find_spec(f"scripts.{name}") for name in names)

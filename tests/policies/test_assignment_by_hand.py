@@ -1,5 +1,8 @@
 """Each assignment rule on a few misses checked by hand, run as plain Python."""
 
+import re
+
+import numpy as np
 import pytest
 
 from policies.assignment.best_split import BestSplit
@@ -10,7 +13,8 @@ from policies.assignment.simulated_split import SimulatedSplit
 from policies.assignment.smoe_code import SmoeCodeSplit
 from policies.assignment.two_pointer import TwoPointer
 from policies.state import CPU, DECODE, IN_FLIGHT, LINK, PREFILL, RESIDENT, plain_state
-from tests.policies.hand import decide
+from tests.policies.hand import decide, empty_memory
+from traces.errors import UserError
 
 
 def missing_state(load, cpu, gpu=0, tokens=1, importance=None, ready=(), phase=DECODE):
@@ -163,6 +167,65 @@ def test_smoe_code_gives_the_first_miss_to_the_cpu():
     # by tokens: 2, 0, 1. 2: 0 < 0 no: CPU 10. 0: 0 < 10: link 30. 1: 30 < 10 no: CPU 20
     assert split(SmoeCodeSplit(), missing_state(30, 10, tokens=[3, 1, 9])) == ([2, 1], [0])
     assert split(SmoeCodeSplit(), missing_state([30], 1000)) == ([0], [])
+
+
+def test_smoe_code_serves_equal_misses_in_order_of_their_first_touch():
+    """Two tokens, 2 1 and 1 0: first touched 2, 1, 0; the demand, by last touch, is 2, 1, 0 or not. 1 serves both."""
+    state = missing_state(30, 10, tokens=[1, 2, 1])
+    state.executed_ids = np.array([[2, 1], [1, 0]], np.int32)
+    state.num_tokens, state.num_ranks = 2, 2
+    decide(SmoeCodeSplit(), "assign", state)
+    assert state.order[:3].tolist() == [1, 2, 0]
+    state.executed_ids = np.array([[0, 1], [1, 2]], np.int32)
+    decide(SmoeCodeSplit(), "assign", state)
+    assert state.order[:3].tolist() == [1, 0, 2]
+
+
+def test_smoe_code_underestimates_a_copy_that_the_cpu_hides():
+    """Five misses, copies of 30, CPU 20. Measured: CPU 20, link 30, CPU 40, link 60, CPU 60.
+
+    As the wait: early a copy counts 20, so CPU 20, link 20, CPU 40, link 40, CPU 60: two copies take 60, nothing is
+    left after the CPU. The first estimate, 2 ms, and 0 give a mean of 1 ms: CPU, link, then the CPU; the wait is 0
+    again, and the mean of 2 ms, 0 and 0 leaves the first out: copies look free, and all but the first go to the link.
+    """
+    state, part = missing_state([30] * 5, 20), SmoeCodeSplit()
+    assert split(SmoeCodeSplit(wait_as_load=False), state) == ([0, 2, 4], [1, 3])
+    memory = empty_memory(part, state)
+    shares = []
+    for _ in range(4):
+        state.side[:] = LINK
+        decide(part, "assign", state, memory)
+        shares.append([e for e in range(5) if state.side[e] == LINK])
+    assert shares[:3] == [[1, 3], [1], [1, 2, 3, 4]]
+    # four copies of 30 behind a CPU of 20: (120 - 20) / 4 = 25 each; 2 ms and 25 are samples beside two zeros
+    assert memory[:5].tolist() == [4.0 + (len(shares[3]) > 0), 2e6, 0.0, 0.0, 25.0]
+
+
+def test_hybrimoe_decides_with_the_constants_of_its_release():
+    """ms: GPU .5, move .418, CPU 1 and .79 once. The head ends at .918, .418 + ... against 1.79 for the tail.
+
+    0: .918 <= 1.79 link; 1: 1.418 <= 1.79 link; 2: 1.918 > 1.79 CPU. What the machine takes changes nothing.
+    """
+    part = SimulatedSplit(False, 0.5, 0.41791011235117914, 1.0, 0.79)
+    assert split(part, missing_state([0] * 3, 10**12)) == ([2], [0, 1])
+    # Qwen2's 0.8: the first CPU expert ends at 1.59, before 1.918 as well; two tokens cost twice
+    assert split(SimulatedSplit(False, 0.5, 0.418, 0.8, 0.79), missing_state([0] * 4, 1)) == ([3], [0, 1, 2])
+    assert split(part, missing_state([0] * 3, 1, tokens=4)) == ([], [0, 1, 2])
+    # a second CPU expert costs 1 more, without the .79: of six misses 1.79 and 2.79 are there
+    assert split(part, missing_state([0] * 6, 1)) == ([4, 5], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"gpu_ms": 0.5}, "policy.assignment.move_ms=null: give all of gpu_ms, move_ms, cpu_ms_per_token, or none"),
+        ({"cpu_ms_once": 1.0}, "policy.assignment.cpu_ms_once=1: must be 0 where the machine's costs count"),
+        ({"gpu_ms": -1.0, "move_ms": 1.0, "cpu_ms_per_token": 1.0}, "policy.assignment.gpu_ms=-1: must be between 0"),
+    ],
+)
+def test_half_given_constants_are_refused(knobs, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        SimulatedSplit(**knobs)
 
 
 @pytest.mark.parametrize("part", [CheaperSide(balance=True), BestSplit(), SimulatedSplit(), GreedyBalance()])

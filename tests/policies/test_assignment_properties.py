@@ -106,6 +106,6 @@ def test_every_miss_is_served_once_on_one_side(name, costs, ready, seed):
 def test_every_yaml_runs(name):
     trace = random_trace(3, num_experts=16, top_k=4, prompts=(5, 4), decodes=(12, 10))
     policy = replace(BARE, name=name, assignment=PARTS[name])
-    metrics = run(assemble(trace, DeviceSetup(policy, machine(cpu_load_ratio=0.4))))
+    metrics = run(assemble(trace, DeviceSetup(policy, machine(cpu_ratio=0.4))))
     assert (metrics["cpu_rate"] > 0) == (name != "link_only")
     assert (metrics["loads_per_token"] == 0) == (name in ("cpu_only", "cheaper_side"))

@@ -68,9 +68,10 @@ def test_every_rule_runs_beside_prefetch_substitution_and_cpu(name):
         assert 0.0 < metrics["cache_ratio"] <= 1.0
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in NAMES if not decides(load_part("eviction", n), Eviction, "bypass") and n != "belady_admit"]
-)
+ADMITTING = [n for n in NAMES if not decides(load_part("eviction", n), Eviction, "bypass")]
+
+
+@pytest.mark.parametrize("name", [n for n in ADMITTING if n not in ("belady_admit", "oracle", "oracle_admit")])
 def test_no_rule_that_admits_every_miss_beats_belady_admit(name):
     for seed in range(5):
         trace = random_trace(seed, prompts=(0, 0), decodes=(30, 25))

@@ -1,5 +1,7 @@
 """Each substitution rule on a state small enough to check by hand, run as plain Python."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from policies.hashing import uniform
 from policies.state import ABSENT, DECODE, DROPPED, IN_FLIGHT, LOW, PREFILL, RESIDENT
-from policies.substitution.adaptive_top_k import AdaptiveTopK
+from policies.substitution.adaptive_top_k import PUBLISHED, AdaptiveTopK
 from policies.substitution.bonus_and_drop import BonusAndDrop
 from policies.substitution.buddy import Buddy
 from policies.substitution.cache_prior import CachePrior
@@ -20,9 +22,9 @@ from policies.substitution.replace_all_missing import ReplaceAllMissing
 from policies.substitution.score_band import ScoreBand
 from policies.substitution.similarity import Similarity
 from policies.substitution.skip import Skip
-from policies.substitution.smoe_code import SmoeCode
+from policies.substitution.smoe_code import SmoeCode, set_order
 from tests.policies.hand import decide, routed_state
-from tests.support.random_traces import ids_trace
+from tests.support.random_traces import ids_trace, random_trace
 from traces.errors import UserError
 
 # k = 3; S_4 = 0.12 (expert 3); alpha = 0.35: low-score below 0.162, band from 0.078 to 0.12
@@ -93,7 +95,26 @@ def test_alpha_zero_substitutes_nothing():
     assert state.executed_ids[0].tolist() == [0, 1, 2]
 
 
-# SMoE's released code: strict band (0.09, 0.12) at alpha 0.25, low-score below 0.15, first candidate = lowest id
+# SMoE's released code: strict band (0.09, 0.12) at alpha 0.25, low-score below 0.15, first candidate of a Python set
+
+
+def test_the_order_of_candidates_is_that_of_a_python_set():
+    random = np.random.default_rng(1)
+    for _ in range(300):
+        count, most = int(random.integers(1, 41)), int(random.choice([41, 64, 300]))
+        added = random.permutation(most)[:count].astype(np.int32)
+        yielded: set[int] = set()
+        for number in added.tolist():
+            yielded.add(number)
+        set_order(added, count, np.zeros(8 * count + 8, np.int32))
+        assert added.tolist() == list(yielded)
+
+
+def test_smoe_code_takes_the_first_that_a_set_yields():
+    """Of 3 and 8 in the band the set has 8 in its place 0 and 3 in its place 3."""
+    scores = [0.30, 0.20, 0.13, 0.10, 0.03, 0.03, 0.03, 0.02, 0.11, 0.12]
+    assert executed(SmoeCode(), routed_state(scores, [0, 1, 2], [3, 8])) == [[0, 1, 8]]
+    assert executed(SmoeCode(), routed_state(scores, [0, 1, 2], [3])) == [[0, 1, 3]]
 
 
 def test_smoe_code_takes_the_lowest_id_strictly_inside_the_band():
@@ -272,17 +293,33 @@ def test_adaptive_top_k_drops_small_shares_but_never_the_best():
     assert executed(part, weighted_state([0.81, 0.19])) == [[0, DROPPED]]
     assert executed(part, weighted_state([0.79, 0.21])) == [[0, 1]]
     assert executed(part, weighted_state([1.58, 0.42])) == [[0, 1]]  # shares count, not weights
-    assert executed(part, weighted_state([0.15] * 6)) == [[0] + [DROPPED] * 5]
+    assert executed(part, weighted_state([0.15] * 6)) == [[0, 1, 2, 3, 4, DROPPED]]  # 1/6 < 0.2 <= 2/6
+    assert executed(part, weighted_state([0.7, 0.15, 0.05, 0.05, 0.04, 0.01])) == [[0, 1] + [DROPPED] * 4]  # 0.15
     assert executed(part, weighted_state([0.81, 0.19], resident=[1])) == [[0, DROPPED]]
     keeping = AdaptiveTopK(tolerance=0.01, sensitivity=0.25, only_missing=True)
     assert executed(keeping, weighted_state([0.81, 0.19], resident=[1])) == [[0, 1]]
     assert executed(part, weighted_state([0.81, 0.19], phase=PREFILL)) == [[0, 1]]
 
 
+def test_adaptive_top_k_has_a_sensitivity_for_every_layer():
+    """Mixtral's 32 as published, by depth elsewhere. First and last threshold: .0103, .467."""
+    part, geometry = AdaptiveTopK(), replace(random_trace(0).geometry, num_layers=32)
+    memory = part.initial_memory(geometry, None, None)
+    assert memory.tolist() == list(PUBLISHED)
+    assert part.initial_memory(replace(geometry, num_layers=4), None, None).tolist() == [
+        PUBLISHED[i] for i in (0, 8, 16, 24)
+    ]
+    for layer, second, kept in ((0, 0.011, True), (0, 0.010, False), (31, 0.47, True), (31, 0.46, False)):
+        state = weighted_state([1 - second, second])
+        state.layer, state.status = layer, np.zeros((32, 8), np.uint8)
+        decide(part, "substitute", state, memory)
+        assert (state.executed_ids[0, 1] != DROPPED) == kept, (layer, second)
+
+
 def test_scores_stand_in_for_absent_weights():
     state = weighted_state([np.nan, np.nan])
     state.scores[0, :2] = [0.4, 0.05]
-    assert executed(AdaptiveTopK(tolerance=0.04), state) == [[0, DROPPED]]  # 1/9 < 0.2
+    assert executed(AdaptiveTopK(tolerance=0.04, sensitivity=1.0), state) == [[0, DROPPED]]  # 1/9 < 0.2
 
 
 def test_mixed_precision_goes_by_the_weight_of_better_ranks():

@@ -13,7 +13,7 @@ from scripts.benchmarks.textbook_simpy import Textbook, Times
 from scripts.benchmarks.textbook_smoe import TextbookSmoe
 from scripts.benchmarks.textbook_smoe import Times as SmoeTimes
 from sim.assembly.replay import DeviceSetup, assemble
-from sim.config import RunConfig
+from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.parts import HOST
 from sim.metrics.step_table import StepTable
@@ -66,7 +66,9 @@ def run_both(trace, alpha, slots, machine_of):
         TwoPointer(),
     )
     cache = CacheConfig(slots_per_layer=slots)
-    replay = assemble(trace, DeviceSetup(policy, machine_of, cache, RunConfig(engine="simpy")))
+    replay = assemble(
+        trace, DeviceSetup(policy, machine_of, cache, RunConfig(engine="simpy"), TimeConfig(cpu_transfer=False))
+    )
     table = StepTable(replay)
     table.run()
     columns, durations = table.columns(), replay.durations
@@ -96,7 +98,7 @@ def test_four_part_policy_equals_the_engine_to_the_nanosecond(alpha, slots, rati
         slots, num_layers=5, num_experts=24, top_k=4, prompts=(0,), decodes=(300,), expert_bytes=1_000_003
     )
     hardware = machine(
-        link_bytes_per_s=bytes_per_s, gpu_memory_bytes_per_s=1e11, host_s_per_layer=1.0007e-4, cpu_load_ratio=ratio
+        link_bytes_per_s=bytes_per_s, gpu_memory_bytes_per_s=1e11, host_s_per_layer=1.0007e-4, cpu_ratio=ratio
     )
     expected, found, columns = run_both(trace, alpha, slots, hardware)
     assert found == expected

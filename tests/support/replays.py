@@ -21,7 +21,10 @@ from policies.substitution.score_band import ScoreBand
 from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
+from sim.machine.durations import copy_s
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from traces.format.trace import Trace
 
 BARE = Policy("lru", Lru(), NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
@@ -42,23 +45,24 @@ RUN_KNOBS = tuple(knob.name for knob in fields(RunConfig))
 DEMAND_ONLY = ("lru", "score_window", "belady_admit")
 
 
-def machine(**changes: Any) -> Hardware:
-    """A machine on which a 1000-byte expert takes 1000 ns to copy, and nothing else takes time unless changed."""
-    figures: dict[str, Any] = {
-        "name": "test",
-        "gpu_memory_bytes": 10**9,
-        "gpu_memory_bytes_per_s": 1e18,
-        "gpu_flops_per_s": 1e24,
-        "link_latency_s": 0.0,
-        "link_bytes_per_s": 1e9,
-        "staging_slots": 2,
-        "cpu_load_ratio": 0.5,
-        "dequantise_bytes_per_s": 1e18,
-    }
-    return Hardware(**(figures | changes))
+def machine(cpu_ratio: float | None = 0.5, **changes: Any) -> Machine:
+    """A machine on which a 1000-byte expert takes 1000 ns to copy, and nothing else takes time unless changed.
+
+    ``cpu_ratio``: time of such an expert on the CPU in copies of it; None: there is none. ``changes``: figures of
+    hardware or runtime.
+    """
+    if "dequantise_bytes_per_s" in changes:
+        rate = changes.pop("dequantise_bytes_per_s")
+        changes["dequantise_share"] = rate / changes.get("gpu_memory_bytes_per_s", 1e18)
+    hardware = Hardware("test", 10**9, 1e18, 1e24, 0.0, 1e9)
+    found = Machine(hardware, Runtime("test", staging_slots=2, dequantise_share=1.0)).with_figures(changes)
+    pinned = found.with_figures({"memory": "pinned"})
+    rates = () if cpu_ratio is None else ("cpu_memory_bytes_per_s",)
+    rate = 1000 / ((cpu_ratio or 1.0) * float(copy_s([1000], pinned)[0]))
+    return found.with_figures({name: min(rate, 1e300) for name in rates if name not in changes})
 
 
-def replay_of(trace: Trace, policy: str | Policy, hardware: Hardware | None = None, **knobs: Any) -> Replay:
+def replay_of(trace: Trace, policy: str | Policy, hardware: Machine | None = None, **knobs: Any) -> Replay:
     """A replay of ``trace``; knobs of the cache and of the run by name."""
     run = RunConfig(**{key: knobs.pop(key) for key in RUN_KNOBS if key in knobs})
     time = TimeConfig(**knobs.pop("time", {}))

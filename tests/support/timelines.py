@@ -13,7 +13,7 @@ from sim.config import RunConfig
 from sim.engine.clocks.timeline_log import LOG_BACK, LOG_COPY, LOG_CPU, LOG_EXPERT, LOG_LAYER, LOG_PREFETCH
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.machine.parts import PARTS
 from sim.metrics.step_table import StepTable
 from tests.support.random_traces import routed
@@ -61,7 +61,7 @@ class Timed:
         return {part: spent_ns for part, spent_ns in self.parts_ns.items() if spent_ns}
 
 
-def timed(trace: Trace, policy: str | Policy, hardware: Hardware | None = None, **knobs: Any) -> Timed:
+def timed(trace: Trace, policy: str | Policy, hardware: Machine | None = None, **knobs: Any) -> Timed:
     """Replay with a timeline; ``others``: requests to learn from."""
     others = knobs.pop("others", None)
     if others is None:

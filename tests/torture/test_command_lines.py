@@ -10,6 +10,7 @@ from tests.support.random_traces import recorded_trace
 from traces.format.files import write_trace
 
 # Overrides of `run` -> words of the sentence that refuses them.
+NO_CPU = ["hardware.cpu_memory_bytes_per_s=null", "hardware.cpu_core_bytes_per_s=null"]
 REFUSED = (
     (["cache.fraction=0.001"], "less than 1 slot per layer"),
     (["cache.slots_per_layer=0"], "cache.slots_per_layer=0: at least 1 slot is needed"),
@@ -28,7 +29,7 @@ REFUSED = (
     (["policy=promoe"], "policy.prediction.checkpoint=embedded: it predicts demo"),
     (["policy=promoe", "policy.prediction.checkpoint=''"], "policy.prediction.checkpoint is not set"),
     (["policy=lru", "policy/prefetch=top_n"], "has no prediction to choose from"),
-    (["policy=lru", "policy/assignment=two_pointer", "hardware.cpu_load_ratio=null"], "the time of an expert on"),
+    (["policy=lru", "policy/assignment=two_pointer", *NO_CPU], "the time of an expert on"),
     (["cache.scope=global", "policy=lru", "policy/allocation=miss_curve"], "has one pool for all layers"),
     (["cache.semantics=sequential", "policy=importance"], "replays single accesses, and policy/prefetch of importance"),
     (["cache.overflow=hold", "policy=belady"], "use belady_admit"),
@@ -38,7 +39,7 @@ REFUSED = (
     (["batch_size=0"], "batch_size=0: must be at least 1"),
     (["batch_size=1.5"], "must be a whole number"),
     (["seed=-1"], "must be between 0 and 2**63 - 1"),
-    (["seed=9223372036854775808"], "must be between 0 and 2**63 - 1"),
+    (["seed=9223372036854775808"], "seed=9223372036854775808: must be a whole number, below 2**63"),
     (["prefill_chunk=0"], "must be at least 1"),
     (["timeline_steps=0"], "must be at least 1"),
     (["trace.requests=0"], "trace.requests=0: must be at least 1"),
@@ -62,6 +63,29 @@ REFUSED = (
     (["hardware=rtx4091"], "did you mean rtx4090?"),
     (["model=qwen3_30b"], "did you mean qwen3_30b_a3b?"),
     (["engine=3"], "engine=3: must be the name of a file in that group"),
+    (["policy=7"], "policy=7: must be the name of a file in that group"),
+    (["hardware=null"], "hardware=null: must be the name of a file in that group"),
+    (["policy/eviction=7"], "policy/eviction=7: must be the name of a file in that group"),
+    (["policy=[lru,7]"], "policy=[lru,7]: cannot be composed"),
+    (["policy=[]"], "policy is missing from the configuration"),
+    (["policy.eviction=7"], "policy.eviction=7: must be a group of knobs, not a value"),
+    (["policy.eviction=null"], "policy.eviction is missing from the configuration"),
+    (["sweep=null"], "sweep is missing from the configuration"),
+    (["time=null"], "time is missing from the configuration"),
+    (["hydra.run=null"], "hydra.run"),
+    (["hydra.job=7"], "int is not a subclass of JobConf"),
+    (["hydra.searchpath=7"], "hydra.searchpath must be a list of strings"),
+    (["hydra.searchpath=[foo://bar]"], "No config source registered for schema foo"),
+    (["sweep.steps=maybe"], "sweep.steps=maybe: must be true or false"),
+    (["sweep.objectives=7"], "sweep.objectives=7: must be a list or null"),
+    (["sweep.objectives=[7]"], "sweep.objectives=[7]: must be a list of names of metrics"),
+    (["hardware.sources=null"], "sources=None must hold one entry per figure"),
+    (["--nope"], "--nope is not a flag of run"),
+    (["--config-dir"], "--config-dir has no value"),
+    (["--cfg", "nope"], "--cfg nope: must be one of job, hydra, all"),
+    (["--resolve"], "--resolve"),
+    (["--shell-completion"], "--shell-completion"),
+    (["prefill_chunk=9223372036854775808"], "must be a whole number or null, below 2**63"),
     (["hydra/launcher=3"], "hydra/launcher=3: must be the name of a file in that group"),
     (["engine=fast"], "engine=fast is not known: choose one of compiled, simpy, untimed"),
     (["cache.fracton=0.5"], "cache.fracton is not a key of the configuration: did you mean cache.fraction?"),
@@ -147,3 +171,38 @@ def test_other_commands_refuse(words, sentence, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     places = [f"hydra.run.dir={tmp_path / 'one'}", f"hydra.sweep.dir={tmp_path / 'all'}"]
     check_refused([*words, *(places if words[0] in ("record", "train-predictor") else [])], sentence, tmp_path, capfd)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config-dir", "USER", "policy=lru", "policy/eviction=mine"],
+        ["policy=lru", "--config-dir", "USER", "policy/eviction=mine"],
+        ["policy=lru", "policy/eviction=mine", "-cd", "USER"],
+        ["policy=lru", "--config-dir=USER", "policy/eviction=mine", "--run"],
+    ],
+    ids=shown,
+)
+def test_flags_of_hydra_may_stand_anywhere(words, traces, tmp_path, capsys):
+    (tmp_path / "user" / "policy" / "eviction").mkdir(parents=True)
+    rule = "_target_: policies.eviction.fifo.Fifo\n"
+    (tmp_path / "user" / "policy" / "eviction" / "mine.yaml").write_text(rule)
+    GlobalHydra.instance().clear()
+    given = [word.replace("USER", str(tmp_path / "user")) for word in words]
+    argv = ["run", *given, f"trace.path={traces / 't.safetensors'}", "engine=compiled"]
+    assert main([*argv, f"hydra.run.dir={tmp_path / 'out'}"]) == 0
+    assert (tmp_path / "out" / "metrics.json").is_file()
+
+
+def test_integers_at_the_edge_end_in_a_result(traces, tmp_path, capsys):
+    """Once a segmentation fault."""
+    GlobalHydra.instance().clear()
+    argv = ["run", "policy=lru", "engine=compiled", f"trace.path={traces / 't.safetensors'}"]
+    argv += ["prefill_chunk=9223372036854775807", "batch_size=9223372036854775807"]
+    assert main([*argv, f"hydra.run.dir={tmp_path / 'out'}"]) == 0
+
+
+def test_names_that_are_no_text_are_refused(capsys):
+    for argv in (["info", "bad\udcff.safetensors"], ["run", "trace.path=bad\udcff.safetensors"]):
+        assert main(argv) == 2
+        assert "bad\\udcff.safetensors: is no UTF-8 text" in capsys.readouterr().err

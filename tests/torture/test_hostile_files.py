@@ -12,11 +12,12 @@ from tests.support.importing import imported, refused
 from tests.support.random_traces import recorded_trace
 from tests.support.small_predictors import KINDS, request_trace, untrained
 from traces.demo.cache import training_summary
-from traces.errors import MOST_CHARACTERS, UserError
+from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 from traces.format.header import MAX_HEADER_BYTES
 from traces.importers._sources import npz_array
 from traces.recording.prompts import read_prompts
+from traces.text import MOST_CHARACTERS
 
 
 def edited(path, change):
@@ -100,7 +101,7 @@ def zipped(path, members, kind=zipfile.ZIP_DEFLATED):
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path):
     path = zipped(tmp_path / "bomb.npz", {"a.npy": npy("(12500000,)") + bytes(100_000_000)})
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(UserError, match="into 100000000; a ratio of up to 100 is read"):
+    with pytest.raises(UserError, match=r"into 100000[0-9]{3}; a ratio of up to 100 is read"):
         npz_array(path, "a")
 
 

@@ -55,7 +55,7 @@ def test_texts_in_place_of_numbers(folder):
     table = pd.read_parquet(path)
     table["group"] = "a"
     table.to_parquet(path)
-    with pytest.raises(UserError, match="must hold numbers"):
+    with pytest.raises(UserError, match="of numbers"):
         collect(folder)
 
 

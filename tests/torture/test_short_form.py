@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.torture.__main__ import SHORT
 from scripts.torture.readers import IMPORTERS
 from traces.importers import importer_names
 
@@ -21,7 +22,13 @@ def torture(*words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("part", ["files", "knobs", "faults"])
+SLOW = ("integers", "shapes", "surroundings")
+"""Parts whose cases take a command or a process each; the other tests have a few of each kind."""
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=[pytest.mark.slow] if part in SLOW else []) for part in SHORT]
+)
 def test_nothing_breaks(part):
     said = torture("--short", "--only", part)
     assert "0 defects" in said and "seed 0" in said

@@ -1,5 +1,6 @@
 """Keeps trained demo models in the user's cache folder, so that each is trained once on a machine.
 
+The recipe `demo` with seed 0 needs no training: the package ships it (`shipped.py`).
 A training writes into `<model>.unfinished`, which survives a kill and is continued; the folder gets its name when it is
 complete. Of two processes that ask for one model, the second waits for the first.
 """
@@ -14,21 +15,28 @@ from typing import Any
 
 from traces.corpus import Corpus, corpus_digest, load_corpus
 from traces.demo.recipe import Recipe
+from traces.demo.shipped import is_shipped, shipped_model
 from traces.errors import UserError
 from traces.torch_threads import single_thread
 from traces.user_cache import cache_root
-from traces.whole_file import flush_to_disk
+from traces.whole_file import flush_to_disk, write_whole
+from traces.whole_input import read_json_value
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 SUMMARY_FILE = "training.json"
 
 
-def demo_model(recipe: Recipe, corpus: Corpus | None = None) -> Path:
-    """Folder of the trained model of `recipe`; trains it first if this machine never did.
+def demo_model(recipe: Recipe, corpus: Corpus | None = None, train: bool = False) -> Path:
+    """Folder of the model of `recipe`: the shipped one, else one trained on this machine, now if it never was.
+
+    `train`, or a `corpus`: never the shipped one.
 
     Raises:
-        UserError: the cache folder cannot be written, or an unfinished training in it cannot be continued.
+        UserError: the cache folder cannot be written, or an unfinished training in it cannot be continued; the shipped
+            weights were changed.
     """
+    if corpus is None and not train and is_shipped(recipe):
+        return shipped_model()
     folder = cache_root() / f"{recipe.name}-{recipe.key}"
     if (folder / SUMMARY_FILE).is_file():
         return folder
@@ -65,8 +73,8 @@ def training_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        summary = read_json_value(path, "the note")
+    except UserError as error:
         raise UserError(f"{path} cannot be read ({error}); delete its folder to train the model again") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("corpus_sha256"), str):
         raise UserError(f"{path} is not what a training writes; delete its folder to train the model again")
@@ -87,7 +95,7 @@ def _train_into(folder: Path, recipe: Recipe, corpus: Corpus) -> None:
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     summary["corpus_sha256"] = corpus_digest(corpus)
-    (unfinished / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
+    write_whole(unfinished / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
     checkpoint.unlink(missing_ok=True)
     for path in unfinished.iterdir():
         flush_to_disk(path)

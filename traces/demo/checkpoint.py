@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from traces.whole_file import whole_file
+from traces.format.header import check_header
+from traces.whole_file import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -22,15 +23,14 @@ def save_checkpoint(
     path: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]
 ) -> None:
     """Write the state after `step` finished steps; a reader sees the old file or the new."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         tensors[f"parameter.{name}"] = parameter.detach()
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
-    with whole_file(path) as beside:
-        save_file(tensors, beside, metadata={"step": str(step), "losses": json.dumps(losses)})
+    write_whole(path, save(tensors, metadata={"step": str(step), "losses": json.dumps(losses)}))
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:
@@ -42,6 +42,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
     import torch
     from safetensors import safe_open
 
+    check_header(path)
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
         for name, parameter in model.named_parameters():

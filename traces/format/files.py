@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from traces.format.tensors import (
 )
 from traces.format.trace import SCORE_TABLES, Geometry, Trace
 from traces.format.validation import validate
+from traces.special_files import require_regular
 from traces.whole_file import whole_file
+from traces.whole_input import MOST_JSON_VALUES
 
 SCHEMA_VERSION = "1"
 MAX_DEPTH = 64
@@ -41,6 +43,7 @@ def read_trace(path: str | Path, check_rows: bool = True) -> Trace:
         raise UserError(f"{path} is a folder: must be a trace file (*.safetensors)")
     if not path.exists():
         raise UserError(f"Trace file {path} does not exist")
+    require_regular(path)
     try:
         trace = _open(path)
         validate(trace, rows=check_rows)
@@ -64,8 +67,7 @@ def write_trace(path: str | Path, trace: Trace) -> Trace:
     tensors = dict(sorted(trace_tensors(trace).items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
     header = _header_bytes(tensors, _metadata(trace))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as beside, beside.open("wb") as file:
+        with whole_file(path) as file:
             _write(file, header, tensors)
     except OSError as error:
         raise UserError(f"Trace file {path} cannot be written: {error.strerror or error}") from error
@@ -131,6 +133,8 @@ def _json_value(metadata: Mapping[str, str], name: str, **default: Any) -> Any:
             return default["default"]
         raise UserError(f"The metadata has no '{name}' (see traces/README.md)")
     text = metadata[name]
+    if text.count(",") + text.count("[") + text.count("{") > MOST_JSON_VALUES:
+        raise UserError(f"Metadata '{name}' holds more than {MOST_JSON_VALUES} values")
     try:
         value = json.loads(text)
         json.dumps(value, allow_nan=False)  # results carry it on, and JSON knows no NaN
@@ -211,7 +215,7 @@ def _header_bytes(tensors: Mapping[str, NDArray[Any]], metadata: dict[str, str])
     return text
 
 
-def _write(file: BinaryIO, header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:
+def _write(file: IO[bytes], header: bytes, tensors: Mapping[str, NDArray[Any]]) -> None:
     file.write(len(header).to_bytes(8, "little"))
     file.write(header)
     for array in tensors.values():

@@ -7,11 +7,13 @@ Source: https://github.com/huggingface/safetensors#format
 import json
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from traces.errors import UserError
+from traces.whole_input import MOST_JSON_VALUES
 
 MAX_HEADER_BYTES = 1 << 24
 """Below the 100 MB of the safetensors library: parsed, hostile JSON takes forty times its length."""
@@ -61,6 +63,28 @@ def read_header(file: BinaryIO) -> Header:
     return Header(_placed(entries, start=8 + len(text), size=size), metadata)
 
 
+def check_header(path: Path) -> dict[str, Any]:
+    """The names in the header of any safetensors file, its claims checked against the file's size.
+
+    What others read, with types of numbers that no trace has, is first checked here: parsed, a header takes forty times
+    its length. Raises: UserError naming the file.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            text = _header_text(file, size)
+        fields = _parse(text)
+        fields.pop("__metadata__", None)
+        ends = [claim["data_offsets"][1] for claim in fields.values()]
+        if not all(map(_is_size, ends)) or max(ends, default=0) + 8 + len(text) > size:
+            raise UserError("The file is truncated: its tensors end after the file")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (UserError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"{path.name} is no safetensors file: {error}") from error
+    return fields
+
+
 def _header_text(file: BinaryIO, size: int) -> bytes:
     if size < 8:
         raise UserError(f"The file has {size} bytes, which is not a safetensors file: the first 8 bytes give a length")
@@ -78,6 +102,8 @@ def _header_text(file: BinaryIO, size: int) -> bytes:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
+        if text.count(b",") + text.count(b"[") + text.count(b"{") > MOST_JSON_VALUES:
+            raise UserError(f"The header holds more than {MOST_JSON_VALUES} values")
         fields: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except UserError:
         raise

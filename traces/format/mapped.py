@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import tempfile
 import weakref
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -13,6 +14,10 @@ from traces.errors import UserError
 
 _HUGE_PAGE = 1 << 21
 """One touch may map as much as this, aligned; giving back less would leave the rest of it in memory."""
+
+
+HELD_BYTES, PIECE_BYTES = 64 << 20, 1 << 22
+"""Largest selection of rows that is copied into memory; bytes that are copied at once into a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,36 @@ def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     gathered = np.ascontiguousarray(array[rows])
     watch.check()
     return gathered
+
+
+def take_spans(array: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Spans of rows, one after the other: in ordinary memory, or where they are many from a mapped file in another.
+
+    That file has no name and goes with the array; it lies in the folder for temporary files. Raises: UserError as
+    `load`, and where the file cannot be written.
+    """
+    total = int(lengths.sum())
+    row_bytes = array[:1].nbytes
+    if _watch(array) is None or total * row_bytes <= HELD_BYTES:
+        joined = np.empty((total, *array.shape[1:]), array.dtype)
+        done = 0
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            joined[done : done + length] = load(array[start : start + length])
+            done += length
+        return joined
+    rows = max(1, PIECE_BYTES // max(1, row_bytes))
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the mapping
+    try:
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+            for first in range(start, start + length, rows):
+                file.write(load(array[first : min(first + rows, start + length)]).tobytes())
+        file.flush()
+    except OSError as error:
+        raise UserError(
+            f"a temporary file in {tempfile.gettempdir()} cannot be written: {error.strerror or error}; "
+            "set TMPDIR to a folder with more room"
+        ) from error
+    return map_file(file).view(array.dtype).reshape(total, *array.shape[1:])
 
 
 def _watch(array: NDArray[Any]) -> _Watch | None:

@@ -4,6 +4,7 @@ Legend of shapes: T rows (tokens), L MoE layers, E routed experts per layer, K e
 W listed experts of a truncated score table. All requests lie one after the other in the rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.format.mapped import load
+from traces.format.mapped import load, take_spans
+from traces.format.sampling import spread
 
 PREFILL, DECODE = 0, 1
 ROW_ARRAYS = ("topk_ids", "phase", "topk_weights", "token_ids")
@@ -58,10 +60,11 @@ class ScoreTable:
         """Whether only the W best experts are listed."""
         return self.ids is not None
 
-    def take(self, rows: slice | NDArray[np.int64]) -> "ScoreTable":
-        """The table of some rows: views of a slice, copies of rows by number."""
-        ids = None if self.ids is None else self.ids[rows]
-        return ScoreTable(self.values[rows], ids, None if self.log_normalizer is None else self.log_normalizer[rows])
+    def take(self, rows_of: Callable[[NDArray[Any]], NDArray[Any]]) -> "ScoreTable":
+        """The table of some rows, which `rows_of` takes from each array."""
+        ids = None if self.ids is None else rows_of(self.ids)
+        listed = None if self.log_normalizer is None else rows_of(self.log_normalizer)
+        return ScoreTable(rows_of(self.values), ids, listed)
 
     def probabilities(self, start: int, stop: int, num_experts: int) -> NDArray[np.float32]:
         """Softmax of the logits, [stop-start, L, E] float32.
@@ -99,9 +102,11 @@ class Trace:
     'after' on the residual after layer l's MoE (available at the end of layer l).
     `request_offsets` [R+1] int64; `prompt_len` [R] int32, tokens of the prompt whether recorded or not;
     `phase` [T] uint8, PREFILL rows before DECODE rows within a request. `score_function`: how weights come from logits
-    ("softmax", "softmax_topk", "sigmoid", ...). `expert_similarity` [L, E, E] float16: cosine of two experts' outputs
-    on the same inputs, averaged over measured tokens. `content_hash`: sha256 of tensors and geometry, set by reading
-    and writing, empty for a trace that has not been written yet.
+    ("softmax", "softmax_topk", "sigmoid", ...). `request_labels`: data set or conversation of each request;
+    `request_numbers` [R] int64: where they stood in the trace that they were taken from, None for a whole one.
+    `expert_similarity` [L, E, E] float16: cosine of two experts' outputs on the same inputs, averaged over measured
+    tokens. `content_hash`: sha256 of tensors and geometry, set by reading and writing, empty for a trace that has not
+    been written yet.
     """
 
     geometry: Geometry
@@ -119,6 +124,7 @@ class Trace:
     ranked: bool = True
     score_function: str | None = None
     request_labels: tuple[str, ...] | None = None
+    request_numbers: NDArray[np.int64] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     content_hash: str = ""
 
@@ -159,6 +165,22 @@ class Trace:
             )
         return self.take_requests(np.arange(first, end), f"requests[{first}:{end}]")
 
+    def sample_requests(self, count: int, seed: int, among: int | None = None) -> "Trace":
+        """`count` of the first `among` requests (all), drawn by `seed`, spread over their labels and in their order.
+
+        Raises: UserError if `count` is below 1 or there are not that many requests.
+        """
+        among = self.num_requests if among is None else among
+        if not 1 <= count <= among:
+            raise UserError(f"trace.sample={count}: must be from 1 to {among}, the requests to choose from")
+        chosen = spread(self.request_labels, among, count, seed)
+        return self.take_requests(chosen, f"sample[{count} of {among}, seed {seed}]")
+
+    def clusters(self) -> NDArray[np.int64] | None:
+        """The data set or conversation of each request as a number, [R]; None where the trace names none."""
+        labels = self.request_labels
+        return None if labels is None else np.unique(np.array(labels), return_inverse=True)[1].astype(np.int64)
+
     def select_labels(self, labels: tuple[str, ...]) -> "Trace":
         """The requests that carry one of `labels`, in their order; the content hash names the labels.
 
@@ -175,7 +197,7 @@ class Trace:
         return self.take_requests(chosen, f"labels[{','.join(sorted(labels))}]")
 
     def take_requests(self, requests: NDArray[np.int64], part: str) -> "Trace":
-        """Requests by number, in the order given: views if they are neighbours, else copies.
+        """Requests by number, in the order given: views if they are neighbours, else copies, in a file where large.
 
         `part` is added to the content hash; all requests in their own order are the trace itself.
         """
@@ -183,18 +205,25 @@ class Trace:
             return self
         first_rows, lengths = self.request_offsets[requests], np.diff(self.request_offsets)[requests]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        rows: Any = np.repeat(first_rows - offsets[:-1], lengths) + np.arange(offsets[-1])
-        if (np.diff(requests) == 1).all():
-            rows = slice(int(first_rows[0]), int(first_rows[0] + offsets[-1]))
-        changed = {name: array[rows] for name in ROW_ARRAYS if (array := getattr(self, name)) is not None}
-        changed |= {name: table.take(rows) for name in SCORE_TABLES if (table := getattr(self, name)) is not None}
-        labels = self.request_labels
+        neighbours = bool((np.diff(requests) == 1).all())
+
+        def rows_of(array: NDArray[Any]) -> NDArray[Any]:
+            if neighbours:
+                return array[int(first_rows[0]) : int(first_rows[0] + offsets[-1])]
+            return take_spans(array, first_rows, lengths)
+
+        changed: dict[str, Any] = {
+            name: rows_of(array) for name in ROW_ARRAYS if (array := getattr(self, name)) is not None
+        }
+        changed |= {name: table.take(rows_of) for name in SCORE_TABLES if (table := getattr(self, name)) is not None}
+        labels, numbers = self.request_labels, self.request_numbers
         return replace(
             self,
             **changed,
             request_offsets=offsets,
             prompt_len=self.prompt_len[requests],
             request_labels=None if labels is None else tuple(labels[request] for request in requests),
+            request_numbers=requests if numbers is None else numbers[requests],
             provenance=_renumber(self.provenance, requests.tolist()),
             content_hash=f"{self.content_hash}/{part}",
         )

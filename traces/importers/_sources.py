@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.trace import id_dtype
+from traces.special_files import require_regular
 
 MAX_LINE_CHARACTERS = 1 << 20
 MAX_ARRAY_BYTES = 1 << 33
-MAX_UNPACKED = 1 << 26
+MAX_UNPACKED = 1 << 24
 MAX_UNPACKED_RATIO = 100
-"""An array of more than ``MAX_UNPACKED`` bytes may not be so many times larger than what it is packed in."""
+"""Arrays of more than ``MAX_UNPACKED`` bytes together may not be so many times larger than their file."""
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -36,7 +37,7 @@ def require(source: Path, kind: str) -> Path:
 
 def sha256_of(path: Path) -> str:
     """Hash of a source file, for the provenance."""
-    with path.open("rb") as file:
+    with require_regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -65,7 +66,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with path.open(encoding="utf-8", newline=None) as file:
+        with require_regular(path).open(encoding="utf-8", newline=None) as file:
             while line := file.readline(MAX_LINE_CHARACTERS + 1):
                 number += 1
                 if len(line) > MAX_LINE_CHARACTERS:
@@ -101,8 +102,11 @@ def npz_names(path: Path) -> list[str]:
     Raises: UserError if it is none.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(require_regular(path)) as archive:
+            _check_total(archive, path)
             return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    except UserError:
+        raise
     except Exception as error:  # a damaged archive fails in a dozen ways
         raise UserError(f"{path.name} is not a whole .npz file ({error})") from error
 
@@ -113,23 +117,28 @@ def npz_array(path: Path, name: str) -> NDArray[Any]:
     Raises: UserError for a missing, pickled, oversized or damaged array.
     """
     label = f"{name!r} of {path.name}"
-    with _refusing(label), zipfile.ZipFile(path) as archive:
+    with _refusing(label), zipfile.ZipFile(require_regular(path)) as archive:
+        _check_total(archive, path)
         member = f"{name}.npy"
         if member not in archive.namelist():
             raise UserError(f"{path.name} has no array {name!r}; it has {', '.join(npz_names(path)) or 'none'}")
         with archive.open(member) as stream:
             nbytes = _checked_nbytes(stream, label)
-            packed = archive.getinfo(member).compress_size
-            if nbytes > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed):
-                raise UserError(
-                    f"Array {label} unpacks {packed} bytes into {nbytes}; a ratio of up to {MAX_UNPACKED_RATIO} is "
-                    "read, since a trace that repeats itself more than that is no recording"
-                )
             if archive.getinfo(member).file_size != stream.tell() + nbytes:
                 raise UserError(f"Array {label} does not have the size its header claims")
         with archive.open(member) as stream:
             array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
             return array
+
+
+def _check_total(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises: UserError where all members together, which unpack to no more than they claim, are a bomb."""
+    packed, total = path.stat().st_size, sum(member.file_size for member in archive.infolist())
+    if total > min(MAX_ARRAY_BYTES, max(MAX_UNPACKED, MAX_UNPACKED_RATIO * packed)):
+        raise UserError(
+            f"{path.name} unpacks {packed} bytes into {total}; a ratio of up to {MAX_UNPACKED_RATIO} is read, since a "
+            "trace that repeats itself more than that is no recording"
+        )
 
 
 def npy_array(path: Path) -> NDArray[Any]:
@@ -138,7 +147,7 @@ def npy_array(path: Path) -> NDArray[Any]:
     Raises: UserError for a pickled or damaged file.
     """
     with _refusing(path.name):
-        with path.open("rb") as stream:
+        with require_regular(path).open("rb") as stream:
             nbytes = _checked_nbytes(stream, path.name)
             if path.stat().st_size != stream.tell() + nbytes:
                 raise UserError(f"Array {path.name} does not have the size its header claims")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import UserError
+from traces.recording.model_folder import check_model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +78,7 @@ def _check_folder(path: str) -> bool:
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"model.path={path}: the folder has no tokenizer (tokenizer.json and tokenizer_config.json)")
+    check_model_folder(folder, f"model.path={path}")
     return True
 
 
@@ -101,7 +103,11 @@ def _in_cache(path: str) -> bool:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(path, "config.json"), str)
+    config = try_to_load_from_cache(path, "config.json")
+    if not isinstance(config, str):
+        return False
+    check_model_folder(Path(config).parent, f"model.path={path}")
+    return True
 
 
 def reachable(url: str, timeout_s: float) -> bool:

@@ -43,10 +43,10 @@ def read_prompts(source: str, requests: int | None, seed: int, prompt_tokens: in
     if not path.is_file():
         raise UserError(f"prompts={source}: no such file: must be a *.txt or *.jsonl file or `{BUILTIN}`")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            numbered = [(number, line.rstrip("\n")) for number, line in enumerate(file, start=1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts={source} cannot be read as UTF-8 text: {error}") from error
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise UserError(f"prompts={source} has no prompt: must have one per line")
     if requests is not None and len(numbered) < requests:

@@ -32,7 +32,7 @@ from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, plain_logits
 from sim.quality.settings import ClozeConfig
-from sim.statistics.bootstrap import multinomial_counts
+from sim.statistics.bootstrap import estimate, ratio
 
 ALPHAS = (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 MARGIN = 0.01
@@ -108,7 +108,7 @@ def rows_of(bench: Bench, alpha: float, items: int) -> list[Row]:
         base, right = cloze_right(bench, None, items), cloze_right(bench, alpha, items)
         change = np.array(right) - np.array(base)
         rows[0]["cloze_accuracy"] = float(np.mean(right))
-        rows[0] |= with_interval("cloze_change", change.mean(), multinomial_counts(items, DRAWS) @ change / items)
+        rows[0] |= with_interval("cloze_change", estimate(np.stack([change, np.ones(items)], axis=1), ratio, DRAWS))
         rows[0]["cloze_items"] = items
     return rows
 

@@ -23,6 +23,7 @@ from sim.assembly.replay import DeviceSetup
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine
 from sim.quality.calibration import record_windows
 from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
@@ -32,7 +33,7 @@ from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.store import Arrays, Store
 from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
-from sim.statistics.bootstrap import multinomial_counts, percentile_interval
+from sim.statistics.bootstrap import Estimate, Statistic, drawn_sums, estimate
 from traces.demo.cache import demo_model
 from traces.demo.recipe import named_recipe
 from traces.recording.loading import LoadedModel, load_model
@@ -79,7 +80,7 @@ def share(part: str, whole: str) -> Callable[[NDArray[np.float64]], Any]:
 
 
 QUALITY = ("perplexity_change", "kl", "top1_agreement", "accuracy_change")
-STATISTICS: dict[str, Callable[[NDArray[np.float64]], Any]] = {
+STATISTICS: dict[str, Statistic] = {
     "perplexity_change": lambda s: np.expm1((column(s, "nll") - column(s, "nll_base")) / column(s, "predictions")),
     "kl": share("kl", "predictions"),
     "top1_agreement": share("agree", "predictions"),
@@ -93,10 +94,9 @@ STATISTICS: dict[str, Callable[[NDArray[np.float64]], Any]] = {
 }
 
 
-def with_interval(name: str, value: float, drawn: NDArray[np.float64]) -> dict[str, float]:
+def with_interval(name: str, found: Estimate) -> dict[str, float]:
     """A row's entries `name`, `name`.low and `name`.high."""
-    low, high = percentile_interval(drawn)
-    return {name: float(value), f"{name}.low": low, f"{name}.high": high}
+    return {name: found.value, f"{name}.low": found.low, f"{name}.high": found.high}
 
 
 @dataclass
@@ -112,22 +112,27 @@ class Outcome:
 
     def drawn(self, name: str) -> NDArray[np.float64]:
         """The statistic of every draw of documents, [D]; the same draws for every case, so differences are paired."""
-        return np.asarray(STATISTICS[name](multinomial_counts(len(self.sums), DRAWS) @ self.sums))
+        return np.asarray(STATISTICS[name](drawn_sums(self.sums, DRAWS)))
 
     def row(self, names: Iterable[str]) -> dict[str, float]:
         """Statistics with their intervals."""
         row: dict[str, float] = {}
         for name in names:
-            row |= with_interval(name, self.value(name), self.drawn(name))
+            row |= with_interval(name, estimate(self.sums, STATISTICS[name], DRAWS))
         return row
 
     def over(self, reference: Outcome, names: Iterable[str], prefix: str) -> dict[str, float]:
         """Differences from another case with their paired intervals."""
         row: dict[str, float] = {}
+        both, columns = np.concatenate([self.sums, reference.sums], axis=1), self.sums.shape[1]
         for name in names:
-            difference = self.value(name) - reference.value(name)
-            row |= with_interval(f"{prefix}.{name}", difference, self.drawn(name) - reference.drawn(name))
+            row |= with_interval(f"{prefix}.{name}", estimate(both, gap_of(STATISTICS[name], columns), DRAWS))
         return row
+
+
+def gap_of(statistic: Statistic, columns: int) -> Statistic:
+    """The statistic of the first columns minus that of the rest."""
+    return lambda sums: statistic(sums[..., :columns]) - statistic(sums[..., columns:])
 
 
 def sums_by(documents: Iterable[str], rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,7 +181,7 @@ class Bench:
 
     def study(self, policy: Policy, fraction: float, mode: str = "auto") -> Study:
         """The evaluation of a policy."""
-        setup = DeviceSetup(policy, load_hardware(HARDWARE), CacheConfig(fraction=fraction, reset="request"))
+        setup = DeviceSetup(policy, Machine(load_hardware(HARDWARE)), CacheConfig(fraction=fraction, reset="request"))
         config = StudyConfig.windows_only(replace(self.settings, mode=mode))
         return make_study(self.loaded, setup, config, self.text, DEMO_SIZES, self.recorded)
 

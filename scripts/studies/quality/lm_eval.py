@@ -19,6 +19,7 @@ from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import DeviceSetup
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine
 from sim.quality.lm_eval import evaluate_offline, tapped_lm
 from sim.quality.settings import QualityConfig, StudyConfig
 from sim.quality.study import DEMO_SIZES, Study, make_study
@@ -61,7 +62,7 @@ def write_task(folder: Path, passages: list[str], items: int, seed: int = 0) -> 
 
 def study_of(loaded: LoadedModel, policy: str) -> Study:
     """A policy at a quarter of the experts."""
-    setup = DeviceSetup(load_policy(policy), load_hardware("s1_rtx3080ti"), CacheConfig(reset="request"))
+    setup = DeviceSetup(load_policy(policy), Machine(load_hardware("s1_rtx3080ti")), CacheConfig(reset="request"))
     config = StudyConfig.windows_only(QualityConfig(windows=2, fit_windows=8))
     return make_study(loaded, setup, config, default_sizes=DEMO_SIZES)
 

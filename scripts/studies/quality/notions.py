@@ -29,6 +29,7 @@ from sim.figures.style import LINES
 from sim.live.weights import INHERIT
 from sim.quality.drive import AS_POLICY, DROP, RANDOM
 from sim.quality.loop import Variant
+from sim.statistics.bootstrap import from_draws
 
 OWN = Variant("policy")
 INHERITED = Variant("policy", scheme=INHERIT)
@@ -124,7 +125,8 @@ def equal_quality(curves: dict[str, list[Outcome]], rule: str, other: str, seed:
                 continue
             settings = zip(drawn, outcome.drawn(quality), outcome.drawn("tpot_s"), strict=True)
             gains = np.array([_time_at(points, a) / t - 1 for points, a, t in settings])
-            change = with_interval("change", _time_at(whole, at) / time - 1, gains)
+            found = from_draws(_time_at(whole, at) / time - 1, gains, len(outcome.sums))
+            change = with_interval("change", found)
             row = {"seed": seed, "rule": rule, "beside": other, "knob": outcome.case.knob, "quality": quality}
             rows.append(row | {"at": at, "tpot_s": time} | {name.split(".")[-1]: v for name, v in change.items()})
     return rows

@@ -32,7 +32,7 @@ from sim.quality.decode import decode
 from sim.quality.intervals import DRAWS
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel, untouched_routing
-from sim.statistics.bootstrap import multinomial_counts
+from sim.statistics.bootstrap import difference, estimate
 
 BIN = 32
 COUNTS = ("hits", "demanded", "substituted_ranks", "routed_ranks", "resident_executed", "executed")
@@ -104,16 +104,15 @@ def main(argv: list[str]) -> None:
 def table(name: str, sums: NDArray[np.float64], documents: Iterable[str], tokens: int) -> list[Row]:
     """A row for each bin of positions, and one for all."""
     blocks = np.stack([sums_by(documents, loop) for loop in sums])  # [2, B, bins, 8]
-    draws, rows = multinomial_counts(blocks.shape[1], DRAWS), []
+    rows: list[Row] = []
     for first in [*range(0, tokens, BIN), -1]:
         here = blocks.sum(axis=2) if first < 0 else blocks[:, :, first // BIN]  # [2, B, 8]
         row: Row = {"policy": name, "positions": "all" if first < 0 else f"{first}-{first + BIN - 1}"}
         for measure, (top, bottom) in RATES.items():
-            whole, drawn = here.sum(axis=1), np.einsum("db,lbc->ldc", draws, here)
-            open_, closed = (float(loop[top] / loop[bottom]) for loop in whole)
-            spread = drawn[1, :, top] / drawn[1, :, bottom] - drawn[0, :, top] / drawn[0, :, bottom]
+            open_, closed = (float(loop[top] / loop[bottom]) for loop in here.sum(axis=1))
+            columns = here[[1, 1, 0, 0], :, [top, bottom, top, bottom]].T  # closed minus open
             row |= {f"{measure}.open": open_, f"{measure}.closed": closed}
-            row |= with_interval(f"{measure}.difference", closed - open_, spread)
+            row |= with_interval(f"{measure}.difference", estimate(columns, difference, DRAWS))
         rows.append(row)
     return rows
 

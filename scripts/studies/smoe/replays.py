@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,27 @@ from policies.assignment.link_only import LinkOnly
 from policies.assignment.two_pointer import TwoPointer
 from policies.base import Assignment, Policy
 from policies.eviction.score_window import ScoreWindow
+from policies.needs import Need
 from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
 from policies.state import DECODE
 from policies.substitution.score_band import ScoreBand
-from sim.assembly.catalogue import load_policy
+from sim.assembly.build import make_policy
+from sim.assembly.catalogue import load_policy, policy_config
 from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TraceConfig
 from sim.machine.capacity import CacheConfig
+from sim.machine.durations import with_cpu_ratio
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import Hardware, load_hardware
+from sim.machine.machine import Machine as SimulatedMachine
 from sim.machine.parts import PARTS as TIME_PARTS
+from sim.machine.runtime import load_runtime
 from sim.metrics.step_table import StepTable
-from sim.statistics.bootstrap import multinomial_counts, percentile_interval
+from sim.statistics.bootstrap import estimate
+from traces.embedded import embedded_trace_path
+from traces.errors import UserError
+from traces.format.files import read_trace
 from traces.format.trace import Geometry, Trace
 
 Vector = NDArray[np.float64]
@@ -53,25 +63,44 @@ SETUPS = (
 )
 CHAIN = ("eviction", "router", "prefetch", "cpu")
 """The parts of SMoE in the order in which the paper adds them to LRU offloading."""
-CODE_BASELINES = ("moe_infinity_code", "hybrimoe_code", "llama_cpp", "deepspeed")
-BASELINES = (*CODE_BASELINES, "moe_infinity_paper", "hybrimoe_paper")
+IDLE_PREFETCH = "prefetch on an idle link"
+"""In the place of `prefetch`: only what fits before the next lookup; not the paper's form."""
+BASELINES = ("moe_infinity_code", "hybrimoe_code", "llama_cpp", "deepspeed", "moe_infinity_paper", "hybrimoe_paper")
+"""The four systems that the paper compares with, as released; two of them also as their papers describe them."""
+PAPER_FORMS = ("importance", "importance_plus")
+"""Policies whose alpha is the set-up's; the released code has one alpha for all."""
 SIDES: dict[str, Assignment] = {"link only": LinkOnly(), "best split": BestSplit()}
 """The same supply of misses for SMoE and its baselines; 'own' is each system's own."""
+
+
+RUNTIME = load_runtime("smoe_2026_07")
+"""Of every contender: what the rules alone give."""
+STATED_HOST_S = RUNTIME.host_s_per_layer + RUNTIME.decision_s_per_layer
+THREE_CORES, TWO_CORES, THIRD = 0.73, 1.08, 1 / 3
+"""Time of an expert on the CPU in copies of it: SMoE's authors measured 2.41 ms beside a copy of 2.23 ms on two cores
+that compute (goingshr/SMoE, branch CPU_V3, docs/stage2_results.json); three, the release's default, by scaling. A third
+is what a sentence about the paper's Fig. 22 may mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Figures that nobody knows well: host time per layer, and a CPU expert's time in copies of it."""
 
-    host_s: float = 3e-3
-    cpu_ratio: float = 1 / 3
+    host_s: float = STATED_HOST_S
+    """All that the host spends in a layer beside launches: what the runtime states as host and as decision."""
+    cpu_ratio: float = THREE_CORES
+    figures: tuple[tuple[str, float | bool], ...] = ()
+    """Others of the hardware or runtime, by name."""
 
-    def apply(self, hardware: Hardware) -> Hardware:
-        return replace(hardware, host_s_per_layer=self.host_s, cpu_load_ratio=self.cpu_ratio)
+    def apply(self, hardware: str, geometry: Geometry) -> SimulatedMachine:
+        """That hardware with these figures under SMoE's runtime."""
+        machine = SimulatedMachine(_hardware(hardware), RUNTIME).with_figures(dict(self.figures))
+        machine = with_cpu_ratio(machine, (geometry.expert_bytes or (1,))[0], self.cpu_ratio)
+        return machine.with_figures({"host_s_per_layer": self.host_s, "decision_s_per_layer": 0.0})
 
 
 NOMINAL = Machine()
-HOSTS_S, CPU_RATIOS = (0.0, 1e-3, 3e-3), (1 / 3, 1.0, 1.2)
+HOSTS_S, CPU_RATIOS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3), (THIRD, THREE_CORES, TWO_CORES)
 MACHINES = tuple(Machine(host_s, ratio) for host_s in HOSTS_S for ratio in CPU_RATIOS)
 
 
@@ -82,8 +111,9 @@ def smoe(parts: Sequence[str], alpha: float, side: Assignment | None = None) -> 
         policy = replace(policy, eviction=ScoreWindow())
     if "router" in parts:
         policy = replace(policy, substitution=ScoreBand(alpha=alpha))
-    if "prefetch" in parts:
-        policy = replace(policy, prediction=Lookahead(), prefetch=TopScore(alpha=alpha))
+    if "prefetch" in parts or IDLE_PREFETCH in parts:
+        prefetch = TopScore(alpha=alpha, link_idle=IDLE_PREFETCH in parts)
+        policy = replace(policy, prediction=Lookahead(), prefetch=prefetch)
     return replace(policy, assignment=side or (TwoPointer() if "cpu" in parts else LinkOnly()))
 
 
@@ -101,17 +131,25 @@ class Contender:
         return words if self.side == "own" else f"{words}, {self.side}"
 
     def policy(self, alpha: float) -> Policy:
-        side = SIDES.get(self.side)
-        if self.system is None:
-            return smoe(self.parts, alpha, side)
-        policy = load_policy(self.system)
-        return policy if side is None else replace(policy, assignment=side)
+        """Its rules with the set-up's alpha."""
+        return _policy(self, alpha)
 
-    def cache(self, fraction: float) -> CacheConfig:
-        """The same bytes for all; one pool for the systems that have one, filled where nothing else fills it."""
-        one_pool = self.system is not None and self.system.startswith(("moe_infinity", "llama_cpp"))
-        warm = self.system == "llama_cpp"
-        return CacheConfig(fraction=fraction, scope="global" if one_pool else "layer", start="warm" if warm else "cold")
+
+@cache
+def _hardware(name: str) -> Hardware:
+    return load_hardware(name)
+
+
+@cache
+def _policy(contender: Contender, alpha: float) -> Policy:
+    side = SIDES.get(contender.side)
+    if contender.system is None:
+        return smoe(contender.parts, alpha, side)
+    config = policy_config(contender.system)
+    if contender.system in PAPER_FORMS:
+        config.alpha = alpha
+    policy = make_policy(config)
+    return policy if side is None else replace(policy, assignment=side)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,22 +173,28 @@ DRAWS = 2000
 MEASURES = {"TPOT": ("time_ns", "tokens"), "cache ratio": ("resident", "executed")}
 
 
-def value(sums: Sums, measure: str, weights: NDArray[Any] | None = None) -> Vector:
-    """The measure with blocks counted ``weights`` times, [draws, blocks] -> [draws]; all once -> one value."""
+def value(sums: Sums, measure: str) -> float:
+    """The measure over all blocks."""
     above, below = (getattr(sums, name) for name in MEASURES[measure])
-    counts = np.ones((1, above.size)) if weights is None else weights
-    return np.asarray((counts @ above) / (counts @ below))
+    return float(above.sum() / below.sum())
 
 
-def change(pairs: Sequence[tuple[Sums, Sums]], measure: str, weights: NDArray[Any] | None = None) -> Vector:
-    """Mean over set-ups of new / old - 1, where the same blocks are drawn for all of them, [draws]."""
-    ratios = [value(new, measure, weights) / value(old, measure, weights) for old, new in pairs]
-    return np.asarray(np.mean(ratios, axis=0) - 1.0)
+def change(pairs: Sequence[tuple[Sums, Sums]], measure: str) -> float:
+    """Mean over set-ups of new / old - 1."""
+    return float(np.mean([value(new, measure) / value(old, measure) for old, new in pairs]) - 1.0)
 
 
 def change_interval(pairs: Sequence[tuple[Sums, Sums]], measure: str) -> tuple[float, float]:
     """95 % interval of ``change`` over blocks; the same draws for everything with as many blocks."""
-    return percentile_interval(change(pairs, measure, multinomial_counts(pairs[0][0].tokens.size, DRAWS)))
+    above, below = MEASURES[measure]
+    sides = [side for pair in pairs for side in pair]
+    columns = [getattr(side, name) for side in sides for name in (above, below)]  # old and new of every set-up
+
+    def mean_change(sums: NDArray[Any]) -> NDArray[Any]:
+        ratios = sums[..., 0::2] / sums[..., 1::2]
+        return np.asarray(np.mean(ratios[..., 1::2] / ratios[..., 0::2], axis=-1) - 1.0)
+
+    return estimate(np.stack(columns, axis=1), mean_change, DRAWS).interval
 
 
 @dataclass
@@ -168,7 +212,7 @@ class Bench:
     ) -> Sums:
         """Decode sums of one replay."""
         policy = contender.policy(setup.alpha)
-        if "cpu" not in policy.needs():
+        if Need.CPU not in policy.needs():
             machine = replace(machine, cpu_ratio=NOMINAL.cpu_ratio)
         key = (setup.name, contender, batch, machine, older)
         if key not in self.known:
@@ -188,11 +232,22 @@ class Bench:
     def _replay(
         self, setup: Setup, contender: Contender, policy: Policy, batch: int, machine: Machine, older: bool
     ) -> Sums:
-        hardware = machine.apply(load_hardware(setup.hardware))
-        cache = contender.cache(setup.older_fraction if older else setup.fraction)
+        cache = CacheConfig(fraction=setup.older_fraction if older else setup.fraction)  # the same bytes for all
         run = RunConfig(batch_size=batch, engine="compiled")
-        device, geometry = DeviceSetup(policy, hardware, cache, run), borrowed(setup.model, self.trace)
+        geometry = borrowed(setup.model, self.trace)
+        device = DeviceSetup(policy, machine.apply(setup.hardware, geometry), cache, run)
         return decode_sums(StepTable(assemble(self.trace, device, geometry, others=self.others)).run())
+
+
+def split(path: Path | None, requests: int | None, least: int) -> tuple[Trace, Trace]:
+    """(requests to replay, the last quarter to learn from). Raises: UserError for fewer than ``least`` requests."""
+    trace = read_trace(path or embedded_trace_path("demo"), check_rows=path is not None)
+    held = -(-trace.num_requests // 4)
+    left = trace.num_requests - held
+    count = left if requests is None else requests
+    if not least <= count <= left:
+        raise UserError(f"--requests={count}: must be between {least} and {left}, {held} are held out to learn from")
+    return trace.select_requests(count), trace.select_requests(held, left)
 
 
 def borrowed(model: str, trace: Trace) -> Geometry:

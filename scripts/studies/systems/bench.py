@@ -14,6 +14,7 @@ from sim.assembly.build import build
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
 from sim.config import to_plain_dict, validate
+from sim.machine.durations import launch_s
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
 from sim.statistics.bootstrap import request_interval
@@ -75,6 +76,7 @@ class Bench:
         self.resident = self.replay("policy=all_resident")
         trace, geometry = self.resident.trace, self.resident.geometry
         self.trace, self.geometry, self.hardware = trace, geometry, self.resident.hardware
+        self.runtime = self.resident.runtime
         assert geometry.expert_bytes is not None and geometry.attention_bytes is not None
         self.expert_bytes = geometry.expert_bytes[0]
         self.dense_bytes = (
@@ -106,7 +108,7 @@ class Bench:
         metrics, of_requests = table.metrics(), table.requests()
         low, high = mean_interval(np.asarray(of_requests["tpot_s"], float))
         held = replay.pools.total_bytes if replay.policy.residency != "none" else 0
-        staging = self.hardware.staging_slots * self.expert_bytes
+        staging = self.runtime.staging_slots * self.expert_bytes
         return Row(
             name,
             number(metrics["tpot_s.mean"]),
@@ -126,17 +128,18 @@ class Bench:
         """The cluster: every worker has this GPU and this link, the main and the shadow node this GPU."""
         config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "system" / "od_moe.yaml"))
         machine, geometry = self.hardware, self.geometry
+        memory_bytes_per_s = machine.gpu_memory_bytes_per_s * self.runtime.gpu_memory_share
         system = replace(
             system_from_config(config)[0],
             workers=groups * geometry.top_k,
             weight_bits=geometry.weight_bits or 16.0,
-            gpu_memory_bytes_per_s=machine.gpu_memory_bytes_per_s,
+            gpu_memory_bytes_per_s=memory_bytes_per_s,
             gpu_flops_per_s=machine.gpu_flops_per_s,
-            worker_memory_bytes_per_s=machine.gpu_memory_bytes_per_s,
+            worker_memory_bytes_per_s=memory_bytes_per_s,
             link_latency_s=machine.link_latency_s,
             link_bytes_per_s=machine.link_bytes_per_s,
             network_bytes_per_s=bytes_per_s,
-            launch_s=machine.launch_s * machine.kernels_per_expert,
+            launch_s=launch_s(self.resident.setup.machine)[0],
             host_s_per_layer=self.other_s_per_layer,
             shadow_host_s_per_layer=self.other_s_per_layer,
             recall="measured",
@@ -170,7 +173,7 @@ class Bench:
     @property
     def other_s_per_layer(self) -> float:
         """Launches outside experts, read-back, synchronisation and host time of a layer on the device."""
-        durations = self.resident.durations
+        durations = self.replay("policy=lru").durations
         return int(durations.before_lookup_ns.sum() + durations.after_experts_ns.sum()) / 1e9
 
     @cached_property

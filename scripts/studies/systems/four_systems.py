@@ -26,6 +26,7 @@ from scripts.command_line import parser_of, run
 from scripts.studies.systems.bench import Bench, Row
 from sim.predictors.checkpoint import EMBEDDED
 from traces.errors import UserError
+from traces.text import spreadsheet_cell
 from traces.whole_file import write_whole
 
 
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> None:
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         frame = pd.DataFrame([asdict(row) | {"energy_j": row.energy_j, "label": "SIMULATED"} for row in systems])
-        write_whole(given.out / "four_systems.csv", frame.to_csv(index=False).encode())
+        write_whole(given.out / "four_systems.csv", frame.map(spreadsheet_cell).to_csv(index=False).encode())
         draw(systems, given.out / "four_systems")
 
 

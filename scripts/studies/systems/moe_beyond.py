@@ -134,7 +134,7 @@ class Study:
     def _belady(self, capacity: int) -> str:
         sized = replace(self.trace.geometry, expert_bytes=(1,) * self.trace.num_layers)
         cache = CacheConfig(bytes=capacity, scope="global", semantics="sequential")
-        setup = DeviceSetup(self.build("belady").policy, self.replay.hardware, cache)
+        setup = DeviceSetup(self.build("belady").policy, self.replay.setup.machine, cache)
         metrics = _metrics(assemble(self.trace, setup, sized))
         return _pair(metrics["hit_rate"], metrics["loads_per_token"])
 

@@ -26,6 +26,10 @@ class Clock:
     """Constants of a layer at its end."""
     kv_ps_per_token: int
     pair_ps: int
+    cpu_first: int
+    """The GPU's experts follow the CPU's."""
+    after_last_copy: int
+    """Loaded experts run once the last of the layer has arrived."""
 
     now_ns: int
     """Time of the GPU."""
@@ -48,6 +52,8 @@ class Clock:
     """[3, 2, L] by kind of copy, whether the CPU computes, layer."""
     cpu_ns: Int8x3
     """[2, L, B+1] by whether the link copies, layer, tokens; 0 layers if the hardware has no CPU."""
+    cpu_transfer_ns: Int8
+    """[B+1] activations of a layer to the CPU and back."""
     expert_ns: Int8x2
     """[L, B+1] without launches."""
     shared_ns: Int8x2

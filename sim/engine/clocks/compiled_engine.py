@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sim.engine.clocks.clock import CLOCK
 from sim.engine.clocks.recurrence import run_steps
 from sim.engine.clocks.timeline_log import WRITE_BACK, log_rows
-from sim.engine.decision.device import Device, DeviceSpec
+from sim.engine.decision.device import Device, DeviceSpec, counted_from
 from sim.engine.decision.struct_views import Struct
 from sim.engine.interface import BlockResult
 from sim.machine.durations import Durations
@@ -21,6 +21,7 @@ LOG_ROWS = 1 << 18
 
 FAST_PATH_EXCLUDES = (
     "has_bypass", "has_predict", "has_choose", "has_substitute", "has_assign", "holds_overflow", "is_static",
+    "after_step",
 )  # fmt: skip
 
 
@@ -47,10 +48,13 @@ class CompiledEngine:
             expert_launch_ns=durations.expert_launch_ns,
             kv_ps_per_token=durations.kv_ps_per_token,
             pair_ps=durations.pair_ps,
-            is_lean=int(not timeline and only_evicts(self.device)),
+            cpu_first=int(not durations.cpu_overlaps_gpu),
+            after_last_copy=int(not durations.run_on_arrival),
+            is_lean=int(not timeline and durations.run_on_arrival and only_evicts(self.device)),
             logs=int(timeline),
             copy_ns=durations.copies(),
             cpu_ns=durations.cpu_experts(),
+            cpu_transfer_ns=durations.cpu_transfer_ns,
             expert_ns=durations.expert_ns,
             shared_ns=durations.shared_ns,
             attention_ns=durations.attention_weights_ns,
@@ -82,10 +86,19 @@ class CompiledEngine:
         start = 0
         for stop in cuts:
             fresh = self.resets and self.device.enter_group(int(block.group[start]))
+            if self.device.earlier:
+                self._count_from_restart(data, block.bounds[start], block.bounds[stop], fresh)
             while start < stop:
                 start = self._run(block, data, result, fresh, start, stop)
                 fresh = False
         return result
+
+    def _count_from_restart(self, data: BlockData, first: int, stop: int, fresh: bool) -> None:
+        """``now`` began anew: so do the times of the future, and no expert has arrived yet."""
+        if data.next_use.size:
+            data.next_use[first:stop] = counted_from(self.device.earlier, data.next_use[first:stop])
+        if fresh:
+            self.clock.arrays["arrived_at"][:] = 0
 
     def _run(self, block: StepBlock, data: BlockData, result: BlockResult, fresh: bool, start: int, stop: int) -> int:
         device = self.device

@@ -127,6 +127,31 @@ def link_event(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
 
 
 @core_jit
+def tell_link(cache: Cache, clock: Clock) -> None:
+    """Tell the decisions what is left of the copy on the link."""
+    cache.link_left_ns = 0
+    if clock.link_state == LINK_COPY:
+        cache.link_left_ns = clock.link_end_ns - clock.now_ns
+        cache.link_copy_ns = clock.link_end_ns - clock.link_begin_ns
+
+
+@core_jit
+def stop_copy(state: State, cache: Cache, clock: Clock) -> None:
+    """The copy on the link stops now; the link is free once the victims that made room for it are written back."""
+    stop_ns = max(clock.now_ns, clock.link_begin_ns)
+    clock.link_busy_ns += stop_ns - clock.link_begin_ns
+    if clock.logs:
+        row, key = clock.log_size - 1, cache.copy_layer * state.num_experts + cache.copy_expert
+        while clock.log[row, 0] != LOG_PREFETCH or clock.log[row, 1] != key:
+            row -= 1
+        clock.log[row, 3] = stop_ns
+    free_ns = max(clock.back_end_ns, clock.link_begin_ns)
+    clock.link_state = LINK_IDLE
+    if free_ns > clock.now_ns:
+        clock.link_state, clock.link_end_ns = LINK_BLOCKED, free_ns
+
+
+@core_jit
 def start_cpu(state: State, cache: Cache, clock: Clock, at_ns: int) -> None:
     """Let the CPU compute the next expert of its queue."""
     expert = cache.cpu_queue[clock.cpu_next]
@@ -182,6 +207,26 @@ def wait_for_copy(state: State, cache: Cache, rules: Rules, clock: Clock, expert
 
 
 @core_jit
+def wait_for_copies(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
+    """Let the GPU wait until all missing experts have arrived, or until the next one needs a slot that they hold."""
+    for i in range(cache.num_ready, cache.num_gpu):
+        expert, at_ns = cache.gpu_queue[i], clock.now_ns
+        while clock.arrived_at[expert] != state.now and clock.link_state != LINK_IDLE:
+            at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
+        if at_ns > clock.now_ns:
+            book(clock, LINK_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts + expert)
+
+
+@core_jit
+def wait_for_cpu(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
+    """Let the GPU wait until the CPU has computed its experts."""
+    while clock.cpu_left > 0:
+        at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
+        if clock.cpu_left == 0 and at_ns > clock.now_ns:
+            book(clock, CPU_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts)
+
+
+@core_jit
 def run_expert(state: State, cache: Cache, clock: Clock, expert: int, run_ns: int) -> None:
     """Execute an expert on the GPU."""
     begin_ns = clock.now_ns
@@ -202,17 +247,24 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
     catch_up(state, cache, rules, clock)
     if clock.logs:
         note(clock, LOG_LAYER, layer, begin_ns, clock.now_ns, tokens)
+    tell_link(cache, clock)
     core.begin(state, cache, rules, layer)
+    if cache.stops_copy:
+        stop_copy(state, cache, clock)
     if clock.logs:
         note_lookup(state, cache, clock)
     clock.cpu_left, clock.cpu_next = cache.num_cpu, 0
     start_copy(state, cache, rules, clock, clock.now_ns)
     if cache.num_cpu > 0:
-        start_cpu(state, cache, clock, clock.now_ns)
+        start_cpu(state, cache, clock, clock.now_ns + clock.cpu_transfer_ns[tokens])
     book(clock, HOST, cache.num_demand_copies * clock.call_ns, key)
+    if clock.cpu_first:
+        wait_for_cpu(state, cache, rules, clock)
     book(clock, EXPERT, clock.shared_ns[layer, tokens], key)
     for i in range(cache.num_gpu):
         expert = cache.gpu_queue[i]
+        if i == cache.num_ready and clock.after_last_copy:
+            wait_for_copies(state, cache, rules, clock)
         if i >= cache.num_ready:
             wait_for_copy(state, cache, rules, clock, expert)
         run_expert(state, cache, clock, expert, cache.run_ns[i])
@@ -220,14 +272,12 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
             catch_up(state, cache, rules, clock)
             core.finish_expert(state, cache, expert)
             start_copy(state, cache, rules, clock, clock.now_ns)
-    while clock.cpu_left > 0:
-        at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
-        if clock.cpu_left == 0 and at_ns > clock.now_ns:
-            book(clock, CPU_WAIT, at_ns - clock.now_ns, key)
+    wait_for_cpu(state, cache, rules, clock)
     if clock.logs:
         note_constants(clock, key)
     clock.now_ns += clock.after_experts_ns
     catch_up(state, cache, rules, clock)
+    tell_link(cache, clock)
     core.end(state, cache, rules)
     start_copy(state, cache, rules, clock, clock.now_ns)
 
@@ -273,7 +323,7 @@ def run_steps(
     """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
 
     ``fresh``: what was on the link is void. Inputs as in ``StepBlock`` and ``BlockData`` of ``sim.workload``; outputs
-    latency_ns [S], parts [S, len(PARTS)], counts [S, counters] and lost [S, 2] of each step; totals [3]: ns that the
+    latency_ns [S], parts [S, len(PARTS)], counts [S, counters] and lost [S, 3] of each step; totals [3]: ns that the
     link was busy with what has arrived, ns that the CPU was, slices logged. Stops early where the log is nearly full.
     """
     state, cache = as_state(state_address), as_cache(cache_address)

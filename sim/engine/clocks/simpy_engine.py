@@ -65,10 +65,11 @@ class SimpyEngine:
         """The end of what the link does; None: it is free."""
         self.copying = -1
         """Key of the expert on the link, or -1."""
-        self.copy_ns = self.back_end_ns = self.link_busy_ns = 0
+        self.begin_ns = self.end_ns = self.back_end_ns = self.link_busy_ns = 0
         self.arrived: set[int] = set()
         """Experts of the current layer that arrived after its lookup."""
         self.cpu_ns = durations.cpu_experts().tolist()
+        self.cpu_transfer_ns = durations.cpu_transfer_ns.tolist()
         self.cpu: End | None = None
         """The end of the expert that the CPU computes; None: it is free."""
         self.cpu_queue: list[int] = []
@@ -116,16 +117,23 @@ class SimpyEngine:
         self.now_ns += attention_ns + self.before_lookup_ns
         if self.link is not None:
             yield from self._catch_up()
-        plan = device.begin(layer)
+        left_ns = self.end_ns - self.now_ns if self.copying >= 0 else 0
+        plan = device.begin(layer, left_ns, self.end_ns - self.begin_ns)
+        if plan.stops_copy:
+            self._stop_copy()
         self.layer, self.arrived, self.cpu_queue = layer, set(), plan.cpu_queue
         recorder.lookup(layer, tokens, begin_ns, self.now_ns)
         if plan.demand_copies or self.prefetches:
             self._start_copy(self.now_ns)
         if plan.cpu_queue:
-            self._start_cpu(self.now_ns)
+            self._start_cpu(self.now_ns + self.cpu_transfer_ns[tokens])
         self._spend(HOST, plan.demand_copies * times.link_call_ns)
+        if plan.cpu_queue and not times.cpu_overlaps_gpu:
+            yield from self._wait_for_cpu()
         self._spend(EXPERT, self.shared_ns[layer][tokens])
         for index, expert in enumerate(plan.gpu_queue):
+            if index == plan.ready and not times.run_on_arrival:
+                yield from self._wait_for_copies(plan.gpu_queue[index:])
             if index >= plan.ready:
                 yield from self._wait_for_copy(expert)
             run_ns = times.expert_launch_ns + plan.run_ns[index]
@@ -143,6 +151,8 @@ class SimpyEngine:
             self.now_ns += spent_ns
         if self.link is not None:
             yield from self._catch_up()
+        if self.prefetches:
+            device.cache.set("link_left_ns", self.end_ns - self.now_ns if self.copying >= 0 else 0)
         device.end()
         if self.prefetches:
             self._start_copy(self.now_ns)
@@ -172,6 +182,13 @@ class SimpyEngine:
                 raise RuntimeError("the GPU waits for an expert that nothing brings")
             yield self.link
         self._waited(LINK_WAIT, expert)
+
+    def _wait_for_copies(self, experts: list[int]) -> Process:
+        """Let the GPU wait until experts have arrived, or until the next one needs a slot that they hold."""
+        for expert in experts:
+            while expert not in self.arrived and self.link is not None:
+                yield self.link
+            self._waited(LINK_WAIT, expert)
 
     def _wait_for_cpu(self) -> Process:
         """Let the GPU wait until the CPU has computed its experts."""
@@ -215,9 +232,10 @@ class SimpyEngine:
             return
         copy = self.device.copy()
         self.copying = copy.layer * self.num_experts + copy.expert
-        self.copy_ns = self.copies_ns[copy.kind][1 if self.cpu_queue else 0][copy.layer]
+        copy_ns = self.copies_ns[copy.kind][1 if self.cpu_queue else 0][copy.layer]
         begin_ns = at_ns + (copy.back_ns if self.write_back == BACK_SERIAL else 0)
-        end_ns = begin_ns + self.copy_ns
+        end_ns = begin_ns + copy_ns
+        self.begin_ns, self.end_ns = begin_ns, end_ns
         self.back_end_ns = at_ns + copy.back_ns if self.write_back == BACK_OVERLAP else 0
         if self.recorder.on:
             self.recorder.copy(copy, what, at_ns, begin_ns, end_ns)
@@ -231,12 +249,22 @@ class SimpyEngine:
         if self.device.finish_copy() and layer == self.layer:
             self.arrived.add(expert)
         now_ns = int(self.env.now)
-        self.link_busy_ns += self.copy_ns
+        self.link_busy_ns += self.end_ns - self.begin_ns
         self.copying = -1
         if self.back_end_ns > now_ns:
             self.link = End(self.env, self.back_end_ns - now_ns, LINK_FIRST, self._free_link)
         else:
             self._free_link(event)
+
+    def _stop_copy(self) -> None:
+        """The copy on the link stops now; the link is free once the victims that made room for it are written back."""
+        stop_ns = max(self.now_ns, self.begin_ns)
+        self.link_busy_ns += stop_ns - self.begin_ns
+        self.recorder.stop_copy(self.copying, stop_ns)
+        self.copying, self.link = -1, None
+        free_ns = max(self.back_end_ns, self.begin_ns)
+        if free_ns > self.now_ns:
+            self.link = End(self.env, free_ns - int(self.env.now), LINK_FIRST, self._free_link)
 
     def _free_link(self, event: simpy.Event) -> None:
         if event is self.link:

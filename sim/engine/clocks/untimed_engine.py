@@ -79,7 +79,7 @@ class UntimedEngine:
                 device.enter_group(int(block.group[step]))
             before = device.totals()
             device.load(rows, int(block.phase[step]), int(block.group[step]))
-            untimed_step(*device.structs, self.sequential, *rows)
+            untimed_step(*device.structs, self.sequential, *device.step)
             result.counts[step], result.lost[step] = device.totals_since(before)
         return result
 

@@ -29,9 +29,11 @@ def load(
     core.enter(as_state(state), as_cache(cache), phase, group)
 
 
-@njit(void(i8, i8, i8, i8), cache=True)
-def begin(state: int, cache: int, rules: int, layer: int) -> None:
-    core.begin(as_state(state), as_cache(cache), as_rules(rules), layer)
+@njit(void(i8, i8, i8, i8, i8, i8), cache=True)
+def begin(state: int, cache: int, rules: int, layer: int, link_left_ns: int, link_copy_ns: int) -> None:
+    bookkeeping = as_cache(cache)
+    bookkeeping.link_left_ns, bookkeeping.link_copy_ns = link_left_ns, link_copy_ns
+    core.begin(as_state(state), bookkeeping, as_rules(rules), layer)
 
 
 @njit(i8(i8, i8, i8), cache=True)

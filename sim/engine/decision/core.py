@@ -8,6 +8,8 @@ resident and in-flight experts.
 
 from __future__ import annotations
 
+import numpy as np
+
 from policies.state import IN_FLIGHT, LOW, RESIDENT, State
 from sim.engine.decision.cache import Cache, Ids, Scores, Times
 from sim.engine.decision.counters import (
@@ -34,7 +36,7 @@ from sim.engine.decision.demand import (
     sort_executed,
 )
 from sim.engine.decision.layout import Rules
-from sim.engine.decision.slots import evict, find_victim, join, leave, place_demand, place_prefetch
+from sim.engine.decision.slots import NOBODY, evict, find_victim, join, leave, place_demand, place_prefetch
 from sim.engine.decision.struct_views import borrow, core_jit
 
 IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
@@ -109,6 +111,15 @@ def unshield_residents(state: State, cache: Cache, layer: int) -> None:
 
 
 @core_jit
+def pass_through(state: State, cache: Cache, expert: int) -> None:
+    """Note that an executed expert may not stay: in a slot already, it has to release it once it has run."""
+    cache.transient[expert] = 1
+    status = cache.status[state.layer * state.num_experts + expert]
+    if status in (RESIDENT, IN_FLIGHT) or (status == LOW and cache.runs_low[expert]):
+        cache.holding_transient += 1
+
+
+@core_jit
 def shield_step(state: State, cache: Cache) -> None:
     """Protect what the step executes on the GPU; above capacity keep only its most recent experts.
 
@@ -117,7 +128,7 @@ def shield_step(state: State, cache: Cache) -> None:
     base, size, now = state.layer * state.num_experts, cache.size[state.layer], state.now
     room = cache.capacity[cache.pool_of[state.layer]]
     executed, shield, on_cpu_at, runs_low = state.executed, cache.shield, cache.on_cpu_at, cache.runs_low
-    cache.holding_transient, cache.overflows = 0, 0
+    cache.holding_transient, cache.overflows, held = 0, 0, 0
     for i in range(state.num_executed - 1, -1, -1):
         expert = executed[i]
         if on_cpu_at[expert] == now:
@@ -126,13 +137,73 @@ def shield_step(state: State, cache: Cache) -> None:
         shield[base + expert] = 1
         if cache.is_static:
             continue
-        if room < 0 and cache.holds_overflow == 0:
+        if room < 0 and cache.holds_overflow == 1:
+            held = 1
+        elif room < 0:
             cache.overflows = 1
-            cache.transient[expert] = 1
-            status = cache.status[base + expert]
-            if status in (RESIDENT, IN_FLIGHT) or (status == LOW and runs_low[expert]):
-                cache.holding_transient += 1
-    cache.counts[N_OVERFLOW_STEPS] += cache.overflows
+            if cache.after_step == 0:
+                pass_through(state, cache, expert)
+    cache.counts[N_OVERFLOW_STEPS] += max(cache.overflows, held)
+
+
+@core_jit
+def settle_retention(state: State, cache: Cache, rules: Rules) -> None:
+    """Decide what stays once the step is over: drop the lowest (priority, layer, expert) until the rest fits.
+
+    Candidates are what may be evicted, and what the step executes on the GPU, resident or missing. What a prefetch
+    brings or protects stays.
+    """
+    layer, now, experts = state.layer, state.now, state.num_experts
+    pool, base = cache.pool_of[layer], layer * experts
+    if cache.has_refresh:
+        rules.refresh(rules.eviction, state, rules.eviction_memory, layer)
+    total = cache.used[pool]
+    for i in range(state.num_missing):
+        expert = state.missing[i]
+        if cache.on_cpu_at[expert] != now and cache.status[base + expert] != IN_FLIGHT:
+            total += arriving_size(state, cache, expert)
+    while total > cache.capacity[pool]:
+        lowest, worst = np.inf, NOBODY
+        for i in range(cache.member_count[pool]):
+            key = cache.members[pool, i]
+            runs = key // experts == layer and cache.executed_at[key % experts] == now
+            free = cache.shield[key] == 0 or (runs and cache.on_cpu_at[key % experts] != now)
+            if free and cache.status[key] != IN_FLIGHT and cache.dropped_at[key] != now:
+                lowest, worst = lower_of(cache, lowest, worst, key)
+        for i in range(state.num_missing):
+            key = base + state.missing[i]
+            comes = cache.on_cpu_at[state.missing[i]] != now and cache.status[key] != IN_FLIGHT
+            if comes and cache.dropped_at[key] != now:
+                lowest, worst = lower_of(cache, lowest, worst, key)
+        if worst == NOBODY:
+            return
+        cache.dropped_at[worst] = now
+        expert = worst - base
+        runs = 0 <= expert < experts and cache.executed_at[expert] == now and cache.on_cpu_at[expert] != now
+        missing = (
+            runs and cache.status[worst] != RESIDENT and not (cache.status[worst] == LOW and cache.runs_low[expert])
+        )
+        total -= arriving_size(state, cache, expert) if missing else cache.held[worst]
+        if runs:
+            pass_through(state, cache, expert)
+
+
+@core_jit
+def arriving_size(state: State, cache: Cache, expert: int) -> int:
+    """Bytes by which a missing expert of the current layer would fill its pool further."""
+    layer, key = state.layer, state.layer * state.num_experts + expert
+    size = cache.low_size[layer] if cache.runs_low[expert] else cache.size[layer]
+    return int(size - cache.held[key] if cache.status[key] == LOW else size)
+
+
+@core_jit
+def lower_of(cache: Cache, lowest: float, worst: int, key: int) -> tuple[float, int]:
+    """The lower one of (priority, key)."""
+    priority = cache.priority[key]
+    priority = -np.inf if np.isnan(priority) else priority
+    if priority < lowest or (priority == lowest and key < worst):
+        return priority, key
+    return lowest, worst
 
 
 @core_jit
@@ -148,6 +219,9 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
         raise ValueError("a prefetch rule wrote more experts than prefetch_expert holds")
     if cache.prefetch_head > 0:
         close_gap(cache)
+    left_ns = state.window_ns
+    if cache.link_idle:
+        left_ns -= under_way_ns(state, cache)
     for i in range(state.num_prefetch):
         layer, expert = state.prefetch_layer[i], state.prefetch_expert[i]
         if not (state.layer < layer < state.num_layers and 0 <= expert < state.num_experts):
@@ -157,9 +231,26 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
             cache.shield[key] = 1
             cache.prefetched_count[layer] += 1
         elif cache.queued[key] == 0:
+            if cache.link_idle:
+                left_ns -= state.load_ns[layer]
+                if left_ns < 0:
+                    return
             cache.queued[key] = 1
             cache.prefetch_queue[cache.prefetch_tail] = key
             cache.prefetch_tail += 1
+
+
+@core_jit
+def under_way_ns(state: State, cache: Cache) -> int:
+    """What prefetches that are on the link, paused or queued will take."""
+    total = 0
+    if cache.link_left_ns > 0:
+        total += cache.link_left_ns
+    if cache.paused_chunks > 0:
+        total += cache.paused_chunks * (state.load_ns[cache.paused_layer] // cache.num_chunks)
+    for i in range(cache.prefetch_head, cache.prefetch_tail):
+        total += state.load_ns[cache.prefetch_queue[i] // state.num_experts]
+    return int(total)
 
 
 @core_jit
@@ -173,9 +264,14 @@ def close_gap(cache: Cache) -> None:
 
 @core_jit
 def estimate_window(state: State, cache: Cache) -> None:
-    """Expected idle time of the link until the next lookup: the layer's GPU time minus its demand copies."""
+    """Expected idle time of the link until the next lookup: the layer's GPU time minus its demand copies.
+
+    At the end of a layer only what is left until the next lookup.
+    """
     state.window_ns = 0
-    if cache.layer_ns.shape[0] > 0:
+    if cache.predicts_at_end and cache.gap_ns.shape[0] > 0:
+        state.window_ns = cache.gap_ns[state.layer]
+    elif cache.layer_ns.shape[0] > 0:
         window = cache.layer_ns[state.layer]
         for i in range(cache.num_gpu):
             window += cache.expert_ns[state.layer, cache.tokens_of[cache.gpu_queue[i]]]
@@ -187,6 +283,7 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     """Start a layer step: look up, substitute, assign, touch, queue demand copies, then prefetches."""
     state.layer = layer
     state.now += 1
+    cache.stops_copy = 0
     if cache.prefetch_tail > cache.prefetch_head:
         drop_queued_prefetches(state, cache)
     if cache.prefetched_count[layer] > 0:
@@ -209,12 +306,33 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
         mark_cpu(state, cache)
     count_ranks(state, cache)
     settle_outcomes(state, cache)
+    here = cache.link_left_ns > 0 and cache.copy_layer == layer
+    if cache.cancels_late and here and not waits_for(state, cache, cache.copy_expert):
+        stop_copy(state, cache)
     shield_step(state, cache)
     if cache.has_touch:
         rules.touch(rules.eviction, state, rules.eviction_memory)
+    if cache.after_step:
+        settle_retention(state, cache, rules)
     queue_work(state, cache)
     if cache.has_predict and cache.predicts_at_end == 0:
         predict_and_queue(state, cache, rules)
+
+
+@core_jit
+def waits_for(state: State, cache: Cache, expert: int) -> bool:
+    """Whether the GPU executes an expert of the current layer in this step."""
+    return bool(cache.executed_at[expert] == state.now and cache.on_cpu_at[expert] != state.now)
+
+
+@core_jit
+def stop_copy(state: State, cache: Cache) -> None:
+    """Give up the prefetch that is on the link: its bytes until now are copied in vain, its slot is free."""
+    left = chunk_bytes(cache) * min(cache.link_left_ns, cache.link_copy_ns) // max(cache.link_copy_ns, 1)
+    cache.counts[N_COPIED_BYTES] -= left
+    give_up(state, cache, cache.copy_layer, cache.copy_expert)
+    cache.chunks_left = cache.link_left_ns = 0
+    cache.stops_copy = 1
 
 
 @core_jit
@@ -230,22 +348,34 @@ def resume(state: State, cache: Cache) -> int:
 @core_jit
 def count_chunk(cache: Cache) -> None:
     """Count the bytes of the chunk that starts; the last one carries the remainder."""
+    cache.counts[N_COPIED_BYTES] += chunk_bytes(cache)
+
+
+@core_jit
+def chunk_bytes(cache: Cache) -> int:
+    """Bytes of the chunk that is on the link, of the whole expert where it comes in one."""
     size = cache.size[cache.copy_layer]
     chunk = size // cache.num_chunks
-    cache.counts[N_COPIED_BYTES] += size - (cache.num_chunks - 1) * chunk if cache.chunks_left == 1 else chunk
+    return int(size - (cache.num_chunks - 1) * chunk if cache.chunks_left == 1 else chunk)
+
+
+@core_jit
+def give_up(state: State, cache: Cache, layer: int, expert: int) -> None:
+    """Take an expert whose prefetch ends unfinished out of its slot."""
+    key = layer * state.num_experts + expert
+    leave(cache, cache.pool_of[layer], key)
+    cache.shield[key] = 0
+    if cache.prefetched[key]:
+        cache.prefetched[key] = 0
+        cache.prefetched_count[layer] -= 1
+        cache.counts[N_PREFETCH_ABANDONED] += 1
 
 
 @core_jit
 def abandon(state: State, cache: Cache) -> None:
-    """Give up the paused prefetch: its layer came and did not execute it."""
-    key = cache.paused_layer * state.num_experts + cache.paused_expert
-    leave(cache, cache.pool_of[cache.paused_layer], key)
-    cache.shield[key] = 0
+    """Give up the paused prefetch: its layer came and does not wait for it."""
+    give_up(state, cache, cache.paused_layer, cache.paused_expert)
     cache.paused_chunks = 0
-    if cache.prefetched[key]:
-        cache.prefetched[key] = 0
-        cache.prefetched_count[cache.paused_layer] -= 1
-        cache.counts[N_PREFETCH_ABANDONED] += 1
 
 
 @core_jit
@@ -258,7 +388,7 @@ def next_copy(state: State, cache: Cache, rules: Rules) -> int:
     cache.back_ns = 0
     if cache.paused_chunks > 0:
         here = cache.paused_layer == state.layer
-        if here and cache.executed_at[cache.paused_expert] == state.now:
+        if here and waits_for(state, cache, cache.paused_expert):
             return resume(state, cache)
         if here or cache.shield[cache.paused_layer * state.num_experts + cache.paused_expert] == 0:  # no longer wanted
             abandon(state, cache)

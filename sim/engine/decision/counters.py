@@ -36,7 +36,8 @@ COUNTERS = (
     "overflow_steps",
 )
 """Indices of ``Cache.counts``; the first seven are the outcomes and sum to ``demanded``. A prefetch that started ends
-as used, late, wasted or (paused between two chunks, then not wanted) abandoned; one that never started is cancelled."""
+as used, late, wasted or (stopped on the link or between two chunks, then not wanted) abandoned; one that never started
+is cancelled."""
 
 (
     N_HITS,

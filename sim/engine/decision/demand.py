@@ -109,12 +109,21 @@ def sort_executed(state: State, cache: Cache) -> None:
             runs_low[expert] = held_as == LOW
             queue[ready] = expert
             ready += 1
-        elif held_as != IN_FLIGHT:
-            runs_low[expert] = degraded[expert]
+        elif held_as != IN_FLIGHT or cache.offers_late:
+            runs_low[expert] = degraded[expert] if held_as != IN_FLIGHT else 0
             absent[missing] = expert
             missing += 1
     cache.num_ready = ready
     state.num_missing = missing
+
+
+@core_jit
+def left_of_copy(state: State, cache: Cache) -> int:
+    """What the one copy that is under way at a lookup still takes, on the link or paused between two chunks."""
+    chunk_ns = state.load_ns[state.layer] // cache.num_chunks
+    if cache.link_left_ns > 0:
+        return int(cache.link_left_ns + (cache.chunks_left - 1) * chunk_ns)
+    return int(cache.paused_chunks * chunk_ns)
 
 
 @core_jit
@@ -129,6 +138,8 @@ def price_missing(state: State, cache: Cache) -> None:
         state.missing_tokens[j] = tokens
         state.missing_importance[j] = -1.0
         state.missing_load_ns[j] = cache.low_load_ns[layer] if cache.runs_low[expert] else state.load_ns[layer]
+        if cache.status[layer * state.num_experts + expert] == IN_FLIGHT:
+            state.missing_load_ns[j] = left_of_copy(state, cache)
         state.missing_cpu_ns[j] = cache.cpu_ns[layer, tokens] if cache.cpu_ns.shape[0] > 0 else 0
         state.missing_gpu_ns[j] = cache.expert_ns[layer, tokens]
         state.side[j], state.order[j] = LINK, j
@@ -153,13 +164,16 @@ def weigh_missing(state: State, cache: Cache) -> None:
 
 @core_jit
 def count_ranks(state: State, cache: Cache) -> None:
-    """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed."""
+    """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed.
+
+    What runs as routed but in low precision counts as not executed as routed, and by itself.
+    """
     cache.lost[1] += state.num_tokens
     cache.counts[N_ROUTED_RANKS] += state.num_tokens * state.num_ranks
     if cache.has_substitute == 0:
         return
     for token in range(state.num_tokens):
-        lost, total = 0.0, 0.0
+        lost, low, total = 0.0, 0.0, 0.0
         for rank in range(state.num_ranks):
             routed, executed = state.ids[token, rank], state.executed_ids[token, rank]
             weight = state.scores[token, routed] if np.isnan(state.weights[token, rank]) else state.weights[token, rank]
@@ -171,9 +185,13 @@ def count_ranks(state: State, cache: Cache) -> None:
                 cache.counts[N_SUBSTITUTED_RANKS] += 1
                 cache.replaced_at[routed] = state.now
                 lost += weight
+            elif cache.runs_low[executed]:
+                low += weight
             if executed != DROPPED:
                 cache.counts[N_DEGRADED_RANKS] += cache.runs_low[executed]
-        cache.lost[0] += lost / total if total > 0.0 else 0.0
+        if total > 0.0:
+            cache.lost[0] += (lost + low) / total
+            cache.lost[2] += low / total
 
 
 @core_jit
@@ -193,7 +211,7 @@ def settle_outcomes(state: State, cache: Cache) -> None:
         runs = executed_at[expert] == now
         if status == RESIDENT or (status == LOW and runs and runs_low[expert]):
             outcome = HIT
-        elif status == IN_FLIGHT:
+        elif status == IN_FLIGHT and not (runs and cache.on_cpu_at[expert] == now):
             outcome = LATE
         elif runs:
             outcome = CPU_RUN if cache.on_cpu_at[expert] == now else DEGRADE if runs_low[expert] else FETCH
@@ -232,10 +250,10 @@ def queue_work(state: State, cache: Cache) -> None:
     """Fill the GPU queue (behind the ready ones: in flight, then link in serving order), CPU and demand queue."""
     base = state.layer * state.num_experts
     gpu, cpu = cache.num_ready, 0
-    if gpu + state.num_missing < state.num_executed:
+    if cache.offers_late or gpu + state.num_missing < state.num_executed:
         for i in range(state.num_executed):
             expert = state.executed[i]
-            if cache.status[base + expert] == IN_FLIGHT:
+            if cache.status[base + expert] == IN_FLIGHT and cache.on_cpu_at[expert] != state.now:
                 cache.gpu_queue[gpu] = expert
                 gpu += 1
     missing, gpu_queue, demand_queue, copies = state.missing, cache.gpu_queue, cache.demand_queue, 0
@@ -245,7 +263,7 @@ def queue_work(state: State, cache: Cache) -> None:
         if cache.has_assign and state.side[j] == CPU:
             cache.cpu_queue[cpu] = expert
             cpu += 1
-        else:
+        elif cache.status[base + expert] != IN_FLIGHT:
             gpu_queue[gpu] = demand_queue[copies] = expert
             gpu += 1
             copies += 1
@@ -257,6 +275,6 @@ def queue_work(state: State, cache: Cache) -> None:
         if cache.runs_low[expert]:
             run_ns[i] += cache.dequantise_ns[state.layer]
     cache.num_gpu, cache.num_cpu, cache.num_demand_copies = gpu, cpu, copies
-    cache.may_release = cache.overflows or cache.has_bypass or cache.is_static or cache.has_choose
+    cache.may_release = cache.overflows or cache.has_bypass or cache.is_static or cache.has_choose or cache.after_step
     cache.counts[N_EXECUTED] += state.num_executed
     cache.counts[N_RESIDENT_EXECUTED] += cache.num_ready

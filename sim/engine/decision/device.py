@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from policies.state import RESIDENT, array_fields
+from policies.state import NEVER, RESIDENT, array_fields
 from sim.engine.decision import calls_by_address as calls
 from sim.engine.decision.cache import allocate
 from sim.engine.decision.layout import CACHE, DECISIONS, STATE
@@ -35,6 +35,11 @@ def decides(part: object, base: type, decision: str) -> bool:
     return getattr(type(part), decision) is not getattr(base, decision)
 
 
+def counted_from(now: int, next_use: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Times of the next use counted from ``now`` on; NEVER stays."""
+    return np.where(next_use == NEVER, NEVER, next_use - now)
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """What decisions may know of the hardware, in ns."""
@@ -49,6 +54,8 @@ class Costs:
     """[L, B+1] one expert on the CPU by tokens; 0 rows if the hardware has none."""
     layer_ns: Table
     """[L] a decode layer without routed experts; empty in a replay without a clock."""
+    gap_ns: Table
+    """[L] from the end of a decode layer to the next lookup; empty in a replay without a clock."""
     write_back_ns: Table
     """[2L] writing back one victim, then one in low precision; empty: victims are not written back."""
     dequantise_ns: Table
@@ -77,6 +84,10 @@ class DeviceSpec:
     hold: bool = False
     warm: bool = False
     seed: int = 0
+    late_copy_to_cpu: bool = False
+    cancel_late_copy: bool = False
+    forgets: bool = False
+    """Another lockstep batch finds everything as at the start, what rules have learned and drawn too."""
     first_use: Table | None = None
     """[L, E] first demand of every expert, for rules that see the future."""
 
@@ -95,6 +106,8 @@ class Plan:
     demand_copies: int
     may_release: bool
     """Whether an expert may hold a slot that it releases once executed: see ``Device.releases``."""
+    stops_copy: bool
+    """Whether the copy on the link stops now."""
 
 
 class Copy(NamedTuple):
@@ -148,6 +161,7 @@ class Device:
             "expert_ns": spec.costs.expert_ns,
             "cpu_ns": spec.costs.cpu_ns,
             "layer_ns": spec.costs.layer_ns,
+            "gap_ns": spec.costs.gap_ns,
             "dequantise_ns": spec.costs.dequantise_ns,
         }
         for name in ("status", "shield", "priority"):
@@ -157,7 +171,7 @@ class Device:
         self.state = Struct(STATE, **sizes, **begin, **self.arrays)
         self.cache = Struct(CACHE, **self._flags(), **self.cache_arrays)
         self.rules = compile_rules(spec.policy, self.memories)
-        self.plan = self.cache.integers("num_ready", "may_release")
+        self.plan = self.cache.integers("num_ready", "stops_copy")
         self.copy_fields = self.cache.integers("copy_layer", "back_ns")
         self.run_ns, self.gpu_queue = self.cache_arrays["run_ns"], self.cache_arrays["gpu_queue"]
         self.cpu_queue = self.cache_arrays["cpu_queue"]
@@ -174,8 +188,12 @@ class Device:
             "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
             "holds_overflow": int(self.spec.hold),
             "is_static": int(policy.eviction.static),
+            "after_step": int(policy.eviction.after_step),
             "predicts_at_end": int(policy.prediction.available_at_end()),
             "launch_ns": self.spec.launch_ns,
+            "offers_late": int(self.spec.late_copy_to_cpu and decides(policy.assignment, Assignment, "assign")),
+            "cancels_late": int(self.spec.cancel_late_copy),
+            "link_idle": int(policy.prefetch.only_on_idle_link()),
             "num_chunks": policy.prefetch.chunks(),
             "staging_free": self.spec.staging_slots,
         }
@@ -188,6 +206,9 @@ class Device:
         if spec.first_use is not None:
             self.arrays["next_use"][:] = spec.first_use
         self._warm_up()
+        self.earlier = 0
+        """Layer steps before the last restart: ``now`` counts from there."""
+        self.begun = [array.copy() for array in self._everything()] if spec.forgets else []
 
     def _warm_up(self) -> None:
         spec = self.spec
@@ -204,14 +225,33 @@ class Device:
             return np.arange(size, dtype=np.int32)
         return np.argsort(-priority.reshape(-1), kind="stable").astype(np.int32)
 
+    def _everything(self) -> list[NDArray[Any]]:
+        """All that a replay changes, but for what it counts."""
+        own = {*allocate(self.spec.num_layers, self.spec.num_experts, self.spec.pools.capacity.size), "used"}
+        arrays = [self.cache_arrays[name] for name in sorted(own - {"counts", "lost"})]
+        return [*arrays, *self.arrays.values(), *self.memories.values(), self.state.memory, self.cache.memory]
+
+    def _restart(self) -> None:
+        """Everything as at the start, ``now`` too; what is known of the future stays known, counted from here."""
+        next_use, now = self.arrays["next_use"], self.state.get("now")
+        upcoming = counted_from(now, next_use)
+        for array, begun in zip(self._everything(), self.begun, strict=True):
+            array[...] = begun
+        if self.spec.first_use is not None:
+            next_use[...] = upcoming
+        self.earlier += now
+
     def enter_group(self, group: int) -> bool:
         """Empty the cache, as at the start, if ``group`` is another lockstep batch -> whether it is.
 
-        What is on the link is void then. What predictions and substitutions have learned stays.
+        What is on the link is void then. What predictions and substitutions have learned stays, unless the
+        specification says that rules forget.
         """
         if group == self.group:
             return False
-        if self.group >= 0:
+        if self.group >= 0 and self.spec.forgets:
+            self._restart()
+        elif self.group >= 0:
             for name in ("status", "shield", "priority"):
                 self.arrays[name][:] = 0
             for name in RESET_ARRAYS:
@@ -224,16 +264,20 @@ class Device:
 
     def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int) -> None:
         """Begin a forward pass with the router output of its tokens (``sim.workload.rows.BlockData.rows``)."""
-        self.step = step  # compiled code only borrows them
+        self.step = step = self._from_restart(step)  # compiled code only borrows them
         calls.load(*self.structs, phase, group, *step)
 
-    def begin(self, layer: int) -> Plan:
-        """Decide one layer step."""
-        calls.begin(*self.structs, layer)
-        ready, gpu, cpu, copies, may_release = self.plan.tolist()
+    def _from_restart(self, step: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
+        """The router output with the times of the future counted as ``now`` is."""
+        return (*step[:-1], counted_from(self.earlier, step[-1])) if self.earlier and step[-1].size else step
+
+    def begin(self, layer: int, link_left_ns: int = 0, link_copy_ns: int = 0) -> Plan:
+        """Decide one layer step. ``link_left_ns`` of ``link_copy_ns`` are left of the copy on the link; 0: no copy."""
+        calls.begin(*self.structs, layer, link_left_ns, link_copy_ns)
+        ready, gpu, cpu, copies, may_release, stops = self.plan.tolist()
         run_ns = self.run_ns[:gpu].tolist()
         cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
-        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release))
+        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release), bool(stops))
 
     def next_copy(self) -> int:
         """Start the next copy -> core.IDLE, core.WAIT, or core.DEMAND_COPY or core.PREFETCH_COPY: see ``copy``."""

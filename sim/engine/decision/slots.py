@@ -124,10 +124,10 @@ def place_demand(state: State, cache: Cache, rules: Rules, layer: int, expert: i
     low = cache.held[key] if cache.status[key] == LOW else 0  # bytes that its full version takes over
     # Above capacity the step keeps its most recent experts whatever the rule says: what it may evict would depend on
     # which experts have run by now, so that the clock would decide what stays.
-    asks = cache.has_bypass and cache.overflows == 0
+    asks = cache.has_bypass and cache.overflows == 0 and cache.after_step == 0
     while cache.holds_overflow == 0 and cache.used[pool] - low + size > cache.capacity[pool]:
         victim = victim_for(state, cache, rules, layer, size - low)
-        if victim < 0:
+        if victim < 0 or (cache.after_step and cache.dropped_at[victim] != state.now):
             return False if cache.holding_transient > 0 else bool(stage(cache, expert))
         if asks and refuses(state, cache, rules, expert, victim):
             if not stage(cache, expert):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.core.compiler import CompileResult
 from numba.core.datamodel import models
@@ -19,6 +19,10 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
 from numpy.typing import NDArray
 
+from traces.errors import UserError
+
+if config.DISABLE_JIT:
+    raise UserError("NUMBA_DISABLE_JIT=1: must be 0 or not set, since the engines exist as compiled code only")
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 

@@ -1,7 +1,5 @@
 """A few steps of a run's timeline for print: what GPU, link and CPU did when."""
 
-import gzip
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +13,11 @@ from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
 from traces.errors import UserError
+from traces.whole_input import parse_json, read_bounded, unpacked
 
 FILE = "timeline.json.gz"
 SHOWN_STEPS = 2
+MOST_BYTES, MOST_VALUES = 1 << 26, 1 << 24
 LANES = {2: "GPU", 4: "link", 5: "link back", 6: "CPU"}
 """Track -> lane, from top to bottom."""
 
@@ -103,10 +103,12 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All events of a timeline. Raises: UserError where the file is broken."""
-    try:
-        return list(json.loads(gzip.decompress(path.read_bytes()))["traceEvents"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is broken: {error}") from error
+    name = f"the timeline {path}"
+    content = parse_json(unpacked(read_bounded(path, MOST_BYTES, "the timeline"), name), name, MOST_VALUES)
+    events = content.get("traceEvents") if isinstance(content, dict) else None
+    if not isinstance(events, list) or not all(isinstance(event, dict) for event in events):
+        raise UserError(f"{name} is broken: it must hold a list traceEvents")
+    return events
 
 
 def step_events(events: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:

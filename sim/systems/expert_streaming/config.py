@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from sim.ranges import Count, NotNegative, OneOf, Positive, Range, Seed, check_ranges
+from sim.machine.durations import whole_ns
+from sim.ranges import Few, NotNegative, OneOf, Positive, Range, Seed, check_ranges
 from sim.systems.expert_streaming.package import Machine
 from sim.systems.expert_streaming.scheme import Slicing
 from traces.errors import UserError
@@ -27,20 +28,20 @@ class Settings:
 
     name: str
     model: str
-    rows: Count
-    columns: Count
-    tokens: Count
-    draws: Count
-    iterations: Count
+    rows: Few
+    columns: Few
+    tokens: Few
+    draws: Few
+    iterations: Few
     routing: Annotated[str, OneOf(*ROUTINGS)]
     skew: NotNegative
-    slices_per_chiplet: Count
+    slices_per_chiplet: Few
     slots: int | None
     paired: bool
     to_emptiest: bool
     slack: Annotated[float, Range(0, 1, below=True)]
     refill: bool
-    baseline_slots: Count
+    baseline_slots: Few
     macs_per_cycle: Positive
     clock_hz: Positive
     start_s: NotNegative
@@ -67,8 +68,8 @@ class Settings:
             macs_per_s=self.macs_per_cycle * self.clock_hz,
             ddr_bytes_per_s=self.ddr_bytes_per_s,
             d2d_bytes_per_s=self.d2d_bytes_per_s,
-            d2d_latency_ns=round(self.d2d_latency_s * 1e9),
-            start_ns=round(self.start_s * 1e9),
+            d2d_latency_ns=whole_ns(self.d2d_latency_s),
+            start_ns=whole_ns(self.start_s),
         )
 
     def slicing(self) -> Slicing:

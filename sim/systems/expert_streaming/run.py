@@ -41,7 +41,6 @@ def run(config: dict[str, Any], trace: Trace | None, folder: Path, timeline: boo
     found = compare(settings, trace, timeline)
     wall_s = time.perf_counter() - begin
     result = metrics(found)
-    folder.mkdir(parents=True, exist_ok=True)
     if timeline:
         write_json(folder / "timeline.json", chrome_trace(found.logs))
     write_json(folder / "provenance.json", provenance(found, trace, wall_s))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from sim.config import validate
-from sim.machine.hardware import LABELS
-from sim.ranges import Amount, Count, NotNegative, OneOf, Positive, Range, Share, check_ranges
+from sim.machine.figures import LABELS
+from sim.ranges import Amount, Few, NotNegative, OneOf, Positive, Range, Share, check_ranges
 from traces.errors import UserError
 
 PREDICTIONS = ("shadow", "perfect", "random", "none")
@@ -34,7 +34,7 @@ class OdMoe:
     name: str = "od_moe"
     model: str = "mixtral_8x7b"
     weight_bits: Annotated[float, Range(1, 64)] = 32.0
-    workers: Count = 8
+    workers: Few = 8
     gpu_memory_bytes_per_s: Positive
     gpu_flops_per_s: Positive
     worker_memory_bytes_per_s: Positive
@@ -59,11 +59,11 @@ class OdMoe:
     recall_limit_kv: Share
     recall_decay_steps: Positive
     abort_wrong_load: bool = True
-    mini_batches: Count = 4
+    mini_batches: Few = 4
     overlap_prefill: bool = True
     workload: Annotated[str, OneOf("published", "trace")] = "published"
-    prompt_tokens: Count | None = None
-    new_tokens: Annotated[int | None, Range(2)] = None
+    prompt_tokens: Few | None = None
+    new_tokens: Annotated[int | None, Range(2, 2**24)] = None
     seed: Amount = 0
 
     def __post_init__(self) -> None:

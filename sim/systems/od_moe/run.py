@@ -42,7 +42,6 @@ def run(config: dict[str, Any], trace: Trace | None, folder: Path, timeline: boo
     # A timeline shows the first request: every request begins on an idle cluster.
     served = [serve(system, times, request, i, spans if i == 0 else None) for i, request in enumerate(todo)]
     found = metrics(system, times, model, served)
-    folder.mkdir(parents=True, exist_ok=True)
     if spans is not None:
         write_json(folder / "timeline.json", chrome_trace({system.name: spans}))
     write_json(folder / "provenance.json", provenance(config, sources, system, trace))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.machine.durations import compute_s
+from sim.machine.durations import compute_s, whole_ns
 from sim.machine.model import Dimensions, geometry, load_dimensions
 from sim.systems.od_moe.config import SHADOW_BITS, OdMoe
 from traces.errors import UserError
@@ -103,16 +103,16 @@ def tabulate(system: OdMoe, model: Geometry) -> Times:
         top_k=model.top_k,
         num_groups=system.workers // model.top_k,
         expert_bytes=expert,
-        load_ns=_ns(system.link_latency_s + expert / system.link_bytes_per_s),
-        main_ns=_ns(_read_s(attention, system.weight_bits, *main) + system.host_s_per_layer),
+        load_ns=whole_ns(system.link_latency_s + expert / system.link_bytes_per_s),
+        main_ns=whole_ns(_read_s(attention, system.weight_bits, *main) + system.host_s_per_layer),
         kv_ps=round(kv / system.gpu_memory_bytes_per_s * 1e12),
-        head_ns=_ns(_read_s(other, system.weight_bits, *main)),
-        expert_ns=_ns(_read_s(expert, system.weight_bits, *worker) + system.launch_s),
-        message_ns=_ns(message_s),
-        latency_ns=_ns(system.network_latency_s),
-        shadow_ns=_ns(shadow_layer_s(system, model)),
-        align_token_ns=_ns(8 / system.network_bytes_per_s),
-        align_kv_ns=_ns(kv * model.num_layers / system.network_bytes_per_s),
+        head_ns=whole_ns(_read_s(other, system.weight_bits, *main)),
+        expert_ns=whole_ns(_read_s(expert, system.weight_bits, *worker) + system.launch_s),
+        message_ns=whole_ns(message_s),
+        latency_ns=whole_ns(system.network_latency_s),
+        shadow_ns=whole_ns(shadow_layer_s(system, model)),
+        align_token_ns=whole_ns(8 / system.network_bytes_per_s),
+        align_kv_ns=whole_ns(kv * model.num_layers / system.network_bytes_per_s),
         flop_ns_per_token=2e9 * expert * per_parameter / system.gpu_flops_per_s,
         main_flop_ns_per_token=2e9 * attention * per_parameter / system.gpu_flops_per_s,
     )
@@ -164,7 +164,3 @@ def _bytes(model: Geometry) -> tuple[int, int, int]:
 
 def _read_s(num_bytes: int, bits: float, bytes_per_s: float, flops_per_s: float) -> float:
     return float(compute_s((num_bytes,), bits, np.arange(2.0), bytes_per_s, flops_per_s)[0, 1])
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)

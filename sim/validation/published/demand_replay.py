@@ -17,6 +17,8 @@ from sim.assembly.replay import DeviceSetup, assemble
 from sim.config import RunConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from sim.metrics.step_table import StepTable
 from traces.format.trace import Geometry, Trace
 
@@ -35,7 +37,7 @@ class DemandSteps:
     decode: NDArray[np.bool_]
 
 
-def two_constant_machine(name: str, base_s: float, copy_s: float, geometry: Geometry, source: str) -> Hardware:
+def two_constant_machine(name: str, base_s: float, copy_s: float, geometry: Geometry, source: str) -> Machine:
     """A machine on which a step takes `base_s`, and `copy_s` more for every expert that is copied.
 
     That is a runtime whose copies wait for the computation before them and hold up the one behind them. Only the
@@ -43,25 +45,26 @@ def two_constant_machine(name: str, base_s: float, copy_s: float, geometry: Geom
     """
     label = f"FITTED: {source}"
     assert geometry.expert_bytes is not None
-    return Hardware(
+    hardware = Hardware(
         name=name,
         gpu_memory_bytes=1,
         gpu_memory_bytes_per_s=1.0,  # of switched-off terms
         gpu_flops_per_s=1.0,
         link_latency_s=0.0,
         link_bytes_per_s=geometry.expert_bytes[0] / copy_s,
-        host_s_per_layer=base_s / geometry.num_layers,
         label="FITTED",
-        sources={"link_bytes_per_s": label, "host_s_per_layer": label},
+        sources={"link_bytes_per_s": label},
     )
+    layer_s = base_s / geometry.num_layers
+    return Machine(hardware, Runtime(name, layer_s, label="FITTED", sources={"host_s_per_layer": label}))
 
 
 def replay_demand(
-    trace: Trace, rule: Eviction, cache: CacheConfig, hardware: Hardware, time: TimeConfig, seed: int = 0
+    trace: Trace, rule: Eviction, cache: CacheConfig, machine: Machine, time: TimeConfig, seed: int = 0
 ) -> DemandSteps:
     """Replay a trace under an eviction rule that fetches misses on demand and does nothing else."""
     policy = Policy("published", rule, NoPrediction(), NoPrefetch(), NoSubstitution(), LinkOnly())
-    setup = DeviceSetup(policy, hardware, cache, RunConfig(seed=seed, engine="compiled"), time)
+    setup = DeviceSetup(policy, machine, cache, RunConfig(seed=seed, engine="compiled"), time)
     table = StepTable(assemble(trace, setup)).run()
     columns = table.columns()
     steps = len(table)

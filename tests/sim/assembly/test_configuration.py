@@ -128,7 +128,7 @@ def test_every_trace_runs(trace):
     [
         (["cache.fraction=1.5"], "cache.fraction=1.5: must be above 0 and at most 1"),
         (["policy.alpha=-1"], "alpha=-1: must be between 0 and 1"),
-        (["hardware.cpu_load_ratio=null"], "states none"),
+        (["hardware.cpu_memory_bytes_per_s=null", "hardware.cpu_core_bytes_per_s=null"], "states none"),
         (["policy.prediction.variant=never"], "must be before or after"),
         (["policy/prediction=none"], "TopScore has no prediction to choose from"),
         (["cache.overflow=hold", "cache.bytes=10"], "at least 1 slot is needed"),

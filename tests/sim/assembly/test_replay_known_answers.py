@@ -90,7 +90,7 @@ def test_serial_tpot_is_compute_plus_bytes_over_bandwidth():
 
 def test_fixed_terms_are_charged_once_per_layer():
     hardware = machine(readback_s=1e-6, sync_s=2e-6, host_s_per_layer=3e-6, launch_s=1e-7, kernels_per_layer=5)
-    metrics = run(replay_of(random_trace(3), "all_resident", hardware))
+    metrics = run(replay_of(random_trace(3), "lru", hardware, fraction=1.0))
     assert metrics["time_s_per_token.sync"] == pytest.approx(3 * 3e-6)
     assert metrics["time_s_per_token.host"] == pytest.approx(3 * 3e-6)
     assert metrics["time_s_per_token.launch"] == pytest.approx(3 * 5e-7)
@@ -159,7 +159,7 @@ def test_cpu_takes_the_less_important_misses():
     logits = np.zeros((1, 1, 8), np.float32)
     logits[0, 0, :6] = [6, 5, 4, 3, 2, 1]
     trace = routed(np.arange(6).reshape(1, 1, 6), 8, [0], [1], logits)
-    replay = replay_of(trace, "cpu", slots_per_layer=6)
+    replay = replay_of(trace, "cpu", slots_per_layer=6, time={"cpu_transfer": False})
     metrics = run(replay)
     # T_link <= T_cpu sends expert 0 over the link, then 5 and 4 to the CPU, then 1, then 3 and 2
     assert metrics["cpu_rate"] == pytest.approx(4 / 6)

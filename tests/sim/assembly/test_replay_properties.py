@@ -79,7 +79,7 @@ def test_residents_and_copies_never_exceed_the_capacity(case):
         used = np.bincount(pools.pool_of, weights=held, minlength=pools.capacity.size)
         assert (used <= pools.capacity).all()
         assert (used == device.cache_arrays["used"]).all()
-        assert 0 <= int((device.cache_arrays["staged"]).sum()) <= replay.hardware.staging_slots
+        assert 0 <= int((device.cache_arrays["staged"]).sum()) <= replay.runtime.staging_slots
         return result
 
     device.next_copy = checked
@@ -197,9 +197,9 @@ def test_substitution_executes_only_residents_or_top_scores_within_the_band(seed
     device = replay.device
     begin = device.begin
 
-    def checked(layer):
+    def checked(layer, *late):
         resident = device.residents()[layer]
-        plan = begin(layer)
+        plan = begin(layer, *late)
         ids, _, gate_scores, _, _ = device.step
         for token in range(ids.shape[0]):
             routed, executed = ids[token, layer], device.arrays["executed_ids"][token]

@@ -32,8 +32,9 @@ def test_a_calibrated_machine_can_be_run(tmp_path):
     samples = json.loads((tmp_path / "calibrate" / "samples.json").read_text())
     assert {sample["kind"] for sample in samples} >= {"hits", "misses", "copy", "expert", "cpu", "decision"}
     replayed = sim(
-        "run", "policy=lru", "engine=compiled", "trace.requests=1", f"hardware={path}", folder=tmp_path / "run"
-    )
+        "run", "policy=lru", "engine=compiled", "trace.requests=1", f"hardware={path}",
+        f"runtime={tmp_path / 'this machine_runtime.yaml'}", folder=tmp_path / "run",
+    )  # fmt: skip
     assert replayed.returncode == 0, replayed.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["tpot_s.mean"] > 0
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from policies.base import Policy
 from policies.eviction.belady import Belady
 from policies.prediction.trained import TrainedPrediction
+from policies.prefetch.layers_ahead import LayersAhead
+from policies.prefetch.top_score import TopScore
 from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import DeviceSetup, assemble
-from sim.config import RunConfig, TimeConfig
+from sim.config import RunConfig
 from sim.engine.decision.device import BASES
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
@@ -43,7 +45,10 @@ def every_rule(part: str) -> dict:
 
 PARTS = {part: every_rule(part) for part in BASES}
 PARTS["prediction"] |= {"guess": Guess()}
-PARTS["prefetch"] |= {"in_pieces": InPieces(), "eager": Eager()}
+PARTS["prefetch"] |= {
+    "in_pieces": InPieces(), "eager": Eager(), "idle": TopScore(link_idle=True),
+    "idle_ahead": LayersAhead(link_idle=True),
+}  # fmt: skip
 PARTS["substitution"] |= {"shake": Shake()}
 PARTS["assignment"] |= {"coin": CoinSide()}
 
@@ -53,7 +58,7 @@ machines = {
     "slots": st.integers(1, 8),
     "scope": st.sampled_from(["layer", "global"]),
     "start": st.sampled_from(["cold", "warm"]),
-    "reset": st.sampled_from(["never", "request"]),
+    "reset": st.sampled_from(["never", "request", "all"]),
     "batch_size": st.integers(1, 3),
     "prefill_chunk": st.sampled_from([None, None, 1, 3]),
     "sizes": st.sampled_from([1000, [1000, 600, 1400]]),
@@ -66,6 +71,11 @@ machines = {
     "cpu": st.sampled_from([0.2, 0.5, 1.0, 3.0]),
     "contention": st.sampled_from([1.0, 1.7]),
     "memory": st.sampled_from(["pinned", "pageable", "staged"]),
+    "late_copy_to_cpu": st.booleans(),
+    "cancel_late_copy": st.booleans(),
+    "graphs": st.booleans(),
+    "run_on_arrival": st.booleans(),
+    "overlaps": st.booleans(),
 }
 cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
 mixtures = st.fixed_dictionaries(
@@ -108,10 +118,13 @@ def drawn(case, engine, timeline=True):
     host_s = case["host_ns"] * 1e-9
     hardware = machine(
         link_bytes_per_s=case["bandwidth"], gpu_memory_bytes_per_s=case["compute"], host_s_per_layer=host_s,
-        link_call_s=case["call_ns"] * 1e-9, staging_slots=case["staging_slots"], cpu_load_ratio=case["cpu"],
+        link_call_s=case["call_ns"] * 1e-9, staging_slots=case["staging_slots"], cpu_ratio=case["cpu"],
         launch_s=host_s / 10, kernels_per_expert=2, kernels_per_layer=3, readback_s=host_s / 7, sync_s=host_s / 5,
         link_contention=case["contention"], cpu_contention=case["contention"], dequantise_bytes_per_s=5e9,
         pageable_bytes_per_s=4e8, pageable_call_s=1e-8, staging_bytes_per_s=2e9, copies_per_expert=2,
+        memory=case["memory"], cuda_graphs=case["graphs"], graph_launch_s=host_s / 13,
+        late_copy_to_cpu=case["late_copy_to_cpu"], cancel_late_copy=case["cancel_late_copy"],
+        run_on_arrival=case["run_on_arrival"], cpu_overlaps_gpu=case["overlaps"], cpu_transfer_s=host_s / 3,
     )  # fmt: skip
     cache = CacheConfig(
         slots_per_layer=min(case["slots"], trace.num_experts), scope=case["scope"], start=case["start"],
@@ -121,8 +134,7 @@ def drawn(case, engine, timeline=True):
     run = RunConfig(
         batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
     )
-    time = TimeConfig(memory=case["memory"])
-    return assemble(trace, DeviceSetup(policy_of(case), hardware, cache, run, time), others=others)
+    return assemble(trace, DeviceSetup(policy_of(case), hardware, cache, run), others=others)
 
 
 def outcome(replay):

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.support.fixed_rules import LowUntil, Refuse, Twice, fetching
+from tests.support.random_traces import routed
 from tests.support.replays import BARE, machine
 from tests.support.timelines import TIMED, rows, timed
 
@@ -132,3 +134,13 @@ def test_one_expert_twice_for_one_token_is_refused(engine):
     """More tokens for an expert than the step has would be read beyond the tables of durations."""
     with pytest.raises(ValueError, match="gave one token the same expert twice"):
         timed(rows([[0, 1]]), replace(BARE, name="twice", substitution=Twice()), engine=engine)
+
+
+def test_what_runs_in_low_precision_counts_as_lost_and_by_itself(engine):
+    """Step 1 runs both of its experts in low precision, step 2 both in full: half of the two steps' weight."""
+    logits = np.zeros((2, 1, 8), np.float32)
+    trace = routed(np.array([[[0, 1]], [[0, 2]]]), 8, [0], [2], logits)
+    policy = replace(BARE, name="low", substitution=LowUntil(1))
+    found = timed(trace, policy, machine(**FREE_LOW), engine=engine, slots_per_layer=4)
+    assert found.counts["degraded_ranks"] == 2
+    assert found.metrics["degraded_gate_mass"] == found.metrics["lost_gate_mass"] == pytest.approx(0.5)

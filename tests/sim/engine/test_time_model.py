@@ -69,8 +69,10 @@ def test_launches_of_experts_and_layers(engine):
 
 def test_cuda_graphs_launch_once_per_expert_and_layer(engine):
     trace = rows([[0, 1], [2, 3]])
-    hardware = machine(launch_s=10e-9, kernels_per_expert=3, kernels_per_layer=7, graph_launch_s=25e-9)
-    found = timed(trace, "all_resident", hardware, engine=engine, time={"cuda_graphs": True})
+    hardware = machine(
+        launch_s=10e-9, kernels_per_expert=3, kernels_per_layer=7, graph_launch_s=25e-9, cuda_graphs=True
+    )
+    found = timed(trace, "all_resident", hardware, engine=engine)
     assert found.latency_ns == [2 * (25 + 2 * 25)]
     assert found.spent() == {"launch": 150}
 
@@ -120,7 +122,8 @@ def test_shared_experts_run_beside_copies(engine):
 def test_terms_of_a_layer(engine, figure, part):
     """40 ns in each of two layers, three steps, each in its part; they delay copies but hide none that they precede."""
     trace = rows(*TWO_LAYERS)
-    found = timed(trace, "all_resident", machine(**{figure: 40e-9}), engine=engine)
+    held = {"slots_per_layer": trace.num_experts, "start": "warm"}
+    found = timed(trace, "lru", machine(**{figure: 40e-9}), engine=engine, **held)
     assert found.latency_ns == [80, 80, 80]
     assert found.spent() == {part: 240}
     assert timed(trace, "on_demand", machine(**{figure: 40e-9}), engine=engine).latency_ns == [2080, 2080, 2080]
@@ -157,7 +160,8 @@ def test_times_per_token_are_those_of_decode_steps(engine):
     """A prompt of two tokens (2 x 100 ns in the expert) does not count; a decode step of two requests counts twice."""
     trace = requests([[[[0]], [[0]], [[0]]], [[[0]], [[0]]]], [2, 1])
     hardware = machine(gpu_flops_per_s=1e10, sync_s=7e-9)
-    found = timed(trace, "all_resident", hardware, engine=engine, batch_size=2)
+    held = {"slots_per_layer": trace.num_experts, "start": "warm"}
+    found = timed(trace, "lru", hardware, engine=engine, batch_size=2, **held)
     assert found.latency_ns == [207, 107, 207]
     assert found.metrics["time_s_per_token.expert"] == pytest.approx(200e-9)
     assert found.metrics["time_s_per_token.sync"] == pytest.approx(7e-9)

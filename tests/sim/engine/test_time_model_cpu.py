@@ -33,7 +33,7 @@ def test_the_cpu_computes_one_expert_after_the_other(engine, misses):
 @pytest.mark.parametrize(("tokens", "cpu_ns"), [(1, 2000), (2, 2000), (3, 3000)])
 def test_the_cpu_reads_its_weights_or_computes(engine, tokens, cpu_ns):
     """1000 bytes at 0.5 byte/ns; 1000 FLOP per token at 1 FLOP/ns."""
-    hardware = machine(cpu_load_ratio=None, cpu_expert_bytes_per_s=5e8, cpu_flops_per_s=1e9)
+    hardware = machine(cpu_memory_bytes_per_s=5e8, cpu_core_flops_per_s=1e9)
     found = timed(rows(*([[[3]]] * tokens), prompt=tokens), CPU_ONLY, hardware, engine=engine)
     assert found.latency_ns == [cpu_ns]
 
@@ -41,7 +41,7 @@ def test_the_cpu_reads_its_weights_or_computes(engine, tokens, cpu_ns):
 def test_the_gpu_waits_for_the_cpu_when_its_own_work_is_done(engine):
     """Shared experts of 300 ns and one resident expert of 100 ns run beside 500 ns on the CPU."""
     trace = rows([[0, 5]], shared_bytes=(300,), weight_bits=None, expert_bytes=(100,))
-    hardware = machine(gpu_memory_bytes_per_s=1e9, cpu_load_ratio=5.0)
+    hardware = machine(gpu_memory_bytes_per_s=1e9, cpu_ratio=5.0)
     found = timed(trace, CPU_ONLY, hardware, engine=engine, start="warm", slots_per_layer=1)
     assert found.latency_ns == [500]
     assert found.spent() == {"expert": 400, "cpu": 100}
@@ -53,7 +53,7 @@ def test_the_gpu_waits_for_the_cpu_when_its_own_work_is_done(engine):
 )
 def test_link_and_cpu_work_side_by_side(engine, ratio, latency_ns, spent):
     """One miss over the link (1000 ns), one on the CPU."""
-    found = timed(rows([[0, 1]]), last_on_cpu(1), machine(cpu_load_ratio=ratio), engine=engine)
+    found = timed(rows([[0, 1]]), last_on_cpu(1), machine(cpu_ratio=ratio), engine=engine)
     assert found.latency_ns == [latency_ns]
     assert found.spent() == spent
 
@@ -97,7 +97,7 @@ def test_contention_is_what_each_finds_when_it_starts(engine, on_cpu, copies, cp
 def test_prefetches_and_cpu_experts_slow_each_other_too(engine):
     """The CPU's miss of layer 0 starts beside the copy of layer 0; the prefetch for layer 1 follows beside both."""
     policy = replace(last_on_cpu(1), prediction=Silent(), prefetch=FetchRow(layer=1, first=5))
-    hardware = machine(**SLOWED, cpu_load_ratio=4.0)
+    hardware = machine(**SLOWED, cpu_ratio=4.0)
     found = timed(rows([[4, 6], [5, 3]]), policy, hardware, engine=engine, start="warm", slots_per_layer=4)
     # copy 0-2000; CPU 4000 x 3; prefetch slowed 2000-4000; layer 1 begins at 12000 and hits
     assert found.slices("copy") == [(4, 0, 2000)]
@@ -118,3 +118,21 @@ def test_victims_on_their_way_home_slow_the_cpu_only_before_their_replacement(en
     found = timed(rows([[0, 1, 2]], [[3, 4, 5]]), serial, hardware, engine=engine, slots_per_layer=1)
     assert found.slices("copy")[1] == (3, 12000, 14000)
     assert found.latency_ns == [3000, 11000]
+
+
+def test_the_gpus_experts_follow_the_cpus_where_the_runtime_has_them_take_turns(engine):
+    """Shared experts of 300 ns and one resident expert of 100 ns beside, or behind, 500 ns on the CPU."""
+    trace = rows([[0, 5]], shared_bytes=(300,), weight_bits=None, expert_bytes=(100,))
+    hardware = machine(gpu_memory_bytes_per_s=1e9, cpu_ratio=5.0, cpu_overlaps_gpu=False)
+    found = timed(trace, CPU_ONLY, hardware, engine=engine, start="warm", slots_per_layer=1)
+    assert found.latency_ns == [900]
+    assert found.spent() == {"expert": 400, "cpu": 500}
+
+
+def test_copies_go_on_while_cpu_and_gpu_take_turns(engine):
+    """700 ns on the CPU, then the 100 ns of the expert whose copy of 100 ns has long arrived."""
+    trace = rows([[0, 1]], expert_bytes=(100,), weight_bits=None)
+    hardware = machine(gpu_memory_bytes_per_s=1e9, cpu_memory_bytes_per_s=1e9 / 7, cpu_overlaps_gpu=False)
+    found = timed(trace, last_on_cpu(1), hardware, engine=engine)
+    assert found.latency_ns == [800]
+    assert found.spent() == {"expert": 100, "cpu": 700}

@@ -46,9 +46,9 @@ def test_kinds_of_host_memory(engine, memory, copy_ns, host_ns):
     """Two tensors per expert: latency and host call of each; a staged copy follows the host's own copy."""
     hardware = machine(
         copies_per_expert=2, link_latency_s=100e-9, link_call_s=15e-9, pageable_bytes_per_s=4e8,
-        pageable_latency_s=200e-9, pageable_call_s=50e-9, staging_bytes_per_s=2e9,
+        pageable_latency_s=200e-9, pageable_call_s=50e-9, staging_bytes_per_s=2e9, memory=memory,
     )  # fmt: skip
-    found = timed(rows([[0]], [[1]]), "on_demand", hardware, engine=engine, time={"memory": memory})
+    found = timed(rows([[0]], [[1]]), "on_demand", hardware, engine=engine)
     assert found.latency_ns == [copy_ns, copy_ns]
     assert found.spent() == {"host": 2 * host_ns, "link": 2 * (copy_ns - host_ns)}
 
@@ -229,3 +229,25 @@ def test_more_low_precision_experts_fit_a_slot(engine):
     found = timed(trace, policy, machine(dequantise_bytes_per_s=1e18), engine=engine, slots_per_layer=1)
     assert found.latency_ns == [250, 250, 250, 250, 0, 250, 0]
     assert found.counts["evictions"] == 1
+
+
+@pytest.mark.parametrize(("on_arrival", "latency_ns", "link_ns"), [(True, 2400, 1600), (False, 2800, 2000)])
+def test_loaded_experts_run_on_arrival_or_after_the_last_copy(engine, on_arrival, latency_ns, link_ns):
+    """Two copies of 1000 ns; each expert runs for 400 ns."""
+    hardware = machine(gpu_memory_bytes_per_s=2.5e9, run_on_arrival=on_arrival)
+    found = timed(rows([[0, 1]]), "lru", hardware, engine=engine, slots_per_layer=2)
+    assert found.latency_ns == [latency_ns]
+    assert found.spent() == {"expert": 800, "link": link_ns}
+
+
+@pytest.mark.parametrize(("on_arrival", "latency_ns", "first_run_ns"), [(True, 4400, 1000), (False, 4800, 2000)])
+def test_a_copy_that_waits_for_a_slot_is_not_waited_for(engine, on_arrival, latency_ns, first_run_ns):
+    """Four misses, two staging slots, the cache's one slot for the last: after two copies the third needs a buffer.
+
+    Waiting for all: 0 and 1 run from 2000 on, 2 comes from 2400 to 3400, 3 to 4400.
+    """
+    hardware = machine(gpu_memory_bytes_per_s=2.5e9, run_on_arrival=on_arrival, staging_slots=2)
+    found = timed(rows([[0, 1, 2, 3]]), "lru", hardware, engine=engine, slots_per_layer=1)
+    assert found.latency_ns == [latency_ns]
+    assert min(begin_ns for _, begin_ns, _ in found.slices("expert")) == first_run_ns
+    assert found.spent() == {"expert": 1600, "link": latency_ns - 1600}

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
+from sim.machine.figures import LABELS
 from sim.machine.hardware import (
     FIGURES,
-    LABELS,
     Hardware,
     hardware_from_config,
     hardware_names,
     load_hardware,
-    path_overrides,
+    read_hardware,
 )
 from traces.errors import UserError
 
@@ -40,8 +40,8 @@ def test_every_shipped_figure_has_a_source(name: str) -> None:
 def test_the_shipped_machines() -> None:
     assert {"s1_rtx3080ti", "s2_rtx4060ti", "s3_a6000", "rtx4090"} <= set(hardware_names())
     assert load_hardware("s2_rtx4060ti").link_bytes_per_s == 6.5e9  # eight lanes
-    assert load_hardware("s3_a6000").sources["cpu_load_ratio"].startswith("PUBLISHED")
-    assert load_hardware("s1_rtx3080ti").sources["cpu_load_ratio"].startswith("ESTIMATED")
+    assert load_hardware("s3_a6000").sources["cpu_core_bytes_per_s"].startswith("MEASURED")
+    assert load_hardware("s1_rtx3080ti").sources["cpu_core_bytes_per_s"].startswith("ESTIMATED")
 
 
 @pytest.mark.parametrize(
@@ -49,19 +49,21 @@ def test_the_shipped_machines() -> None:
     [
         ({"link_bytes_per_s": 0}, "link_bytes_per_s=0: must be above 0"),
         ({"link_latency_s": -1e-6}, "link_latency_s=-1e-06: must be at least 0"),
-        ({"staging_slots": 0}, "staging_slots=0: must be at least 1"),
-        ({"kernels_per_layer": 2.5}, "kernels_per_layer=2.5 must be a whole number"),
+        ({"link_contention": 0.5}, "link_contention=0.5: must be at least 1"),
+        ({"cpu_cores": 2.5}, "cpu_cores=2.5 must be a whole number"),
         ({"gpu_flops_per_s": "fast"}, "gpu_flops_per_s='fast' must be a finite number"),
         ({"gpu_flops_per_s": float("nan")}, "gpu_flops_per_s=nan must be a finite number"),
-        ({"sync_s": None}, "sync_s=None must be a finite number"),
-        ({"sync_s": True}, "sync_s=True must be a finite number"),
-        ({"cpu_load_ratio": 0.3, "cpu_expert_bytes_per_s": 1e10}, "are both stated"),
+        ({"link_half_bytes": None}, "link_half_bytes=None must be a finite number"),
+        ({"link_half_bytes": True}, "link_half_bytes=True must be a finite number"),
         ({"label": "GUESSED"}, "label='GUESSED' is not one of MEASURED, PUBLISHED, EMULATED, FITTED, ESTIMATED"),
         ({"sources": {"speed": "MEASURED: here"}}, "sources.speed names no figure"),
-        ({"sources": {"sync_s": "somewhere"}}, "must begin with one of MEASURED"),
-        ({"sources": {"sync_s": "ESTIMATED: a guess"}, "label": "MEASURED"}, "claims more than its weakest source"),
+        ({"sources": {"link_half_bytes": "somewhere"}}, "must begin with one of MEASURED"),
+        (
+            {"sources": {"link_half_bytes": "ESTIMATED: a guess"}, "label": "MEASURED"},
+            "claims more than its weakest source",
+        ),
         ({"uncertainty": {"speed": 0.1}}, "uncertainty.speed names no figure"),
-        ({"uncertainty": {"sync_s": -0.1}}, "uncertainty.sync_s=-0.1 must be 0 or above"),
+        ({"uncertainty": {"link_half_bytes": -0.1}}, "uncertainty.link_half_bytes=-0.1 must be 0 or above"),
         ({"link_gbps": 16}, "link_gbps is not a field"),
         ({"link_bytes_per_s": None}, "link_bytes_per_s is missing"),
     ],
@@ -75,8 +77,8 @@ def test_bad_figures_are_refused(change: dict[str, Any], sentence: str) -> None:
 
 def test_cpu_is_optional() -> None:
     assert not Hardware(**PLAIN).has_cpu
-    assert Hardware(**PLAIN, cpu_load_ratio=0.5).has_cpu
-    assert Hardware(**PLAIN, cpu_expert_bytes_per_s=1e10).has_cpu
+    assert Hardware(**PLAIN, cpu_core_bytes_per_s=1e9).has_cpu
+    assert Hardware(**PLAIN, cpu_memory_bytes_per_s=1e10).has_cpu
 
 
 def test_unknown_machine_names_the_known_ones() -> None:
@@ -91,15 +93,10 @@ def test_config_round_trip() -> None:
 
 def test_a_machine_is_read_from_a_path(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("\n".join(f"{key}: {value}" for key, value in PLAIN.items()) + "\nuncertainty:\n  sync_s: 0.05\n")
-    assert load_hardware(str(path)) == hardware_from_config({"path": str(path)})
-    assert load_hardware(str(path)).uncertainty == {"sync_s": 0.05}
+    path.write_text(
+        "\n".join(f"{key}: {value}" for key, value in PLAIN.items()) + "\nuncertainty:\n  link_half_bytes: 0.05\n"
+    )
+    assert load_hardware(str(path)) == read_hardware(path)
+    assert load_hardware(str(path)).uncertainty == {"link_half_bytes": 0.05}
     with pytest.raises(UserError, match="there is no such file"):
         load_hardware("nowhere.yaml")
-
-
-def test_paths_of_machines_on_the_command_line() -> None:
-    assert path_overrides("hardware=rtx4090") == ["hardware=rtx4090"]
-    assert path_overrides("model=a.yaml") == ["model=a.yaml"]
-    assert path_overrides("hardware=a.yaml") == ["~hardware", "+hardware.path='a.yaml'"]
-    assert path_overrides("hardware=a.yaml,b's.yaml") == ["~hardware", "+hardware.path='a.yaml','b\\'s.yaml'"]

@@ -12,7 +12,7 @@ from traces.errors import UserError
 MIB, GIB = 2**20, 2**30
 
 # name: (parameters in billions, bytes of one expert in MiB, bytes of the model in GiB), as published:
-# model cards and papers named in each file; expert sizes and totals of the first three also in arXiv 2508.18983.
+# model cards, papers and files named in each file; expert sizes and totals of the first three also in arXiv 2508.18983.
 PUBLISHED = {
     "deepseek_moe_16b": (16.4, 16.5, 31.0),
     "xverse_moe_a4_2b": (25.8, 25.3, 49.0),
@@ -21,6 +21,9 @@ PUBLISHED = {
     "gpt_oss_20b": (20.9, 12.6, 12.8),
     "mixtral_8x7b": (46.7, 336.0, 87.0),
     "olmoe_1b_7b": (6.92, 12.0, 12.9),
+    "qwen3_30b_a3b_q4": (30.5, 2.74, 17.3),
+    "qwen3_5_35b_a3b_q4": (34.66, 1.905, 20.49),
+    "deepseek_v3_q4": (671.0, 25.3, 376.0),
 }
 
 

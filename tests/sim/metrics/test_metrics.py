@@ -41,7 +41,7 @@ def a_block(phases, sizes, requests, latency_ns, group=None):
         kv_tokens=np.ones(steps, np.int64),
         attended_pairs=np.ones(steps, np.int64),
     )
-    lost = np.stack([np.arange(steps) / 4, np.ones(steps)], axis=1)
+    lost = np.stack([np.arange(steps) / 4, np.ones(steps), np.arange(steps) / 8], axis=1)
     return BlockResult(np.array(latency_ns), parts, counts, lost, block)
 
 
@@ -64,6 +64,7 @@ def test_a_batch_of_two_by_hand():
     assert metrics["decode.hit_rate"] == 3 / 12
     # shares 0, 1/4, 2/4 of steps of 2, 1, 2 tokens, then 0, 1/4 of steps of 2, 1 tokens
     assert metrics["lost_gate_mass"] == pytest.approx((0.25 + 1.0 + 0.25) / 8)
+    assert metrics["degraded_gate_mass"] == pytest.approx((0.25 + 1.0 + 0.25) / 16)
 
 
 def test_the_clock_of_a_request_starts_with_its_batch():

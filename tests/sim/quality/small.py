@@ -41,6 +41,6 @@ def study_of(
     tasks = {key: knobs.pop(key) for key in ("cloze", "generation") if key in knobs}
     cache_config = CacheConfig(slots_per_layer=slots, reset=knobs.pop("reset", "request"))
     settings = QualityConfig(windows=windows, tokens=tokens, fit_windows=3, sizes="own", **knobs)
-    setup = DeviceSetup(policy, machine(link_bytes_per_s=1e6, cpu_load_ratio=0.5, staging_slots=4), cache_config)
+    setup = DeviceSetup(policy, machine(link_bytes_per_s=1e6, cpu_ratio=0.5, staging_slots=4), cache_config)
     config = replace(StudyConfig.windows_only(settings), **tasks)
     return make_study(loaded(family), setup, config, random_windows(windows + 3, tokens))

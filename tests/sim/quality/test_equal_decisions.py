@@ -89,7 +89,7 @@ def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.
     from tests.sim.quality.small import loaded
 
     trace, _ = record_windows(loaded("olmoe"), Windows(tokens[None], ("d",), ("a",)), False, 0)
-    setup = DeviceSetup(policy, study.template.hardware, CacheConfig(slots_per_layer=4), RunConfig(engine="simpy"))
+    setup = DeviceSetup(policy, study.template.setup.machine, CacheConfig(slots_per_layer=4), RunConfig(engine="simpy"))
     replay = assemble(trace, setup, study.template.geometry, as_decode=True)
     results = list(replay.blocks())
     return replay, np.concatenate([result.latency_ns for result in results])

@@ -9,7 +9,7 @@ import pytest
 from sim.figures.measures import add_measures
 from sim.figures.run_settings import add_settings
 from sim.report.answer import answer
-from sim.report.comparison import TIME, Comparison, compare_all, is_bound
+from sim.report.comparison import Comparison, compare_all, is_bound
 from sim.report.rows import BEST, BOUND, EQUAL, rows
 from sim.results.table import collect
 from tests.support.tables import run, study_of
@@ -25,7 +25,7 @@ def pair(series: str, ratio: float, low: float, high: float, p: float) -> dict:
 def compared(*pairs: dict, **best) -> Comparison:
     runs = study_of(run("importance", 20.0, **best), *(run(one["series"], 20 * one["ratio"]) for one in pairs))
     table = pd.DataFrame(pairs or [], columns=[*pair("", 1, 1, 1, 1)])
-    return Comparison(TIME, runs, NOBODY, table)
+    return Comparison("tpot_s.mean", runs, NOBODY, table)
 
 
 def test_the_best_its_lead_and_its_price():

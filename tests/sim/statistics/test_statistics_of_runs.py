@@ -10,7 +10,8 @@ import pytest
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.registry import QUANTITIES
 from sim.metrics.step_table import StepTable
-from sim.results.table import collect, comparisons
+from sim.results.comparisons import compared, comparisons
+from sim.results.table import collect
 from sim.statistics.run_sample import Run, value_of
 from tests.sim.figures.test_plots import write_run
 from tests.support.random_traces import random_trace
@@ -87,3 +88,55 @@ def test_uncertain_figures_of_the_machine_are_read(tmp_path):
     unsure = collect(run).iloc[0]
     assert unsure["tpot_s.high"] - unsure["tpot_s.low"] > 3 * (plain["tpot_s.high"] - plain["tpot_s.low"])
     assert unsure["hit_rate.low"] == plain["hit_rate.low"]
+
+
+def held_out(run: Path, count: int) -> None:
+    """Make a run one that replayed the first `count` requests only."""
+    for name in ("steps.parquet", "requests.parquet"):
+        table = pd.read_parquet(run / name)
+        table[table["group"] < count].to_parquet(run / name)
+    provenance = json.loads((run / "provenance.json").read_text())
+    provenance["trace_hash"] += f"/requests[0:{count}]"
+    (run / "provenance.json").write_text(json.dumps(provenance))
+
+
+def test_a_policy_that_holds_requests_out_is_compared_on_the_common_ones(tmp_path):
+    for number, policy in enumerate(("lru", "belady", "importance")):
+        write_run(tmp_path / str(number), policy, 0.25)
+    held_out(tmp_path / "2", 9)
+    table = collect(tmp_path)
+    assert table["conditions"].nunique() == 1
+    found = compared(table, "hit_rate")
+    pairs = {(row["series"], row["against"]): row for _, row in found.pairs.iterrows()}
+    assert set(pairs) == {("belady", "importance"), ("belady", "lru"), ("importance", "lru")}
+    assert [pairs[pair]["blocks"] for pair in pairs] == [9, 12, 9]
+    assert any(
+        "importance and lru: compared on the 9 requests that both replayed, of 9 and 12" in note for note in found.notes
+    )
+    steps = pd.read_parquet(tmp_path / "0" / "steps.parquet").query("group < 9")
+    assert pairs["importance", "lru"]["against_value"] == pytest.approx(steps["hits"].sum() / steps["demanded"].sum())
+
+
+def test_what_has_no_requests_in_common_is_named(tmp_path):
+    for number, policy in enumerate(("lru", "belady", "importance")):
+        write_run(tmp_path / str(number), policy, 0.25)
+    held_out(tmp_path / "2", 1)
+    found = compared(collect(tmp_path), "hit_rate")
+    assert len(found.pairs) == 1
+    assert any("importance and lru are not compared: they replayed 1 and 12" in note for note in found.notes)
+    assert any(note.startswith("importance is in no pair") for note in found.notes)
+
+
+def test_a_policy_run_under_several_selections_is_compared_within_each(tmp_path):
+    for number, (policy, count) in enumerate((p, n) for n in (5, 9) for p in ("lru", "belady")):
+        write_run(tmp_path / str(number), policy, 0.25, overrides=(f"trace.requests={count}",))
+        held_out(tmp_path / str(number), count)
+    found = compared(collect(tmp_path), "hit_rate")
+    assert sorted(found.pairs["blocks"]) == [5, 9] and not found.notes
+
+
+def test_policies_asked_for_other_requests_are_compared_on_the_common_ones(tmp_path):
+    for number, (policy, count) in enumerate((("lru", 5), ("belady", 9))):
+        write_run(tmp_path / str(number), policy, 0.25, overrides=(f"trace.requests={count}",))
+        held_out(tmp_path / str(number), count)
+    assert compared(collect(tmp_path), "hit_rate").pairs["blocks"].tolist() == [5]

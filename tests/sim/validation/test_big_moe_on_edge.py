@@ -9,7 +9,7 @@ import pytest
 from policies.eviction.lru import Lru
 from sim.machine.capacity import CacheConfig
 from sim.validation.config import PublishedConfig
-from sim.validation.published.big_moe_on_edge.phone import fit_phone, phone_hardware
+from sim.validation.published.big_moe_on_edge.phone import fit_phone, phone_machine
 from sim.validation.published.big_moe_on_edge.predict import predict_phone, predict_published
 from sim.validation.published.big_moe_on_edge.stated_misses import trace_with_misses
 from sim.validation.published.big_moe_on_edge.tables import from_reads, reads_of
@@ -82,7 +82,7 @@ def test_stated_misses_are_what_a_replay_misses(top_k: int) -> None:
     misses = np.random.default_rng(top_k).integers(0, 2 * top_k + 1, 200)
     trace = trace_with_misses(misses, sizes)
     assert all(len(set(ids)) == top_k for ids in trace.topk_ids.reshape(-1, top_k).tolist())
-    machine = phone_hardware(fit_phone(made_run(), BYTES), sizes, overlap=False)
+    machine = phone_machine(fit_phone(made_run(), BYTES), sizes, overlap=False)
     cache = CacheConfig(slots_per_layer=4 * top_k, start="warm")
     steps = replay_demand(trace, Lru(), cache, machine, NO_COMPUTE)
     np.testing.assert_array_equal(steps.copies, misses)

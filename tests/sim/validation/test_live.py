@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.execution.settings import RealSettings
-from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
 from sim.validation import measure as measuring
 from sim.validation.calibrated import calibrate
 from sim.validation.compare import Compared, decision_row, gain_rows, ranking_rows
@@ -180,11 +180,13 @@ def test_repeat_spread_by_hand(exact: list[RawRun]) -> None:
 
 
 def test_a_given_machine_takes_the_place_of_calibration(exact: list[RawRun]) -> None:
-    findings = compare_runs(PLAN, exact, GATE, draws=0, hardware=machine(PLAN, TRUE))
+    findings = compare_runs(PLAN, exact, GATE, draws=0, machine=machine(PLAN, TRUE))
     assert abs(findings.summary["time per token, mean"]["worst_error_percent"]) < 0.2
     assert findings.summary["interval of 90 %"]["settings"] == 0
-    known = replace(machine(PLAN, TRUE), uncertainty={"host_s_per_layer": 0.05})
-    again = compare_runs(PLAN, exact, GATE, draws=20, hardware=known)
+    exact_machine = machine(PLAN, TRUE)
+    costs = replace(exact_machine.runtime, uncertainty={"host_s_per_layer": 0.05})
+    known = replace(exact_machine, runtime=costs)
+    again = compare_runs(PLAN, exact, GATE, draws=20, machine=known)
     assert again.summary["interval of 90 %"] == {"settings": 4, "inside": 4, "share": 1.0}
 
 
@@ -208,7 +210,7 @@ def test_nothing_that_calibrates_is_compared() -> None:
 
 def test_every_setting_can_be_replayed_and_a_large_prefetch_gain_is_predicted() -> None:
     plan = make_plan(fake.REAL, 4, 20)
-    hardware: Hardware = machine(plan, replace(TRUE, attention_s=1.2e-4, expert_s=8e-6, host_s=1e-5))
+    hardware: Machine = machine(plan, replace(TRUE, attention_s=1.2e-4, expert_s=8e-6, host_s=1e-5))
     times = {one.name: simulate(plan, one, hardware).latency_ns.mean() for one in plan.settings}
     assert all(time > 0 for time in times.values())
     assert min(times[after] / times[before] for before, after in PAIRS) < 0.8

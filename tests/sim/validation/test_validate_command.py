@@ -138,10 +138,11 @@ def test_real_runs_from_end_to_end(
     names = {path.name for path in (tmp_path / "found").iterdir()}
     assert {"plan.json", "runs.json", "tokens.parquet", "report.md", "decisions.csv", "errors.png"} <= names
     assert "raw" not in names
-    assert main(["validate", "measure=false", "out=found", "draws=0", "gate=0.0001", "hardware=rtx4090"]) == 0
+    given = ["hardware=rtx4090", "runtime=eager_hf"]
+    assert main(["validate", "measure=false", "out=found", "draws=0", "gate=0.0001", *given]) == 0
     again = json.loads((tmp_path / "found" / "validation.json").read_text())
     assert again["summary"]["decisions"]["demand_only_identical"] == 9
-    assert any("hardware rtx4090" in note for note in again["notes"])
+    assert any("rtx4090 with eager_hf" in note for note in again["notes"])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,9 @@ def test_real_runs_from_end_to_end(
         (["budget_s=0"], "budget_s=0: must be above 0"),
         (["budget_s=1e-9", *TINY], "no run finished in that time"),
         (["real.hidden_size=0"], "hidden_size=0: must be at least 1"),
-        (["hardware=mine"], "hardware=mine is not known"),
+        (["hardware=mine", "runtime=eager_hf"], "hardware=mine is not known"),
+        (["hardware=rtx4090", "runtime=mine"], "runtime=mine is not known"),
+        (["hardware=rtx4090"], "give both files of one calibration, or neither"),
         (["+repeat=3"], "did you mean repeats?"),
         (["other_trace=nothing.safetensors"], "nothing.safetensors"),
     ],

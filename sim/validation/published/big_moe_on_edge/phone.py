@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.machine.hardware import Hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime
 from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector
 from traces.format.trace import Geometry
 
@@ -52,7 +54,7 @@ def fit_phone(run: Telemetry, expert_bytes: float, chosen: NDArray[np.int64] | N
     )
 
 
-def phone_hardware(phone: Phone, geometry: Geometry, overlap: bool) -> Hardware:
+def phone_machine(phone: Phone, geometry: Geometry, overlap: bool) -> Machine:
     """The phone as the time model sees it: flash is the link, and computing reads the weights at one rate.
 
     Without ``overlap`` all but reading is in `host_s_per_layer`, ahead of the reads; with it experts are computed one
@@ -66,14 +68,17 @@ def phone_hardware(phone: Phone, geometry: Geometry, overlap: bool) -> Hardware:
         "link_latency_s": "managing the cache, what grows with the reads",
         "host_s_per_layer": "managing the cache, what does not grow" + ("" if overlap else ", and computing"),
     }
-    return Hardware(
+    managing_s = phone.manage_s + (0.0 if overlap else phone.compute_s)
+    sources = {name: f"FITTED: run a, {meaning}" for name, meaning in fitted.items()}
+    of_runtime = {"host_s_per_layer": sources.pop("host_s_per_layer")}
+    hardware = Hardware(
         name="phone",
         gpu_memory_bytes=1,
         gpu_memory_bytes_per_s=read_by_compute / phone.compute_s,
         gpu_flops_per_s=1e18,  # the arithmetic is in the fitted rate
         link_latency_s=phone.manage_s_per_read,
         link_bytes_per_s=phone.read_bytes_per_s if overlap else phone.waited_bytes_per_s,
-        host_s_per_layer=(phone.manage_s + (0.0 if overlap else phone.compute_s)) / geometry.num_layers,
         label="FITTED",
-        sources={name: f"FITTED: run a, {meaning}" for name, meaning in fitted.items()},
+        sources=sources,
     )
+    return Machine(hardware, Runtime("phone", managing_s / geometry.num_layers, label="FITTED", sources=of_runtime))

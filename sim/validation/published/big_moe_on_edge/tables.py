@@ -9,7 +9,7 @@ from policies.eviction.lru import Lru
 from sim.config import TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.validation.findings import STATISTICS, Row, fitted_rows, signed_error_percent, statistic_of
-from sim.validation.published.big_moe_on_edge.phone import Phone, phone_hardware
+from sim.validation.published.big_moe_on_edge.phone import Phone, phone_machine
 from sim.validation.published.big_moe_on_edge.stated_misses import trace_with_misses
 from sim.validation.published.big_moe_on_edge.telemetry import Telemetry, Vector
 from sim.validation.published.demand_replay import NO_COMPUTE, replay_demand
@@ -31,7 +31,7 @@ def from_reads(run: Telemetry, phone: Phone, geometry: Geometry, overlap: bool =
     trace = trace_with_misses(reads, geometry)
     cache = CacheConfig(slots_per_layer=geometry.num_experts // 2, start="warm")
     time = OVERLAP if overlap else NO_COMPUTE
-    steps = replay_demand(trace, Lru(), cache, phone_hardware(phone, geometry, overlap), time)
+    steps = replay_demand(trace, Lru(), cache, phone_machine(phone, geometry, overlap), time)
     if not np.array_equal(steps.copies, reads):
         raise UserError("the reads of the telemetry cannot be replayed: some token reads again what it has just read")
     return np.asarray(steps.latency_ns / 1e6, np.float64)
@@ -103,7 +103,7 @@ def routed_rows(trace: Trace, run: Telemetry, phone: Phone) -> list[Row]:
     """The published routing under the phone's budget beside as many first tokens of the run: two different prompts."""
     budget = run.settings["cache_mb"] * MIB
     cache = CacheConfig(bytes=budget, scope="global")
-    steps = replay_demand(trace, Lru(), cache, phone_hardware(phone, trace.geometry, False), NO_COMPUTE)
+    steps = replay_demand(trace, Lru(), cache, phone_machine(phone, trace.geometry, False), NO_COMPUTE)
     tokens = min(int(steps.decode.sum()), len(run))
     decoded = np.flatnonzero(steps.decode)[:tokens]
     sizes = float(np.mean(trace.geometry.expert_bytes or (np.nan,)))

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.machine.durations import compute_s, copy_s
+from sim.machine.durations import compute_s, copy_s, cpu_rates, launch_s
 from sim.machine.hardware import Hardware, load_hardware
+from sim.machine.machine import Machine
+from sim.machine.runtime import Runtime, load_runtime
 from sim.validation.findings import CALIBRATION, PREDICTED, Row, signed_error_percent
 from traces.errors import UserError
 
@@ -94,8 +96,8 @@ def copies_of(rows: Sequence[Published]) -> list[Row]:
             continue
         sizes = [int(_first(r"(\d{4,}) B", row.model)) for row in (small, large)]
         rate = sizes[1] / large.seconds()
-        machine = _machine(link_bytes_per_s=rate, pageable_bytes_per_s=rate)
-        model = copy_s(sizes, machine, kind) * 1e3
+        machine = _machine(rate, kind)
+        model = copy_s(sizes, machine) * 1e3
         for size, row, value, use in zip(sizes, (small, large), model.tolist(), (PREDICTED, CALIBRATION), strict=True):
             copies.append(row_of(f"copy, {kind}", f"{size} bytes, {row.hardware}", use, row.seconds() * 1e3, value))
     return copies
@@ -103,16 +105,14 @@ def copies_of(rows: Sequence[Published]) -> list[Row]:
 
 def fiddler_expert(rows: Sequence[Published]) -> list[Row]:
     """The named machine rtx4090 beside the figures that its file was fitted on: it must give them back."""
-    machine = load_hardware("rtx4090")
-    tokens = np.array([0.0, 1.0])
-    launches = machine.kernels_per_expert * machine.launch_s
-    gpu = compute_s([MIXTRAL_EXPERT_BYTES], 16.0, tokens, machine.gpu_memory_bytes_per_s, machine.gpu_flops_per_s)[0, 1]
-    cpu = compute_s(
-        [MIXTRAL_EXPERT_BYTES], 16.0, tokens, machine.cpu_expert_bytes_per_s or 1.0, machine.cpu_flops_per_s
-    )
+    machine = Machine(load_hardware("rtx4090"), load_runtime("eager_hf")).with_figures({"copies_per_expert": 1})
+    hardware, tokens = machine.hardware, np.array([0.0, 1.0])
+    rate = hardware.gpu_memory_bytes_per_s * machine.runtime.gpu_memory_share
+    gpu = compute_s([MIXTRAL_EXPERT_BYTES], 16.0, tokens, rate, hardware.gpu_flops_per_s)[0, 1]
+    cpu = compute_s([MIXTRAL_EXPERT_BYTES], 16.0, tokens, *cpu_rates(machine))
     models = {
         "H2D copy one expert pinned": ("copy, pinned", float(copy_s([MIXTRAL_EXPERT_BYTES], machine)[0])),
-        "GPU execution": ("expert on the GPU", float(gpu) + launches),
+        "GPU execution": ("expert on the GPU", float(gpu) + launch_s(machine)[0]),
         "CPU execution": ("expert on the CPU", float(cpu[0, 1])),
     }
     terms: list[Row] = []
@@ -166,18 +166,19 @@ def _first(pattern: str, text: str) -> str:
     return match[1]
 
 
-def _machine(link_bytes_per_s: float, pageable_bytes_per_s: float) -> Hardware:
-    return Hardware(
+def _machine(bytes_per_s: float, memory: str) -> Machine:
+    hardware = Hardware(
         name="one fitted rate",
         gpu_memory_bytes=1,
         gpu_memory_bytes_per_s=1.0,
         gpu_flops_per_s=1.0,
         link_latency_s=0.0,
-        link_bytes_per_s=link_bytes_per_s,
-        pageable_bytes_per_s=pageable_bytes_per_s,
+        link_bytes_per_s=bytes_per_s,
+        pageable_bytes_per_s=bytes_per_s,
         label="FITTED",
         sources={"link_bytes_per_s": "FITTED: the larger copy"},
     )
+    return Machine(hardware, Runtime("one fitted rate", memory=memory))
 
 
 TERMS = {

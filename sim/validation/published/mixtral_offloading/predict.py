@@ -73,12 +73,12 @@ class Replays:
     def timed(self, case: Case, constants: Constants) -> list[DemandSteps]:
         """One replay per seed on a machine of these constants."""
         rule, offloaded = case
-        hardware = two_constant_machine(
+        machine = two_constant_machine(
             "fitted", constants.base_s, constants.copy_s, self.trace.geometry, "two published runs of this GPU"
         )
         cache = CacheConfig(slots_per_layer=NUM_EXPERTS - offloaded, start="warm")
         seeds = range(self.seeds if isinstance(RULES[rule], Random) else 1)
-        return [replay_demand(self.trace, RULES[rule], cache, hardware, NO_COMPUTE, seed) for seed in seeds]
+        return [replay_demand(self.trace, RULES[rule], cache, machine, NO_COMPUTE, seed) for seed in seeds]
 
     def decode_copies(self, case: Case) -> NDArray[np.float64]:
         """[D] copies of each decode step, mean over seeds."""
