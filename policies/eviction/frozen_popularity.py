@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from policies.base import Eviction, Vector
 from policies.needs import Need
 from policies.state import State
+from traces.format.mapped import load
 from traces.format.trace import Trace
 
 
@@ -34,7 +35,7 @@ class FrozenPopularity(Eviction):
 
     def fit(self, trace: Trace) -> Vector:
         layers = np.arange(trace.num_layers, dtype=np.int64)[None, :, None] * trace.num_experts
-        cells = (layers + trace.topk_ids).ravel()  # [T * L * K]
+        cells = (layers + load(trace.topk_ids)).ravel()  # [T * L * K]
         return np.bincount(cells, minlength=trace.num_layers * trace.num_experts).astype(np.float64)
 
     def initial(self, num_layers: int, num_experts: int, memory: Vector) -> NDArray[np.float64] | None:

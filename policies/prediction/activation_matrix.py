@@ -11,6 +11,7 @@ from policies.memory import Matrix, cosine_of, dot, matrix_at
 from policies.needs import Need
 from policies.state import State
 from traces.errors import UserError
+from traces.format.mapped import load
 from traces.format.trace import Trace
 
 
@@ -86,7 +87,7 @@ class ActivationMatrix(Prediction):
         first = max(0, trace.num_requests - self.collection)
         matrices: Any = memory[-self.collection * layers * experts :].reshape(self.collection, layers, experts)
         for place, request in enumerate(range(first, trace.num_requests)):
-            rows = trace.topk_ids[trace.request_offsets[request] : trace.request_offsets[request + 1]]
+            rows = load(trace.topk_ids[trace.request_offsets[request] : trace.request_offsets[request + 1]])
             for layer in range(layers):
                 matrices[place, layer] = np.bincount(rows[:, layer].ravel(), minlength=experts)
         memory[1] = trace.num_requests - first

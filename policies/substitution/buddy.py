@@ -11,6 +11,7 @@ from policies.needs import Need
 from policies.scores import logit_of
 from policies.state import State
 from policies.substitutes import best_resident, left_alone, mark_resident, mark_routed
+from traces.format.mapped import load
 from traces.format.trace import Trace
 
 _ROWS = 4096
@@ -53,7 +54,7 @@ class Buddy(Substitution):
         experts = trace.num_experts
         together = np.zeros((trace.num_layers, experts, experts))
         for start in range(0, trace.num_tokens, _ROWS):
-            ids = np.asarray(trace.topk_ids[start : start + _ROWS], np.int64)
+            ids = load(trace.topk_ids[start : start + _ROWS]).astype(np.int64)
             for layer in range(trace.num_layers):
                 chosen = np.zeros((len(ids), experts), np.float32)
                 np.put_along_axis(chosen, ids[:, layer], 1.0, axis=-1)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.format.mapped import load
 from traces.format.trace import DECODE, PREFILL, Trace
 
 LOOPS_BELOW = 0.5
@@ -72,7 +73,7 @@ def _tokens(trace: Trace, phase: int) -> list[NDArray[np.int32]]:
     """The token ids of each request in one phase, of a trace that has them."""
     assert trace.token_ids is not None
     ids, offsets = trace.token_ids, trace.request_offsets.tolist()
-    return [ids[start:stop][trace.phase[start:stop] == phase] for start, stop in itertools.pairwise(offsets)]
+    return [load(ids[start:stop])[trace.phase[start:stop] == phase] for start, stop in itertools.pairwise(offsets)]
 
 
 def distinct_share(tokens: NDArray[np.int32], length: int = 4) -> float:

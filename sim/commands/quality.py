@@ -13,8 +13,9 @@ examples:
   python -m sim quality -m policy=cache_prior policy.substitution.bonus=0.1,0.2,0.4
 
 overrides (default):
-  policy=importance, policy/<part>=, policy.<part>.<knob>=, hardware=s1_rtx3080ti, runtime=smoe_2026_07, cache.*, time.* as in `run`;
-                             cache.reset=request here: every window finds the cache as at the start
+  policy=importance, policy/<part>=, policy.<part>.<knob>=, cache.*, time.* as in `run`;
+  hardware=s1_rtx3080ti, runtime=smoe_2026_07   as in `run`
+  cache.reset=request        here: every window finds the cache as at the start
   model=demo                 demo | demo_plain | a folder | a hub id, as in `record`; model.dtype, model.device
   prompts=builtin            held-out text of the Python library | FILE.txt | FILE.jsonl with "prompt" and "label"
   windows=24, tokens=256     windows of text that are evaluated; text_seed=0 chooses them

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sim.predictors.settings import MoeBeyondSettings, Settings
 from traces.errors import UserError
+from traces.format.mapped import load
 from traces.format.trace import DECODE, Trace
 
 UNKNOWN = -1
@@ -142,12 +143,12 @@ class RowSource:
 
     def targets(self, start: int, stop: int) -> NDArray[np.bool_]:
         """[n, L, E] whether the router chose the expert."""
-        ids = np.asarray(self.trace.topk_ids[start:stop], dtype=np.int64)
+        ids = load(self.trace.topk_ids[start:stop]).astype(np.int64)
         return many_hot(ids, self.trace.num_experts)
 
     def _tokens(self, start: int, stop: int) -> NDArray[np.int64]:
         assert self.trace.token_ids is not None
-        ids = np.asarray(self.trace.token_ids[start:stop], dtype=np.int64)
+        ids = load(self.trace.token_ids[start:stop]).astype(np.int64)
         place = np.searchsorted(self.vocabulary, ids)
         inside = np.minimum(place, max(self.vocabulary.size - 1, 0))
         known = (self.vocabulary[inside] == ids) if self.vocabulary.size else np.zeros(ids.shape, bool)
@@ -158,11 +159,11 @@ class RowSource:
         if self.inputs.signal == "gate_scores":  # log of how far a score is above that of an even gate
             scores = trace.gate_scores(start, stop) * trace.num_experts
             return np.clip(np.log(np.maximum(scores, 1e-9)), -8.0, 8.0).astype(np.float32)
-        ids = np.asarray(trace.topk_ids[start:stop], dtype=np.int64)
+        ids = load(trace.topk_ids[start:stop]).astype(np.int64)
         dense = np.zeros((*ids.shape[:2], trace.num_experts), np.float32)
         weights: Any = np.float32(1.0)
         if self.inputs.signal == "weights":
-            weights = np.asarray(trace.topk_weights[start:stop], np.float32) * trace.top_k  # type: ignore[index]
+            weights = load(trace.topk_weights[start:stop]).astype(np.float32) * trace.top_k  # type: ignore[index]
         np.put_along_axis(dense, ids, weights, axis=-1)
         return dense
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from sim.config import TraceConfig
 from traces.errors import UserError
+from traces.format.mapped import load
 from traces.format.trace import Trace
 
 FINGERPRINT_CHARS = 16
@@ -65,7 +66,7 @@ def split_requests(num_requests: int, config: TraceConfig, validation_share: flo
 def fingerprint(trace: Trace, request: int) -> str:
     """Names a request by its routing, whatever file it stands in: 16 hex digits of the sha256 of its expert ids."""
     first, last = trace.request_offsets[request : request + 2]
-    ids = np.ascontiguousarray(trace.topk_ids[first:last], dtype="<u2")
+    ids = load(trace.topk_ids[first:last]).astype("<u2")
     return hashlib.sha256(str(ids.shape).encode() + ids.tobytes()).hexdigest()[:FINGERPRINT_CHARS]
 
 

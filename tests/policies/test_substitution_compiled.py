@@ -85,11 +85,14 @@ def drawn_misses(seed):
 @pytest.mark.parametrize("name", sorted(ASSIGNMENTS))
 def test_assignment(name):
     part = ASSIGNMENTS[name]
-    rules = rules_with(np.zeros(0), assignment=part)
+    memory = np.zeros(part.memory_size(LAYERS, 20, RANKS))
+    compiled_memory = memory.copy()
+    rules = rules_with(compiled_memory, assignment=part)
     for seed in range(40):
         plain = drawn_misses(seed)
         state, arrays = compiled_copy(plain)
-        part.assign(plain, np.zeros(0))
+        part.assign(plain, memory)
         assign(rules.address, state.address)
         for field in ("side", "order"):
             np.testing.assert_array_equal(arrays[field], getattr(plain, field))
+        np.testing.assert_allclose(compiled_memory, memory, rtol=1e-12)

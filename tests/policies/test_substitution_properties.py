@@ -13,6 +13,7 @@ from sim.assembly.replay import DeviceSetup, assemble
 from sim.machine.capacity import CacheConfig
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, machine, run
+from traces.format.trace import Geometry
 
 NAMES = rule_names("substitution")
 PARTS = {name: load_part("substitution", name) for name in NAMES}
@@ -46,7 +47,7 @@ def memory_of(part, rng):
         return part.initial_memory(None, rng.uniform(-1, 1, (LAYERS, EXPERTS, EXPERTS)), None)
     if "fit" in part.all_needs():
         return rng.integers(0, 5, part.memory_size(LAYERS, EXPERTS, RANKS)).astype(np.float64)
-    return np.zeros(part.memory_size(LAYERS, EXPERTS, RANKS))
+    return part.initial_memory(Geometry("drawn", LAYERS, EXPERTS, RANKS), None, None)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered")

@@ -13,9 +13,9 @@ from traces.errors import UserError
 from traces.format.header import DTYPE_NAMES, MAX_HEADER_BYTES, Entry, read_header
 from traces.format.mapped import load, map_file
 from traces.format.tensors import (
+    HELD,
     KNOWN_NAMES,
     OPTIONAL,
-    PER_REQUEST,
     REQUIRED,
     byte_chunks,
     hash_content,
@@ -103,7 +103,7 @@ def _open(path: Path) -> Trace:
         raise UserError(f"Tensor '{absent[0]}' is missing; {', '.join(REQUIRED)} are required")
     mapped = map_file(file)
     tensors = {entry.name: _view(mapped, entry) for entry in header.entries}
-    tensors |= {name: load(tensors[name]) for name in PER_REQUEST}
+    tensors |= {name: load(tensors[name]) for name in HELD if name in tensors}
     flags = _json_object(header.metadata, "flags")
     labels = _json_value(header.metadata, "request_labels", default=None)
     if not (labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))):

@@ -14,7 +14,7 @@ from traces.format.mapped import load, release
 from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
 REQUIRED = ("topk_ids", "request_offsets", "prompt_len", "phase")
-PER_REQUEST = ("request_offsets", "prompt_len", "phase")
+HELD = ("request_offsets", "prompt_len", "phase", "expert_similarity")
 """Small arrays that are held in memory."""
 OPTIONAL = ("topk_weights", "token_ids", "expert_similarity")
 TRUNCATED_PARTS = ("ids", "values", "log_normalizer")

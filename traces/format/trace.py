@@ -86,8 +86,8 @@ class ScoreTable:
         """Probability of the last listed expert, [stop-start, L]; 0 where all experts are listed."""
         if self.log_normalizer is None:
             return np.zeros((stop - start, self.values.shape[1]), np.float32)
-        last = self.values[start:stop, :, -1].astype(np.float32)
-        floor: NDArray[np.float32] = np.exp(last - self.log_normalizer[start:stop])
+        last = load(self.values[start:stop])[:, :, -1].astype(np.float32)
+        floor: NDArray[np.float32] = np.exp(last - load(self.log_normalizer[start:stop]))
         return floor
 
 

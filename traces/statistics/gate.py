@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.format.mapped import load
 from traces.format.trace import Trace
 from traces.score_bands import is_top, top_experts
 from traces.statistics.miss_curve import stack_distances
@@ -61,7 +62,7 @@ def gate_statistics(trace: Trace, alphas: tuple[float, ...] = ALPHAS) -> GateSta
             _add_bands(
                 trace.gate_scores(start, stop),
                 trace.router_logits.floors(start, stop),
-                np.ascontiguousarray(trace.topk_ids[start:stop]),
+                load(trace.topk_ids[start:stop]),
                 (distances >= slots) & (distances <= trace.num_experts),
                 counted[start:stop],
                 np.asarray(alphas),

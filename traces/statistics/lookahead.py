@@ -8,6 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.format.mapped import load
 from traces.format.trace import ScoreTable, Trace
 from traces.score_bands import is_top, top_experts
 from traces.statistics.gate import ALPHAS
@@ -45,7 +46,7 @@ def lookahead_statistics(trace: Trace, table: ScoreTable, alphas: tuple[float, .
         _add_recall(
             predicted,
             np.ascontiguousarray(actual),
-            np.ascontiguousarray(trace.topk_ids[start:stop, 1:]),
+            np.ascontiguousarray(load(trace.topk_ids[start:stop])[:, 1:]),
             counted[start:stop],
             np.asarray(alphas),
             totals,

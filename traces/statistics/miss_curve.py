@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from traces.format.mapped import release
+from traces.format.mapped import load, release
 from traces.format.trace import DECODE, Trace
 
 _CHUNK_ROWS = 8192
@@ -70,7 +70,7 @@ def stack_distances(trace: Trace, reset_per_request: bool = False) -> Iterator[D
         end = int(np.searchsorted(starts, starts[step] + _CHUNK_ROWS, side="right")) - 1
         end = max(end, step + 1)  # a prompt longer than a chunk is still one step
         start, stop = int(starts[step]), int(starts[end])
-        ids = np.ascontiguousarray(trace.topk_ids[start:stop])
+        ids = load(trace.topk_ids[start:stop])
         distances = _distances(ids, starts[step : end + 1] - start, new_request[step:end], start, last_touch)
         release(trace.topk_ids[start:stop])
         yield DistanceChunk(start, stop, distances)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.format.mapped import load
 from traces.format.trace import DECODE, Trace
 
 _CHUNK_BYTES = 1 << 26
@@ -46,7 +47,7 @@ def expert_uses(trace: Trace) -> NDArray[np.int64]:
     base = np.arange(trace.num_layers)[:, None] * trace.num_experts
     counted = counted_rows(trace)
     for start, stop in row_chunks(0, trace.num_tokens, trace.num_layers * trace.top_k * 16):
-        ids = trace.topk_ids[start:stop][counted[start:stop]]
+        ids = load(trace.topk_ids[start:stop])[counted[start:stop]]
         uses += np.bincount((ids + base).reshape(-1), minlength=len(uses))
     return uses.reshape(trace.num_layers, trace.num_experts)
 

@@ -12,6 +12,7 @@ from sim.figures.drawing import TRACE, MissingData, declare
 from sim.figures.style import add_footnote
 from sim.figures.trace_file import describe, open_trace
 from sim.statistics.bootstrap import request_interval
+from traces.format.mapped import load
 from traces.format.trace import Trace
 from traces.statistics.routing import counted_rows, row_chunks
 
@@ -85,7 +86,7 @@ def reuse_counts(trace: Trace) -> tuple[NDArray[np.float64], NDArray[np.float64]
     pairs = np.zeros(trace.num_requests)
     for request in range(trace.num_requests):
         start, stop = (int(bound) for bound in trace.request_offsets[request : request + 2])
-        ids = np.asarray(trace.topk_ids[start:stop][counted[start:stop]], np.int64)  # [n, L, K]
+        ids = load(trace.topk_ids[start:stop])[counted[start:stop]].astype(np.int64)  # [n, L, K]
         if len(ids) <= last:
             continue
         here, again = ids[:-last], np.zeros(ids[:-last].shape, bool)

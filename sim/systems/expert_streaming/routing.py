@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.machine.model import load_dimensions, model_names
 from traces.errors import UserError
+from traces.format.mapped import gather
 from traces.format.trace import Trace
 
 
@@ -66,7 +67,8 @@ def drawn(shape: Shape, iterations: int, tokens: int, skew: float, rng: np.rando
 def sampled(trace: Trace, iterations: int, tokens: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """[iterations, tokens, top_k] experts of random rows of the trace, with replacement, in one random layer."""
     rows = rng.integers(0, trace.num_tokens, (iterations, tokens))
-    return trace.topk_ids[:, int(rng.integers(trace.num_layers))][rows].astype(np.int64)
+    layer = int(rng.integers(trace.num_layers))
+    return gather(trace.topk_ids, rows.ravel())[:, layer].reshape(*rows.shape, -1).astype(np.int64)
 
 
 def deferred(ids: NDArray[np.int64], num_experts: int, budget: int, waited: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from sim.systems.od_moe.recall import recall_by_step, wrong_loads
 from sim.systems.od_moe.times import Times
 from sim.systems.timeline import Span
 from traces.errors import UserError
+from traces.format.mapped import load
 from traces.format.trace import DECODE, PREFILL, Trace
 
 PUBLISHED_SETTINGS = ((16, 64), (16, 256), (128, 64), (128, 256))
@@ -73,7 +74,7 @@ def requests(system: OdMoe, times: Times, trace: Trace | None) -> list[Request]:
 def _recorded(trace: Trace) -> Iterator[Request]:
     for number in range(trace.num_requests):
         rows = slice(int(trace.request_offsets[number]), int(trace.request_offsets[number + 1]))
-        ids, phase = trace.topk_ids[rows], trace.phase[rows]
+        ids, phase = load(trace.topk_ids[rows]), trace.phase[rows]
         prompt = ids[phase == PREFILL]
         yield Request(int(trace.prompt_len[number]), int((phase == DECODE).sum()), prompt if len(prompt) else None)
 

@@ -42,8 +42,8 @@ def test_a_failed_import_leaves_no_file(source, tmp_path):
 
 
 def test_out_may_not_be_the_source_or_a_folder(source, tmp_path):
-    for out in (source, tmp_path):
-        with pytest.raises(UserError, match="other than SOURCE"):
+    for out, sentence in ((source, "other than SOURCE"), (tmp_path, "is a folder: must be a file")):
+        with pytest.raises(UserError, match=sentence):
             main(["routed_experts", str(source), str(out), "--num-experts", "8"])
 
 

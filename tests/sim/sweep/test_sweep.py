@@ -28,6 +28,7 @@ from sim.sweep.jobs import objectives, place_of, run_all, run_grid
 from tests.support.random_traces import random_trace
 from traces.errors import UserError
 from traces.format.files import write_trace
+from traces.whole_file import unfinished_name
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,7 @@ def test_a_trace_that_cannot_be_read_is_a_failure_of_its_run(tmp_path, capsys):
 def test_what_a_killed_run_left_is_written_again(trace_path, tmp_path):
     (one,) = runs_of(trace_path)
     place = place_of(one.config, tmp_path)
-    beside = tmp_path / f".{place.name}.part"
+    beside = tmp_path / unfinished_name(place.name)
     beside.mkdir()
     (beside / "metrics.json").write_text("{")
     assert finished_runs(tmp_path) == [] and unfinished_runs(tmp_path) == [beside]
