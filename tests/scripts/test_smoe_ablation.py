@@ -117,7 +117,8 @@ def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
         row["contender"]: float(row["tpot_s"])
         for row in rows
         if (row["setup"], row["older_capacity"]) == ("S1", "False")
-        and float(row["host_s"]) == replays.STATED_HOST_S and float(row["cpu_ratio"]) == replays.THREE_CORES
+        and float(row["host_s"]) == replays.STATED_HOST_S
+        and float(row["cpu_ratio"]) == replays.THREE_CORES
     }
     whole = "lru+eviction+router+prefetch+cpu"
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("eviction+router+prefetch+cpu"))

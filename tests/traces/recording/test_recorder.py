@@ -209,7 +209,7 @@ def test_an_empty_folder_a_file_and_a_damaged_model(tmp_path: Path) -> None:
         load_model(str(tmp_path / "file"))
     folder = save_model(build("olmoe"), tmp_path / "m")
     (folder / "model.safetensors").write_bytes(b"not a model")
-    with pytest.raises(UserError, match="model.safetensors is no safetensors file"):
+    with pytest.raises(UserError, match="is no safetensors file"):
         load_model(str(folder))
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match="its configuration cannot be read"):
