@@ -15,7 +15,8 @@ def run(contender: str = "lru", tpot_ms: float = 40.0, **changed: Any) -> dict[s
         "folder": "nowhere", "policy": contender.split(" ")[0], "contender": contender, "series": contender,
         "name": contender, "trace": "demo", "model": "small", "hardware": "s1", "setup": "s1", "workload": "demo",
         "batch_size": 1, "label": "SIMULATED", "estimated": (), "capacity": 0.25, "requests": 12,
-        "tpot_s.mean": tpot_ms / 1e3, "itl_s.mean": tpot_ms / 1e3, "decode.hit_rate": 0.5, "decode.cache_ratio": 0.5, "decode.lost_gate_mass": 0.0,
+        "tpot_s.mean": tpot_ms / 1e3, "itl_s.mean": tpot_ms / 1e3,
+        "decode.hit_rate": 0.5, "decode.cache_ratio": 0.5, "decode.lost_gate_mass": 0.0,
     } | PLAIN | changed  # fmt: skip
     for name in ("tpot_s.mean", "itl_s.mean", "decode.hit_rate", "decode.cache_ratio", "decode.lost_gate_mass"):
         stem, value = name.removesuffix(".mean"), row[name]
