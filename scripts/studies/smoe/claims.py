@@ -224,13 +224,15 @@ def write(folder: Path, bench: Bench, findings: Sequence[Finding]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "smoe_replays.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        names = ("setup", "contender", "batch", "host_s", "cpu_ratio", "older_capacity")
+        names = ("setup", "contender", "batch", "host_s", "cpu_ratio", "figures", "older_capacity")
         table.writerow([*names, "tpot_s", "cache_ratio", "lost_gate_mass", "link_share", "cpu_share", "host_share"])
         for key, sums in bench.known.items():
             setup, contender, batch, machine, older = key
             shares = [sums.share(part) for part in ("link", "cpu", "host")]
             figures = [value(sums, "TPOT") / 1e9, value(sums, "cache ratio"), sums.lost_gate_mass]
-            table.writerow([setup, contender.label, batch, machine.host_s, machine.cpu_ratio, older, *figures, *shares])
+            other = ";".join(f"{name}={set_to}" for name, set_to in machine.figures)
+            where = [setup, contender.label, batch, machine.host_s, machine.cpu_ratio, other, older]
+            table.writerow([*where, *figures, *shares])
     rows = [
         {"claim": f.claim.text, "batch": f.claim.batch, "measure": f.claim.measure, "published": f.claim.published}
         | {"ours": f.ours, "low": f.low, "high": f.high, "older": f.older, "verdict": f.verdict, "reason": f.reason}

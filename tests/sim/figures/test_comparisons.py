@@ -28,7 +28,7 @@ def test_a_panel_per_set_up_and_batch_a_group_per_workload_a_bar_per_policy():
     assert legend(figure) == ["importance", "lru"]
     assert heights(figure.axes[3]) == [[23, 23], [43, 43]]
     assert [tick.get_text() for tick in figure.axes[3].get_xticklabels()] == ["code", "prose"]
-    assert figure.axes[0].get_ylabel().replace("\n", " ") == "Time per output token (ms)"
+    assert figure.axes[0].get_ylabel().replace("\n", " ") == "Time of a decode step (ms)"
     ratios = cache_ratio_by_policy(table, 1)
     assert len(ratios.axes) == 4
     assert heights(ratios.axes[0]) == [[20, 20], [40, 40]]

@@ -211,6 +211,7 @@ def test_an_empty_folder_a_file_and_a_damaged_model(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"not a model")
     with pytest.raises(UserError, match="is no safetensors file"):
         load_model(str(folder))
+    folder = save_model(build("olmoe"), tmp_path / "n")
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match="its configuration cannot be read"):
         load_model(str(folder))
