@@ -1,13 +1,16 @@
 """A file in place of a file of a configuration group, as `hardware=mine.yaml`; and figures set in place of a file's.
 
 A file on the command line is registered under its path as one more choice of the group, so that whatever holds of the
-shipped choices (overrides, sweeps, provenance) holds of it. It is data of others: nothing in it is interpolated.
+shipped choices (overrides, sweeps, provenance) holds of it. It is data of others: nothing in it is interpolated. A rule
+in place of a file of `policy/PART` is one more choice too: `rule.py`, `rule.py:Class`, `module:Class` or the name of an
+entry point.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ SET = "ESTIMATED: set on the command line"
 """The source of a figure that does not stand in the file."""
 MACHINES = ("hardware", "runtime")
 """Groups whose every figure has a source."""
+PARTS = ("eviction", "prediction", "prefetch", "substitution", "assignment", "allocation")
 NO_FIGURES = ("name", "names", "label", "source", "sources", "uncertainty")
 _PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
@@ -41,9 +45,30 @@ def _registered(word: str) -> str:
     if not re.fullmatch(r"\w+(/\w+)*", group) or not (CONF / group).is_dir():
         return word
     choices = [value] if Path(value).is_file() else value.split(",")
-    if not any(_unquoted(choice).endswith(ENDING) for choice in choices):
+    if not any(_is_file_name(group, _unquoted(choice)) for choice in choices):
         return word
     return f"{group}={','.join(_choice(group, _unquoted(choice)) for choice in choices)}"
+
+
+def _is_file_name(group: str, choice: str) -> bool:
+    """Whether a choice is not simply the name of a file of the group."""
+    return choice.endswith(ENDING) or (choice != "" and _rule_target(group, choice) is not None)
+
+
+def _rule_target(group: str, choice: str) -> str | None:
+    """What names the class, where a choice of `policy/PART` is a rule and not a file of the group."""
+    folder, _, part = group.partition("/")
+    if folder != "policy" or part not in PARTS or choice.endswith(ENDING) or _known(group, choice):
+        return None
+    from sim.rule_files import entry_point_targets, file_target
+
+    if file_target(choice) is not None or re.fullmatch(r"[\w.]+:\w+", choice):
+        return choice
+    return entry_point_targets().get(choice) if choice.isidentifier() else None
+
+
+def _known(group: str, choice: str) -> bool:
+    return (CONF / group / f"{choice}{ENDING}").is_file()
 
 
 def _unquoted(choice: str) -> str:
@@ -52,17 +77,85 @@ def _unquoted(choice: str) -> str:
 
 def _choice(group: str, choice: str) -> str:
     """The name of a choice in Hydra's grammar, which is the path as it was typed unless the group has such a file."""
-    if not choice.endswith(ENDING):
+    target = _rule_target(group, choice)
+    if not choice.endswith(ENDING) and target is None:
         return choice
     if "${" in choice or not choice.isprintable():
         raise UserError(f"{group}={choice}: a path here must be printable and hold no ${{")
-    path = Path(choice).expanduser()
-    content = read_mapping(path, f"{group}={choice}: the file")
-    if path != Path(choice) or (CONF / group / choice).exists():
-        choice = str(path.absolute())
+    if target is not None:
+        content = rule_node(group, target)
+    else:
+        path = Path(choice).expanduser()
+        content = read_mapping(path, f"{group}={choice}: the file")
+        if group.partition("/")[0] == "policy":
+            content = _beside_its_rules(content, path.absolute().parent, group)
+        if path != Path(choice) or (CONF / group / choice).exists():
+            choice = str(path.absolute())
     *folders, name = filter(None, f"{group}/{choice}".split("/"))
     ConfigStore.instance().store(name, _as_text(content), "/".join(folders))
     return choice if _PLAIN.fullmatch(choice) else "'" + choice.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def rule_node(group: str, target: str) -> dict[str, Any]:
+    """What a file of `policy/PART` would say of a rule: its class and its knobs' defaults; None for those without.
+
+    Raises: UserError where the rule cannot be found.
+    """
+    import policies.base
+    from sim.rule_files import file_target, find_class
+
+    rule = find_class(target, getattr(policies.base, group.partition("/")[2].capitalize()), group)
+    where = file_target(target)
+    named = f"{rule.__module__}.{rule.__name__}" if where is None else f"{where[0].absolute()}:{rule.__name__}"
+    knobs = fields(rule) if is_dataclass(rule) else ()
+    return {"_target_": named} | {knob.name: _default(knob) for knob in knobs if knob.init}
+
+
+def _default(knob: Any) -> Any:
+    """The default of a knob, None where it has none."""
+    if knob.default_factory is not MISSING:
+        return knob.default_factory()
+    return None if knob.default is MISSING else knob.default
+
+
+def _beside_its_rules(content: dict[str, Any], folder: Path, group: str) -> dict[str, Any]:
+    """A policy's file with the rules' files that it names found from its own folder."""
+    found: dict[str, Any] = _absolute({key: _absolute(value, folder) for key, value in content.items()}, folder)
+    if group == "policy" and isinstance(content.get("defaults"), list):
+        found["defaults"] = [_with_rule(entry, folder) for entry in content["defaults"]]
+    return found
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """A part's group with the absolute path of the file that its ``_target_`` names."""
+    from sim.rule_files import file_target
+
+    where = (
+        file_target(value["_target_"]) if isinstance(value, dict) and isinstance(value.get("_target_"), str) else None
+    )
+    if where is None:
+        return value
+    return value | {"_target_": f"{folder / where[0]}{'' if where[1] is None else ':' + where[1]}"}
+
+
+def _with_rule(entry: Any, folder: Path) -> Any:
+    """An entry of a defaults list; a rule that it names becomes a choice of its part."""
+    from sim.rule_files import file_target
+
+    if not (isinstance(entry, dict) and len(entry) == 1):
+        return entry
+    ((key, choice),) = entry.items()
+    part = str(key).split(" ")[-1].split("@")[-1].strip("/")
+    group = f"policy/{part.removeprefix('policy/')}"
+    target = _rule_target(group, choice) if isinstance(choice, str) else None
+    if target is None:
+        return entry
+    where = file_target(target)
+    if where is not None:
+        target = f"{folder / where[0]}{'' if where[1] is None else ':' + where[1]}"
+    name = re.sub(r"[^\w.]", "_", target).lstrip("_")
+    ConfigStore.instance().store(name, _as_text(rule_node(group, target)), group)
+    return {key: name}
 
 
 def _as_text(value: Any) -> Any:

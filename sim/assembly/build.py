@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +24,7 @@ from sim.machine.model import geometry as sizes_of
 from sim.machine.runtime import OWN, runtime_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
+from sim.rule_files import find_class
 from traces.demo.stand_in import stand_in
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
@@ -153,15 +153,7 @@ def make_part(name: str, config: DictConfig) -> Any:
     target = values.pop("_target_", None)
     if not isinstance(target, str):
         raise UserError(f"policy.{name}._target_={target}: must name a class, as policies.{name}.<rule>.<Class>")
-    try:
-        module, _, name_of_class = target.rpartition(".")
-        cls = getattr(importlib.import_module(module), name_of_class)
-    except Exception as error:
-        raise UserError(f"policy.{name}._target_={target}: cannot be imported: {error}") from error
-    base = PARTS[name]
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise UserError(f"policy.{name}._target_={target}: must be a subclass of {base.__module__}.{base.__name__}")
-    return validate(cls, values, f"policy.{name}.")
+    return validate(find_class(target, PARTS[name], f"policy.{name}._target_"), values, f"policy.{name}.")
 
 
 def make_policy(config: DictConfig) -> Policy:

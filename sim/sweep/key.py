@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from sim.machine.model import MODEL_FOLDER
 from sim.machine.runtime import RUNTIME_FOLDER
 from sim.paths import ROOT
 from sim.predictors.checkpoint import DATA, EMBEDDED
+from sim.rule_files import file_target, imported_names, local_sources
 
 FOLDERS = ("sim", "policies", "traces")
 DECIDES = ("sim.run", "sim.systems", "policies")
@@ -114,7 +114,8 @@ def by_content(value: Any, name: str = "", of_rule: bool = False) -> Any:
     if name == "checkpoint" and value == EMBEDDED:
         return _embedded()
     if name == "_target_":
-        return [value, _own_module(value.rpartition(".")[0])]
+        where = file_target(value)
+        return [value, _own_module(value.rpartition(".")[0])] if where is None else [where[1], _own_file(where[0])]
     if of_rule or "/" in value or Path(value).suffix or name in ("path", "checkpoint"):
         path = Path(os.path.expanduser(value))  # noqa: PTH111  (pathlib's own raises for users it does not know)
         return _content(path) if _is_file(path) else value
@@ -125,6 +126,14 @@ def _content(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_file(path: Path) -> dict[str, str] | None:
+    """sha256 of a rule's file and of the modules beside it that it imports; None where there is no such file."""
+    if not path.is_file():  # building the policy says so
+        return None
+    folder = path.absolute().parent
+    return {str(source.relative_to(folder)): _content(source) for source in local_sources(path)}
 
 
 def _own_module(module: str) -> str | None:
@@ -145,7 +154,8 @@ def _own_module(module: str) -> str | None:
         if source is None or not source.is_relative_to(root) or not f"{name}.".startswith(own):
             continue
         found[name] = _content(source)
-        queue += [*_packages_of(name), *_imports(source, name)]
+        package = name if source.name == "__init__.py" else name.rpartition(".")[0]
+        queue += [*_packages_of(name), *imported_names(source, package)]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
@@ -165,25 +175,6 @@ def _source(module: str) -> Path | None:
         places = list(spec.submodule_search_locations or ())
         return Path(places[0]) / "__init__.py" if places else None
     return Path(spec.origin) if spec.has_location else None
-
-
-def _imports(source: Path, module: str) -> list[str]:
-    """The modules that a source may import, inside functions too; names that are no modules do no harm."""
-    try:
-        tree = ast.parse(source.read_bytes())
-    except (SyntaxError, ValueError, OSError):
-        return []
-    package = module if source.name == "__init__.py" else module.rpartition(".")[0]
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            base = ".".join(filter(None, (above, node.module or "")))
-            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name]
 
 
 @cache
