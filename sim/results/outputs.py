@@ -12,6 +12,7 @@ from typing import Any
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
 from sim.machine.runtime import OWN_RUNTIME, SAME_RUNTIME
+from sim.machine.uncertainty import elasticities
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Metrics, StepTable
 from sim.results.json_files import write_json
@@ -50,6 +51,9 @@ def provenance(
         "comparison": OWN_RUNTIME if replay.setup.own_runtime else SAME_RUNTIME,
         "model": replay.geometry.model,
         "machine": {"hardware": asdict(replay.hardware), "runtime": asdict(replay.runtime)},
+        "elasticities": elasticities(
+            replay.geometry, replay.setup.machine, replay.setup.time, replay.policy.residency == "all"
+        ),
         "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,

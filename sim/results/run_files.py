@@ -78,6 +78,7 @@ def load_run(run: Path, series: str = "") -> Run:
             str(provenance.get("hardware")),
             uncertainty_of(provenance),
             read_plausible(run, provenance),
+            elasticities_of(provenance),
         )
 
 
@@ -92,6 +93,18 @@ def uncertainty_of(provenance: Mapping[str, Any]) -> dict[str, float]:
     """Relative standard errors of the figures of hardware and runtime that a run states."""
     errors = [group.get("uncertainty") or {} for group in machine_of(provenance)]
     return {name: float(value) for one in errors for name, value in one.items() if value is not None}
+
+
+def elasticities_of(provenance: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """How much of each part of the time rests on each uncertain figure; empty where an older run does not say so.
+
+    Raises: UserError where it is no table of numbers.
+    """
+    found = provenance.get("elasticities") or {}
+    try:
+        return {str(figure): {str(part): float(one) for part, one in parts.items()} for figure, parts in found.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError("provenance.json: elasticities must be numbers by figure and part") from error
 
 
 def _blocks(run: Path) -> pd.DataFrame:

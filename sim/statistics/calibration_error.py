@@ -31,14 +31,28 @@ def time_shares(blocks: pd.DataFrame, quantity: Quantity) -> dict[str, float]:
     return {part: spent / whole for part, spent in parts.items()} if whole else {}
 
 
-def sensitivities(blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float]) -> dict[str, float]:
-    """Relative standard error of the metric that each uncertain figure of hardware and runtime causes.
+Elasticities = Mapping[str, Mapping[str, float]]
+"""Figure -> part -> relative change of the part over that of the figure, see ``sim.machine.uncertainty``."""
 
-    First order: a part of a token's time that rests on a figure of relative standard error s has that error itself; of
-    several figures behind one part the least certain counts. Waits are taken to scale with what is waited for.
+
+def sensitivities(
+    blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float], known: Elasticities
+) -> dict[str, float]:
+    """Relative change of the metric where each uncertain figure of hardware and runtime is one standard error higher.
+
+    First order: error times elasticity times the share of the part. Waits are taken to scale with what is waited for.
+    Of a run that states no elasticities the least certain figure behind a part moves all of it, which is the most that
+    it can do.
     """
     effects: dict[str, float] = {}
-    for part, share in time_shares(blocks, quantity).items():
+    shares = time_shares(blocks, quantity)
+    if known:
+        return {
+            figure: errors[figure] * sum(shares.get(part, 0.0) * elasticity for part, elasticity in parts.items())
+            for figure, parts in known.items()
+            if errors.get(figure, 0.0) > 0
+        }
+    for part, share in shares.items():
         figure = max(PART_FIGURES[part], key=lambda name: errors.get(name, 0.0))
         if errors.get(figure, 0.0) > 0:
             effects[figure] = effects.get(figure, 0.0) + share * errors[figure]
@@ -50,12 +64,19 @@ Effects = dict[tuple[str, str], float]
 
 
 def machine_effects(
-    blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float], hardware: str, value: float
+    blocks: pd.DataFrame,
+    quantity: Quantity,
+    errors: Mapping[str, float],
+    known: Elasticities,
+    hardware: str,
+    value: float,
 ) -> Effects:
     """What the uncertain figures of a machine do to a value; nothing to what is no time."""
     if not errors or not quantity.is_time or np.isnan(value):
         return {}
-    return {(hardware, figure): error * value for figure, error in sensitivities(blocks, quantity, errors).items()}
+    return {
+        (hardware, figure): error * value for figure, error in sensitivities(blocks, quantity, errors, known).items()
+    }
 
 
 def minus(one: Effects, other: Effects) -> Effects:

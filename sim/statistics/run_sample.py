@@ -23,7 +23,7 @@ from sim.statistics.bootstrap import (
     quantile_estimate,
     ratio,
 )
-from sim.statistics.calibration_error import Effects, machine_effects, machine_error
+from sim.statistics.calibration_error import Effects, Elasticities, machine_effects, machine_error
 from sim.statistics.plausible import Plausible
 from traces.format.sampling import FEWEST_CLUSTERS
 
@@ -39,8 +39,9 @@ class Run:
     `blocks`: one row per (batch, phase) as ``sim.metrics.block_sums`` makes it; `requests`: one row per request with
     `group`, its batch, and its times; where the trace says so also `cluster`, the data set or conversation it is of.
     `replayed` names the requests: trace hash and batch size. `errors`: relative standard error of figures of the
-    hardware and runtime files; `hardware` names that machine; `plausible`: replays on machines within those errors,
-    where there are any, which take the place of a first-order estimate.
+    hardware and runtime files; `elasticities`: how much of each part rests on them; `hardware` names that machine;
+    `plausible`: replays on machines within those errors, where there are any, which take the place of a first-order
+    estimate.
 
     What is drawn again is a *block*: the batches that share a data set or conversation, where the trace names at least
     ``FEWEST_CLUSTERS`` of them that share no batch; else each lockstep batch, which is one request at batch size 1.
@@ -53,6 +54,7 @@ class Run:
     hardware: str = ""
     errors: Mapping[str, float] = field(default_factory=dict)
     plausible: Plausible | None = None
+    elasticities: Elasticities = field(default_factory=dict)
 
     @cached_property
     def _names(self) -> NDArray[np.int64]:
@@ -185,7 +187,7 @@ def intervals(run: Run, names: Sequence[str], draws: int = DRAWS, seed: int = SE
 
 def effects_on(run: Run, quantity: Quantity, value: float) -> Effects:
     """What the uncertain figures of the run's machine do to `value` of a quantity."""
-    return machine_effects(run.blocks, quantity, run.errors, run.hardware, value)
+    return machine_effects(run.blocks, quantity, run.errors, run.elasticities, run.hardware, value)
 
 
 def most_of(quantity: Quantity) -> float:

@@ -237,6 +237,10 @@ def test_uncertain_figures_widen_times_but_not_rates():
     unsure = replace(run, errors={"link_bytes_per_s": 0.1})
     low, high = intervals(unsure, ["tpot_s.mean"])["tpot_s.mean"].interval
     assert (high - low) / 2 == pytest.approx(1.96 * 10 * 0.6 * 0.1, rel=0.1)
+    hardly = replace(unsure, errors=unsure.errors | {"link_latency_s": 1.0})
+    hardly = replace(hardly, elasticities={"link_bytes_per_s": {"link": -0.99}, "link_latency_s": {"link": 0.01}})
+    low, high = intervals(hardly, ["tpot_s.mean"])["tpot_s.mean"].interval
+    assert (high - low) / 2 == pytest.approx(1.96 * 10 * 0.6 * 0.1, rel=0.1)  # a latency that matters little
     plain, wide = (intervals(one, ["hit_rate"])["hit_rate"].interval for one in (run, unsure))
     assert plain == wide
 
