@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NO_TIMES = np.empty((0, 0, 0), np.int64)
 NO_AHEAD = np.empty((0, 0, 0, 0), np.float32)
+ARRAYS = ("ids", "weights", "scores", "lookahead", "logits", "ahead")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,10 @@ class StepArrays:
         weights = self.weights if self.reads.weights else NO_ROWS
         return (self.ids, weights, self.scores, self.lookahead, NO_TIMES)
 
+    def part(self, rows: slice) -> StepArrays:
+        """Some of the rows, in the same memory."""
+        return self._made(self.reads, {name: getattr(self, name)[rows] for name in ARRAYS})
+
     def fill(self, routed: Routed, rows: slice = slice(None)) -> None:
         """Take in one layer of some rows of a forward pass."""
         layer = routed.layer
@@ -137,11 +142,17 @@ class StepArrays:
     @classmethod
     def joined(cls, steps: list[StepArrays]) -> StepArrays:
         """The router output of several steps as one."""
-        joined = cls.__new__(cls)
-        joined.reads = steps[0].reads
-        for name in ("ids", "weights", "scores", "lookahead", "logits", "ahead"):
-            setattr(joined, name, np.concatenate([getattr(step, name) for step in steps]))
-        return joined
+        return cls._made(
+            steps[0].reads, {name: np.concatenate([getattr(step, name) for step in steps]) for name in ARRAYS}
+        )
+
+    @classmethod
+    def _made(cls, reads: Reads, arrays: dict[str, NDArray[Any]]) -> StepArrays:
+        made = cls.__new__(cls)
+        made.reads = reads
+        for name, array in arrays.items():
+            setattr(made, name, array)
+        return made
 
 
 def as_array(tensor: torch.Tensor) -> NDArray[np.float32]:

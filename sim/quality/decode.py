@@ -1,11 +1,13 @@
 """Co-simulation: the model runs token by token through its KV cache while the engine's clock runs beside it.
 
 The clock decides what is resident when a layer looks up its experts: a prefetch that is still on the link is a miss.
-Times and quality come from the same run.
+Times and quality come from the same run. Rows that do not depend on each other (windows, variants, choices of a cloze
+item) run side by side in one forward pass, each with a modelled device of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,26 +25,73 @@ from traces.recording.tap import Routing, Tap
 if TYPE_CHECKING:
     import torch
 
+    from sim.quality.modelled_device import ModelledDevice
 
-class CoSimulation:
-    """Steps a model and a device together; a context manager: the model is hooked inside it."""
 
-    def __init__(self, loop: Loop, variant: Variant, window: int = 0) -> None:
-        self.loop, self.variant, self.window = loop, variant, window
-        after = loop.reads.lookahead == "lookahead_after"
-        self.tap = Tap(
-            loop.model,
-            self._on_route,
-            on_layer_end=self._on_layer_end if after else None,
-            lookahead=loop.reads.lookahead == "lookahead_before",
-            layers=loop.layers,
-        )
-        self.after, self.past, self.context = after, None, 0
+class Row:
+    """One of the passes that run side by side: its device, what it does, and what it gave so far."""
+
+    def __init__(self, loop: Loop, device: ModelledDevice, variant: Variant, window: int) -> None:
+        self.loop, self.device, self.variant, self.window = loop, device, variant, window
         self.steps: list[StepResults] = []
         self.executed: list[NDArray[np.int32]] = []
         self.arrays: list[StepArrays] = []
+
+    def begin(self, arrays: StepArrays, executed: NDArray[np.int32], phase: int) -> None:
+        """Begin a step over arrays that the caller fills; ``executed`` [tokens, L, K] is what it executes."""
+        live = self.device
+        self.arrays.append(arrays)
+        self.executed.append(executed)
+        self.before = live.device.counts.copy(), live.device.lost.copy(), live.clock.get("now_ns")
+        state, machine, _ = live.addresses
+        begin_step(state, machine, live.clock.address, phase, self.window, *arrays.all())
+
+    def end(self) -> None:
+        """Close the step and keep its times and counts."""
+        live, (counts, lost, begin_ns) = self.device, self.before
+        end_step(*live.addresses, live.clock.address)
+        latency_ns = np.array([live.clock.get("now_ns") - begin_ns], np.int64)
+        parts_ns = live.clock.arrays["parts"].copy()[None]
+        self.steps.append(
+            StepResults(latency_ns, parts_ns, (live.device.counts - counts)[None], (live.device.lost - lost)[None])
+        )
+
+    def time(self, layer: int, kv_tokens: int, pairs: int, executed: NDArray[np.int32]) -> None:
+        """One layer on the clock -> ``executed`` [tokens, K]."""
+        live = self.device
+        time_layer(*live.addresses, live.clock.address, layer, kv_tokens, pairs, self.variant.stand_in, executed)
+
+    def branch(self, device: ModelledDevice) -> Row:
+        """A row that goes on from here on another device."""
+        device.restore(self.device.save())
+        row = Row(self.loop, device, self.variant, self.window)
+        row.steps, row.executed, row.arrays = [*self.steps], [*self.executed], [*self.arrays]
+        return row
+
+    def timing(self) -> StepResults:
+        """Times and counts of the steps so far."""
+        return StepResults.joined(self.steps)
+
+
+class CoSimulation:
+    """Steps a model and one device per row together; a context manager: the model is hooked inside it."""
+
+    def __init__(self, loop: Loop, variants: Sequence[Variant], windows: Sequence[int] | None = None) -> None:
+        self.loop, self.past, self.context = loop, None, 0
+        numbers = [0] * len(variants) if windows is None else windows
+        devices = loop.devices(len(variants))
+        self.rows = [Row(loop, *each) for each in zip(devices, variants, numbers, strict=True)]
+        self.after = loop.reads.lookahead == "lookahead_after"
+        self.tap = Tap(
+            loop.model,
+            self._on_route,
+            on_layer_end=self._on_layer_end if self.after else None,
+            lookahead=loop.reads.lookahead == "lookahead_before",
+            layers=loop.layers,
+        )
         if loop.resets:
-            loop.live.reset()
+            for device in devices:
+                device.reset()
 
     def __enter__(self) -> CoSimulation:
         self.tap.__enter__()
@@ -52,64 +101,103 @@ class CoSimulation:
         self.tap.__exit__(*error)
 
     def step(self, tokens: NDArray[np.int64], phase: int = DECODE) -> torch.Tensor:
-        """One forward pass over the next tokens [B] -> logits [B, V]."""
+        """One forward pass over the next tokens [N, B] of every row -> logits [N, B, V]."""
         import torch
 
-        live, count = self.loop.live, len(tokens)
-        arrays = StepArrays(count, self.loop.spec, self.loop.reads)
-        first, self.context = self.context, self.context + count
+        self.count = tokens.shape[1]
+        first, self.context = self.context, self.context + self.count
         self.kv_tokens, self.pairs = self.context, sum(range(first + 1, self.context + 1))
-        self.arrays.append(arrays)
-        self.executed.append(np.zeros((count, self.loop.spec.num_layers, self.loop.spec.top_k), np.int32))
-        counts, lost, begin_ns = live.device.counts.copy(), live.device.lost.copy(), live.clock.get("now_ns")
-        state, machine, _ = live.addresses
-        begin_step(state, machine, live.clock.address, phase, self.window, *arrays.all())
-        inputs = torch.from_numpy(tokens[None]).to(self.loop.torch_device)
+        spec, tokens_in_all = self.loop.spec, tokens.size
+        self.arrays = StepArrays(tokens_in_all, spec, self.loop.reads)
+        self.executed = np.zeros((tokens_in_all, spec.num_layers, spec.top_k), np.int32)
+        for number, row in enumerate(self.rows):
+            part = self._part(number)
+            row.begin(self.arrays.part(part), self.executed[part], phase)
+        inputs = torch.from_numpy(tokens).to(self.loop.torch_device)
         with torch.no_grad():
             output: Any = self.loop.model(input_ids=inputs, past_key_values=self.past, use_cache=True)
         self.past = output.past_key_values
-        end_step(*live.addresses, live.clock.address)
-        latency_ns = np.array([live.clock.get("now_ns") - begin_ns], np.int64)
-        parts_ns = live.clock.arrays["parts"].copy()[None]
-        self.steps.append(
-            StepResults(latency_ns, parts_ns, (live.device.counts - counts)[None], (live.device.lost - lost)[None])
-        )
-        logits: torch.Tensor = output.logits[0]
+        for row in self.rows:
+            row.end()
+        logits: torch.Tensor = output.logits
         return logits
 
-    def timing(self) -> StepResults:
-        """Times and counts of the steps so far."""
-        return StepResults.joined(self.steps)
+    def branch(self, ways: int) -> None:
+        """Go on with every row in so many ways, which stand next to each other; nothing is computed again."""
+        devices = self.loop.devices(ways * len(self.rows))
+        others = iter(devices[len(self.rows) :])
+        self.rows = [each for row in self.rows for each in (row, *(row.branch(next(others)) for _ in range(ways - 1)))]
+        past: Any = self.past
+        past.batch_repeat_interleave(ways)
+
+    def _part(self, number: int) -> slice:
+        """Which tokens of a forward pass belong to a row."""
+        return slice(number * self.count, (number + 1) * self.count)
 
     def _on_route(self, routing: Routing) -> tuple[torch.Tensor, torch.Tensor] | None:
-        routed = Routed.of(routing, self.loop.reads)
-        self.arrays[-1].fill(routed)
+        layer, routed = routing.layer, Routed.of(routing, self.loop.reads)
         executed = np.zeros(routed.ids.shape, np.int32)
-        waits = self.after and routing.layer + 1 < len(self.loop.layers)
-        saved = self.loop.live.save() if waits else None
-        self._time_layer(routing.layer, executed)
-        if saved is not None:  # the layer is timed again when its end shows what the prediction reads
-            self.loop.live.restore(saved)
-        self.executed[-1][:, routing.layer] = executed
-        if self.variant.layer not in (None, routing.layer):
-            return None
-        return replacement(self.loop.gate, routing, routed, executed, self.variant.scheme)
+        waits = self.after and layer + 1 < len(self.loop.layers)
+        self.arrays.fill(routed)
+        for number, row in enumerate(self.rows):
+            part = self._part(number)
+            saved = row.device.save() if waits else None
+            row.time(layer, self.kv_tokens, self.pairs, executed[part])
+            if saved is not None:  # the layer is timed again when its end shows what the prediction reads
+                row.device.restore(saved)
+        self.executed[:, layer] = executed
+        for number, row in enumerate(self.rows):
+            if row.variant.layer not in (None, layer):
+                executed[self._part(number)] = routed.ids[self._part(number)]
+        return self._replacement(routing, routed, executed)
+
+    def _replacement(
+        self, routing: Routing, routed: Routed, executed: NDArray[np.int32]
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What the rows execute, each with weights by its own scheme; None where that is what was routed."""
+        import torch
+
+        schemes = list(dict.fromkeys(row.variant.scheme for row in self.rows))
+        found = {scheme: replacement(self.loop.gate, routing, routed, executed, scheme) for scheme in schemes}
+        first = found[schemes[0]]
+        if first is None or len(schemes) == 1:
+            return first
+        chosen, weights = first
+        for scheme in schemes[1:]:
+            other = found[scheme]
+            assert other is not None
+            uses = np.repeat([row.variant.scheme == scheme for row in self.rows], self.count)
+            weights = torch.where(torch.from_numpy(uses).to(weights.device)[:, None], other[1], weights)
+        return chosen, weights
 
     def _on_layer_end(self, layer: int, logits: torch.Tensor) -> None:
-        self.arrays[-1].fill_ahead(layer, logits)
-        self._time_layer(layer, np.zeros_like(self.executed[-1][:, layer]))
+        self.arrays.fill_ahead(layer, logits)
+        for row in self.rows:
+            row.time(layer, self.kv_tokens, self.pairs, np.zeros_like(row.executed[-1][:, layer]))
 
-    def _time_layer(self, layer: int, executed: NDArray[np.int32]) -> None:
-        live = self.loop.live
-        time_layer(
-            *live.addresses, live.clock.address, layer, self.kv_tokens, self.pairs, self.variant.stand_in, executed
-        )
+
+def decode_rows(
+    loop: Loop,
+    rows: NDArray[np.int64],
+    variants: Sequence[Variant],
+    windows: Sequence[int],
+    take: Callable[[int, torch.Tensor], None],
+) -> CoSimulation:
+    """Feed rows [N, S] token by token, side by side, each a decode step with the clock in the loop.
+
+    ``take`` gets every position and its logits [N, V], which are not kept.
+    """
+    with CoSimulation(loop, variants, windows) as run:
+        for position in range(rows.shape[1]):
+            take(position, run.step(rows[:, position : position + 1])[:, 0])
+    return run
 
 
 def decode(loop: Loop, window: NDArray[np.int64], variant: Variant, number: int = 0) -> Pass:
-    """Feed a window [S] token by token, every token a decode step, with the clock in the loop."""
+    """Feed one window [S] token by token, every token a decode step, with the clock in the loop."""
     import torch
 
-    with CoSimulation(loop, variant, number) as run:
-        logits = torch.stack([run.step(window[i : i + 1])[0] for i in range(len(window))])
-    return Pass(logits, np.concatenate(run.executed), StepArrays.joined(run.arrays), run.timing())
+    logits: list[torch.Tensor] = []
+    run = decode_rows(loop, window[None], [variant], [number], lambda _, each: logits.append(each[0]))
+    (row,) = run.rows
+    return Pass(torch.stack(logits), np.concatenate(row.executed), StepArrays.joined(row.arrays), row.timing())

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sim.engine.interface import StepResults
 from sim.quality.cloze import cloze_item, log_likelihoods
-from sim.quality.decode import decode
-from sim.quality.generation import continuation, plain_continuation
+from sim.quality.decode import CoSimulation, decode_rows
+from sim.quality.generation import continuations, plain_continuations
 from sim.quality.loop import Variant, changed_share
-from sim.quality.measures import per_token
-from sim.quality.parallel import Pass, parallel, plain_logits
+from sim.quality.measures import at_position, per_token
+from sim.quality.parallel import parallel, plain_logits
 from sim.quality.store import Arrays, Store
 from sim.quality.study import POLICY, Study
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
+Progress = Callable[[int], object]
 TIMES = ("latency_ns", "parts_ns", "counts", "lost")
 
 
@@ -35,7 +37,7 @@ class Results:
     generation: list[Arrays] = field(default_factory=list)
 
 
-def run_study(study: Study, store: Store, progress: Callable[[int], object] = lambda tokens: None) -> Results:
+def run_study(study: Study, store: Store, progress: Progress = lambda tokens: None) -> Results:
     """Run all tasks; ``progress`` takes the number of tokens processed since its last call.
 
     Where the cache is carried from window to window no window can be skipped, so nothing is read from the store. Cloze
@@ -44,35 +46,70 @@ def run_study(study: Study, store: Store, progress: Callable[[int], object] = la
     if not study.loop.resets:
         store = Store(None)
     config, results = study.config, Results()
-    for number, arrays in windows_of(study, store):
-        results.windows.append(arrays)
-        progress(len(study.variants) * config.quality.tokens)
-        store.put(f"window_{number}", arrays)
+    windows = _run_windows if study.parallel else _decode_windows
+    # A carried cache knows one window at a time.
+    batch = config.quality.batch_windows if study.parallel or study.loop.resets else 1
+    results.windows = run_tasks(study, store, progress, Task("window", config.quality.windows, windows, batch))
     study.loop.resets = True
-    for item in range(config.cloze.items):
-        results.cloze.append(_read_or_run(store, f"cloze_{item}", partial(_run_cloze, study, item)))
-        progress(cloze_tokens(study))
-    for number in range(config.generation.windows):
-        run = partial(_run_generation, study, number)
-        results.generation.append(_read_or_run(store, f"generation_{number}", run))
-        progress(generation_tokens(study))
+    batch = config.quality.batch_windows
+    results.cloze = run_tasks(study, store, progress, Task("cloze", config.cloze.items, _run_cloze, batch))
+    generation = Task("generation", config.generation.windows, _run_generation, batch)
+    results.generation = run_tasks(study, store, progress, generation)
     return results
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """``count`` things of one kind, of which ``batch`` run side by side."""
+
+    kind: str
+    count: int
+    run: Callable[[Study, range, Progress], list[Arrays]]
+    batch: int
+
+
+def run_tasks(study: Study, store: Store, progress: Progress, task: Task) -> list[Arrays]:
+    """What each gave, in order: read back, or run anew where one of a batch is not stored."""
+    results: list[Arrays] = []
+    for first in range(0, task.count, task.batch):
+        numbers = range(first, min(first + task.batch, task.count))
+        stored = [store.get(f"{task.kind}_{number}") for number in numbers]
+        found = [arrays for arrays in stored if arrays is not None]
+        if len(found) == len(numbers):
+            progress(TOKENS[task.kind](study) * len(numbers))
+        else:
+            found = task.run(study, numbers, progress)
+            for number, arrays in zip(numbers, found, strict=True):
+                store.put(f"{task.kind}_{number}", arrays)
+        results += found
+    return results
+
+
+def window_tokens(study: Study) -> int:
+    """Tokens of one window, in all variants."""
+    return study.config.quality.tokens * len(study.variants)
+
+
+def cloze_tokens(study: Study) -> int:
+    """Tokens of one item in all variants that are active in every layer; decoded ones share their context."""
+    cloze = study.config.cloze
+    ways = cloze.choices if study.parallel else 1
+    return len(whole(study)) * (ways * cloze.context_tokens + cloze.choices * cloze.continuation_tokens)
+
+
+def generation_tokens(study: Study) -> int:
+    """Tokens of one continuation in all of them."""
+    return study.config.generation.new_tokens * len(whole(study))
+
+
+TOKENS = {"window": window_tokens, "cloze": cloze_tokens, "generation": generation_tokens}
 
 
 def total_tokens(study: Study) -> int:
     """Sum of all numbers passed to ``progress``."""
     config = study.config
-    windows = config.quality.windows * config.quality.tokens * len(study.variants)
-    return windows + config.cloze.items * cloze_tokens(study) + config.generation.windows * generation_tokens(study)
-
-
-def cloze_tokens(study: Study) -> int:
-    cloze = study.config.cloze
-    return cloze.choices * (cloze.context_tokens + cloze.continuation_tokens) * (1 + len(whole(study)))
-
-
-def generation_tokens(study: Study) -> int:
-    return study.config.generation.new_tokens * (1 + len(whole(study)))
+    counts = {"window": config.quality.windows, "cloze": config.cloze.items, "generation": config.generation.windows}
+    return sum(count * TOKENS[kind](study) for kind, count in counts.items())
 
 
 def whole(study: Study) -> tuple[Variant, ...]:
@@ -80,73 +117,130 @@ def whole(study: Study) -> tuple[Variant, ...]:
     return tuple(variant for variant in study.variants if variant.layer is None)
 
 
-def _read_or_run(store: Store, task: str, run: Callable[[], Arrays]) -> Arrays:
-    arrays = store.get(task)
-    if arrays is None:
-        arrays = run()
-        store.put(task, arrays)
-    return arrays
-
-
-def windows_of(study: Study, store: Store) -> Iterator[tuple[int, Arrays]]:
-    """(number, result) of every window, in order; those that are not stored run in batches."""
-    quality = study.config.quality
-    size = quality.batch_windows if study.parallel else 1
-    for first in range(0, quality.windows, size):
-        numbers = range(first, min(first + size, quality.windows))
-        stored = [store.get(f"window_{number}") for number in numbers]
-        if all(result is not None for result in stored):
-            yield from ((number, result) for number, result in zip(numbers, stored, strict=True) if result is not None)
-        else:
-            yield from zip(numbers, _run_windows(study, numbers), strict=True)
-
-
-def _run_windows(study: Study, numbers: range) -> list[Arrays]:
-    """Run all variants over some windows."""
+def _run_windows(study: Study, numbers: range, progress: Progress) -> list[Arrays]:
+    """Run all variants over some windows, each in one parallel pass."""
     tokens = study.windows.tokens[numbers.start : numbers.stop]
     base = plain_logits(study.loop.model, tokens)
     results: list[Arrays] = [{} for _ in numbers]
     for variant in study.variants:
         if not study.loop.resets:
             study.loop.live.restore(study.carried.get(variant.name, study.loop.live.start))
-        active = slice(None) if variant.layer is None else slice(variant.layer, variant.layer + 1)
-        passed = passes(study, tokens, variant, numbers.start)
+        passed = parallel(study.loop, tokens, variant, numbers.start)
         for result, window, plain, with_policy in zip(results, tokens, base, passed, strict=True):
             result[variant.name] = per_token(plain, with_policy.logits, window)
-            shares = changed_share(with_policy.arrays.ids[:, active], with_policy.executed[:, active])
-            result[f"{variant.name}.changed"] = np.array(shares)
-            if variant.name == POLICY and with_policy.timing is not None:
-                result |= {name: getattr(with_policy.timing, name) for name in TIMES}
+            result |= _decisions(variant, with_policy.arrays.ids, with_policy.executed, with_policy.timing)
         if not study.loop.resets:
             study.carried[variant.name] = study.loop.live.save()
+        progress(tokens.size)
     return results
 
 
-def passes(study: Study, tokens: NDArray[np.int64], variant: Variant, first: int) -> list[Pass]:
-    """Run one variant over windows [N, S]."""
+def _decisions(
+    variant: Variant, ids: NDArray[np.int32], executed: NDArray[np.int32], timing: StepResults | None
+) -> Arrays:
+    """What a pass changed of the routing, and the times of the policy's own."""
+    active = slice(None) if variant.layer is None else slice(variant.layer, variant.layer + 1)
+    found: Arrays = {f"{variant.name}.changed": np.array(changed_share(ids[:, active], executed[:, active]))}
+    if variant.name == POLICY and timing is not None:
+        found |= {name: getattr(timing, name) for name in TIMES}
+    return found
+
+
+def _decode_windows(study: Study, numbers: range, progress: Progress) -> list[Arrays]:
+    """Run all variants over some windows token by token, all side by side."""
+    loop, tokens = study.loop, study.windows.tokens[numbers.start : numbers.stop]
+    base, (variants, which) = plain_logits(loop.model, tokens), _beside(study.variants, len(numbers))
+    rows = tokens[which]
+    if not loop.resets:
+        for device, variant in zip(loop.devices(len(variants)), variants, strict=True):
+            device.restore(study.carried.get(variant.name, device.start))
+    measured: list[NDArray[np.float32]] = []
+
+    def take(position: int, logits: torch.Tensor) -> None:
+        if position + 1 < rows.shape[1]:
+            measured.append(at_position(base[which, position], logits, rows[:, position + 1]))
+        progress(len(rows))
+
+    run = decode_rows(loop, rows, variants, [numbers[window] for window in which], take)
+    results: list[Arrays] = [{} for _ in numbers]
+    for number, (row, window) in enumerate(zip(run.rows, which, strict=True)):
+        ids, name = np.concatenate([arrays.ids for arrays in row.arrays]), row.variant.name
+        results[window][name] = np.stack([each[number] for each in measured])
+        results[window] |= _decisions(row.variant, ids, np.concatenate(row.executed), row.timing())
+        if not loop.resets:
+            study.carried[name] = row.device.save()
+    return results
+
+
+def _beside(variants: Sequence[Variant], count: int) -> tuple[list[Variant], list[int]]:
+    """Rows that run side by side: the variant and the place of each, all variants of a place together."""
+    return [*variants] * count, [place for place in range(count) for _ in variants]
+
+
+def _run_cloze(study: Study, items: range, progress: Progress) -> list[Arrays]:
+    """Log-likelihood of every continuation of some items, untouched and by variant."""
+    cloze, variants = study.config.cloze, whole(study)
+    choices = [cloze_item(study.windows, item, cloze, study.config.quality.text_seed) for item in items]
+    plain = [plain_logits(study.loop.model, tokens) for tokens in choices]
+    context = cloze.context_tokens
+    results: list[Arrays] = [
+        {"base": log_likelihoods(logits, tokens, context)} for logits, tokens in zip(plain, choices, strict=True)
+    ]
     if study.parallel:
-        return parallel(study.loop, tokens, variant, first)
-    return [decode(study.loop, window, variant, first + i) for i, window in enumerate(tokens)]
+        for result, tokens in zip(results, choices, strict=True):
+            for variant in variants:
+                logits = [passed.logits for passed in parallel(study.loop, tokens, variant, 0)]
+                result[variant.name] = log_likelihoods(logits, tokens, context)
+                progress(tokens.size)
+        return results
+    for (item, name), values in _decode_cloze(study, np.stack(choices), variants, progress).items():
+        results[item][name] = values
+    return results
 
 
-def _run_cloze(study: Study, item: int) -> Arrays:
-    """Log-likelihood of every continuation, untouched and by variant."""
-    tokens = cloze_item(study.windows, item, study.config.cloze, study.config.quality.text_seed)
-    context = study.config.cloze.context_tokens
-    arrays: Arrays = {"base": log_likelihoods(plain_logits(study.loop.model, tokens), tokens, context)}
-    for variant in whole(study):
-        logits = [passed.logits for passed in passes(study, tokens, variant, 0)]
-        arrays[variant.name] = log_likelihoods(logits, tokens, context)
-    return arrays
+def _decode_cloze(
+    study: Study, choices: NDArray[np.int64], variants: Sequence[Variant], progress: Progress
+) -> dict[tuple[int, str], NDArray[np.float64]]:
+    """[choices] log-likelihoods by item and variant, of tokens [items, choices, S]: token by token, all side by side.
+
+    The context is decoded once for all choices of an item: it is the same, and so is the state behind it.
+    """
+    import torch
+
+    context, ways = study.config.cloze.context_tokens, choices.shape[1]
+    rows, which = _beside(variants, len(choices))
+    total: torch.Tensor | None = None
+    with CoSimulation(study.loop, rows) as run:
+        for position in range(context):
+            logits = run.step(choices[which, 0, position : position + 1])[:, 0]
+            progress(len(rows))
+        run.branch(ways)
+        logits = logits.repeat_interleave(ways, 0)
+        continued = choices[which].reshape(-1, choices.shape[-1])[:, context:]
+        for position in range(continued.shape[1]):
+            following = torch.from_numpy(continued[:, position]).to(logits.device)
+            score = logits.float().log_softmax(-1).gather(1, following[:, None])[:, 0].double()
+            total = score if total is None else total + score
+            if position + 1 < continued.shape[1]:
+                logits = run.step(continued[:, position : position + 1])[:, 0]
+            progress(len(continued))
+    assert total is not None
+    values = total.cpu().numpy().reshape(-1, ways)
+    return {(item, variant.name): value for item, variant, value in zip(which, rows, values, strict=True)}
 
 
-def _run_generation(study: Study, number: int) -> Arrays:
-    """The greedy continuation of a window's first tokens, untouched and by variant."""
-    config = study.config.generation
-    prompt = study.windows.tokens[number, : config.prompt_tokens]
-    arrays: Arrays = {"base": plain_continuation(study.loop.model, prompt, config.new_tokens)}
-    for variant in whole(study):
-        arrays[variant.name], timing = continuation(study.loop, prompt, config.new_tokens, variant, number)
+def _run_generation(study: Study, numbers: range, progress: Progress) -> list[Arrays]:
+    """The greedy continuations of the first tokens of some windows, untouched and by variant."""
+    config, loop = study.config.generation, study.loop
+    prompts = study.windows.tokens[numbers.start : numbers.stop, : config.prompt_tokens]
+    plain = plain_continuations(loop.model, prompts, config.new_tokens)
+    results: list[Arrays] = [{"base": tokens} for tokens in plain]
+    variants, which = _beside(whole(study), len(numbers))
+    windows = [numbers[place] for place in which]
+    tokens, times = continuations(loop, prompts[which], config.new_tokens, variants, windows)
+    for variant, place, row, timing in zip(variants, which, tokens, times, strict=True):
+        results[place][variant.name] = row
         if variant.name == POLICY:
-            arrays["latency_ns"] = timing.latency_ns
-    return arrays
+            results[place]["latency_ns"] = timing.latency_ns
+    progress(tokens.size)
+    return results

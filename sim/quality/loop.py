@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,8 @@ class Variant:
 class Loop:
     """A model and the devices that decide in it. ``resets``: every window finds cache and rules as at the start.
 
-    ``live`` decides; ``clock`` replays what a parallel pass gave, for its times.
+    ``live`` decides; ``clock`` replays what a parallel pass gave, for its times. ``others``: devices like them, for
+    passes that run side by side.
     """
 
     model: torch.nn.Module
@@ -48,6 +49,13 @@ class Loop:
     gate: GateRule
     reads: Reads
     resets: bool
+    others: list[ModelledDevice] = field(default_factory=list)
+
+    def devices(self, count: int) -> list[ModelledDevice]:
+        """So many devices, ``live`` first, in whatever state they were left."""
+        while len(self.others) < count - 1:
+            self.others.append(ModelledDevice(self.spec, self.live.durations))
+        return [self.live, *self.others][:count]
 
     @property
     def spec(self) -> DeviceSpec:

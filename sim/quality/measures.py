@@ -16,6 +16,16 @@ vocabulary (nats); whether both put the same token first; whether that is the te
 CHUNK_TOKENS = 64
 
 
+def at_position(base: torch.Tensor, changed: torch.Tensor, following: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[N, len(COLUMNS)] of logits [N, V] of both models, with the tokens [N] that follow in the text."""
+    import torch
+
+    measures: NDArray[np.float32] = (
+        _chunk(base.float(), changed.float(), torch.from_numpy(following).to(base.device)).cpu().numpy()
+    )
+    return measures
+
+
 def per_token(base: torch.Tensor, changed: torch.Tensor, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     """[S-1, len(COLUMNS)] of logits [S, V] of both models over a window [S]."""
     import torch

@@ -22,29 +22,34 @@ class ModelledDevice:
     """One modelled device whose rules decide over a model that really runs."""
 
     def __init__(self, spec: DeviceSpec, durations: Durations) -> None:
-        self.spec, self.engine = spec, CompiledEngine(spec, durations, resets=False, timeline=False)
+        self.spec, self.durations = spec, durations
+        self.engine = CompiledEngine(spec, durations, resets=False, timeline=False)
         self.device, self.clock = self.engine.device, self.engine.clock
-        self._arrays = self._changing()
+        self._arrays, structs = self._changing(), (self.device.state, self.device.cache, self.clock)
+        self._numbers = [(struct.memory, struct.number_words()) for struct in structs]
         self.start = self.save()
 
     def _changing(self) -> list[NDArray[Any]]:
-        """All arrays that decisions or the clock change."""
+        """All arrays that decisions or the clock change; numbers of the structs change too, their addresses never."""
         device, spec = self.device, self.spec
         names = set(allocate(spec.num_layers, spec.num_experts, spec.pools.capacity.size)) | {"used"}
         arrays = [array for name, array in device.cache_arrays.items() if name in names and array.size]
         arrays += [array for name, array in device.arrays.items() if name not in STEP_ARRAYS]
         arrays += [memory for memory in device.memories.values() if memory.size]
-        arrays += [device.state.memory, device.cache.memory, self.clock.memory]
         return [*arrays, self.clock.arrays["arrived_at"], self.clock.arrays["parts"]]
 
     def save(self) -> list[NDArray[Any]]:
-        """The whole state."""
-        return [array.copy() for array in self._arrays]
+        """The whole state, which every device of the same specification can take over."""
+        numbers = [memory[words] for memory, words in self._numbers]
+        return [*(array.copy() for array in self._arrays), *numbers]
 
     def restore(self, saved: list[NDArray[Any]]) -> None:
         """Return to a saved state."""
-        for array, values in zip(self._arrays, saved, strict=True):
+        arrays, numbers = saved[: len(self._arrays)], saved[len(self._arrays) :]
+        for array, values in zip(self._arrays, arrays, strict=True):
             array[...] = values
+        for (memory, words), values in zip(self._numbers, numbers, strict=True):
+            memory[words] = values
 
     def reset(self) -> None:
         """Return to the state at the start."""

@@ -27,7 +27,7 @@ class QualityConfig:
     weights: Annotated[str, OneOf("own", "inherit")] = "own"
     contrasts: bool = True
     per_layer: bool | None = None
-    batch_windows: Count = 4
+    batch_windows: Count = 8
     quick: bool = False
     sizes: str = "auto"
     resume: bool = True

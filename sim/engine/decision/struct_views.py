@@ -149,6 +149,11 @@ class Struct:
         """A view of the integer fields from ``first`` to ``last``."""
         return self.memory[self.offsets[first] : self.offsets[last] + 1]
 
+    def number_words(self) -> NDArray[np.intp]:
+        """Where in ``memory`` the fields lie that are numbers, and no addresses."""
+        numbers = (types.int64, types.float64, types.boolean)
+        return np.array([self.offsets[field] for field, kind in self.fields.items() if kind in numbers], np.intp)
+
     def get(self, field: str) -> int:
         """Read an integer."""
         return int(self.memory[self.offsets[field]])

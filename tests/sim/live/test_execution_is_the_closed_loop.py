@@ -40,7 +40,7 @@ def test_logits_are_those_of_the_closed_loop(family, rule):
     assert columns["substituted_ranks"].sum() + columns["dropped_ranks"].sum() > 0
     scheme = ROUTERS[family].best_scheme
     study = study_of(family, policy, slots=SLOTS, weights=scheme)
-    with CoSimulation(study.loop, Variant("policy", scheme=scheme)) as closed:
-        logits = [closed.step(np.array(PROMPT), PREFILL)[-1]]
-        logits += [closed.step(np.array([token]))[-1] for token in live.tokens[0][:-1]]
+    with CoSimulation(study.loop, [Variant("policy", scheme=scheme)]) as closed:
+        logits = [closed.step(np.array([PROMPT]), PREFILL)[0, -1]]
+        logits += [closed.step(np.array([[token]]))[0, -1] for token in live.tokens[0][:-1]]
     np.testing.assert_allclose(live.logits[0], np.stack(logits), rtol=0, atol=1e-5)

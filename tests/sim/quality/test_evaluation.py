@@ -18,7 +18,7 @@ from sim.quality import evaluate
 from sim.quality.decode import decode
 from sim.quality.drive import DROP, RANDOM
 from sim.quality.evaluate import run_study, total_tokens
-from sim.quality.generation import continuation, plain_continuation
+from sim.quality.generation import continuation, plain_continuations
 from sim.quality.loop import Variant
 from sim.quality.metrics import quality_row
 from sim.quality.parallel import parallel, plain_logits
@@ -156,7 +156,7 @@ def test_a_carried_cache_gives_other_results_than_one_that_is_reset() -> None:
 def test_free_running_generation_feeds_back_its_own_tokens() -> None:
     study = study_of()
     prompt = study.windows.tokens[0, :6]
-    base = plain_continuation(loaded("olmoe").model, prompt, 5)
+    base = plain_continuations(loaded("olmoe").model, prompt[None], 5)[0]
     sequence = np.concatenate([prompt, base])
     assert plain_logits(loaded("olmoe").model, sequence[None])[0, 5:-1].argmax(-1).tolist() == base.tolist()
     tokens, timing = continuation(study.loop, prompt, 5, Variant("policy"))
