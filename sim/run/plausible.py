@@ -298,6 +298,9 @@ def sentences(pairs: pd.DataFrame) -> list[str]:
     for place, (_, pair) in enumerate(played.iterrows()):
         metric = str(pair["metric"])
         names = (str(pair["series"]), str(pair["against"]))
+        if pair["difference"] == 0.0:
+            found.append(f"{names[0]} and {names[1]} do not differ in {metric}.")
+            continue
         share, word = float(pair["better_on"]), "faster" if quantity_of(metric).is_time else "better"
         ahead = _is_better(pair["difference"], quantity_of(metric))
         first, second = names if ahead else names[::-1]
