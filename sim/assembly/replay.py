@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,8 +26,8 @@ from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
 from sim.workload.future import FutureUse
-from sim.workload.rows import RowReader
-from sim.workload.steps import Schedule
+from sim.workload.rows import BlockData, RowReader
+from sim.workload.steps import Schedule, StepBlock
 from traces.errors import UserError
 from traces.format.mapped import gather, release
 from traces.format.trace import Geometry, Trace
@@ -113,19 +115,45 @@ class Replay:
 
         Raises: RuntimeError after the last block where the device is left in a state that no replay may end in.
         """
-        most = min(self.reader.block_rows(), self.steps_at_once)
-        sums = Sums(self.schedule.batch)
-        for block in self.schedule.blocks(min(most, TIMELINE_ROWS) if self.run.timeline else most):
-            result = self.engine.replay(block, self.reader.read(block))
-            sums.add(result)
+        for (result,) in blocks_together([self]):
             yield result
-        check_finished(self.device)
 
     def assemble_again(self, **changes: Any) -> Replay:
         """A compiled replay of the same requests without timeline; ``changes``: fields of the set-up that differ."""
         run = replace(self.run, engine="compiled", timeline=False, what_if=False)
         setup = replace(self.setup, run=run, **changes)
         return assemble(self.trace, setup, self.geometry, self.schedule.as_decode, self.others)
+
+
+def blocks_together(replays: Sequence[Replay]) -> Iterator[list[BlockResult]]:
+    """Replay the same requests in several set-ups, block by block: each block is read once for all of them.
+
+    With several, as many run at once as there are cores. Raises: as ``Replay.blocks``.
+    """
+    first = replays[0]
+    most = min(min(replay.reader.block_rows(), replay.steps_at_once) for replay in replays)
+    sums = [Sums(first.schedule.batch) for _ in replays]
+    with ThreadPoolExecutor(min(len(replays), os.cpu_count() or 1)) as threads:
+        for block in first.schedule.blocks(min(most, TIMELINE_ROWS) if first.run.timeline else most):
+            if len(replays) == 1:
+                results = [first.engine.replay(block, first.reader.read(block))]
+            else:
+                read = _read_for_all(replays, block)
+                running = [threads.submit(each.engine.replay, block, data) for each, data in read]
+                results = [each.result() for each in running]
+            for checked, result in zip(sums, results, strict=True):
+                checked.add(result)
+            yield results
+    for replay in replays:
+        check_finished(replay.device)
+
+
+def _read_for_all(replays: Sequence[Replay], block: StepBlock) -> list[tuple[Replay, BlockData]]:
+    """A block as each of several replays wants it, read once."""
+    shared: dict[str, NDArray[Any]] = {}
+    for replay in replays:
+        replay.reader.shared = shared
+    return [(replay, replay.reader.read(block)) for replay in replays]
 
 
 def assemble(

@@ -101,10 +101,11 @@ def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, B
 
 def replay_what_if(folder: Path, replay: Replay, ran: StepTable) -> dict[str, Any]:
     """Replay the scenarios and write their results."""
-    from sim.run.what_if import NUM_REPLAYS, what_if
+    from sim.run.what_if import what_if
 
-    with tqdm(total=NUM_REPLAYS, unit=" what-ifs", delay=2, disable=None, leave=False) as bar:
-        results = what_if(replay, lambda name: bar.update(), ran)
+    total = replay.schedule.num_steps()
+    with tqdm(total=total, desc="what if", unit=" steps", delay=2, disable=None, leave=False) as bar:
+        results = what_if(replay, bar.update, ran)
     write_json(folder / "what_if.json", results)
     return results
 

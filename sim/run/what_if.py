@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
-from policies.eviction.belady import Belady
+from policies.eviction.oracle import Oracle as OracleEviction
 from policies.prediction.oracle import Oracle
 from policies.prefetch.layers_ahead import LayersAhead
-from sim.assembly.replay import Replay
+from sim.assembly.replay import Replay, blocks_together
 from sim.config import TimeConfig
 from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
@@ -31,8 +31,9 @@ LEAST_GAIN = 0.001
 """Relative change of TPOT below which a scenario gains nothing worth naming."""
 LAYERS_AHEAD = 3
 EXACT = (
-    "each row is an exact replay of the model with that change and nothing else; Belady and perfect prefetch exchange "
-    "rules of the policy: they follow the router, so where the policy substitutes experts they bound nothing"
+    "each row is an exact replay of the model with that change and nothing else; oracle eviction and perfect prefetch "
+    "exchange rules of the policy. Oracle eviction bounds the hits of rules that fetch equal experts on demand, "
+    "not times, and neither bounds anything where the policy substitutes experts, since both follow the router"
 )
 Change = Callable[[Policy, TimeConfig], tuple[Policy, TimeConfig]]
 
@@ -60,9 +61,9 @@ class Row:
     """Why it cannot be replayed."""
 
 
-def belady(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
-    """Eviction that sees the future and may bypass."""
-    return replace(policy, eviction=Belady()), time
+def oracle_eviction(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Eviction that sees the future: what stays is chosen once the step is known."""
+    return replace(policy, eviction=OracleEviction()), time
 
 
 def perfect_prefetch(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
@@ -90,12 +91,11 @@ SCENARIOS = (
     Scenario("infinite link", "the link", infinite_link),
     Scenario("zero launch, sync and host time", "launches, synchronisation and host time", no_overhead),
     Scenario("perfect prefetch", "how early and how well experts are predicted", perfect_prefetch),
-    Scenario("Belady eviction", "what the eviction rule keeps", belady),
+    Scenario("oracle eviction", "what the eviction rule keeps", oracle_eviction),
     Scenario("all resident", "the capacity of the cache", all_resident),
 )
 TOGETHER = "together, without all resident"
 """All resident leaves nothing for link, prefetch and eviction to do."""
-NUM_REPLAYS = len(SCENARIOS) + 2
 
 
 class Forget:
@@ -104,34 +104,53 @@ class Forget:
     def write(self, columns: Columns) -> None: ...
 
 
+@dataclass(slots=True)
+class _Measured:
+    """A scenario with the table of its replay, or why there is none."""
+
+    scenario: Scenario
+    table: StepTable | None
+    refused: str | None = None
+
+    def row(self, base_s: float | None) -> Row:
+        name, binds = self.scenario.name, self.scenario.binds
+        if self.table is None:
+            return Row(name, binds, None, None, None, self.refused)
+        metrics = self.table.metrics()
+        tpot_s, hit_rate = _tpot(metrics), metrics["hit_rate"]
+        change = tpot_s / base_s - 1.0 if tpot_s is not None and base_s else None
+        assert hit_rate is None or isinstance(hit_rate, float)
+        return Row(name, binds, tpot_s, change, hit_rate)
+
+
 def what_if(
-    replay: Replay, progress: Callable[[str], Any] = lambda name: None, ran: StepTable | None = None
+    replay: Replay, progress: Callable[[int], Any] = lambda steps: None, ran: StepTable | None = None
 ) -> dict[str, Any]:
     """Every scenario of a replay that ran or is yet to run: baseline, rows, and the sentence that names what binds.
 
-    ``progress`` is told the name of each scenario before it is replayed. ``ran``: what the replay gave, where it ran.
+    All go through the trace together, which is read once. ``progress`` is told how many steps were replayed in each.
+    ``ran``: what the replay gave, where it ran.
     """
-    progress("as configured")
-    if ran is None:
-        metrics, requests = _measure(replay, replay.policy, replay.setup.time)
-    else:
-        metrics, requests = ran.metrics(), ran.requests()
+    measured = [_assembled(replay, scenario) for scenario in SCENARIOS]
+    possible = [each.scenario for each in measured if each.table is not None]
+    joint = _assembled(replay, Scenario(TOGETHER, "", _all_of([s for s in possible if s.change is not all_resident])))
+    base = ran or StepTable(replay.assemble_again(), Forget())
+    tables = [each.table for each in (*measured, joint) if each.table is not None]
+    tables += [base] if ran is None else []
+    for results in blocks_together([table.replay for table in tables]):
+        for table, result in zip(tables, results, strict=True):
+            table.add(result)
+        progress(len(results[0].block))
+    metrics = base.metrics()
     base_s = _tpot(metrics)
-    rows, tpots = [], {}
-    for scenario in SCENARIOS:
-        progress(scenario.name)
-        row, found = _row(replay, scenario, base_s)
-        rows.append(row)
-        if found is not None:
-            tpots[scenario.name] = found["tpot_s"]
-    progress(TOGETHER)
-    joint = Scenario(TOGETHER, "", _all_of([s for s in SCENARIOS if s.name in tpots and s.change is not all_resident]))
+    rows = [each.row(base_s) for each in measured]
+    tpots = {each.scenario.name: each.table.requests()["tpot_s"] for each in measured if each.table is not None}
     return {
         "label": "SIMULATED",
         "note": EXACT,
         "baseline": {"tpot_s": base_s, "hit_rate": metrics["hit_rate"]},
-        "scenarios": [asdict(row) for row in (*rows, _row(replay, joint, base_s)[0])],
-        "binding": binding(requests, rows, tpots),
+        "scenarios": [asdict(row) for row in (*rows, joint.row(base_s))],
+        "binding": binding(base.requests(), rows, tpots),
         "bound": bound(metrics),
     }
 
@@ -145,22 +164,13 @@ def _all_of(scenarios: Sequence[Scenario]) -> Change:
     return change
 
 
-def _row(replay: Replay, scenario: Scenario, base_s: float | None) -> tuple[Row, Columns | None]:
+def _assembled(replay: Replay, scenario: Scenario) -> _Measured:
+    """The same replay under a scenario's policy and time model, ready to run."""
     try:
-        metrics, requests = _measure(replay, *scenario.change(replay.policy, replay.setup.time))
+        policy, time = scenario.change(replay.policy, replay.setup.time)
+        return _Measured(scenario, StepTable(replay.assemble_again(policy=policy, time=time), Forget()))
     except UserError as error:
-        return Row(scenario.name, scenario.binds, None, None, None, str(error)), None
-    tpot_s = _tpot(metrics)
-    change = tpot_s / base_s - 1.0 if tpot_s is not None and base_s else None
-    hit_rate = metrics["hit_rate"]
-    assert hit_rate is None or isinstance(hit_rate, float)
-    return Row(scenario.name, scenario.binds, tpot_s, change, hit_rate), requests
-
-
-def _measure(replay: Replay, policy: Policy, time: TimeConfig) -> tuple[Metrics, Columns]:
-    """Metrics and the table of requests of the same replay under another policy and time model."""
-    table = StepTable(replay.assemble_again(policy=policy, time=time), Forget()).run()
-    return table.metrics(), table.requests()
+        return _Measured(scenario, None, str(error))
 
 
 def _tpot(metrics: Metrics) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -80,6 +81,8 @@ class RowReader:
     forecaster: Forecaster | None = None
     future: Future | None = None
     position: int = 0
+    shared: dict[str, NDArray[Any]] | None = None
+    """What readers of the same block have read of it, where several go through the trace together."""
 
     def block_rows(self) -> int:
         """Rows that fit a block of bounded memory."""
@@ -91,10 +94,10 @@ class RowReader:
     def read(self, block: StepBlock) -> BlockData:
         """What a block of steps needs."""
         trace, rows = self.trace, block.rows
-        ids = self._gather(trace.topk_ids, rows, np.int32)
-        weights = NO_ROWS
-        if self.wants_weights and trace.topk_weights is not None:
-            weights = self._gather(trace.topk_weights, rows, np.float32)
+        ids = self._once("ids", lambda: self._gather(trace.topk_ids, rows, np.int32))
+        weights, table = NO_ROWS, trace.topk_weights
+        if self.wants_weights and table is not None:
+            weights = self._once("weights", lambda: self._gather(table, rows, np.float32))
         next_use = np.empty((0, 0, 0), np.int64)
         if self.future is not None:
             next_use = self.future.read(self.position, rows.size)
@@ -103,6 +106,14 @@ class RowReader:
         release_rows(trace, int(rows.min()), int(rows.max()) + 1)
         return data if trace.ranked else ranked(data)
 
+    def _once(self, name: str, read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """What ``read`` gives, or gave to another reader of the block."""
+        if self.shared is None:
+            return read()
+        if name not in self.shared:
+            self.shared[name] = read()
+        return self.shared[name]
+
     @staticmethod
     def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
         return np.array(gather(array, rows), dtype=dtype, order="C")  # a view of an array in memory is not ours
@@ -110,13 +121,16 @@ class RowReader:
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not self.wants_scores:
             return NO_ROWS
-        return self._spans(rows, self.trace.gate_scores)
+        return self._once("scores", lambda: self._spans(rows, self.trace.gate_scores))
 
     def _lookahead(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if self.forecaster is not None:
             return np.ascontiguousarray(self.forecaster.read(rows), dtype=np.float32)
         if not self.lookahead:
             return np.empty((0, 0, 0, 0), np.float32)
+        return self._once(f"ahead {self.lookahead}", lambda: self._joined_lookahead(rows))
+
+    def _joined_lookahead(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         experts = self.trace.num_experts
         tables = [getattr(self.trace, name) for name in self.lookahead]
         depths = [self._spans(rows, lambda a, b, t=table: t.probabilities(a, b, experts)) for table in tables]

@@ -312,6 +312,7 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
         i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
     ),
     cache=True,
+    nogil=True,
 )  # fmt: skip
 def run_steps(
     state_address: int, cache_address: int, rules_address: int, clock_address: int,

@@ -17,7 +17,7 @@ ANSWERS = {
     "baseline": {"tpot_s": 0.04, "hit_rate": 0.5},
     "scenarios": [
         {"name": "infinite link", "tpot_s": 0.03, "change": -0.25, "refused": None},
-        {"name": "Belady eviction", "tpot_s": None, "change": None, "refused": "it cannot"},
+        {"name": "oracle eviction", "tpot_s": None, "change": None, "refused": "it cannot"},
     ],
     "binding": "what binds is the link",
     "bound": "link-bound",
@@ -31,7 +31,7 @@ ROWS = {
 def test_every_scenario_is_a_bar_with_its_change(tmp_path):
     (tmp_path / FILE).write_text(json.dumps(ANSWERS))
     runs = study_of(run("lru", folder=str(tmp_path)), run("belady"))
-    assert list(scenarios(runs)["scenario"]) == ["as it is", "infinite link", "Belady eviction"]
+    assert list(scenarios(runs)["scenario"]) == ["as it is", "infinite link", "oracle eviction"]
     (panel,) = what_if(runs, 1).axes
     assert widths(panel) == [[40, 30, 0]]
     assert words(panel) == ["40", "30 (-25%)", "not possible"]

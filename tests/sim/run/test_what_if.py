@@ -8,6 +8,7 @@ import pytest
 from policies.eviction.lru import Lru
 from sim.machine.parts import PARTS
 from sim.run.what_if import SCENARIOS, TOGETHER, Row, binding, bound, difference, what_if
+from sim.workload import rows
 from tests.support.random_traces import random_trace, routed
 from tests.support.replays import BARE, machine, replay_of, run
 
@@ -22,7 +23,7 @@ def one_layer(sequence, requests=1):
 
 
 def test_where_only_the_link_takes_time_it_is_named():
-    """A B A B with one slot: four copies of 1000 ns; Belady lets B stream past A, so the second A hits."""
+    """A B A B with one slot: four copies of 1000 ns; A is kept and B streams past it, so the second A hits."""
     answers = what_if(replay_of(one_layer("ABAB"), "lru", slots_per_layer=1))
     assert answers["label"] == "SIMULATED"
     assert answers["baseline"] == {"tpot_s": pytest.approx(1e-6), "hit_rate": 0.0}
@@ -32,11 +33,11 @@ def test_where_only_the_link_takes_time_it_is_named():
         "infinite link": -1.0,
         "zero launch, sync and host time": 0.0,
         "perfect prefetch": 0.0,  # there is no next layer
-        "Belady eviction": pytest.approx(-0.25),
+        "oracle eviction": pytest.approx(-0.25),
         "all resident": -1.0,
         TOGETHER: -1.0,
     }
-    assert rows["Belady eviction"]["hit_rate"] == pytest.approx(1 / 4)
+    assert rows["oracle eviction"]["hit_rate"] == pytest.approx(1 / 4)
     assert answers["binding"].startswith("what binds is the link: infinite link changes TPOT most, by -100.0%")
     assert answers["bound"] == "link-bound: the link is busy 100% of the time"
 
@@ -82,10 +83,37 @@ def test_perfect_prefetch_hides_copies_behind_the_host():
 def test_the_baseline_is_the_run_itself():
     hardware = machine(gpu_memory_bytes_per_s=3e9, host_s_per_layer=1e-6)
     replay = replay_of(random_trace(5), "importance", hardware, slots_per_layer=3, batch_size=2)
-    asked = []
-    answers = what_if(replay, asked.append)
+    steps = []
+    answers = what_if(replay, steps.append)
     assert answers["baseline"]["tpot_s"] == run(replay)["tpot_s.mean"]
-    assert asked == ["as configured", *(scenario.name for scenario in SCENARIOS), TOGETHER]
+    assert sum(steps) == replay.schedule.num_steps()
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+@pytest.mark.parametrize("reset", ["never", "request", "all"])
+def test_scenarios_that_share_what_is_read_give_what_each_gives_alone(reset, ranked):
+    """Rules that read weights, scores, lookahead or the future, beside rules that do not."""
+    trace = replace(random_trace(3), ranked=ranked)
+    replay = replay_of(trace, "importance", machine(host_s_per_layer=1e-6), slots_per_layer=3, reset=reset)
+    found = rows_of(what_if(replay))
+    for scenario in SCENARIOS:
+        policy, time = scenario.change(replay.policy, replay.setup.time)
+        alone = run(replay.assemble_again(policy=policy, time=time))
+        assert found[scenario.name]["tpot_s"] == alone["tpot_s.mean"]
+        assert found[scenario.name]["hit_rate"] == alone["hit_rate"]
+
+
+def test_what_is_read_of_the_trace_is_read_once(monkeypatch):
+    read, gather = [], rows.gather
+
+    def counted(array, chosen):
+        read.append(array)
+        return gather(array, chosen)
+
+    monkeypatch.setattr(rows, "gather", counted)
+    trace = random_trace(0)
+    what_if(replay_of(trace, "lru", slots_per_layer=3))
+    assert [array is trace.topk_ids for array in read] == [True]  # one block, whatever the number of scenarios
 
 
 @dataclass(frozen=True)
