@@ -66,6 +66,11 @@ def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"moe-offload-sim {version('moe-offload-sim')}")
+        return 0
     name, rest = argv[0], argv[1:]
     if name not in command_names():
         from sim.config import suggest

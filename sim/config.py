@@ -67,8 +67,11 @@ def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
         absent = name not in values or (values[name] is None and NoneType not in _alternatives(hints[name]))
         if required and absent:
             raise UserError(f"{prefix}{name} is missing: state it")
+    values = dict(values)
     for name, value in values.items():
         kinds = [get_origin(kind) or kind for kind in _alternatives(hints[name])]
+        if int in kinds and float not in kinds and isinstance(value, float) and abs(value) < LARGEST and value % 1 == 0:
+            values[name] = value = int(value)  # 20e9
         if not any(_fits(value, kind) for kind in kinds):
             allowed = " or ".join(WORDS.get(kind, kind.__name__) for kind in kinds)
             if isinstance(value, int) and not isinstance(value, bool) and {int, float} & {*kinds}:

@@ -93,7 +93,12 @@ def _choice(group: str, choice: str) -> str:
             choice = str(path.absolute())
     *folders, name = filter(None, f"{group}/{choice}".split("/"))
     ConfigStore.instance().store(name, _as_text(content), "/".join(folders))
-    return choice if _PLAIN.fullmatch(choice) else "'" + choice.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return quoted(choice)
+
+
+def quoted(text: str) -> str:
+    """A value of an override as Hydra's grammar takes it for that text."""
+    return text if _PLAIN.fullmatch(text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def rule_node(group: str, target: str) -> dict[str, Any]:

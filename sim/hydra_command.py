@@ -79,6 +79,7 @@ def run_hydra_command(
 
     _check_places(overrides)
     flags, words = split_flags(command, overrides)
+    _check_words(words)
     words = with_files(words)
     before = sys.argv
     sys.argv = [f"python -m sim {command}", *words, *flags]
@@ -101,6 +102,17 @@ def _check_places(overrides: Sequence[str]) -> None:
         name, equals, value = word.lstrip("+").partition("=")
         if equals and name in PLACES and not value.strip(" '\""):
             raise UserError(f"{word}: must be a name, not an empty one")
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raises: UserError for a word that is no override; the name of a shipped choice is told its group."""
+    for word in words:
+        if "=" in word or word.startswith("~"):
+            continue
+        files = [file.relative_to(CONF) for file in CONF.rglob("*.yaml") if file.stem == word and file.parent != CONF]
+        groups = sorted((file.parent.as_posix() for file in files), key=lambda group: (group.count("/"), group))
+        meant = " or ".join(f"{group}={word}" for group in groups)
+        raise UserError(f"{word}: an override is KEY=VALUE, {f'did you mean {meant}?' if meant else 'as policy=lru'}")
 
 
 def split_flags(command: str, given: Sequence[str]) -> tuple[list[str], list[str]]:

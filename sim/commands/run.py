@@ -16,6 +16,7 @@
 Groups: policy, policy/eviction, policy/prediction, policy/prefetch, policy/substitution, policy/assignment, hardware,
 runtime (own: the one that each policy names), model, trace, engine. Capacity is one of cache.fraction,
 cache.slots_per_layer, cache.bytes (default: fraction 0.25).
+out=FOLDER says where results go. quiet=true prints nothing, format=json the metrics and the folder as JSON.
 Results: metrics.json, steps.parquet, requests.parquet, blocks.parquet, provenance.json (timeline.json.gz, what_if.json
 where asked for) in the folder that is printed last; of a sweep in outputs/sweep/NAME, a folder per run, and all runs in
 results.parquet. sweep.name=NAME: a killed sweep continues with the same command, finished runs are kept.
@@ -25,16 +26,22 @@ the extra `ray`); +sweep.grid.cache.fraction=[0.1,0.2] replays every value (comb
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from sim.errors import one_line
+from sim.group_files import quoted
 from sim.hydra_command import SWEEP_FLAGS, is_sweep, output_folder, run_hydra_command
+from sim.ranges import OneOf
+from traces.errors import UserError
 from traces.numba_cache import announce_compilation
 
 DEAD_WORKER = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError", "WorkerCrashedError")
@@ -53,9 +60,10 @@ def main(argv: list[str]) -> int:
         for name in THREADS:
             os.environ.setdefault(name, "1")  # jobs are what runs side by side
         logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)  # a dead worker is told of once, below
+    words, printed = printing(placed(argv))
     with watch_sweep() as outcome:
         try:
-            run_hydra_command("run", argv, run_job, "config")
+            run_hydra_command("run", words, partial(run_job, printed=printed), "config")
         except Exception as error:
             if type(error).__name__ not in DEAD_WORKER:
                 raise
@@ -64,23 +72,59 @@ def main(argv: list[str]) -> int:
     return outcome.exit_status
 
 
-def run_job(config: DictConfig) -> float | list[float] | None:
+PRINTED = {"quiet": ("true", "false"), "format": ("table", "json")}
+"""What decides how a single run is shown, and no result: word -> its values."""
+
+
+def placed(argv: Sequence[str]) -> list[str]:
+    """The overrides with ``out=FOLDER`` in Hydra's words, for a sweep those of a sweep."""
+    place = "hydra.sweep.dir" if any(word in SWEEP_FLAGS for word in argv) else "hydra.run.dir"
+    return [
+        f"{place}={quoted(word.removeprefix('out='))}" if word.startswith("out=") and word != "out=" else word
+        for word in argv
+    ]
+
+
+def printing(argv: Sequence[str]) -> tuple[list[str], str]:
+    """(the other overrides, how a run is shown: table, json or nothing). Raises: UserError for another value."""
+    chosen = {"quiet": "false", "format": "table"}
+    words = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if not equals or name not in PRINTED:
+            words.append(word)
+        elif value not in PRINTED[name]:
+            raise UserError(f"{word}: must be {OneOf(*PRINTED[name])}")
+        else:
+            chosen[name] = value
+    return words, "nothing" if chosen["quiet"] == "true" else chosen["format"]
+
+
+def run_job(config: DictConfig, printed: str = "table") -> float | list[float] | None:
     """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names."""
     from sim.config import SweepConfig, to_plain_dict, validate
 
     if is_sweep() or validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.").grid:
         return run_grid_job(config)
-    run_once(config)
+    run_once(config, printed)
     return None
 
 
-def run_once(config: DictConfig) -> None:
-    """Run the configuration into Hydra's output folder and print the summary."""
+def run_once(config: DictConfig, printed: str) -> None:
+    """Run the configuration into Hydra's output folder and show it: as a table, as JSON, or not."""
     folder = output_folder()
     announce_compilation()
     from sim.run.execute import DeviceRun, execute
 
     done = execute(config, folder)
+    if printed == "nothing":
+        return
+    if printed == "json":
+        from sim.results.json_files import read_json
+
+        label, metrics = read_json(folder / "provenance.json").get("label"), read_json(folder / "metrics.json")
+        print(json.dumps({"label": label, "folder": str(folder), "metrics": metrics}, indent=2))
+        return
     if isinstance(done, DeviceRun):
         from sim.results.summary import text
 

@@ -8,7 +8,7 @@ from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
 from sim.formatting import milliseconds, number, percent, size
 from sim.machine.parts import PARTS
-from sim.metrics.registry import PREFIXES, QUANTILES, quantity_of
+from sim.metrics.registry import PREFIXES, QUANTILES, decode_time, quantity_of
 from sim.metrics.step_table import Metrics
 from sim.statistics.bootstrap import blocks_needed
 from traces.text import printable, short_name
@@ -46,7 +46,7 @@ def rows(metrics: Metrics) -> list[tuple[str, ...]]:
     return [(rate.title, *(rate.unit.format(metrics[f"{prefix}{rate.name}"]) for prefix in PREFIXES)) for rate in shown]
 
 
-def times(metrics: Metrics, batch_size: int) -> list[str]:
+def times(metrics: Metrics, batch_size: int, layers: int) -> list[str]:
     lines = []
     for name, title in (TIMES_SHOWN if batch_size == 1 else BATCH_TIMES_SHOWN).items():
         points = "   ".join(f"{point} {milliseconds(metrics[f'{name}.{point}'])}" for point in QUANTILES)
@@ -54,6 +54,10 @@ def times(metrics: Metrics, batch_size: int) -> list[str]:
     total = metrics["itl_s.mean"]
     if not isinstance(total, float):
         return [*lines, "no times: this replay has no clock"]
+    step = metrics[decode_time((batch_size,))]
+    if isinstance(step, float) and step > 0:
+        rate = f"{batch_size / step:.4g}"
+        lines.append(f"{'tokens per second':<34}{rate:>14}   of decoding, for {layers} MoE layers")
     lines.append("where a decode step's time goes:")
     step_s = sum(float(metrics[f"time_s_per_token.{part}"] or 0.0) for part in PARTS)
     for part in PARTS:
@@ -87,7 +91,7 @@ def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None
         f"{title:<34}{everything:>12}{prefill:>12}{decode:>12}" for title, everything, prefill, decode in rows(metrics)
     ]
     lines.append("")
-    lines += times(metrics, replay.run.batch_size)
+    lines += times(metrics, replay.run.batch_size, replay.trace.num_layers)
     if answers is not None:
         lines += ["", *gains(answers), ""]
     lines += [f"ESTIMATED: {printable(note)}" for note in replay.notes.estimated]

@@ -76,6 +76,7 @@ def now_ns(folder: Path) -> int:
 def finish(folder: Path, started_ns: int) -> None:
     """Gather what a folder holds, and say what failed since a time of the file system, to ``watch_sweep`` too."""
     from sim.results.gather import gather
+    from sim.results.run_files import finished_runs
 
     failures = failures_since(folder, started_ns)
     outcome = _watched.get()
@@ -86,7 +87,13 @@ def finish(folder: Path, started_ns: int) -> None:
     if failures:
         print(f"{len(failures)} runs failed, see {folder / FAILED}; the rest is kept", file=sys.stderr)
     count = gather(folder)
-    print(f"{count} runs in {folder / 'results.parquet'}" if count else f"no results in {folder}")
+    if not count:
+        print(f"no results in {folder}")
+        return
+    kept = sum((run / "metrics.json").stat().st_mtime_ns < started_ns for run in finished_runs(folder))
+    before = f", {kept} of them kept from before" if kept else ""
+    print(f"{count} runs in {folder / 'results.parquet'}{before}")
+    print(f"next: python -m sim compare {folder}, or report {folder}")
 
 
 def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:

@@ -69,6 +69,11 @@ def test_a_sweep_gives_one_folder_per_run(trace_path, tmp_path):
         (("run", "~cache"), "cache is missing"),
         (("run", "what_if=true", "policy=lru", "cache.overflow=hold"), "what_if=true: this replay has no clock"),
         (("rum",), "did you mean run?"),
+        (("run", "lru"), "lru: an override is KEY=VALUE, did you mean policy=lru or policy/eviction=lru?"),
+        (("run", "nothing"), "nothing: an override is KEY=VALUE, as policy=lru"),
+        (("run", "quiet=perhaps"), "quiet=perhaps: must be true or false"),
+        (("run", "format=xml"), "format=xml: must be table or json"),
+        (("run", "cache.bytes=2.5e0"), "cache.bytes=2.5: must be a whole number or null"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
@@ -77,6 +82,20 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
     said = [line for line in done.stderr.splitlines() if not line.startswith("compiling the engine")]
     assert len(said) == 1 and said[0].startswith("error: ") and words in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_out_and_json_and_quiet(trace_path, tmp_path):
+    words = ("run", "policy=lru", "engine=untimed", f"trace.path={trace_path}", "cache.bytes=2e4")
+    done = sim(*words, f"out={tmp_path / 'my runs' / 'a=1'}", "format=json")
+    found = json.loads(done.stdout)
+    assert found["folder"] == str(tmp_path / "my runs" / "a=1") and found["label"] == "SIMULATED"
+    assert found["metrics"] == json.loads((Path(found["folder"]) / "metrics.json").read_text())
+    done = sim(*words, f"out={tmp_path / 'b'}", "quiet=true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "b" / "metrics.json").is_file()
+    for said in ("2 runs in", "2 of them kept from before"):
+        done = sim(*words, f"out={tmp_path / 'sweep'}", "-m", "seed=0,1")
+        assert said in done.stdout and f"python -m sim compare {tmp_path / 'sweep'}" in done.stdout
+    assert sim("--version").stdout.startswith("moe-offload-sim ")
 
 
 def test_timeline_and_what_if_leave_their_files(trace_path, tmp_path):
