@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -78,6 +79,15 @@ def validate(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
                 allowed += ", below 2**63 in size"
             raise UserError(f"{prefix}{name}={value}: must be {allowed}")
     return cls(**values)
+
+
+def path_of(name: str, value: object) -> Path | None:
+    """The path that a knob gives, `~` replaced; None for null. Raises: UserError for another shape."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{name}={value}: must be a word or null")
+    return Path(value).expanduser()
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,11 +83,13 @@ def special(options: Namespace) -> Iterator[Tally]:
 
 
 def integers(options: Namespace) -> Iterator[Tally]:
-    yield try_cases("integers at the edges", [*integer_cases()], 60 if options.short else None, options.seed)
+    cases = [*integer_cases(plain=options.short)]
+    yield try_cases("integers at the edges", cases, 24 if options.short else None, options.seed)
 
 
 def shapes(options: Namespace) -> Iterator[Tally]:
-    yield try_cases("configuration of another shape", [*shape_cases()], 40 if options.short else None, options.seed)
+    cases = [*shape_cases(plain=options.short)]
+    yield try_cases("configuration of another shape", cases, 24 if options.short else None, options.seed)
 
 
 def numbers(options: Namespace) -> Iterator[Tally]:

@@ -14,16 +14,19 @@ import random
 import resource
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from scripts.torture.claims import contradictions, contradictory_tables
 from scripts.torture.faults import finish, fresh, start
@@ -31,8 +34,10 @@ from scripts.torture.files import MOST_BYTES, _status_bytes
 from scripts.torture.inputs import small_trace
 from scripts.torture.jobs import prepare
 from scripts.torture.tally import Tally
+from sim.__main__ import load
 from sim.assembly.build import PARTS
 from sim.assembly.catalogue import rule_names
+from sim.assembly.model_source import model_overrides
 from sim.errors import sentence_of
 from sim.paths import CONF, yaml_names
 from sim.run.execute import execute
@@ -43,13 +48,18 @@ INTEGERS = (0, 1, -1, 2**31, 2**53, 2**63 - 1, 2**63, 2**70)
 SHAPES = ("7", "true", "null", "[]", "{}", "''", "abc")
 COMMANDS = {"config": "run"} | {name: name.replace("_", "-") for name in yaml_names(CONF) if name != "config"}
 """Yaml on top of conf -> the command that it configures."""
-CPU_S = 6
-"""Seconds of processor time that a case may take before it counts as at work."""
+SMALL_STUDY = (
+    "sizes=own", "windows=2", "fit_windows=2", "tokens=32", "cloze.items=2", "cloze.context_tokens=16",
+    "cloze.continuation_tokens=4", "generation.windows=1", "generation.prompt_tokens=8", "generation.new_tokens=4",
+    "resume=false",
+)  # fmt: skip
+CPU_S, WALL_S = 3, 20
+"""Seconds of processor time, and by the clock, that a case may take before it counts as at work."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command line that differs from one that works in one override."""
+    """A command line that differs from one that works in one override, or in none."""
 
     command: str
     base: tuple[str, ...]
@@ -61,10 +71,15 @@ class Case:
         return " ".join([self.command, *self.base, self.override])
 
 
-def bases() -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """(yaml, overrides of a command line that works, the group whose knobs it is there for: "" for all)."""
+def bases(plain: bool = False) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(yaml, overrides of a command line that works, the group whose knobs it is there for: "" for all).
+
+    plain: each command once, without overrides.
+    """
     for name in COMMANDS:
         yield name, (), ""
+    if plain:
+        return
     for system in yaml_names(CONF / "system"):
         yield "config", (f"system={system}",), "system"
     yield "config", ("model=gpt_oss_20b",), "model"
@@ -76,10 +91,10 @@ def bases() -> Iterator[tuple[str, tuple[str, ...], str]]:
 
 
 @cache
-def composed(name: str, base: tuple[str, ...]) -> DictConfig:
-    """The configuration of a command."""
+def composed(name: str, base: tuple[str, ...], whole: bool = False) -> DictConfig:
+    """The configuration of a command; whole: with Hydra's own part."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, list(base))
+        return compose(name, list(base), return_hydra_config=whole)
 
 
 def nodes(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,18 +106,18 @@ def nodes(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from nodes(value, f"{name}.")
 
 
-def integer_cases() -> Iterator[Case]:
+def integer_cases(plain: bool = False) -> Iterator[Case]:
     """Every number, and every null that may be one, at every edge."""
-    for name, base, group in bases():
+    for name, base, group in bases(plain):
         for key, value in nodes(composed(name, base)):
             number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
             if number and key.startswith(group) and (group or not key.startswith("policy.")):
                 yield from (Case(COMMANDS[name], base, f"{key}={number}") for number in INTEGERS)
 
 
-def shape_cases() -> Iterator[Case]:
+def shape_cases(plain: bool = False) -> Iterator[Case]:
     """Every group and every knob as a number, a word, a list, an empty group, nothing."""
-    for name, base, group in bases():
+    for name, base, group in bases(plain):
         config = composed(name, base)
         for key, value in nodes(config):
             if not key.startswith(group) or (base and not group):
@@ -123,44 +138,56 @@ class Runner:
         self.work, self.warmed = work, set[tuple[str, ...]]()
         os.environ["HF_HUB_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
         write_trace(work / "t.safetensors", small_trace(0, requests=6))
+        model = model_overrides(f"model={work / 'model'}")
         self.inputs: dict[str, list[str]] = {
             "run": [f"trace.path={work / 't.safetensors'}", "engine=compiled"],
             "train-predictor": [f"trace.path={work / 't.safetensors'}", "train.max_epochs=1", "trace.fit_requests=3"],
-            "calibrate": [f"trace.path={work / 't.safetensors'}", "seconds=0.1"],
-            "record": [f"model={work / 'model'}", "max_new_tokens=4"],
-            "quality": [f"model={work / 'model'}", "sizes=own"],
+            "calibrate": [f"trace.path={work / 't.safetensors'}", "seconds=1", "portion_s=0.1"],
+            "record": [*model, f"prompts={work / 'p.txt'}", "prompt_tokens=8", "max_new_tokens=4"],
+            "quality": [*model, *SMALL_STUDY],
             "validate": ["budget_s=0.01"],
         }
 
     def warm(self, case: Case) -> None:
         """Import, compose and compile here what the case's children share."""
-        words = (*self.inputs["run"], *case.base)
-        if case.command != "run" or words in self.warmed:
+        words = (*self.inputs[case.command], *case.base)
+        if case.choice or words in self.warmed:
             return
         self.warmed.add(words)
-        config = composed("config", words)
-        with suppress(UserError):  # some rules need another trace; their knobs are refused as well as others'
-            execute(config, self.work / "warm")
+        config = composed(yaml_of(case.command), words)
+        if case.command == "run":
+            with suppress(UserError):  # some rules need another trace; their knobs are refused as well as others'
+                execute(config, self.work / "warm")
+        elif case.command in ("record", "quality"):
+            from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeForCausalLM  # noqa: F401
+
+            import traces.recording.recorder  # noqa: F401
 
     def run(self, case: Case) -> tuple[str, str]:
         """(outcome, defect or "")."""
         out, log = fresh(self.work / "out"), self.work / "log"
-        if case.command == "run" and not case.choice:
+        if case.choice:
+            given = [word for word in self.inputs[case.command] if word.split("=")[0] != case.override.split("=")[0]]
+            status = finish(
+                start([case.command, *given, *case.base, case.override, f"hydra.run.dir={out}"], log, limit)
+            )
+        else:
             status = finish(start([], log, limit, lambda: self.execute(case, out)))
-            return judge(status, log.read_text(errors="replace"), out)
-        given = [word for word in self.inputs[case.command] if word.split("=")[0] != case.override.split("=")[0]]
-        argv = [case.command, *given, *case.base, case.override, f"hydra.run.dir={out}"]
-        status = finish(start(argv, log, limit))
-        said = log.read_text(errors="replace")
-        return judge(status, said, out)
+        return judge(status, log.read_text(errors="replace"), out)
 
     def execute(self, case: Case, out: Path) -> int:
-        """Run a configuration that differs from a composed one in one knob -> exit status."""
-        override = OverridesParser.create().parse_override(case.override)
-        config = composed("config", (*self.inputs["run"], *case.base)).copy()
+        """Run a command as configured, but for one knob, without composing the rest again -> exit status."""
+        os.chdir(self.work)  # where a drawn name of a file lands
+        override = OverridesParser.create().parse_override(case.override) if case.override else None
+        config = composed(yaml_of(case.command), (*self.inputs[case.command], *case.base)).copy()
+        hydra = composed(yaml_of(case.command), (f"hydra.run.dir={out}",), whole=True).copy()
+        with open_dict(hydra):
+            hydra.hydra.runtime.output_dir, hydra.hydra.mode = str(out), RunMode.RUN
+        HydraConfig.instance().set_config(hydra)
         try:
-            OmegaConf.update(config, override.key_or_group, override.value())
-            execute(config, out)
+            if override is not None:
+                OmegaConf.update(config, override.key_or_group, override.value())
+            task_of(case.command)(config)
         except Exception as error:
             sentence = sentence_of(error)
             if sentence is None:
@@ -170,17 +197,34 @@ class Runner:
         return 0
 
 
+def yaml_of(command: str) -> str:
+    """The yaml on top of conf that configures a command."""
+    return next(name for name, known in COMMANDS.items() if known == command)
+
+
+@cache
+def task_of(command: str) -> Callable[[DictConfig], object]:
+    """What a command does with its composed configuration."""
+    tasks: list[Callable[[DictConfig], object]] = []
+    module: Any = load(command)
+    with patch.object(module, "run_hydra_command", lambda _, __, task, *rest: tasks.append(task) or 0):
+        module.main([])
+    return tasks[0]
+
+
 def limit() -> None:
     """Bound processor time and memory of a child."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    signal.alarm(WALL_S)
+    for number in (signal.SIGXCPU, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (_status_bytes("VmData") + MOST_BYTES,) * 2)
 
 
 def judge(status: int, said: str, out: Path) -> tuple[str, str]:
     """What came of a case."""
-    if status == -signal.SIGXCPU or status == -signal.SIGKILL:
+    if status in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM):
         return "at work", ""
     last = said.strip().splitlines()[-1][:160] if said.strip() else ""
     if "Traceback" in said or status not in (0, 2):
@@ -193,13 +237,23 @@ def judge(status: int, said: str, out: Path) -> tuple[str, str]:
     return "ran", "; ".join(wrong[:2])
 
 
+def few(cases: list[Case], count: int, rng: random.Random) -> list[Case]:
+    """So many cases, an eighth of them whole groups; a knob of several commands counts for the first."""
+    first = list({case.override: case for case in reversed(cases)}.values())
+    groups, knobs = ([case for case in first if case.choice is whole] for whole in (True, False))
+    some = count // 8 if groups else 0
+    return [*rng.sample(groups, some), *rng.sample(knobs, count - some)]
+
+
 def try_cases(what: str, cases: list[Case], count: int | None, seed: int) -> Tally:
     """Run the cases, or as many of them as `count`, drawn; those that share a base one after the other."""
     tally = Tally(what)
-    if count is not None and count < len(cases):
-        cases = random.Random(f"{seed} {what}").sample(cases, count)
+    if count is not None:
+        cases = few(cases, count, random.Random(f"{seed} {what}"))
     with tempfile.TemporaryDirectory() as work:
         runner = Runner(Path(work))
+        if count is None:  # what differs in nothing must work
+            cases += [Case(command, (), "") for command in COMMANDS.values()]
         if any(case.command in ("record", "quality") for case in cases):
             prepare(Path(work), ("record",))
         for case in sorted(cases, key=lambda case: (case.command, case.base)):
@@ -207,6 +261,8 @@ def try_cases(what: str, cases: list[Case], count: int | None, seed: int) -> Tal
             outcome, defect = runner.run(case)
             tally.trials += 1
             tally.outcomes[outcome] += 1
+            if outcome == "refused" and not case.override:
+                defect = "refused as it is"
             if defect:
                 tally.defects[f"{case}: {defect}"] += 1
     return tally

@@ -40,7 +40,6 @@ A paced link is EMULATED and says so; on the CPU "GPU" figures of the file are t
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -78,11 +77,11 @@ def calibrate_from(config: DictConfig) -> None:
     from tqdm import tqdm
 
     from sim.assembly.build import open_requests
-    from sim.config import to_plain_dict
+    from sim.config import path_of, to_plain_dict
 
     values = to_plain_dict(config)
-    out, runtime_out = values.pop("out"), values.pop("runtime_out")
-    values.pop("trace")
+    out, runtime_out = (path_of(name, values.pop(name, None)) for name in ("out", "runtime_out"))
+    values.pop("trace", None)
     settings, calibration = configured(values)
     if settings.device == "cuda":
         from sim.execution.cuda import require_cuda
@@ -96,8 +95,8 @@ def calibrate_from(config: DictConfig) -> None:
 
     trace = open_requests(config.trace, int(config.seed))
     folder = output_folder()
-    path = folder / "hardware.yaml" if out is None else Path(str(out)).expanduser()
-    software = path.with_stem(f"{path.stem}_runtime") if runtime_out is None else Path(str(runtime_out)).expanduser()
+    path = out or folder / "hardware.yaml"
+    software = runtime_out or path.with_stem(f"{path.stem}_runtime")
     for place in (path, software):
         check_place(place)
         if is_stream(place):

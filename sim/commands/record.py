@@ -50,6 +50,7 @@ from omegaconf import DictConfig
 from sim.assembly.model_source import model_overrides, model_source, prepare_libraries
 from sim.config import to_plain_dict, validate
 from sim.hydra_command import output_folder, run_hydra_command
+from sim.ranges import Count, check_ranges
 
 if TYPE_CHECKING:
     from traces.recording.recorder import RecordOptions
@@ -75,14 +76,28 @@ def record_from(config: DictConfig) -> None:
     options = _options(config)
     source = model_source(config.model)
     source.check()
-    out = _out_file(config.out)
+    values = to_plain_dict(config)
+    asked = validate(Asked, {name: values[name] for name in ("prompts", "requests", "out") if name in values})
+    out = _out_file(asked.out)
     check_place(out)
-    prompts = read_prompts(str(config.prompts), config.requests, options.seed, options.prompt_tokens)
+    prompts = read_prompts(asked.prompts, asked.requests, options.seed, options.prompt_tokens)
     with printing_beside(out):
         loaded, statement = source.load()
-        trace = record(loaded, prompts, options, {"prompts": str(config.prompts), **statement})
+        trace = record(loaded, prompts, options, {"prompts": asked.prompts, **statement})
         trace = write_trace(out, trace)
         print(_summary(out, trace))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which prompts, and where the trace goes."""
+
+    prompts: str
+    requests: Count | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, slots=True)

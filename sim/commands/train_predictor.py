@@ -200,7 +200,9 @@ def _cell(value: float | None) -> str:
     return f"{'-' if value is None else f'{value:.3f}':>14}"
 
 
-def _out_file(out: str | None) -> Path:
-    path = output_folder() / "predictor.safetensors" if out is None else Path(out)
-    check_place(path.expanduser())
-    return path.expanduser()
+def _out_file(out: object) -> Path:
+    from sim.config import path_of
+
+    path = path_of("out", out) or output_folder() / "predictor.safetensors"
+    check_place(path)
+    return path
