@@ -11,6 +11,8 @@ from traces.format.trace import Geometry, Trace
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 DEVICES = ("cpu", "cuda")
+MOST_BYTES = 1 << 48
+"""Of weights of one kind; beyond, counts of weights leave 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,19 @@ class RealSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        row_bytes = self.hidden_size * self.item_bytes
+        for name, num_bytes in {
+            "hidden_size": row_bytes,
+            "expert_ffn": 3 * row_bytes * self.expert_ffn,
+            "attention_bytes": self.attention_bytes,
+            "shared_ffn": 3 * row_bytes * self.shared_ffn,
+            "head_bytes": self.head_bytes,
+        }.items():
+            if num_bytes > MOST_BYTES:
+                given = f"{name}={getattr(self, name)}"
+                if name.endswith("_ffn"):
+                    given += f" with hidden_size={self.hidden_size}"
+                raise UserError(f"{given}: {num_bytes:.3g} bytes of weights are more than any machine holds")
         if self.device == "cuda" and self.link_bytes_per_s is not None:
             raise UserError(f"link_bytes_per_s={self.link_bytes_per_s:g}: only device=cpu paces its link; use null")
         if self.cuda_graphs and self.device != "cuda":

@@ -54,7 +54,7 @@ def train(
     optimizer = torch.optim.AdamW(
         (weight for weight in network.parameters() if weight.requires_grad),
         lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
+        betas=(float(settings.beta1), float(settings.beta2)),
         weight_decay=settings.weight_decay,
     )
     history, best = History(), {}

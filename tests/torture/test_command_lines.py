@@ -111,6 +111,18 @@ OTHERS = (
     (["record", "max_new_tokens=abc"], "must be a whole number"),
     (["record", "max_new_tokens=0"], "max_new_tokens=0"),
     (["record", "mode=sing"], "mode=sing"),
+    (["record", "requests=abc"], "requests=abc: must be a whole number or null"),
+    (["record", "requests=true"], "requests=True: must be a whole number or null"),
+    (["record", "requests=1.5"], "requests=1.5: must be a whole number or null"),
+    (["record", "prompts=[]"], "prompts=[]: must be a word"),
+    (["record", "prompts=null"], "prompts"),
+    (["record", "out=7"], "out=7: must be a word or null"),
+    (["train-predictor", "out=[a]"], "out=['a']: must be a word or null"),
+    (["calibrate", "out=true"], "out=True: must be a word or null"),
+    (["calibrate", "runtime_out=[]"], "runtime_out=[]: must be a word or null"),
+    (["calibrate", "hidden_size=9223372036854775807"], "more than any machine holds"),
+    (["calibrate", "expert_ffn=9223372036854775807"], "more than any machine holds"),
+    (["validate", "real.hidden_size=9007199254740992"], "more than any machine holds"),
     (["record", "prompts=/nonexistent"], "no such file"),
     (["record", "model.dtype=float7"], "model.dtype=float7"),
     (["record", "-m", "model=/nonexistent"], "does not exist"),
@@ -126,6 +138,10 @@ OTHERS = (
     (["policies", "improtance"], "did you mean importance?"),
     (["rn"], "did you mean run?"),
 )
+
+
+HYDRA = ("calibrate", "record", "train-predictor", "validate")
+"""Commands here that take Hydra's overrides."""
 
 
 def shown(given):
@@ -170,7 +186,7 @@ def test_overrides_of_run_are_refused(words, sentence, traces, tmp_path, capfd):
 def test_other_commands_refuse(words, sentence, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     places = [f"hydra.run.dir={tmp_path / 'one'}", f"hydra.sweep.dir={tmp_path / 'all'}"]
-    check_refused([*words, *(places if words[0] in ("record", "train-predictor") else [])], sentence, tmp_path, capfd)
+    check_refused([*words, *(places if words[0] in HYDRA else [])], sentence, tmp_path, capfd)
 
 
 @pytest.mark.parametrize(

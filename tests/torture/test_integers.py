@@ -98,3 +98,13 @@ def test_larger_numbers_are_refused_by_name(value):
         validate(RunConfig, {"batch_size": value})
     with pytest.raises(UserError, match=r"trace\.requests="):
         validate(TraceConfig, {"embedded": "demo", "requests": value}, "trace.")
+
+
+def test_whole_numbers_stand_for_numbers_in_training(tmp_path, monkeypatch):
+    """Once a traceback of the optimiser: `train.beta1=0` beside a `train.beta2` that is no whole number."""
+    from scripts.torture.configuration import Case, Runner
+
+    for name in ("HF_HUB_OFFLINE", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, "1")
+    outcome, defect = Runner(tmp_path).run(Case("train-predictor", (), "train.beta1=0"))
+    assert outcome in ("ran", "at work") and not defect
