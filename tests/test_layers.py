@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sim", "policies", "traces")
 GROUND = {
     "command_words", "config", "docstrings", "errors", "formatting", "group_files", "hydra_command", "paths",
-    "plain_yaml", "ranges", "rule_files", "spill", "terminal",
+    "plain_yaml", "ranges", "rule_files", "shipped_rules", "spill", "terminal",
 }  # fmt: skip
 """Modules that stand beside the packages of `sim`."""
 

@@ -13,6 +13,8 @@ from policies.base import Allocation, Policy
 from policies.needs import Need
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
+from sim.assembly.rule_class import about_field, check_class, check_knobs
+from sim.assembly.trial import try_rules
 from sim.config import RunConfig, TimeConfig, TraceConfig, suggest, to_plain_dict, validate
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
@@ -25,6 +27,7 @@ from sim.machine.runtime import OWN, runtime_from_config
 from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
 from sim.rule_files import find_class
+from sim.shipped_rules import is_shipped
 from traces.demo.stand_in import stand_in
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
@@ -153,7 +156,15 @@ def make_part(name: str, config: DictConfig) -> Any:
     target = values.pop("_target_", None)
     if not isinstance(target, str):
         raise UserError(f"policy.{name}._target_={target}: must name a class, as policies.{name}.<rule>.<Class>")
-    return validate(find_class(target, PARTS[name], f"policy.{name}._target_"), values, f"policy.{name}.")
+    rule = find_class(target, PARTS[name], f"policy.{name}._target_")
+    if is_shipped(rule):
+        return validate(rule, values, f"policy.{name}.")
+    check_class(rule)
+    check_knobs(rule, values)
+    try:
+        return validate(rule, values, f"policy.{name}.")
+    except UserError as error:
+        raise UserError(f"{error} ({rule.__name__}, {about_field(rule, error)})") from error
 
 
 def make_policy(config: DictConfig) -> Policy:
@@ -223,5 +234,6 @@ def build(config: DictConfig) -> Replay:
         trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
         notes = [*notes, shaped]
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
+    try_rules(trace, setup, geometry, trace_config.as_decode, others)
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from policies.needs import Need
 from sim.assembly.combinations import check_combination, has_clock
 from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, wants_scores, wants_weights
+from sim.assembly.rule_class import place_of
 from sim.config import RunConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
@@ -25,6 +27,7 @@ from sim.machine.durations import Durations, tabulate
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
+from sim.shipped_rules import own_parts
 from sim.workload.future import FutureUse
 from sim.workload.rows import BlockData, RowReader
 from sim.workload.steps import Schedule, StepBlock
@@ -81,6 +84,7 @@ class Replay:
     others: Trace | None = None
     """Requests that rules learned from."""
     notes: Notes = field(default_factory=Notes)
+    steps_done: int = 0
 
     @property
     def policy(self) -> Policy:
@@ -113,10 +117,19 @@ class Replay:
     def blocks(self) -> Iterator[BlockResult]:
         """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block.
 
-        Raises: RuntimeError after the last block where the device is left in a state that no replay may end in.
+        Raises: UserError where a rule that is not shipped goes wrong; RuntimeError after the last block where the
+        device is left in a state that no replay may end in.
         """
         for (result,) in blocks_together([self]):
             yield result
+
+    def replayed(self, block: StepBlock, data: BlockData) -> BlockResult:
+        """The next steps. Raises: UserError where a rule that is not shipped goes wrong."""
+        with rules_blamed(self.policy, self.steps_done, len(block)):
+            result = self.engine.replay(block, data)
+            require_priorities(self.device)
+        self.steps_done += len(block)
+        return result
 
     def assemble_again(self, **changes: Any) -> Replay:
         """A compiled replay of the same requests without timeline; ``changes``: fields of the set-up that differ."""
@@ -136,10 +149,10 @@ def blocks_together(replays: Sequence[Replay]) -> Iterator[list[BlockResult]]:
     with ThreadPoolExecutor(min(len(replays), os.cpu_count() or 1)) as threads:
         for block in first.schedule.blocks(min(most, TIMELINE_ROWS) if first.run.timeline else most):
             if len(replays) == 1:
-                results = [first.engine.replay(block, first.reader.read(block))]
+                results = [first.replayed(block, first.reader.read(block))]
             else:
                 read = _read_for_all(replays, block)
-                running = [threads.submit(each.engine.replay, block, data) for each, data in read]
+                running = [threads.submit(each.replayed, block, data) for each, data in read]
                 results = [each.result() for each in running]
             for checked, result in zip(sums, results, strict=True):
                 checked.add(result)
@@ -154,6 +167,29 @@ def _read_for_all(replays: Sequence[Replay], block: StepBlock) -> list[tuple[Rep
     for replay in replays:
         replay.reader.shared = shared
     return [(replay, replay.reader.read(block)) for replay in replays]
+
+
+@contextmanager
+def rules_blamed(policy: Policy, first: int, count: int) -> Iterator[None]:
+    """While some steps are replayed, an error that compiled rules can raise is a sentence where one is not shipped."""
+    try:
+        yield
+    except (IndexError, ValueError, ZeroDivisionError, OverflowError) as error:
+        own = own_parts(policy)
+        if not own or isinstance(error, UserError):
+            raise
+        names = " or ".join(f"{type(part).__name__} ({place_of(type(part))})" for part in own.values())
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise UserError(
+            f"policy {policy.name}: {names} went wrong in steps {first} to {first + count}, {said}: `python -m sim check-policy` with this policy "
+            "and trace and budget=600 looks for the line"
+        ) from error
+
+
+def require_priorities(device: Device) -> None:
+    """Raises: ValueError where a rule wrote a priority that is no number: there is no lowest one then."""
+    if not np.isfinite(device.arrays["priority"]).all():
+        raise ValueError("a priority is not a finite number")
 
 
 def assemble(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.base import Prediction
+from policies.needs import Need
 from policies.prediction.activation_matrix import ActivationMatrix
 from policies.prediction.expert_map import ExpertMap
 from policies.prediction.popularity import Popularity
@@ -23,6 +24,7 @@ from tests.policies.hand import predict
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE
 from tests.support.small_predictors import KINDS, untrained
+from traces.errors import UserError
 
 LAYERS = 4
 NETWORKS = {"moe_beyond": KINDS["experts"], "promoe_mlp": KINDS["promoe"]}
@@ -123,8 +125,19 @@ def found_out(prediction):
     return False
 
 
-def test_a_rule_that_reads_the_next_layer_without_saying_so_is_found_out():
-    assert found_out(Cheat())
+class Honest(Cheat):
+    """Says so."""
+
+    needs = frozenset({Need.ORACLE})
+
+
+def test_a_rule_that_reads_the_next_layer_is_found_out():
+    assert found_out(Honest())
+
+
+def test_without_saying_so_it_cannot_even_read_it():
+    with pytest.raises(UserError, match=r"reads state\.routed without stating the need"):
+        found_out(Cheat())
 
 
 @pytest.mark.parametrize("name", sorted(set(PREDICTIONS) - set(CAUSAL)))

@@ -211,6 +211,8 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
     """Let the policy predict and choose; queue what is neither present nor queued yet, shield what is present."""
     state.num_predicted, state.num_predicted_tokens, state.num_prefetch = 0, state.num_tokens, 0
     rules.predict(rules.prediction, state, rules.prediction_memory)
+    if state.num_predicted > state.predicted.shape[0] or state.num_predicted_tokens > state.num_tokens:
+        raise ValueError("a prediction rule set more layers or rows than it predicts")
     if cache.has_choose == 0:
         return
     estimate_window(state, cache)

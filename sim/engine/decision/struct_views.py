@@ -6,6 +6,7 @@ computes in a layer step (measured). A view is a bare pointer: its maker keeps t
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from numba import config, njit, types
 from numba.core import cgutils
 from numba.core.compiler import CompileResult
 from numba.core.datamodel import models
+from numba.core.errors import TypingError
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, lower_setattr_generic, register_model
 from numpy.typing import NDArray
@@ -38,11 +40,20 @@ FUNCTION_WORDS = 3
 
 
 class View(types.Type):  # type: ignore[misc]
-    """Type of a pointer to a struct with the given fields."""
+    """Type of a pointer to a struct with the given fields; ``writable``: those that may be set, None: all;
+    ``hidden``: those that may not even be read."""
 
-    def __init__(self, name: str, fields: dict[str, Any]) -> None:
-        self.fields = dict(fields)
-        super().__init__(name=f"View[{name}]({', '.join(f'{field}:{kind}' for field, kind in fields.items())})")
+    def __init__(
+        self,
+        name: str,
+        fields: dict[str, Any],
+        writable: frozenset[str] | None = None,
+        hidden: frozenset[str] = frozenset(),
+    ) -> None:
+        self.fields, self.writable, self.hidden = dict(fields), writable, hidden
+        what = ", ".join(f"{field}:{kind}" for field, kind in fields.items())
+        limits = "" if writable is None else f" writes {', '.join(sorted(writable))}, not {', '.join(sorted(hidden))}"
+        super().__init__(name=f"View[{name}]({what}){limits}")
 
 
 @register_model(View)
@@ -57,7 +68,7 @@ class ViewFields(AttributeTemplate):  # type: ignore[misc]
     key = View
 
     def generic_resolve(self, view: View, field: str) -> Any:
-        return view.fields.get(field)
+        return None if field in view.hidden else view.fields.get(field)
 
 
 def _field(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
@@ -76,6 +87,8 @@ def _load(context: Any, builder: Any, view: View, pointer: Any, field: str) -> A
 @lower_setattr_generic(View)
 def _store(context: Any, builder: Any, signature: Any, arguments: Any, field: str) -> None:
     view, kind = signature.args
+    if view.writable is not None and field not in view.writable:
+        raise TypingError(f"Cannot store to {field}")
     value = context.cast(builder, arguments[1], kind, view.fields[field])
     builder.store(value, _field(context, builder, view, arguments[0], field))
 
@@ -153,6 +166,15 @@ class Struct:
         """Where in ``memory`` the fields lie that are numbers, and no addresses."""
         numbers = (types.int64, types.float64, types.boolean)
         return np.array([self.offsets[field] for field, kind in self.fields.items() if kind in numbers], np.intp)
+
+    def borrowed(self, field: str, kind: Any) -> NDArray[Any]:
+        """The array that compiled code has set a field to; its memory is whoever's made it."""
+        at, ndim = self.offsets[field], int(self.fields[field].ndim)
+        size, _, address, *shape = self.memory[at + 2 : at + 5 + ndim].tolist()
+        if size == 0:
+            return np.zeros(shape, kind)
+        cells = (ctypes.c_char * (size * np.dtype(kind).itemsize)).from_address(address)
+        return np.frombuffer(cells, kind).reshape(shape)
 
     def get(self, field: str) -> int:
         """Read an integer."""
