@@ -207,7 +207,12 @@ def task_of(command: str) -> Callable[[DictConfig], object]:
     """What a command does with its composed configuration."""
     tasks: list[Callable[[DictConfig], object]] = []
     module: Any = load(command)
-    with patch.object(module, "run_hydra_command", lambda _, __, task, *rest: tasks.append(task) or 0):
+
+    def keep(_: str, __: list[str], task: Callable[[DictConfig], object], *___: str) -> int:
+        tasks.append(task)
+        return 0
+
+    with patch.object(module, "run_hydra_command", keep):
         module.main([])
     return tasks[0]
 

@@ -24,7 +24,15 @@ def long_path(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("rows", [np.arange(4000), np.arange(3990, 4000), np.array([3, 1, 3999])])
+INTERLEAVED = np.arange(300).reshape(3, 100).T.reshape(-1) + np.tile([0, 1000, 2000], 100)
+"""Rows of three requests in lockstep."""
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.arange(4000), np.arange(3990, 4000), np.array([3, 1, 3999]), np.array([5, 5, 6, 5]), INTERLEAVED],
+    ids=["all", "last", "scattered", "repeated", "interleaved"],
+)
 def test_rows_of_a_mapped_trace_are_copies_of_what_the_file_holds(long_path, rows):
     trace = read_trace(long_path)
     found = gather(trace.topk_ids, rows)
@@ -46,6 +54,15 @@ def test_a_trace_that_changes_while_it_is_read_ends_in_a_sentence_not_in_a_crash
         os.truncate(long_path, {"cut": size // 2, "emptied": 0, "longer": size + 1}[change])
     with pytest.raises(UserError, match="was changed while it was read"):
         gather(trace.topk_ids, rows)
+
+
+def test_no_row_is_read_through_the_mapping_of_a_file_that_was_cut(long_path):
+    """Touching a page beyond the end of a mapped file ends the process with SIGBUS."""
+    trace = read_trace(long_path)
+    os.truncate(long_path, 0)
+    for rows in (np.arange(4000), np.array([3, 1, 3999]), INTERLEAVED):
+        with pytest.raises(UserError, match="was changed while it was read"):
+            gather(trace.router_logits.values, rows)
 
 
 def test_a_trace_that_is_replaced_while_it_is_read_stays_the_old_one(long_path):

@@ -1,5 +1,6 @@
 """Mapped files: reading notices a file that was cut or rewritten meanwhile, and releases memory that is not needed."""
 
+import itertools
 import mmap
 import os
 import tempfile
@@ -53,19 +54,24 @@ def map_file(file: BinaryIO) -> NDArray[np.uint8]:
     return array
 
 
-def load(array: NDArray[Any]) -> NDArray[Any]:
+def load(array: NDArray[Any], into: NDArray[Any] | None = None) -> NDArray[Any]:
     """`array` in ordinary memory; a watched file is read, not touched: a mapping cut short would end the process.
+
+    `into`: contiguous memory of the same shape and type, to be filled in place of memory of its own.
 
     Raises: UserError if the file was changed since it was mapped.
     """
     watch = _watch(array)
     if watch is None or not array.flags.c_contiguous:
-        return np.ascontiguousarray(array)
-    copy = np.empty(array.shape, array.dtype)
-    into = copy.reshape(-1).view(np.uint8).data
+        if into is None:
+            return np.ascontiguousarray(array)
+        into[...] = array
+        return into
+    copy = np.empty(array.shape, array.dtype) if into is None else into
+    free = copy.reshape(-1).view(np.uint8).data
     start, done = array.__array_interface__["data"][0] - watch.begin, 0
     while done < copy.nbytes:
-        count = os.preadv(watch.file.fileno(), [into[done:]], start + done)
+        count = os.preadv(watch.file.fileno(), [free[done:]], start + done)
         if count == 0:
             break
         done += count
@@ -82,13 +88,14 @@ def gather(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
     """Rows of an array by number, in ordinary memory. Raises: UserError as `load`."""
     if consecutive(rows):
         return load(array[int(rows[0]) : int(rows[-1]) + 1])
-    watch = _watch(array)
-    if watch is None:
+    if _watch(array) is None:
         return np.ascontiguousarray(array[rows])
-    watch.check()
-    gathered = np.ascontiguousarray(array[rows])
-    watch.check()
-    return gathered
+    wanted, places = np.unique(rows, return_inverse=True)
+    bounds = [0, *(np.flatnonzero(np.diff(wanted) > 1) + 1).tolist(), wanted.size]
+    read = np.empty((wanted.size, *array.shape[1:]), array.dtype)
+    for begin, end in itertools.pairwise(bounds):  # each a span of the file, such as the rows of a request
+        load(array[int(wanted[begin]) : int(wanted[end - 1]) + 1], read[begin:end])
+    return read[places]
 
 
 def take_spans(array: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
@@ -103,7 +110,7 @@ def take_spans(array: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[
         joined = np.empty((total, *array.shape[1:]), array.dtype)
         done = 0
         for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-            joined[done : done + length] = load(array[start : start + length])
+            load(array[start : start + length], joined[done : done + length])
             done += length
         return joined
     rows = max(1, PIECE_BYTES // max(1, row_bytes))
