@@ -70,7 +70,7 @@ def _class_of_file(path: Path, name: str | None, base: type, field: str) -> type
     module = run_file(path, said)
     if name is not None:
         return _checked(_named(module, name, said), base, said)
-    defined = [cls for cls in vars(module).values() if _is_rule(cls, module)]
+    defined = rules_in(path, said)
     fits = [cls for cls in defined if issubclass(cls, base)]
     if len(fits) == 1:
         only: type = fits[0]
@@ -81,6 +81,12 @@ def _class_of_file(path: Path, name: str | None, base: type, field: str) -> type
     others = ", ".join(f"{cls.__name__} of {part}" for cls in defined for part in _part_names(cls))
     what = f"defines {others}, and no rule" if others else "defines no rule"
     raise UserError(f"{said}: {what} of this part: a class derived from {base.__module__}.{base.__name__}")
+
+
+def rules_in(path: Path, said: str) -> list[type]:
+    """The rules of all parts that a file defines. Raises: UserError as `run_file`."""
+    module = run_file(path, said)
+    return [cls for cls in vars(module).values() if _is_rule(cls, module)]
 
 
 def _part_names(cls: type) -> list[str]:

@@ -16,6 +16,7 @@ SEE_ALSO = {
     "record": "[The trace format](../../traces/README.md).",
     "import": "[The trace format](../../traces/README.md).",
     "info": "[The trace format](../../traces/README.md).",
+    "check-policy": "[Adding a policy](../../CONTRIBUTING.md).",
     "policies": "[Adding a policy](../../CONTRIBUTING.md).",
 }
 

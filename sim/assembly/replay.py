@@ -181,8 +181,8 @@ def rules_blamed(policy: Policy, first: int, count: int) -> Iterator[None]:
         names = " or ".join(f"{type(part).__name__} ({place_of(type(part))})" for part in own.values())
         said = f"{type(error).__name__}: {error}".rstrip(": ")
         raise UserError(
-            f"policy {policy.name}: {names} went wrong in steps {first} to {first + count}, {said}: `python -m sim check-policy` with this policy "
-            "and trace and budget=600 looks for the line"
+            f"policy {policy.name}: {names} went wrong in steps {first} to {first + count}, {said}: `python -m sim "
+            "check-policy` with this policy and trace and budget=600 looks for the line"
         ) from error
 
 

@@ -27,6 +27,7 @@ from sim.assembly.watched import AFTER, Fault, WatchedState, check_bypass, undo,
 from sim.engine.decision.device import BASES, decides
 from sim.engine.decision.layout import DECISIONS
 from sim.engine.decision.python_calls import stand_in
+from sim.engine.interface import BlockResult
 from sim.paths import ROOT
 from sim.shipped_rules import own_parts
 from traces.errors import UserError
@@ -98,19 +99,29 @@ class Trial:
     fault: BaseException | None = None
     skips: bool = False
     """Whether decisions are left out until the next step."""
+    skipped: bool = False
+    """Whether any were."""
     step_ends: float = math.inf
     decided: int = 0
     steps: int = 0
     started: float | None = None
     """When the decision that is under way began."""
+    results: list[BlockResult] = field(default_factory=list)
     states: dict[str, WatchedState] = field(default_factory=dict)
     """By part; empty until the device stands, which may ask ``admit`` before."""
 
     @classmethod
     def of(
-        cls, trace: Trace, setup: DeviceSetup, geometry: Geometry | None, as_decode: bool, others: Trace | None
+        cls,
+        trace: Trace,
+        setup: DeviceSetup,
+        geometry: Geometry | None,
+        as_decode: bool,
+        others: Trace | None,
+        every: bool = False,
     ) -> Trial:
-        trial, own = cls(setup), own_parts(setup.policy)
+        """The trial of a policy's own rules, or of ``every`` one."""
+        trial, own = cls(setup), set(BASES) if every else own_parts(setup.policy).keys()
         parts: dict[str, Any] = {}
         for name, part in zip(BASES, setup.policy.parts(), strict=True):
             if name not in own:
@@ -134,7 +145,7 @@ class Trial:
             for block in self.replay.schedule.blocks(1):
                 self.skips, self.step_ends = False, time.perf_counter() + budget_s / PREFILL_SHARE
                 try:
-                    self.replay.engine.replay(block, self.replay.reader.read(block))
+                    self.results.append(self.replay.engine.replay(block, self.replay.reader.read(block)))
                 except ValueError:
                     if self.fault is None:
                         raise
@@ -180,6 +191,7 @@ class Trial:
                 return 0
             self.decided += 1
             self.skips = time.perf_counter() > self.step_ends
+            self.skipped = self.skipped or self.skips
             return 0
 
         return take
