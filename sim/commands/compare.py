@@ -16,10 +16,11 @@ finds these replays in the folder of each run.
 
   metric=NAME      of metrics.json: tpot_s.mean (the default; of batches itl_s.mean, the time of a decode step),
                    tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
-  baseline=POLICY  compare with this policy only, instead of all pairs
+  baseline=POLICY  compare with this policy only, instead of all pairs; where these are more than 1,000 every run is
+                   compared with the best of its conditions only, and a note says so
   machines=N       plausible machines; 0: none, intervals are over requests alone. Folders of more than 24 runs: none
                    unless N is given, but a first-order estimate, as where a run's trace is not at hand
-    out=FILE         write the table, as Parquet or, by its ending, as CSV; out=- writes CSV to the standard output
+  out=FILE         write the table, as Parquet or, by its ending, as CSV; out=- writes CSV to the standard output
 
 Examples
   python -m sim run -m policy=lru,importance,belady sweep.name=mine
@@ -56,9 +57,8 @@ def main(argv: list[str]) -> int:
     from sim.results.table import collect
     from sim.run.plausible import replay_on_plausible_machines, sentences
 
-    collect(folder)  # refuses what cannot be read before anything is replayed
+    table = collect(folder, with_intervals=False)  # refuses what cannot be read before anything is replayed
     unplayed = replay_on_plausible_machines(folder, machines)
-    table = collect(folder)
     metric = options.get("metric") or decode_time(table["batch_size"])
     found = compared(table, metric, options.get("baseline"), machines != 0)
     if found.pairs.empty:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from sim.figures.drawings.validation import note
 from sim.figures.measures import add_measures
@@ -18,7 +20,7 @@ from sim.figures.validation_table import errors, read_validation
 from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.plain_yaml import read_plain_yaml
 from sim.report.answer import answer, limits
-from sim.report.comparison import Comparison, compare_all
+from sim.report.comparison import HITS, Comparison, compare_all, ranking_metric
 from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Row, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
@@ -31,6 +33,8 @@ from traces.text import printable, short_name
 
 OWN_SECTION = ("attribution", "what_if")
 SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
+MOST_RUNS = 100
+"""Runs that a page shows; more would take minutes to draw and many megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +96,12 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
     runs = [run for run in finished_runs(folder) if run not in own]
     if not runs and not systems:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    if runs:
-        collect(folder) if not own else table_of(folder, runs)  # refuses what cannot be read before replays
+    found = pd.DataFrame()
+    if runs:  # refuses what cannot be read before replays
+        found = table_of(folder, runs, False) if own else collect(folder, with_intervals=False)
     unplayed = replay_on_plausible_machines(folder, machines) if runs else ()
-    collected = table_of(folder, runs) if runs and own else collect(folder) if runs else pd.DataFrame()
+    shown, left_out = shortened(found)
+    collected = table_of(folder, [Path(run) for run in shown["folder"]]) if runs else pd.DataFrame()
     table = add_measures(add_settings(collected)) if runs else collected
     comparisons = compare_all(table) if runs else []
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
@@ -103,7 +109,7 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
     return Content(
         title=short_name(folder.resolve().name),
         labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
-        was_run=tuple(_was_run(table, systems)),
+        was_run=tuple(_was_run(table, systems, len(found))),
         unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
         sentences=(*answer(comparisons), *_order(comparisons)) if runs else (),
         headings=tuple(headings(table)) if runs else (),
@@ -112,7 +118,12 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
         limits=tuple(limits(table)) if runs else (),
         validation=None if validation is None else _validation(validation),
         systems=tuple(systems),
-        warnings=(*_warnings(table), *dict.fromkeys(note for one in comparisons for note in one.notes), *unplayed),
+        warnings=(
+            *left_out,
+            *_warnings(table),
+            *dict.fromkeys(note for one in comparisons for note in one.notes),
+            *unplayed,
+        ),
         estimated=_sentences(table, "estimated"),
         provenance=tuple(_versions(table, list(provenances.values()))),
         hardware=tuple(_hardware(list(provenances.values()))),
@@ -121,16 +132,44 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
     )
 
 
+def shortened(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """(the runs that a report shows, what has to be said of the others): at most ``MOST_RUNS``.
+
+    Conditions share the places alike; of each, half go to the best runs, half to the rest at even distances by rank.
+    """
+    if len(table) <= MOST_RUNS:
+        return table, ()
+    metric = ranking_metric(table)
+    ranked = table.sort_values([metric, "series"], ascending=[metric != HITS, True], kind="stable")
+    groups = [rows.index.to_numpy() for _, rows in ranked.groupby("conditions", sort=True)]
+    each = max(1, MOST_RUNS // len(groups))
+    chosen = np.concatenate([_best_and_spread(group, each) for group in groups])[:MOST_RUNS]
+    sentence = (
+        f"{len(table):,} runs are more than {MOST_RUNS}: this page shows {len(chosen)}, of each set of conditions the "
+        "best and others at even distances by rank; comparisons are among these, `python -m sim gather` takes all"
+    )
+    return table.loc[np.sort(chosen)], (sentence,)
+
+
+def _best_and_spread(ranked: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """``count`` of some rows, the best first: half of them as they come, then some of the rest, the last among them."""
+    if len(ranked) <= count:
+        return ranked
+    best = -(-count // 2)
+    rest = np.linspace(len(ranked) - 1, best, count - best, dtype=np.int64)
+    return np.concatenate([ranked[:best], np.sort(ranked[rest])])
+
+
 def _order(comparisons: Sequence[Comparison]) -> list[str]:
     """How sure the order of the best and its nearest rivals is on plausible machines, and what would turn it."""
     return sentences(comparisons[0].rivals.head(SHOWN_NAMES)) if comparisons else []
 
 
-def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun]) -> list[tuple[str, str]]:
+def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun], runs: int) -> list[tuple[str, str]]:
     names = {"policies": "policy", "set-ups": "setup", "sizes of": "model", "traces": "trace", "workloads": "workload",
              "runtimes": "runtime", "compared on": "comparison",
              "batch sizes": "batch_size"}  # fmt: skip
-    facts = [("runs", str(len(table) + len(systems)))]
+    facts = [("runs", str(runs + len(systems)))]
     facts += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
     facts += [(word, ", ".join(values_of(table, key))) for word, key in names.items() if values_of(table, key)]
     if "capacity" in table:

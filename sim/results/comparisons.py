@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 
 from sim.machine.runtime import OWN_RUNTIME
+from sim.metrics.registry import quantity_of
 from sim.results.run_files import load_run
 from sim.statistics.pairs import FIRST_ORDER, compare, corrected_together
 from sim.statistics.run_sample import Run, value_of
 from traces.errors import UserError
 from traces.format.sampling import FEWEST_CLUSTERS
 
+MOST_PAIRS = 1000
+"""Pairs beyond which runs are compared with the best of their conditions only."""
 FEWEST_COMMON = 2
 """Batches that two runs must have in common to be compared."""
 Batch = tuple[int, ...]
@@ -50,7 +53,8 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, mach
     Runs are compared where trace, batch size, machine, model, the capacity asked for and the runtime are the same, or
     each is on its own (`conditions`). Where one replayed other requests than another, such as a policy that holds some
     out to learn from, the pair is compared on the batches that both replayed, values too. Of equal runs the first
-    counts. `baseline`: a policy or a series; without it all pairs. `machine`: intervals count in the uncertainty of the
+    counts. `baseline`: a policy or a series; without it all pairs, or, beyond ``MOST_PAIRS``, every run against the one
+    of its conditions with the best value. `machine`: intervals count in the uncertainty of the
     machine. Empty where nothing is left to compare.
 
     Raises: UserError for an unknown metric or baseline.
@@ -60,7 +64,15 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, mach
     tables, notes, paired = [], list[str](), set[str]()
     asked = pd.to_numeric(table["asked_capacity"], errors="coerce")
     ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
-    for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False):
+    groups = [rows for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False)]
+    most = sum(len(rows) * (len(rows) - 1) // 2 for rows in groups)
+    only_best = baseline is None and most > MOST_PAIRS
+    if only_best:
+        notes.append(
+            f"{most:,} pairs are more than {MOST_PAIRS:,}: every run is compared with the best of its conditions only; "
+            "baseline=POLICY chooses another"
+        )
+    for rows in groups:
         runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
         if not machine:
             runs = [replace(run, errors={}, plausible=None) for run in runs]
@@ -68,6 +80,8 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, mach
         if len(runs) < 2 or (baseline is not None and chosen.empty):
             continue
         against = None if baseline is None else str(chosen.iloc[0])
+        if only_best:
+            against = _best(rows, metric)
         for group in _together(runs, against, notes):
             pairs = compare(group, metric, against)
             paired |= {*pairs["series"], *pairs["against"]}
@@ -93,6 +107,17 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, mach
         ]
     pairs = corrected_together(pd.concat(tables, ignore_index=True) if tables else compare([], metric))
     return Comparisons(pairs, tuple(dict.fromkeys(notes)))
+
+
+def _best(rows: pd.DataFrame, metric: str) -> str:
+    """The series with the best value of a metric, the first of several. Raises: UserError where none has one."""
+    quantity = quantity_of(metric)
+    values = rows[metric] if metric in rows else pd.Series(np.nan, rows.index)
+    if values.isna().all():
+        raise UserError(f"{metric} of {rows['series'].iloc[0]} is not known: it cannot be compared")
+    known = values.to_numpy(np.float64)
+    place = np.nanargmax(known) if quantity.metric.higher_is_better else np.nanargmin(known)
+    return str(rows["series"].iloc[int(place)])
 
 
 def _together(runs: Sequence[Run], baseline: str | None, notes: list[str]) -> Iterator[Sequence[Run]]:

@@ -32,7 +32,7 @@ DESCRIBED = ("hardware", "runtime", "model")
 _CAPACITY = ("cache.fraction", "cache.slots_per_layer", "cache.bytes")
 
 
-def collect(folder: Path) -> pd.DataFrame:
+def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
     Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `runtime`, `comparison`
@@ -44,7 +44,7 @@ def collect(folder: Path) -> pd.DataFrame:
     where there is none), `series`: the policy, and the settings in which the runs of the folder differ, and
     `conditions`: all that two runs must share so that only their policies differ, and at most the requests that they
     replayed (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the
-    newest counts. Sorted by capacity and series.
+    newest counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -53,7 +53,7 @@ def collect(folder: Path) -> pd.DataFrame:
     runs = finished_runs(folder)
     if not runs:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    return _newest(table_of(folder, runs))
+    return _newest(table_of(folder, runs, with_intervals))
 
 
 def _newest(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,14 +65,14 @@ def _newest(table: pd.DataFrame) -> pd.DataFrame:
     return chosen.reset_index(drop=True)
 
 
-def table_of(folder: Path, runs: list[Path]) -> pd.DataFrame:
+def table_of(folder: Path, runs: list[Path], with_intervals: bool = True) -> pd.DataFrame:
     """`collect` of some runs below `folder`; what its results.parquet knows of a run is not computed again."""
     known = _gathered(folder)
     provenances = [read_json(run / "provenance.json") for run in runs]
     rows, overrides = [], []
     for run, one in zip(runs, provenances, strict=True):
         with results_of(run):
-            rows.append(_row(run, one, known.get(str(one.get("key")))))
+            rows.append(_row(run, one, known.get(str(one.get("key"))), with_intervals))
             overrides.append(overrides_of(run, one))
     for words, figures in zip(overrides, _varied_figures(provenances), strict=True):
         words |= figures
@@ -125,7 +125,7 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
     return {str(row["key"]): {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
 
 
-def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
+def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, with_intervals: bool) -> dict[str, Any]:
     metrics = read_metrics(run / "metrics.json")
     for key in ("hit_rate", "tpot_s.mean"):
         if key not in metrics:
@@ -145,6 +145,8 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None) ->
     row |= {"folder": str(run), "capacity": float(capacity)}
     row |= {name: tuple(printable(str(one)) for one in provenance.get(name) or ()) for name in _SENTENCES}
     sample = load_run(run)
+    if not with_intervals:
+        return row | {"requests": sample.num_blocks}
     method = METHOD + machine_words(sample)
     if known is None or known["interval_method"] != method:
         known = {"requests": sample.num_blocks, "interval_method": method} | interval_columns(sample, tuple(QUANTITIES))

@@ -136,7 +136,9 @@ def replay_on_plausible_machines(folder: Path, machines: int | None = None) -> t
             "asked: what the machine's uncertainty does is by first order where nothing was replayed (machines=N asks)",
         )
     count, notes = MACHINES if machines is None else machines, list[str]()
-    todo = [one for one in _movable(runs) if count and not _done(one, count)]
+    if count == 0:
+        return ()
+    todo = [one for one in _movable(runs) if not _done(one, count)]
     with tqdm(total=len(todo) * (count + 1), unit=" replays", delay=2, disable=None, leave=False) as bar:
         for one in todo:
             try:

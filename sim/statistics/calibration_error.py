@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 
 from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
@@ -19,14 +18,17 @@ PART_FIGURES = {
 """Which figures of hardware and runtime each part of a token's time rests on."""
 
 
-def time_shares(blocks: pd.DataFrame, quantity: Quantity) -> dict[str, float]:
-    """Share of each part in the time that a quantity measures: of decode tokens, of prefill steps, or of all steps."""
+def time_shares(sums: Mapping[str, Vector], quantity: Quantity) -> dict[str, float]:
+    """Share of each part in the time that a quantity measures: of decode tokens, of prefill steps, or of all steps.
+
+    `sums`: those of a run, [2, B] by phase and block.
+    """
     part = quantity.name.partition("_s_per_token.")[2]
     if part:
         return {part: 1.0}
     phases, stem = {"ttft_s": ((0,), ""), "latency_s": ((0, 1), "")}.get(quantity.request_time or "", ((1,), "token_"))
-    rows = blocks[blocks["phase"].isin(phases)]
-    parts = {part: float(rows[f"{stem}{part}_ns"].sum()) for part in PART_FIGURES if f"{stem}{part}_ns" in rows}
+    columns = {part: sums.get(f"{stem}{part}_ns") for part in PART_FIGURES}
+    parts = {part: float(column[list(phases)].sum()) for part, column in columns.items() if column is not None}
     whole = sum(parts.values())
     return {part: spent / whole for part, spent in parts.items()} if whole else {}
 
@@ -36,7 +38,7 @@ Elasticities = Mapping[str, Mapping[str, float]]
 
 
 def sensitivities(
-    blocks: pd.DataFrame, quantity: Quantity, errors: Mapping[str, float], known: Elasticities
+    sums: Mapping[str, Vector], quantity: Quantity, errors: Mapping[str, float], known: Elasticities
 ) -> dict[str, float]:
     """Relative change of the metric where each uncertain figure of hardware and runtime is one standard error higher.
 
@@ -45,7 +47,7 @@ def sensitivities(
     it can do.
     """
     effects: dict[str, float] = {}
-    shares = time_shares(blocks, quantity)
+    shares = time_shares(sums, quantity)
     if known:
         return {
             figure: errors[figure] * sum(shares.get(part, 0.0) * elasticity for part, elasticity in parts.items())
@@ -64,7 +66,7 @@ Effects = dict[tuple[str, str], float]
 
 
 def machine_effects(
-    blocks: pd.DataFrame,
+    sums: Mapping[str, Vector],
     quantity: Quantity,
     errors: Mapping[str, float],
     known: Elasticities,
@@ -74,9 +76,7 @@ def machine_effects(
     """What the uncertain figures of a machine do to a value; nothing to what is no time."""
     if not errors or not quantity.is_time or np.isnan(value):
         return {}
-    return {
-        (hardware, figure): error * value for figure, error in sensitivities(blocks, quantity, errors, known).items()
-    }
+    return {(hardware, figure): error * value for figure, error in sensitivities(sums, quantity, errors, known).items()}
 
 
 def minus(one: Effects, other: Effects) -> Effects:

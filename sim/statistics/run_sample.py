@@ -187,7 +187,7 @@ def intervals(run: Run, names: Sequence[str], draws: int = DRAWS, seed: int = SE
 
 def effects_on(run: Run, quantity: Quantity, value: float) -> Effects:
     """What the uncertain figures of the run's machine do to `value` of a quantity."""
-    return machine_effects(run.blocks, quantity, run.errors, run.elasticities, run.hardware, value)
+    return machine_effects(run.sums, quantity, run.errors, run.elasticities, run.hardware, value)
 
 
 def most_of(quantity: Quantity) -> float:
