@@ -29,6 +29,8 @@ from traces.format.sampling import FEWEST_CLUSTERS
 
 FIRST = re.compile(r"/requests\[(\d+):\d+\]$")
 """The end of the hash of a part of a trace: number of its first request."""
+MOST_BLOCKS = 10_000
+"""Blocks that are drawn again; neighbours are taken together where there are more."""
 TIMES = tuple(time.name for time in REQUEST_TIMES)
 
 
@@ -45,6 +47,8 @@ class Run:
 
     What is drawn again is a *block*: the batches that share a data set or conversation, where the trace names at least
     ``FEWEST_CLUSTERS`` of them that share no batch; else each lockstep batch, which is one request at batch size 1.
+    Beyond ``MOST_BLOCKS`` of them as many neighbours as it takes are one block, whole ones: no value changes by it, and
+    an interval of means is as long, but for the noise of fewer blocks, or longer where neighbours are alike.
     """
 
     series: str
@@ -74,6 +78,11 @@ class Run:
     @cached_property
     def block_of(self) -> NDArray[np.int64]:
         """The block, from 0, that each batch belongs to, in the order of `groups`."""
+        found = self._every_block()
+        count = int(found.max(initial=-1)) + 1
+        return found if count <= MOST_BLOCKS else found * MOST_BLOCKS // count
+
+    def _every_block(self) -> NDArray[np.int64]:
         batches = np.arange(len(self._names))
         if "cluster" not in self.requests or not len(batches):
             return batches
