@@ -166,7 +166,7 @@ def test_intervals_agree_with_scipy_s_bootstrap():
     rng = np.random.default_rng(4)
     hits, demanded = rng.binomial(40, 0.6, 200).astype(float), rng.integers(40, 80, 200).astype(float)
     theirs = stats.bootstrap(
-        (hits, demanded), lambda h, d, axis: h.sum(axis) / d.sum(axis), paired=True, method="percentile", rng=5
+        (hits, demanded), lambda h, d, axis: h.sum(axis) / d.sum(axis), paired=True, method="percentile", random_state=5
     ).confidence_interval
     low, high = request_interval(hits, demanded, draws=9999)
     assert low == pytest.approx(theirs.low, abs=0.001) and high == pytest.approx(theirs.high, abs=0.001)

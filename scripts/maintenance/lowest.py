@@ -1,0 +1,33 @@
+"""Prints the lowest versions that pyproject.toml allows, as constraints of pip: python -m scripts.maintenance.lowest
+
+CONTRIBUTING.md ("Renew the dependencies") says how the tests run with them.
+"""
+
+from __future__ import annotations
+
+import tomllib
+
+from packaging.requirements import Requirement
+
+from sim.paths import ROOT
+
+
+def lowest(requirements: list[str]) -> dict[str, str]:
+    """Lowest version by name. Raises: ValueError for a requirement without one."""
+    found = {}
+    for requirement in map(Requirement, requirements):
+        bounds = [one.version for one in requirement.specifier if one.operator == ">="]
+        if len(bounds) != 1:
+            raise ValueError(f"{requirement} has {len(bounds)} lowest versions")
+        found[requirement.name] = bounds[0]
+    return found
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, version in lowest(project["dependencies"]).items():
+        print(f"{name}=={version}")
+
+
+if __name__ == "__main__":
+    main()
