@@ -90,7 +90,7 @@ def headers(rng: Random) -> Iterator[bytes]:
     count = rng.randrange(4 * MB, 5 * MB)
     yield b'{"a":[' + b"[]," * count + b"[]]}"
     yield b'{"__metadata__":{"a":' + json.dumps("[" + "[]," * count + "[]]").encode() + b"}}"
-    yield b"{" + b",".join(b'"%d":{}' % number for number in range(rng.randrange(900_000, MB))) + b"}"
+    yield b"{" + b",".join(b'"%d":{}' % number for number in range(rng.randrange(300_000, 400_000))) + b"}"
 
 
 def model_folder(folder: Path, **config: Any) -> Path:
@@ -173,7 +173,7 @@ def cases(root: Path, seed: int) -> Iterator[Case]:
         yield f"results.parquet {name}", lambda _, folder=folder: _gathered(folder)
         yield f"tokens.parquet {name}", lambda _, folder=folder: gathered(folder)
         yield f"gather {name}", lambda _, folder=folder: _stacked(folder, [folder / "run"], "requests")
-    for number, (arrays, each) in enumerate(((rng.randrange(50, 80), MB), (1, 100 * MB), (3_000, 16 << 10))):
+    for number, (arrays, each) in enumerate(((rng.randrange(50, 80), MB), (1, 100 * MB), (300, 160 << 10))):
         path = root / f"{number}.npz"
         archive(path, arrays, each)
         yield f"npz {number}", lambda _, path=path: [npz_array(path, name) for name in npz_names(path)]
