@@ -24,7 +24,8 @@ class VisibleStream:
     def write(self, text: str) -> int:
         """Write the text, escaped."""
         mark = "\r" if self._redraws and text.startswith("\r") else ""
-        self._stream.write(mark + visible(text[len(mark) :]))
+        if self._stream is not None:  # a closed one is None
+            self._stream.write(mark + visible(text[len(mark) :]))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

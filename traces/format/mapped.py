@@ -51,6 +51,7 @@ def map_file(file: BinaryIO) -> NDArray[np.uint8]:
     mapping = _mapping(array)
     if mapping is not None:
         _WATCHED[mapping] = _Watch(file, now.st_size, now.st_mtime_ns, array.__array_interface__["data"][0])
+        weakref.finalize(mapping, file.close)
     return array
 
 
