@@ -167,5 +167,11 @@ def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
         return _refuse(sentence)
 
 
+def command() -> None:
+    """The console script `moe-sim`: the same, with the modules of the present folder found last."""
+    sys.path.append(str(Path.cwd()))
+    sys.exit(main(sys.argv[1:]))
+
+
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -11,6 +11,8 @@ from traces.text import printable
 
 NO_ROOM = r"failed to map segment|[Cc]annot allocate memory|can't start new thread|[Uu]nable to allocate"
 """What libraries say where a limit of memory or threads is reached."""
+HEAVY = ("torch", "transformers", "tokenizers")
+"""What recording, quality and trained predictors need, and replays do not."""
 _BOOKKEEPING = ("full_key", "object_type", "reference_type", "See https://", "Config search path", "provider=")
 
 
@@ -86,6 +88,8 @@ def sentence_of(error: Exception) -> str | None:
         return system_error(error)
     if isinstance(error, UnicodeEncodeError):
         return printable(f"{error.object!r} is no UTF-8 text: give the file or folder another name")
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in HEAVY:
+        return f"{error.name} is not installed, and this needs it: pip install moe-offload-sim, with all it depends on"
     if isinstance(error, ImportError | RuntimeError) and (found := re.search(NO_ROOM, str(error))):
         return printable(f"there is not enough memory: {found[0]}")
     return None

@@ -36,6 +36,8 @@ MOST_BYTES = 1 << 20
 """Of one source: no rule is longer."""
 _FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<name>\w+))?")
 _OURS = "_rule_file_"
+_given: dict[str, type] = {}
+"""Classes handed over as objects, by the target that stands for them."""
 _siblings: dict[str, Path] = {}
 """Modules beside rules' files that were imported from there, by the name under which a rule imports them."""
 
@@ -51,6 +53,8 @@ def find_class(target: str, base: type, field: str) -> type:
 
     Raises: UserError beginning with ``field``: where the file cannot be read or run, holds no such class, or several.
     """
+    if target in _given:
+        return _checked(_given[target], base, f"{field}={target}")
     where = file_target(target)
     if where is not None:
         return _class_of_file(*where, base, field)
@@ -63,6 +67,13 @@ def find_class(target: str, base: type, field: str) -> type:
         raise UserError(f"{field}={target}: cannot be imported: {_at(error)}") from error
     said = f"{field}={target}"
     return _checked(_named(module, name, said), base, said)
+
+
+def target_of(rule: type) -> str:
+    """A target under which `find_class` finds this very class in this process, also one of a notebook."""
+    target = f"{rule.__module__}:{rule.__qualname__}"
+    _given[target] = rule
+    return target
 
 
 def _class_of_file(path: Path, name: str | None, base: type, field: str) -> type:
@@ -87,6 +98,11 @@ def rules_in(path: Path, said: str) -> list[type]:
     """The rules of all parts that a file defines. Raises: UserError as `run_file`."""
     module = run_file(path, said)
     return [cls for cls in vars(module).values() if _is_rule(cls, module)]
+
+
+def part_name(rule: type) -> str:
+    """The part that a rule belongs to, as `eviction`."""
+    return next(cls.__name__.lower() for cls in rule.__mro__ if cls.__module__ == "policies.base")
 
 
 def _part_names(cls: type) -> list[str]:

@@ -220,15 +220,19 @@ def in_shape_of(
     return made, None if others is None else stand_in(others, shape, gate_slope), note
 
 
-def build(config: DictConfig) -> Replay:
-    """Objects for one replay. Raises UserError before any work where the configuration cannot be run."""
+def build(config: DictConfig, given: Trace | None = None) -> Replay:
+    """Objects for one replay, of the configured trace or of requests that are ``given`` in memory.
+
+    Raises: UserError before any work where the configuration cannot be run.
+    """
     for name in GROUPS:
         to_plain_dict(config.get(name), name)
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     setup = read_device(config, validate(RunConfig, knobs))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
-    model, recorded = to_plain_dict(config.model), open_trace(trace_config.recorded())
+    model = to_plain_dict(config.model)
+    recorded = open_trace(trace_config.recorded()) if given is None else given
     trace, others, notes = split_requests(recorded, trace_config, setup.policy, setup.run.seed)
     if trace_config.shape == "model":
         trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)

@@ -21,6 +21,7 @@ from sim.results.json_files import write_json
 from sim.results.outputs import write_run
 from sim.results.table_file import Sinks, TableFile
 from sim.systems import load_system
+from traces.format.trace import Trace
 
 MANY_LAYER_STEPS = 1_000_000
 SOONER = "15 to 85"
@@ -57,10 +58,13 @@ def execute(config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
     return run_system(config, folder)
 
 
-def run_device(config: DictConfig, folder: Path) -> DeviceRun:
-    """Replay on one device; write metrics, tables and provenance, and timeline and what-ifs where asked for."""
+def run_device(config: DictConfig, folder: Path, given: Trace | None = None) -> DeviceRun:
+    """Replay on one device; write metrics, tables and provenance, and timeline and what-ifs where asked for.
+
+    ``given``: requests in memory, in place of the configured trace.
+    """
     sweep = validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.")
-    replay = build(config)
+    replay = build(config, given)
     start = time.perf_counter()
     table, blocks, timeline = replay_into(folder, replay, sweep.steps)
     wall_s = time.perf_counter() - start

@@ -6,10 +6,11 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any, cast, get_args, get_type_hints
 
@@ -134,11 +135,12 @@ def compiled(function: FunctionType, name: str, signature: Signature, checks: bo
     Most rules allocate nothing and run faster without numba's reference counting; one that allocates cannot do
     without.
     """
-    with checked_bounds(checks), rule_cache(function):
+    kept = Path(function.__code__.co_filename).is_file()  # what was typed into a notebook is compiled for this process
+    with checked_bounds(checks), rule_cache(function) if kept else nullcontext():
         try:
-            dispatcher = njit(signature, cache=True, _nrt=False, boundscheck=checks)(function)
+            dispatcher = njit(signature, cache=kept, _nrt=False, boundscheck=checks)(function)
         except NumbaError:
-            dispatcher = njit(signature, cache=True, boundscheck=checks)(function)
+            dispatcher = njit(signature, cache=kept, boundscheck=checks)(function)
     return dispatcher.get_compile_result(signature)
 
 

@@ -1,0 +1,4 @@
+"""What `import sim` offers: replays from Python, put together as `python -m sim run` puts them together.
+
+May import `sim.run`, `sim.figures` and below. Start with `replays.py`.
+"""

@@ -1,0 +1,98 @@
+"""`import sim` does what `python -m sim run` does, and stays quick."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import sim
+from policies.eviction.fifo import Fifo
+from sim.__main__ import main
+from sim.assembly.catalogue import load_policy
+from sim.library import replays
+from tests.sim.assembly.test_rule_files import MRU, POLICY
+from tests.support.random_traces import random_trace
+from traces.errors import UserError
+from traces.format.files import write_trace
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_trace(Path("t.safetensors"), random_trace(0, prompts=(4,) * 6, decodes=(6,) * 6, expert_bytes=10**7))
+    Path("mru.py").write_text(MRU.format(name="Mru"))
+    Path("mine.yaml").write_text(POLICY.format(rule="mru.py"))
+    GlobalHydra.instance().clear()
+
+
+def test_the_examples_of_the_docstrings_are_true():
+    found = doctest.testmod(replays)
+    assert found.attempted >= 15 and found.failed == 0
+
+
+def test_it_gives_what_the_command_gives():
+    words = ["policy=importance", "policy/substitution=none", "cache.fraction=0.5", "engine=compiled", "batch_size=2"]
+    assert main(["run", *words, "trace.path=t.safetensors", "hydra.run.dir=out"]) == 0
+    policy = {"base": "importance", "substitution": "none"}
+    for trace in ("t.safetensors", sim.load_trace("t.safetensors")):
+        result = sim.replay(trace, policy=policy, cache=0.5, batch_size=2)
+        assert result.metrics == json.loads(Path("out/metrics.json").read_text())
+        pd.testing.assert_frame_equal(result.steps, pd.read_parquet("out/steps.parquet"))
+        pd.testing.assert_frame_equal(result.requests, pd.read_parquet("out/requests.parquet"))
+        assert result.provenance["trace_hash"] == json.loads(Path("out/provenance.json").read_text())["trace_hash"]
+
+
+def test_policies_are_names_files_objects_and_rules():
+    trace = sim.load_trace("t.safetensors")
+
+    def moved(policy):
+        return sim.replay(trace, policy=policy, cache=0.6).metrics["bytes_per_token"]
+
+    fifo, own = moved({"eviction": "fifo"}), moved("mine.yaml")
+    assert fifo != own
+    for policy in ({"eviction": Fifo}, {"eviction": Fifo()}, Fifo, Fifo()):
+        assert moved(policy) == fifo
+    for policy in ("mru.py", "mru.py:Mru", Path("mine.yaml"), {"eviction": "mru.py"}):
+        assert moved(policy) == own
+    assert sim.replay(trace, policy=load_policy("lru")).metrics == sim.replay(trace, policy="lru").metrics
+
+
+def test_results_are_compared_drawn_and_shown():
+    trace = sim.load_trace("t.safetensors")
+    lru, best = sim.replay(trace, policy="lru"), sim.replay(trace, policy="belady")
+    row = best.compare(lru, "bytes_per_token").iloc[0]
+    assert row["difference"] == best.metrics["bytes_per_token"] - lru.metrics["bytes_per_token"]
+    assert best.plot("attribution", lru).get_axes()
+    assert "hit rate" in str(lru) and "SIMULATED" in repr(lru)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"policy": "lrv"}, "policy=lrv is not known"),
+        ({"policy": 3}, "must be a name, a file, a Policy"),
+        ({"policy": {"evict": "lru"}}, "evict is no part"),
+        ({"policy": {"prefetch": Fifo}}, r"must be derived from policies\.base\.Prefetch"),
+        ({"batch_sizes": 4}, r"batch_sizes"),
+        ({"trace": "no.safetensors"}, r"no\.safetensors"),
+        ({"cache": 2.0}, "fraction=2"),
+        ({"out": "full"}, "holds the results of a run already"),
+    ],
+)
+def test_what_is_not_known_is_refused_in_one_sentence(settings, says):
+    Path("full").mkdir()
+    Path("full/metrics.json").write_text("{}")
+    with pytest.raises(UserError, match=says) as caught:
+        sim.replay(**{"trace": "t.safetensors", "policy": "lru", **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_importing_it_loads_none_of_what_is_slow():
+    code = "import sim, sys; print([name for name in ('numba', 'pandas', 'torch', 'hydra') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
