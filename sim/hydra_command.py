@@ -71,7 +71,9 @@ def run_hydra_command(
             ):  # of bad input Hydra says which job it was; of the machine's troubles only where jobs are ours
                 refused = isinstance(error, OSError | MemoryError) and os.getpid() == process
             else:
-                refused = isinstance(error, UserError | OmegaConfBaseException | OSError | MemoryError)
+                refused = isinstance(error, UserError | OmegaConfBaseException | OSError | MemoryError) or (
+                    isinstance(error, ModuleNotFoundError) and sentence_of(error) is not None
+                )
             if not refused:
                 raise
             refusals.append(error)  # raised past Hydra, which would print the overrides above the one sentence
