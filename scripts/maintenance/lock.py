@@ -48,9 +48,8 @@ def closure(name: str, extras: frozenset[str], without: tuple[str, ...] = ()) ->
 def main() -> None:
     core = sys.argv[1:] == ["core"]
     if core:
-        print(
-            "# What replays, sweeps, figures and reports need, without torch: pip install --no-deps -r requirements/core.txt"
-        )
+        install = "pip install --no-deps -r requirements/core.txt"
+        print(f"# What replays, sweeps, figures and reports need, without torch: {install}")
     else:
         print(f"# python {sys.version_info.major}.{sys.version_info.minor}")
     print("# Versions that the tests passed with; made by scripts/maintenance/lock.py, see CONTRIBUTING.md.")
