@@ -28,9 +28,12 @@ from sim.engine.decision.device import BASES, decides
 from sim.engine.decision.layout import DECISIONS
 from sim.engine.decision.python_calls import stand_in
 from sim.engine.interface import BlockResult
+from sim.machine.capacity import CacheConfig
 from sim.paths import ROOT
 from sim.shipped_rules import own_parts
+from traces.embedded import embedded_trace_path
 from traces.errors import UserError
+from traces.format.files import read_trace
 from traces.format.trace import Geometry, Trace
 
 BUDGET_S = 0.15
@@ -70,6 +73,13 @@ def try_rules(
     for part in own.values():
         check_ranges(part)
     _passed.add(key)
+
+
+def try_on_embedded(setup: DeviceSetup) -> None:
+    """Try the rules that are not shipped where a model will route, on the embedded trace. Raises: as `try_rules`."""
+    if own_parts(setup.policy):
+        trace = read_trace(embedded_trace_path()).select_requests(setup.run.batch_size)
+        try_rules(trace, replace(setup, cache=CacheConfig()), None, False, None)
 
 
 @contextmanager

@@ -95,6 +95,7 @@ def study_from(config: DictConfig) -> Study:
     """The evaluation that a configuration describes; what can be refused without the model is refused first."""
     from sim.assembly.build import read_device
     from sim.assembly.replay import Notes
+    from sim.assembly.trial import try_on_embedded
     from sim.config import RunConfig, to_plain_dict, validate
     from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig, StudyConfig, quickened
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
@@ -110,6 +111,7 @@ def study_from(config: DictConfig) -> Study:
     measured, sentence = quickened(measured)
     setup = read_device(config, validate(RunConfig, {"seed": config.seed}))
     check_before_loading(setup, measured)
+    try_on_embedded(setup)
     source = model_source(config.model)
     source.check()
     loaded, statement = source.load()

@@ -229,6 +229,13 @@ def test_what_a_trial_does_not_reach_cannot_write_past_its_memory_either(engine,
         list(replay.blocks())
 
 
+def test_inside_a_model_it_is_tried_on_the_embedded_trace(capsys):
+    part = written("touch", "memory[3] = 1.0")
+    assert main(["quality", "policy=lru", f"policy/{part}=bad.py", "hydra.run.dir=out"]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*bad\.py:17: Bad\.touch memory\[3\] is outside of its 0 cells.*\n", said), said
+
+
 def test_no_table_is_printed_and_no_file_written_where_a_rule_goes_wrong(monkeypatch, capsys):
     part = written("touch", LATE + LATE_FAULTS[0])
     monkeypatch.setattr(trial, "BUDGET_S", 0.0)
