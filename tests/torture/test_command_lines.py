@@ -94,7 +94,7 @@ REFUSED = (
     (["+cache.slots_layer=3"], "did you mean slots_per_layer?"),
     (["cache=3"], "cache=3: must be a group of knobs, not a value"),
     (["~policy.prefetch"], "policy.prefetch is missing"),
-    (["cache.fraction"], "cannot be read as an override"),
+    (["cache.fraction"], "an override is KEY=VALUE, as policy=lru"),
     (["cache.fraction=[0.5"], "cannot be read as an override"),
     (["=3"], "an override has no name"),
     (["--config-name=nope"], "Cannot find primary config 'nope'"),

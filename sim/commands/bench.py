@@ -1,0 +1,109 @@
+"""Score policies on a frozen suite of traces, machines, runtimes, budgets and batch sizes, and rank them.
+
+usage: python -m sim bench all|POLICY ... [out=FOLDER]
+
+  python -m sim bench policy=importance                 its score, and its place among the package's own policies
+  python -m sim bench policy=mine.yaml                  a policy of your own, see CONTRIBUTING.md
+  python -m sim bench "policy=lru policy/assignment=two_pointer"    a policy with parts exchanged, in one word
+  python -m sim bench all out=board                     every shipped policy; board/leaderboard.html and leaderboard.csv
+
+POLICY: overrides of `run` that choose a policy, several in quotes. Score 0: as slow as on_demand, which keeps nothing;
+score 1: as fast as all_resident; the mean over 18 cells, SIMULATED. A policy takes 10 to 20 seconds on one core once
+its rules are compiled. Rules that see the future are listed as bounds and not ranked; a rule that looks ahead without
+saying so is refused when it is tried before its first run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.bench.suite import Played
+
+
+def main(argv: list[str]) -> int:
+    """Score and print -> 0. Raises: UserError for words that are no policy."""
+    policies, folder = read(argv)
+    from tqdm import tqdm
+
+    from sim.bench.leaderboard import SHIPPED, table, text, write
+    from sim.bench.score import score
+    from sim.bench.suite import CELLS, ENDS
+    from traces.numba_cache import announce_compilation
+
+    announce_compilation()
+    chosen = [[f"policy={name}"] for name in shipped()] if policies == [["all"]] else policies
+    wanted = [[f"policy={name}"] for name in ENDS] + [one for one in chosen if one[0].partition("=")[2] not in ENDS]
+    with tqdm(total=len(wanted) * len(CELLS), unit=" replays", delay=2, disable=None, leave=False) as bar:
+        tried = [_played(one, policies == [["all"]], bar.update) for one in wanted]
+    played = [one for one in tried if one is not None]
+    none, everything = played[:2]
+    scores = [score(one, none, everything) for one in played]
+    found = table(scores)
+    print(text(found))
+    if policies != [["all"]] and SHIPPED.is_file():
+        print(places(found))
+    if folder is not None:
+        write(folder, found)
+        print(f"leaderboard in {folder}")
+    return 0
+
+
+def _played(policy: list[str], skip: bool, tell: Callable[[], object]) -> Played | None:
+    """A policy in all cells; None, said on standard error, where it is one of many and cannot be replayed."""
+    from sim.bench.suite import play
+
+    try:
+        return play(policy, tell)
+    except UserError as error:
+        if not skip:
+            raise
+        print(f"not scored: {' '.join(policy)}: {error}", file=sys.stderr)
+        return None
+
+
+def read(argv: list[str]) -> tuple[list[list[str]], Path | None]:
+    """(overrides of each policy, folder or None). Raises: UserError for any other word, and for none."""
+    places = [word.removeprefix("out=") for word in argv if word.startswith("out=")]
+    policies = [word.split() for word in argv if not word.startswith("out=")]
+    if not policies or len(places) > 1 or "" in places:
+        raise UserError("bench takes policies, as policy=lru, or the word all, and at most one out=FOLDER")
+    for words in policies:
+        if words == ["all"] and len(policies) == 1:
+            continue
+        bad = [word for word in words if not word.startswith(("policy=", "policy/", "policy.")) or "=" not in word]
+        if not words or bad or not words[0].startswith("policy="):
+            shown = " ".join(words)
+            raise UserError(f"bench: {shown!r} must be policy=NAME or policy=FILE, then overrides of that policy alone")
+    return policies, Path(places[0]) if places else None
+
+
+def shipped() -> list[str]:
+    """Names of the package's policies."""
+    from sim.paths import CONF, yaml_names
+
+    return yaml_names(CONF / "policy")
+
+
+def places(found: object) -> str:
+    """Where each policy stands among the package's own of its class, by the scores that come with the package."""
+    import pandas as pd
+
+    from sim.bench.leaderboard import SHIPPED
+    from sim.bench.score import SCALE
+
+    assert isinstance(found, pd.DataFrame)
+    known = pd.read_csv(SHIPPED)
+    lines = []
+    for _, row in found[found["class"] != SCALE].iterrows():
+        rivals = known[(known["class"] == row["class"]) & (known["policy"] != row["policy"])]
+        better = int((rivals["score"] > float(row["score"])).sum())
+        best = rivals.sort_values("score").iloc[-1] if len(rivals) else None
+        said = "" if best is None else f"; the best of them is {best['policy']} with {best['score']:.4f}"
+        lines.append(f"{row['policy']}: place {better + 1} of {len(rivals) + 1} in its class{said}")
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""The benchmark of policies: scores by hand, ranks, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sim.__main__ import main
+from sim.bench import score as scoring
+from sim.bench import suite
+from sim.bench.leaderboard import SHIPPED, html, table
+from sim.bench.score import BOUNDS, SCALE, ranked, score
+from sim.bench.suite import CELLS, Played, Replayed
+from sim.paths import CONF, yaml_names
+
+
+def played(name, seconds, lost=0.0, sees=False, cells=None):
+    """Every cell the same: decode time of each of six requests of ten steps, in ns."""
+    times = np.stack([np.asarray(seconds, float) * 1e9 * 10, np.full(6, 10.0)], axis=1)
+    return Played(name, tuple(Replayed(times, lost) for _ in cells or CELLS), sees)
+
+
+NONE, ALL = played("on_demand", [5, 6, 5, 6, 5, 6]), played("all_resident", [1, 1, 1, 1, 1, 1])
+
+
+def test_a_score_by_hand():
+    half = score(played("mine", [3, 3.5, 3, 3.5, 3, 3.5]), NONE, ALL)
+    assert half.value == pytest.approx((5.5 - 3.25) / 4.5) and half.low <= half.value <= half.high
+    assert half.by_batch == (half.value, half.value) and half.worst_cell == pytest.approx(half.value)
+    ends = [score(one, NONE, ALL) for one in (NONE, ALL)]
+    assert [one.value for one in ends] == [0.0, 1.0] and {one.kind for one in ends} == {SCALE}
+
+
+@pytest.mark.parametrize(
+    ("lost", "sees", "kind"),
+    [
+        (0.0, False, "lossless"), (0.05, False, "within 10 % of gate mass"), (0.2, False, "within 20 % of gate mass"),
+        (0.21, False, "more than 20 % of gate mass lost"), (None, False, "more than 20 % of gate mass lost"),
+        (0.0, True, BOUNDS),
+    ],
+)  # fmt: skip
+def test_classes(lost, sees, kind):
+    assert score(played("mine", [3] * 6, lost, sees), NONE, ALL).kind == kind
+
+
+def test_ranks_say_how_sure_they_are():
+    near = [5.0, 2.0, 5.0, 2.0, 5.0, 2.0]
+    times = {"best": [2.0] * 6, "a": near, "b": [time + 0.01 * (-1) ** i for i, time in enumerate(near[::-1])]}
+    scores = [score(played(name, seconds), NONE, ALL) for name, seconds in times.items()]
+    found = {one.policy: (rank, span) for one, rank, span in ranked(scores)}
+    assert found["best"] == (1, (1, 1))
+    assert {found["a"][1], found["b"][1]} == {(2, 3)}
+
+
+@pytest.fixture
+def two_cells(monkeypatch):
+    """One machine and budget, both batch sizes."""
+    cells = (CELLS[1], CELLS[10])
+    assert [cell.batch for cell in cells] == [1, 4]
+    for module in (suite, scoring):
+        monkeypatch.setattr(module, "CELLS", cells)
+
+
+def test_the_command_ranks_and_writes_the_same_bytes_again(two_cells, tmp_path, capsys):
+    contents = []
+    for name in ("a", "b"):
+        assert main(["bench", "policy=lru", "policy=lru policy/assignment=two_pointer", f"out={tmp_path / name}"]) == 0
+        contents.append([(tmp_path / name / f"leaderboard.{end}").read_bytes() for end in ("csv", "html")])
+    assert contents[0] == contents[1]
+    found = pd.read_csv(tmp_path / "a" / "leaderboard.csv")
+    assert found["policy"].tolist() == ["lru", "lru", "all_resident", "on_demand"]
+    assert found["score"].tolist()[2:] == [1.0, 0.0] and 0 < found["score"][1] < found["score"][0] < 1
+    page = contents[0][1].decode()
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "") and "SIMULATED" in page
+    said = capsys.readouterr().out
+    assert "in its class" in said and "lossless" in said
+
+
+def test_a_rule_that_peeks_is_refused(two_cells, tmp_path, capsys, monkeypatch):
+    """It evicts by the next use of experts and does not say that it sees the future."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "peek.py").write_text(
+        "from dataclasses import dataclass\n\n"
+        "from policies.base import Eviction, Vector\n"
+        "from policies.state import State\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Peek(Eviction):\n"
+        '    """Keep what is used next soonest."""\n\n'
+        "    def touch(self, state: State, memory: Vector) -> None:\n"
+        "        for expert in range(state.num_experts):\n"
+        "            state.priority[state.layer, expert] = -state.next_use[state.layer, expert]\n"
+    )
+    assert main(["bench", "policy=lru policy/eviction=peek.py"]) == 2
+    assert "next_use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "bench takes policies, as policy=lru, or the word all"),
+        (["lru"], "'lru' must be policy=NAME or policy=FILE"),
+        (["policy=lru hardware=s1_rtx3080ti"], "then overrides of that policy alone"),
+        (["policy=lruu"], "policy=lruu is not known"),
+        (["policy=lru", "out="], "at most one out=FOLDER"),
+    ],
+)
+def test_other_words_are_refused(words, sentence, capsys):
+    assert main(["bench", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_shipped_board_holds_every_policy_and_is_of_this_suite():
+    board = pd.read_csv(SHIPPED)
+    assert {*board["policy"]} == {*yaml_names(CONF / "policy")}
+    assert set(board["suite"]) == {suite.VERSION} and set(board["label"]) == {"SIMULATED"}
+
+
+@pytest.mark.slow
+def test_the_shipped_board_is_what_the_command_gives():
+    ends = [suite.play([f"policy={name}"]) for name in suite.ENDS]
+    board = pd.read_csv(SHIPPED).set_index("policy")
+    assert score(suite.play(["policy=lru"]), *ends).value == pytest.approx(board["score"]["lru"], abs=1e-4)
+
+
+def test_the_page_shows_names_of_others_as_text():
+    one = score(replace(played("<b>\x1b[31m", [3] * 6)), NONE, ALL)
+    page = html(table([one]))
+    assert "<b>" not in page and "\x1b" not in page and "&lt;b&gt;" in page
