@@ -63,6 +63,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -95,6 +96,7 @@ def test_nothing_steers_the_terminal(words, folder, tmp_path):
         assert "Warning" not in text and "site-packages" not in text and max(map(len, text.split("\n"))) < 2500
 
 
+@pytest.mark.slow
 def test_the_page_and_its_pictures_hold_no_controls_and_no_long_names(folder):
     GlobalHydra.instance().clear()
     with warnings.catch_warnings():
@@ -142,6 +144,7 @@ def test_every_character_is_visible_or_escaped():
     assert len(short_name("x" * 10**6)) == 48 and short_name("x" * 999) != short_name("x" * 998 + "yx")
 
 
+@pytest.mark.slow
 def test_resolvers_in_a_result_folder_are_text(folder, monkeypatch, capsys):
     monkeypatch.setenv("SECRET_OF_MINE", "s3cr3t")
     run = folder / "lru1"

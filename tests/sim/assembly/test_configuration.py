@@ -71,6 +71,7 @@ def test_every_policy_says_what_it_is_and_where_it_comes_from(policy):
     assert second.startswith("# Source: ")
 
 
+@pytest.mark.slow
 def test_parts_of_every_system_can_be_exchanged_by_one_override():
     """Knobs of a part live in the part's own yaml: in the system's they would be left behind by an exchange."""
     for policy in names("policy"):
@@ -80,6 +81,7 @@ def test_parts_of_every_system_can_be_exchanged_by_one_override():
         assert all(set(bare[part]) == {"_target_"} for part in SWITCHES), policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["eviction", "prediction", "prefetch", "substitution", "assignment"])
 def test_every_part_runs_inside_importance(part, trace_path, checkpoints):
     for name in names(f"policy/{part}"):

@@ -66,6 +66,7 @@ def test_experts_on_the_cpu_decide_as_the_engines_do(device):
     assert real.columns["cpu"].sum() > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     st.fixed_dictionaries(

@@ -141,6 +141,7 @@ def test_a_damaged_one_is_refused(tmp_path, monkeypatch):
         build(compose_run("policy=promoe", "trace.requests=2"))
 
 
+@pytest.mark.slow
 def test_only_such_a_policy_loads_torch(tmp_path):
     code = "import sys; from sim.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     for policy, loaded in (("lru", "False"), ("promoe", "True")):

@@ -137,6 +137,7 @@ def outputs(folder: Path, capsys) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_file_and_a_shipped_group_give_the_same_everywhere(trace_path, tmp_path, capsys, monkeypatch):
     """Uncertainty included: every output of the two, once the path and times are taken out."""
     text = machine_text(UNSURE)
@@ -169,6 +170,7 @@ def test_a_file_and_a_shipped_group_give_the_same_everywhere(trace_path, tmp_pat
         assert one == other, key
 
 
+@pytest.mark.slow
 def test_uncertainty_in_a_file_makes_a_difference_uncertain(trace_path, tmp_path, capsys):
     p_values = []
     for name, uncertainty in (("sure", SURE), ("unsure", UNSURE)):

@@ -63,6 +63,7 @@ def test_the_key_is_that_of_the_content(trace_path, tmp_path, monkeypatch):
     assert len(different) == 6 and key not in different
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -232,6 +232,7 @@ def rate(**changes: Any) -> float:
     return 1e9 / float(served.step_ns.mean())
 
 
+@pytest.mark.slow
 def test_the_ablation_keeps_the_published_order():
     rates = [
         rate(),

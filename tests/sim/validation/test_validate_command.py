@@ -121,6 +121,7 @@ def test_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 TINY = ("real.hidden_size=32", "real.expert_ffn=48", "real.attention_bytes=4096", "real.link_bytes_per_s=null")
 
 
+@pytest.mark.slow
 def test_real_runs_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
