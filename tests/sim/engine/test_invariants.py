@@ -12,6 +12,7 @@ from sim.engine.decision.counters import N_DEMANDED
 from sim.engine.invariants import broken_invariants
 from tests.support.replays import BARE, replay_of, run
 from tests.support.timelines import rows
+from traces.errors import UserError
 
 ENGINES = ("simpy", "compiled", "untimed")
 TRACE = rows([[0, 1], [1, 2]], [[1, 2], [2, 3]])
@@ -27,9 +28,8 @@ class Hoard(Lru):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_rule_that_writes_what_it_may_not(engine):
-    replay = replay_of(TRACE, replace(BARE, name="hoard", eviction=Hoard()), engine=engine, slots_per_layer=3)
-    with pytest.raises(RuntimeError, match=r"policy hoard: after the replay \d experts are left in Cache\.shield"):
-        run(replay)
+    with pytest.raises(UserError, match=r"Hoard\.touch writes what is not its own"):
+        replay_of(TRACE, replace(BARE, name="hoard", eviction=Hoard()), engine=engine, slots_per_layer=3)
 
 
 @pytest.mark.parametrize(
