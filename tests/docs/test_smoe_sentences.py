@@ -12,7 +12,6 @@ from scripts.studies.smoe.rivals import near_the_best, rivals, screen
 
 README = " ".join((Path(__file__).resolve().parents[2] / "README.md").read_text().split())
 CLAIMS = (Path(__file__).resolve().parents[2] / "docs" / "results" / "smoe_claims.md").read_text()
-CORNERS = [(host_s, ratio) for host_s in (0.0, 3e-3) for ratio in replays.CPU_RATIOS]
 MACHINES = [(machine.host_s, machine.cpu_ratio) for machine in replays.MACHINES]
 HALF_A_POINT = 0.005
 
@@ -95,13 +94,8 @@ def test_the_readme_says_what_the_table_of_claims_says(words, claim, batch, ours
     assert cells[5] == ours and cells[7].startswith(f"{machines} to ")
 
 
-@pytest.mark.parametrize(("host_s", "ratio"), CORNERS)
-def test_it_is_true_at_the_corners(host_s, ratio):
-    check(host_s, ratio)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("host_s", "ratio"), [machine for machine in MACHINES if machine not in CORNERS])
+@pytest.mark.parametrize(("host_s", "ratio"), MACHINES)
 def test_it_is_true_on_every_machine(host_s, ratio):
     check(host_s, ratio)
 

@@ -29,6 +29,7 @@ def test_a_package_with_endless_memory_bandwidth_costs_what_the_device_costs_wit
         assert row.link_bytes == pytest.approx(36 * bench.expert_bytes)
 
 
+@pytest.mark.slow
 def test_od_moe_loads_every_routed_expert_and_keeps_its_results(bench):
     row = bench.od_moe(2, "1 Gb/s", 117.6e6)
     assert row.link_bytes >= 36 * bench.expert_bytes * 0.999
@@ -44,6 +45,7 @@ def test_the_device_rows_are_those_of_run(bench):
     assert text.count("unchanged") == 2 and "SIMULATED" not in text
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_a_result_of_quality_is_refused(tmp_path):
     (tmp_path / "q.json").write_text("[]")
     with pytest.raises(UserError, match=r"not a quality\.json"):

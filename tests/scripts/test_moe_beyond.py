@@ -27,6 +27,7 @@ def test_requests_can_be_shuffled_and_bad_input_is_one_sentence(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: policy.prediction.checkpoint=embedded: it predicts")
 
 
+@pytest.mark.slow
 def test_both_tables(tmp_path):
     pytest.importorskip("policies.prefetch.top_n", reason="the rule that the policy moe_beyond prefetches by")
     trace = write_trace(tmp_path / "t.safetensors", request_trace())

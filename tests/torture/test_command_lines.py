@@ -174,6 +174,7 @@ def check_refused(argv, sentence, runs, capfd):
     assert not any(runs.rglob("metrics.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=shown)
 def test_overrides_of_run_are_refused(words, sentence, traces, tmp_path, capfd):
     given = [word.replace("BARE", str(traces / "bare.safetensors")) for word in words]

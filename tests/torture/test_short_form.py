@@ -26,6 +26,7 @@ SLOW = ("integers", "shapes", "surroundings")
 """Parts whose cases take a command or a process each; the other tests have a few of each kind."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", [pytest.param(part, marks=[pytest.mark.slow] if part in SLOW else []) for part in SHORT]
 )

@@ -19,6 +19,7 @@ def sim(*words, folder):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_calibrated_machine_can_be_run(tmp_path):
     path = tmp_path / "this machine.yaml"
     done = sim("calibrate", *SMALL, f"out='{path}'", folder=tmp_path / "calibrate")

@@ -33,6 +33,7 @@ def commands(*words):
     return f"from sim.__main__ import main\nfor words in {list(words)!r}:\n    print(words[0], main(words))\n"
 
 
+@pytest.mark.slow
 def test_a_run_and_the_library_work_and_what_needs_torch_says_so(tmp_path):
     runs = commands(["run", *SMALL, "out=one", "quiet=true"], ["record", "model=demo"])
     done = without_torch(

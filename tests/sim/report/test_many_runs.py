@@ -47,6 +47,7 @@ def test_a_table_without_intervals_is_the_same_table_else(folder):
     pd.testing.assert_frame_equal(*pairs)
 
 
+@pytest.mark.slow
 def test_a_page_of_many_runs_shows_some_and_says_so(folder, monkeypatch):
     assert len(content(folder, machines=0).rows) == 6
     monkeypatch.setattr(of_content, "MOST_RUNS", 4)

@@ -39,6 +39,7 @@ def test_the_experiments_of_the_study_are_all_there():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=needs_optuna) if n == "pareto" else n for n in NAMES])
 def test_the_first_line_is_the_command_and_the_first_job_runs(name, tmp_path):
     text = (CONF / "experiment" / f"{name}.yaml").read_text()

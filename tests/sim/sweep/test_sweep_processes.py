@@ -47,6 +47,7 @@ def stamps(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for run in finished_runs(folder) for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues_and_repeats_nothing(trace_path, tmp_path):
     words = ("policy=lru,belady", f"+sweep.grid.cache.fraction={CAPACITIES}".replace(" ", ""))
     first = subprocess.Popen(
@@ -70,6 +71,7 @@ def test_a_killed_sweep_continues_and_repeats_nothing(trace_path, tmp_path):
     assert third.returncode == 0 and computed(third.stdout) == []
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_a_folder(trace_path, tmp_path):
     words = ("policy=lru,belady", f"+sweep.grid.cache.fraction={CAPACITIES}".replace(" ", ""))
     both = [
@@ -106,6 +108,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_workers_of_each_launcher(launcher, trace_path, tmp_path):
     plugin, words = LAUNCHERS[launcher]
@@ -124,6 +127,7 @@ def test_two_workers_of_each_launcher(launcher, trace_path, tmp_path):
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 5
 
 
+@pytest.mark.slow
 def test_optuna_finds_a_front(trace_path, tmp_path):
     if not installed("hydra_optuna_sweeper"):
         pytest.skip("hydra_optuna_sweeper is not installed: extra `sweep`")
