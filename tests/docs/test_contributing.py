@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.random_traces import random_trace
 from traces.format.files import write_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_adding_a_policy_as_written(tmp_path):
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for folder in ("sim", "policies", "traces", "conf"):

@@ -76,6 +76,7 @@ def test_every_need_has_a_sentence():
     assert all(need.sentence for need in Need)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", system_names())
 def test_systems_are_read_as_hydra_composes_them(name):
     composed = compose_run(f"policy={name}").policy

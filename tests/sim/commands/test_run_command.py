@@ -84,6 +84,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_out_and_json_and_quiet(trace_path, tmp_path):
     words = ("run", "policy=lru", "engine=untimed", f"trace.path={trace_path}", "cache.bytes=2e4")
     done = sim(*words, f"out={tmp_path / 'my runs' / 'a=1'}", "format=json")

@@ -17,6 +17,7 @@ TRACE = random_trace(3, 3, 8, 2, prompts=(9, 4), decodes=(25, 20))
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pinned", [True, False])
 @pytest.mark.parametrize("policy", ["lru", "random", "cpu", "prefetch"])
 def test_it_computes_what_the_cpu_computes(policy, pinned, monkeypatch):

@@ -197,6 +197,7 @@ def test_interval_of_known_spread() -> None:
     assert np.isnan(request_interval(np.ones(1), np.ones(1))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["capacity", "attribution", "timeline"])
 @pytest.mark.parametrize("columns", [1, 2])
 def test_figures_are_the_same_bytes_each_time(sweep: Path, tmp_path: Path, name: str, columns: int) -> None:

@@ -56,6 +56,7 @@ def test_the_first_line_is_the_command_and_the_first_job_runs(name, tmp_path):
     assert (tmp_path / "metrics.json").is_file() and (tmp_path / "blocks.parquet").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "pareto"])
 def test_every_job_of_an_experiment_composes(name):
     params = OmegaConf.to_container(composed(name).hydra.sweeper.params)
