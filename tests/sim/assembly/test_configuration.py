@@ -54,6 +54,7 @@ def metrics_of(overrides: list[str]) -> dict:
     return table.metrics()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", names("policy"))
 def test_every_policy_runs_alike_on_both_engines(policy, trace_path, checkpoints):
     words = [f"policy={policy}", f"trace.path={trace_path}", *run_with(policy), *checkpoints.get(policy, [])]
