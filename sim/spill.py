@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ class Spill:
     def __init__(self, dtype: DTypeLike, width: int = 1) -> None:
         self.dtype, self.width, self.length = np.dtype(dtype), width, 0
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        weakref.finalize(self, self.file.close)
 
     def __len__(self) -> int:
         """Number of rows."""
