@@ -98,7 +98,7 @@ def compile_always(folder: str) -> None:
     from numba.core.dispatcher import Dispatcher
 
     Dispatcher.enable_caching = lambda self: None
-    print(f"note: {folder} cannot be written: every start compiles the engine, about 20 s", file=sys.stderr)
+    print(f"note: {folder} cannot be written: every start compiles the engine, 20 to 60 s", file=sys.stderr)
 
 
 def nothing_compiled() -> bool:
@@ -110,7 +110,7 @@ def nothing_compiled() -> bool:
 def announce_compilation() -> None:
     """Say on standard error that the first run compiles, where nothing is compiled yet."""
     if nothing_compiled():
-        print("compiling the engine, once, about 20 s ...", file=sys.stderr)
+        print("compiling the engine, once, 20 to 60 s ...", file=sys.stderr)
 
 
 def rule_sources(function: FunctionType) -> list[Path]:
