@@ -1,10 +1,13 @@
 """Fixtures that several test folders share."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def _shared(name: str) -> Path:
@@ -24,3 +27,14 @@ def shared_traces() -> Path:
 def shared_measurements() -> Path:
     """Folder of real measurements by others; skips where it is absent."""
     return _shared("measurements")
+
+
+@pytest.fixture(autouse=True)
+def own_choices_end() -> Iterator[None]:
+    """Choices that a test registers by naming a file (`hardware=mine.yaml`) are unknown to the tests after it."""
+    yield
+    module = sys.modules.get("hydra.core.config_store")
+    if module is not None:
+        repo = module.ConfigStore.instance().repo
+        for group in [name for name in repo if (ROOT / "conf" / name).is_dir() and name != "hydra"]:
+            del repo[group]
