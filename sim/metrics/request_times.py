@@ -25,12 +25,16 @@ class RequestTimes:
         step_of = np.repeat(np.arange(len(block)), np.diff(block.bounds))  # [N]
         self.groups[block.requests] = block.group[step_of]
         decode = block.phase[step_of] == DECODE
+        begun = np.where(self.decode_steps > 0, -1, len(decode))  # [R] where its first decode row is in the block
+        rows = np.flatnonzero(decode)[::-1]
+        begun[block.requests[rows]] = np.minimum(begun[block.requests[rows]], rows)
+        first_prompt = np.arange(len(decode)) < begun[block.requests]
         self.decode_steps += np.bincount(block.requests[decode], minlength=len(self.decode_steps))
         if result.latency_ns is None:
             return
         clock_s = self._clock_ns(block.group, result.latency_ns)[step_of] / 1e9
         self.last_s[block.requests] = clock_s  # of several rows of a request the last one stays
-        self.first_s[block.requests[~decode]] = clock_s[~decode]
+        self.first_s[block.requests[first_prompt]] = clock_s[first_prompt]
 
     def _clock_ns(self, group: NDArray[np.int64], latency_ns: NDArray[np.int64]) -> NDArray[np.int64]:
         """Time since the start of its batch at the end of every step, [S]."""
@@ -44,9 +48,9 @@ class RequestTimes:
     def columns(self, timed: bool) -> dict[str, NDArray[Any]]:
         """Batch, decode steps, and where there is a clock ttft_s, tpot_s and latency_s of every request.
 
-        Times count from the start of the request's batch. TTFT: until its prompt has been prefilled (NaN without
+        Times count from the start of the request's batch. TTFT: until its first prompt has been prefilled (NaN without
         recorded prompt). TPOT = (latency - TTFT) / decode steps, which includes waiting while other prompts of the
-        batch are prefilled (NaN without decode steps).
+        batch, or its own of later turns, are prefilled (NaN without decode steps).
         """
         steps, first, last = self.decode_steps, self.first_s, self.last_s
         columns: dict[str, NDArray[Any]] = {

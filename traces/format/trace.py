@@ -101,8 +101,9 @@ class Trace:
     of layer l+1 applied at layer l, 'before' on the input of layer l's own gate (available at that gate),
     'after' on the residual after layer l's MoE (available at the end of layer l).
     `request_offsets` [R+1] int64; `prompt_len` [R] int32, tokens of the prompt whether recorded or not;
-    `phase` [T] uint8, PREFILL rows before DECODE rows within a request. `score_function`: how weights come from logits
-    ("softmax", "softmax_topk", "sigmoid", ...). `request_labels`: data set or conversation of each request;
+    `phase` [T] uint8: a request is its prompt's PREFILL rows, DECODE rows, and so on for further turns; prompt tokens
+    without a row (a cached prefix, or none recorded) come before its first row. `score_function`: how weights come from
+    logits ("softmax", "softmax_topk", "sigmoid", ...). `request_labels`: data set or conversation of each request;
     `request_numbers` [R] int64: where they stood in the trace that they were taken from, None for a whole one.
     `expert_similarity` [L, E, E] float16: cosine of two experts' outputs on the same inputs, averaged over measured
     tokens. `content_hash`: sha256 of tensors and geometry, set by reading and writing, empty for a trace that has not
@@ -241,17 +242,22 @@ class Trace:
             )
         return self.router_logits.probabilities(start, stop, self.num_experts)
 
-    def positions(self) -> NDArray[np.int32]:
-        """Position of each row in the context of its request, [T] int32.
+    def contexts(self) -> NDArray[np.int64]:
+        """Tokens in the context of each request before its first row, [R]: what of its first prompt is not recorded."""
+        return np.asarray(self.prompt_len - first_prompts(self, self.phase), np.int64)
 
-        Prefill row i is at i, decode row j at prompt_len + j.
-        """
-        lengths = np.diff(self.request_offsets)
-        index = np.arange(self.num_tokens, dtype=np.int64) - np.repeat(self.request_offsets[:-1], lengths)
-        decode_rows = np.add.reduceat(self.phase == DECODE, self.request_offsets[:-1], dtype=np.int64)
-        # A decode row's index counts the recorded prefill rows; replace them by the whole prompt.
-        shift = np.repeat(self.prompt_len - (lengths - decode_rows), lengths)
-        return (index + np.where(self.phase == DECODE, shift, 0)).astype(np.int32)
+    def positions(self) -> NDArray[np.int32]:
+        """Position of each row in the context of its request, [T] int32: its rows follow each other without gaps."""
+        starts = self.contexts() - self.request_offsets[:-1]
+        return (np.arange(self.num_tokens) + np.repeat(starts, np.diff(self.request_offsets))).astype(np.int32)
+
+
+def first_prompts(trace: Trace, phase: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Prefill rows that each request of `trace` begins with, [R], where its rows are in `phase` [T]."""
+    offsets = trace.request_offsets
+    decodes = np.append(np.flatnonzero(phase == DECODE), len(phase))
+    first = decodes[np.searchsorted(decodes, offsets[:-1])]  # the next decode row of this or of a later request
+    return np.asarray(np.minimum(first, offsets[1:]) - offsets[:-1], np.int64)
 
 
 def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:

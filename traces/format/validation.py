@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.tensors import trace_tensors
-from traces.format.trace import DECODE, PREFILL, SCORE_TABLES, Geometry, ScoreTable, Trace
+from traces.format.trace import DECODE, PREFILL, SCORE_TABLES, Geometry, ScoreTable, Trace, first_prompts
 
 _IDS = (np.uint8, np.uint16)
 _FLOATS = (np.float16, np.float32)
@@ -179,20 +179,16 @@ def _check_requests(trace: Trace) -> None:
 
 
 def _check_phases(trace: Trace) -> None:
-    """Within a request all prefill rows come first, and they are the whole prompt or absent."""
-    phase, offsets = trace.phase, trace.request_offsets
+    """Every row has a phase, and no request more rows of its first prompt than this has tokens."""
+    phase = trace.phase
     if (wrong := np.flatnonzero(phase > DECODE)).size:
         raise UserError(
             f"phase of row {wrong[0]} is {phase[wrong[0]]}: must be {PREFILL} (prefill) or {DECODE} (decode)"
         )
-    falls = np.flatnonzero(phase[1:] < phase[:-1]) + 1
-    if (inside := falls[~np.isin(falls, offsets)]).size:
-        request = int(np.searchsorted(offsets, inside[0], side="right")) - 1
-        raise UserError(f"Row {inside[0]} of request {request} is prefill after decode; a prompt's rows come first")
-    prefill = np.diff(offsets) - np.add.reduceat(phase, offsets[:-1], dtype=np.int64)
-    if (wrong := np.flatnonzero((prefill != 0) & (prefill != trace.prompt_len))).size:
+    prefill = first_prompts(trace, phase)
+    if (wrong := np.flatnonzero(prefill > trace.prompt_len)).size:
         at = int(wrong[0])
         raise UserError(
-            f"Request {at} has {prefill[at]} prefill rows but prompt_len={trace.prompt_len[at]}; "
-            "a prompt is recorded whole or not at all"
+            f"Request {at} begins with {prefill[at]} prefill rows but prompt_len={trace.prompt_len[at]}; "
+            "prompt_len counts the tokens of its first prompt, recorded or not"
         )

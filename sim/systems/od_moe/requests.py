@@ -76,6 +76,8 @@ def _recorded(trace: Trace) -> Iterator[Request]:
         rows = slice(int(trace.request_offsets[number]), int(trace.request_offsets[number + 1]))
         ids, phase = load(trace.topk_ids[rows]), trace.phase[rows]
         prompt = ids[phase == PREFILL]
+        if (np.diff(phase.astype(np.int8)) < 0).any():
+            raise UserError(f"system=od_moe serves one prompt per request, and request {number} has several turns")
         yield Request(int(trace.prompt_len[number]), int((phase == DECODE).sum()), prompt if len(prompt) else None)
 
 

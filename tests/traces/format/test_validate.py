@@ -64,10 +64,9 @@ FAULTS = {
         replace(recorded_trace(), request_offsets=np.array([0, 15])),
         "request_offsets (2,) and prompt_len (3,) do not go together",
     ),
-    "prompt": (changed("prompt_len", 0, 4), "Request 0 has 3 prefill rows but prompt_len=4"),
+    "prompt": (changed("prompt_len", 0, 2), "Request 0 begins with 3 prefill rows but prompt_len=2"),
     "prompt negative": (changed("prompt_len", 1, -1), "prompt_len of request 1 is -1"),
     "phase": (changed("phase", 5, 2), "phase of row 5 is 2"),
-    "order": (changed("phase", 5, 0), "Row 5 of request 0 is prefill after decode"),
     "labels": (replace(recorded_trace(), request_labels=("a",)), "request_labels has 1 entries for 3 requests"),
     "dtype": (
         replace(recorded_trace(), topk_ids=recorded_trace().topk_ids.astype(np.int64)),
