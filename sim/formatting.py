@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TypeGuard
 
 UNKNOWN = "-"
@@ -12,7 +13,7 @@ SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 def is_known(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def number(value: object, form: str = ".4g", scale: float = 1.0, unit: str = "", unknown: str = UNKNOWN) -> str:
@@ -48,6 +49,17 @@ def interval(low: object, high: object, form: str = ".4g", scale: float = 1.0) -
 def with_interval(text: str, low: object, high: object, form: str = ".4g", scale: float = 1.0) -> str:
     """A number's text, followed by its interval where that is known."""
     return f"{text} {interval(low, high, form, scale)}".rstrip()
+
+
+def of_layers(layers: object, model_layers: object) -> str:
+    """How much of a model a time is for, as "for 6 of 27 layers"; "for all 27 layers"; empty where it is not known."""
+    if not is_known(layers):
+        return ""
+    if not is_known(model_layers):
+        return f"for {layers:.0f} layers"
+    return (
+        f"for all {layers:.0f} layers" if layers == model_layers else f"for {layers:.0f} of {model_layers:.0f} layers"
+    )
 
 
 def shortlist(names: Sequence[str], count: int, separator: str = ", ") -> str:

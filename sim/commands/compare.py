@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.command_words import machines_of, read_words
-from sim.formatting import number, percent
+from sim.formatting import is_known, number, of_layers, percent, with_interval
+from sim.metrics.registry import Quantity, quantity_of
 from traces.errors import UserError
 from traces.text import spreadsheet_cell
 
@@ -102,17 +103,44 @@ def write(out: Path, pairs: pd.DataFrame) -> None:
 
 
 def text(pairs: pd.DataFrame) -> str:
-    """The pairs as aligned lines, those of one capacity and machine together."""
-    lines = [f"{pairs['metric'].iloc[0]}, {pairs['blocks'].max()} blocks of requests, SIMULATED; A - B of every pair"]
+    """The pairs as aligned lines, those of one capacity and machine together, in the unit of their metric."""
+    quantity = quantity_of(str(pairs["metric"].iloc[0]))
+    title = f"{quantity.name}: {title_of(quantity)}"
+    lines = [f"{title}, {pairs['blocks'].max()} blocks of requests, SIMULATED; A against B of every pair"]
+    unit = unit_of(quantity)
     width = max(len(name) for name in {*pairs["series"], *pairs["against"]})
     for _, rows in pairs.groupby("conditions", sort=False):
         first = rows.iloc[0]
-        where = f"capacity {first['asked_capacity']}, {first['hardware']}, {on_runtime(first)}"
-        lines += ["", f"{where}, batch size {first['batch_size']}"]
-        figures = f"{'A':>10} {'B':>10} {'A - B':>10}  {'95 %':^23} {'p Holm':>8} {'A wins':>7}"
-        lines.append(f"  {'A':<{width}}  {'B':<{width}}  {figures}")
-        lines += [f"  {_line(row, width)}" for _, row in rows.iterrows()]
+        layers = of_layers(first["layers"], first["model_layers"]) if quantity.is_time else ""
+        where = [f"capacity {first['asked_capacity']}", str(first["hardware"]), on_runtime(first)]
+        lines += ["", ", ".join(filter(None, [*where, f"batch size {first['batch_size']}", layers]))]
+        heads = (
+            f"A{unit}", f"B{unit}", f"A - B{difference_unit(quantity)} [95 %]", "A / B - 1 [95 %]", "p Holm", "A wins",
+        )  # fmt: skip
+        names = [("A", "B"), *zip(rows["series"], rows["against"], strict=True)]
+        cells = [heads, *(_cells(row, quantity) for _, row in rows.iterrows())]
+        marks = ["", *("" if known else "not distinguishable" for known in rows["distinguishable"])]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for (one, other), figures, mark in zip(names, cells, marks, strict=True):
+            shown = "  ".join(f"{cell:>{wide}}" for cell, wide in zip(figures, widths, strict=True))
+            lines.append(f"  {one:<{width}}  {other:<{width}}  {shown}  {mark}".rstrip())
     return "\n".join(lines)
+
+
+def title_of(quantity: Quantity) -> str:
+    """What is compared: the metric's words, and which steps it counts."""
+    steps = {(0, 1): "all steps", (0,): "prefill steps", (1,): "decode steps"}[quantity.phases]
+    return quantity.metric.title if quantity.request_time else f"{quantity.metric.title}, {steps}"
+
+
+def unit_of(quantity: Quantity) -> str:
+    """The unit of a heading, in front of it a blank; empty for plain numbers."""
+    return f" {quantity.metric.unit.word}".rstrip()
+
+
+def difference_unit(quantity: Quantity) -> str:
+    """The unit of a difference: of percent, points."""
+    return " points" if quantity.metric.unit.word == "%" else unit_of(quantity)
 
 
 def on_runtime(row: pd.Series) -> str:
@@ -120,13 +148,17 @@ def on_runtime(row: pd.Series) -> str:
     return str(row["comparison"]) if row["runtime"] == "own" else f"{row['runtime']} ({row['comparison']})"
 
 
-def _line(row: pd.Series, width: int) -> str:
-    """One pair."""
-    known = row["difference_low"] == row["difference_low"]
-    interval = f"{number(row['difference_low'])} to {number(row['difference_high'])}" if known else "no interval"
-    p, wins = number(row["p_holm"], ".2g"), percent(row["wins"])
-    mark = "" if row["distinguishable"] else "  not distinguishable"
+def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
+    """The figures of one pair."""
+    scale, form = quantity.metric.unit.scale, quantity.metric.form or quantity.metric.unit.form
+    signed, gap = form.replace(".", "+.", 1), [row[f"difference{end}"] for end in ("", "_low", "_high")]
+    less = [row[name] - 1 for name in ("ratio", "ratio_low", "ratio_high")]
     return (
-        f"{row['series']:<{width}}  {row['against']:<{width}}  {number(row['value']):>10} "
-        f"{number(row['against_value']):>10} {number(row['difference']):>10}  {interval:^23} {p:>8} {wins:>7}{mark}"
-    )
+        number(row["value"], form, scale),
+        number(row["against_value"], form, scale),
+        with_interval(number(gap[0], signed, scale), gap[1], gap[2], signed, scale)
+        + ("" if is_known(gap[1]) else " [no interval]"),
+        with_interval(percent(less[0], "+.1f", " %"), less[1], less[2], "+.1f", 100.0),
+        number(row["p_holm"], ".2g"),
+        percent(row["wins"]),
+    )  # fmt: skip

@@ -98,12 +98,14 @@ def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
     tpot, first = column_of("tpot_s.mean"), decode_time(batch_sizes)
     return [
         Column("capacity", "capacity %", 100.0, ".1f"),
-        *map(column_of, ("hit_rate", "cache_ratio", "substitution_rate")),
-        column_of("bytes_per_token", "MB/token"),
+        column_of("decode.hit_rate", "hit %, decode"),
+        column_of("decode.cache_ratio", "cache ratio %, decode"),
+        column_of("bytes_per_token", "MB/token, all"),
         *([] if first == "tpot_s.mean" else [column_of(first)]),
         tpot,
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
         Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
+        Column("tokens_per_s", "tokens/s", 1.0, ".4g"),
         column_of("tpot_s.p99", "P99 ms"),
         column_of("ttft_s.mean"),
     ]
@@ -112,15 +114,19 @@ def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
 def format_table(table: "pd.DataFrame") -> str:
     """The runs as aligned text, a line each, equal ones once; a dash where a number is not known."""
     from sim.formatting import number
+    from sim.results.table import layers_of, tokens_per_s
 
     columns = shown_columns(table["batch_size"])
+    table = table.assign(tokens_per_s=tokens_per_s(table))
     lines = [["policy", *(column.heading for column in columns)]]
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
         cells = [number(run.get(column.name), column.form, column.scale) for column in columns]
         lines.append([str(run["series"]), *cells])
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     form = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
-    return "\n".join(form.format(*line) for line in lines)
+    return "\n".join(
+        [" ".join(["times SIMULATED,", layers_of(table)]).rstrip(" ,"), *(form.format(*line) for line in lines)]
+    )
 
 
 def _default_folder(what: Path) -> Path:

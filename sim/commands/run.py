@@ -128,7 +128,7 @@ def run_once(config: DictConfig, printed: str) -> None:
     if isinstance(done, DeviceRun):
         from sim.results.summary import text
 
-        print(text(done.replay, done.metrics, done.what_if))
+        print(text(done.replay, done.metrics, done.what_if, HydraConfig.get().overrides.task))
         if done.timeline is not None:
             print(f"{done.timeline}: open it in https://ui.perfetto.dev")
     else:

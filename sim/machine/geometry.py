@@ -48,6 +48,12 @@ def resolve_geometry(
     )
 
 
+def model_layers(geometry: Geometry) -> int:
+    """MoE layers of the model that sizes are named after; those of the sizes where no file describes that model."""
+    known = _known_sizes(geometry.model)
+    return geometry.num_layers if known is None else known.num_layers
+
+
 def _known_sizes(name: str) -> Geometry | None:
     try:
         return load_geometry(name)

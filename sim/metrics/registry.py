@@ -26,14 +26,17 @@ STALLS = ("link", "cpu", "launch", "sync", "host")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """How a number is shown: alone by `format`; in a column of a table times `scale` with the digits of `form`."""
+    """How a number is shown: alone by `format`; in a column of a table times `scale`, in `word`, with the digits of
+    `form`."""
 
     format: Callable[[object], str]
     scale: float
     form: str
+    word: str = ""
 
 
-FRACTION, SECONDS, BYTES = Unit(percent, 100.0, ".1f"), Unit(milliseconds, 1e3, ".2f"), Unit(size, 1e-6, ".1f")
+FRACTION, SECONDS = Unit(percent, 100.0, ".1f", "%"), Unit(milliseconds, 1e3, ".2f", "ms")
+BYTES = Unit(size, 1e-6, ".1f", "MB")
 PLAIN = Unit(number, 1.0, ".4g")
 
 

@@ -30,7 +30,17 @@ FIRST_ORDER_NOTE = (
     "what the machine's uncertainty does is estimated by first order where runs were not replayed on plausible "
     "machines: it does not know that copies hide host time"
 )
-_CONDITIONS = ("capacity", "asked_capacity", "hardware", "model", "trace", "batch_size", "conditions")
+_CONDITIONS = (
+    "layers",
+    "model_layers",
+    "capacity",
+    "asked_capacity",
+    "hardware",
+    "model",
+    "trace",
+    "batch_size",
+    "conditions",
+)
 
 
 @dataclass(frozen=True, slots=True)

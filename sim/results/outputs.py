@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
+from sim.machine.geometry import model_layers
 from sim.machine.runtime import OWN_RUNTIME, SAME_RUNTIME
 from sim.machine.uncertainty import elasticities
 from sim.metrics.block_sums import BlockSums
@@ -55,6 +56,8 @@ def provenance(
             replay.geometry, replay.setup.machine, replay.setup.time, replay.policy.residency == "all"
         ),
         "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
+        "layers": replay.trace.num_layers,
+        "model_layers": model_layers(replay.geometry),
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,
         **({} if forecaster is None else {"predictor": forecaster.origin}),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
-from sim.formatting import milliseconds, number, percent, size
+from sim.formatting import milliseconds, number, of_layers, percent, size
+from sim.machine.geometry import model_layers
 from sim.machine.parts import PARTS
 from sim.metrics.registry import PREFIXES, QUANTILES, decode_time, quantity_of
 from sim.metrics.step_table import Metrics
@@ -23,13 +25,20 @@ BATCH_TIMES_SHOWN = {"itl_s": "decode step", "tpot_s": "TPOT over requests, with
 time of a decode step."""
 
 
-def head(replay: Replay, metrics: Metrics) -> list[str]:
+def exchanged(words: Sequence[str]) -> list[str]:
+    """The overrides that change a part or a knob of the policy, without what all of them begin with."""
+    changes = (word.lstrip("+~") for word in words)
+    return [word[len("policy.") :] for word in changes if word.startswith(("policy/", "policy."))]
+
+
+def head(replay: Replay, metrics: Metrics, words: Sequence[str] = ()) -> list[str]:
     reset = "reset for every batch" if replay.cache.resets else "not reset between requests"
     clock = "SIMULATED" if replay.timed else "counted without a clock"
     trace = replay.trace
     whose = "the one that the policy names" if replay.setup.own_runtime else "the same for every policy"
+    policy = ", ".join([short_name(replay.policy.name), *exchanged(words)])
     return [
-        f"policy {short_name(replay.policy.name)} on {short_name(trace.geometry.model)} routing, "
+        f"policy {policy} on {short_name(trace.geometry.model)} routing, "
         f"{short_name(replay.geometry.model)} sizes, {short_name(replay.hardware.name)} ({replay.hardware.label}); "
         f"results {clock}",
         f"runtime {short_name(replay.runtime.name)} ({replay.runtime.label}), {whose}",
@@ -46,18 +55,19 @@ def rows(metrics: Metrics) -> list[tuple[str, ...]]:
     return [(rate.title, *(rate.unit.format(metrics[f"{prefix}{rate.name}"]) for prefix in PREFIXES)) for rate in shown]
 
 
-def times(metrics: Metrics, batch_size: int, layers: int) -> list[str]:
+def times(metrics: Metrics, batch_size: int, layers: str) -> list[str]:
+    """Times of requests and of a decode step; `layers`: what they are for, as `of_layers` says it."""
     lines = []
     for name, title in (TIMES_SHOWN if batch_size == 1 else BATCH_TIMES_SHOWN).items():
         points = "   ".join(f"{point} {milliseconds(metrics[f'{name}.{point}'])}" for point in QUANTILES)
-        lines.append(f"{title:<34}{milliseconds(metrics[f'{name}.mean']):>14}   {points}")
+        lines.append(f"{title:<34}{milliseconds(metrics[f'{name}.mean']):>14}   {points}   {layers}")
     total = metrics["itl_s.mean"]
     if not isinstance(total, float):
         return [*lines, "no times: this replay has no clock"]
     step = metrics[decode_time((batch_size,))]
     if isinstance(step, float) and step > 0:
         rate = f"{batch_size / step:.4g}"
-        lines.append(f"{'tokens per second':<34}{rate:>14}   of decoding, for {layers} MoE layers")
+        lines.append(f"{'tokens per second':<34}{rate:>14}   of decoding, {layers}")
     lines.append("where a decode step's time goes:")
     step_s = sum(float(metrics[f"time_s_per_token.{part}"] or 0.0) for part in PARTS)
     for part in PARTS:
@@ -68,32 +78,34 @@ def times(metrics: Metrics, batch_size: int, layers: int) -> list[str]:
     return lines
 
 
-def gains(answers: dict[str, Any]) -> list[str]:
+def gains(answers: dict[str, Any], layers: str) -> list[str]:
     """What every scenario of ``sim.run.what_if`` would gain."""
     base = answers["baseline"]
-    lines = [f"{'what if (SIMULATED, exact in the model)':<42}{'TPOT, requests':>14}{'change':>10}{'hit rate':>10}"]
-    lines.append(f"  {'as it is':<40}{milliseconds(base['tpot_s']):>14}{'':>10}{percent(base['hit_rate']):>10}")
+    title = f"what if (SIMULATED, {layers})"
+    lines = [f"{title:<42}{'TPOT, requests':>14}{'change':>10}{'hit rate, all':>15}"]
+    lines.append(f"  {'as it is':<40}{milliseconds(base['tpot_s']):>14}{'':>10}{percent(base['hit_rate']):>15}")
     for row in answers["scenarios"]:
         if row["refused"] is not None:
             lines.append(f"  {row['name']:<40}not possible: {row['refused']}")
             continue
         change = percent(row["change"], "+.1f")
-        shown = f"{milliseconds(row['tpot_s']):>14}{change:>10}{percent(row['hit_rate']):>10}"
+        shown = f"{milliseconds(row['tpot_s']):>14}{change:>10}{percent(row['hit_rate']):>15}"
         lines.append(f"  {row['name']:<40}{shown}")
     return [*lines, f"  {answers['binding']}", f"  {answers['bound']}"]
 
 
-def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None) -> str:
-    """Everything a person wants to see first."""
-    lines = head(replay, metrics)
+def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None, words: Sequence[str] = ()) -> str:
+    """Everything a person wants to see first; `words`: the overrides of the run."""
+    lines = head(replay, metrics, words)
+    layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry))
     lines += ["", f"{'':<34}{'all':>12}{'prefill':>12}{'decode':>12}"]
     lines += [
         f"{title:<34}{everything:>12}{prefill:>12}{decode:>12}" for title, everything, prefill, decode in rows(metrics)
     ]
     lines.append("")
-    lines += times(metrics, replay.run.batch_size, replay.trace.num_layers)
+    lines += times(metrics, replay.run.batch_size, layers)
     if answers is not None:
-        lines += ["", *gains(answers), ""]
+        lines += ["", *gains(answers, layers), ""]
     lines += [f"ESTIMATED: {printable(note)}" for note in replay.notes.estimated]
     lines += [f"note: {printable(note)}" for note in (*replay.notes.warnings, *fragile_capacity(metrics))]
     lines += [f"note: {sentence}" for sentence in few_for_quantiles(replay)]

@@ -1,5 +1,7 @@
 """The runs of a folder as a table: one row per run, with intervals over its requests."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sim.formatting import of_layers
 from sim.machine.runtime import OWN_RUNTIME
 from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
@@ -36,15 +39,16 @@ def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
     Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `runtime`, `comparison`
-    ("same runtime", or each on its own: runs on different runtimes are compared in the latter only), `model`, `trace`,
-    `trace_hash`, `batch_size`, `seed`, `label`, `engine`, `key`, `code_version`, `replay_wall_s`, `estimated`,
-    `warnings` and `overrides` (tuples of texts), `capacity` (share of all experts that the cache holds),
-    `asked_capacity` (as configured), `requests` (blocks of the intervals: requests, lockstep batches, or data sets and
-    conversations), `METRIC.low` and `METRIC.high` of every mean, rate and quantile (`tpot_s.low` for `tpot_s.mean`; NaN
-    where there is none), `series`: the policy, and the settings in which the runs of the folder differ, and
-    `conditions`: all that two runs must share so that only their policies differ, and at most the requests that they
-    replayed (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the
-    newest counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick.
+    ("same runtime", or each on its own: runs on different runtimes are compared in the latter only), `model`,
+    `trace`, `trace_hash`, `layers` (replayed) and `model_layers` (of the model whose sizes they have), `batch_size`,
+    `seed`, `label`, `engine`, `key`, `code_version`, `replay_wall_s`, `estimated`, `warnings` and `overrides` (tuples
+    of texts), `capacity` (share of all experts that the cache holds), `asked_capacity` (as configured), `requests`
+    (blocks of the intervals: requests, lockstep batches, or data sets and conversations), `METRIC.low` and
+    `METRIC.high` of every mean, rate and quantile (`tpot_s.low` for `tpot_s.mean`; NaN where there is none),
+    `series`: the policy, and the settings in which the runs of the folder differ, and `conditions`: all that two runs
+    must share so that only their policies differ, and at most the requests that they replayed
+    (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the newest
+    counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -138,6 +142,7 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, wi
         raise UserError(f"{run / 'provenance.json'} lacks cache.effective_fraction, the axis of every figure")
     row: dict[str, Any] = {key: np.nan if value is None else value for key, value in metrics.items()}
     row |= {key: provenance.get(key) for key in (*_SETTINGS, *_IDENTITY)}
+    row |= {name: np.nan if provenance.get(name) is None else provenance[name] for name in ("layers", "model_layers")}
     row["trace"] = Path(str(row["trace"])).name
     row |= {key: short_name(row[key]) for key in ("policy", "hardware", "model", "trace") if row[key] is not None}
     asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
@@ -164,6 +169,19 @@ def interval_columns(run: Run, metrics: Sequence[str]) -> dict[str, float]:
     """95 % intervals of these metrics by the names of their columns."""
     found = intervals(run, metrics).items()
     return {column: end for name, one in found for column, end in zip(bounds_of(name), one.interval, strict=True)}
+
+
+def layers_of(table: pd.DataFrame) -> str:
+    """What the times of these runs are for, as `of_layers` says it; several where they differ."""
+    known = zip(table["layers"], table["model_layers"], strict=True) if "layers" in table else ()
+    return ", ".join(dict.fromkeys(filter(None, (of_layers(*pair) for pair in known))))
+
+
+def tokens_per_s(table: pd.DataFrame) -> pd.Series[float]:
+    """Tokens that all requests of a batch get per second of decoding: batch size over the time of a decode step."""
+    single = table["batch_size"].astype(float) == 1.0
+    time_s = table["tpot_s.mean"].where(single, table.get("itl_s.mean", pd.Series(np.nan, table.index))).astype(float)
+    return table["batch_size"].astype(float) / time_s.where(time_s > 0)
 
 
 def bounds_of(metric: str) -> tuple[str, str]:

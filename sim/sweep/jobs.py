@@ -23,12 +23,16 @@ from omegaconf.errors import OmegaConfBaseException
 from sim.assembly.build import open_trace
 from sim.config import TraceConfig, to_plain_dict, validate
 from sim.errors import one_line, system_error
+from sim.formatting import is_known, milliseconds, of_layers, percent
+from sim.machine.geometry import model_layers
 from sim.metrics.registry import decode_time
 from sim.results.json_files import read_json, write_json
+from sim.results.summary import exchanged
 from sim.run.execute import DeviceRun, SystemRun, execute
 from sim.sweep.grid import OneRun, expand
 from sim.sweep.key import code_version, run_key, run_name
 from traces.errors import UserError
+from traces.text import short_name
 from traces.whole_file import make_folder, unfinished_name
 
 STEM = 40
@@ -117,7 +121,7 @@ def run_one(one: OneRun, folder: Path, wait: bool) -> Path | None:
         _record_failure(one, folder, error)
         return None
     if done is not None:
-        print(f"{place.name}  {_summary(done)}")
+        print(f"{place.name}  {_summary(one, done)}")
     return place.run
 
 
@@ -144,17 +148,21 @@ def _compute(one: OneRun, place: Place) -> DeviceRun | SystemRun:
     return done
 
 
-def _summary(done: DeviceRun | SystemRun) -> str:
-    """One line on a finished run."""
+def _summary(one: OneRun, done: DeviceRun | SystemRun) -> str:
+    """One line on a finished run: what was run, what came out."""
     if isinstance(done, SystemRun):
-        return ""
-    time = decode_time((done.replay.run.batch_size,))
-    values = (
-        ("hit rate", "hit_rate", "{:.3f}", 1.0),
-        ("TPOT" if time.startswith("tpot") else "decode step", time, "{:.3f} ms", 1e3),
-    )
-    found = [(title, form, done.metrics[name], scale) for title, name, form, scale in values]
-    return ", ".join(f"{title} {form.format(v * scale)}" for title, form, v, scale in found if isinstance(v, float))
+        return ", ".join(one.words)
+    replay, metrics = done.replay, done.metrics
+    settings = [word for word in one.words if not word.startswith(("policy", "engine=", "sweep.", "what_if=", "hydra"))]
+    name = f"policy {', '.join([short_name(replay.policy.name), *exchanged(one.words), *settings])}"
+    found = [f"decode hit rate {percent(metrics['decode.hit_rate'])}"]
+    time = decode_time((replay.run.batch_size,))
+    if is_known(value := metrics[time]):
+        title = "TPOT" if time.startswith("tpot") else "decode step"
+        rate = f"{replay.run.batch_size / value:.4g} tokens/s" if value > 0 else ""
+        layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry))
+        found.append(f"{title} {milliseconds(value)} {layers}, {rate}")
+    return f"{name}: {', '.join(found)}"
 
 
 def failure_of(one: OneRun, folder: Path) -> Path:

@@ -12,20 +12,25 @@ def test_compare_marks_what_is_not_distinguishable(tmp_path, capsys):
     sweep(tmp_path / "sweep")
     assert compare.main([str(tmp_path / "sweep"), "metric=hit_rate", f"out={tmp_path / 'pairs.csv'}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("hit_rate, 12 blocks of requests, SIMULATED")
+    assert printed.startswith("hit_rate: hit rate, all steps, 12 blocks of requests, SIMULATED")
     pairs = pd.read_csv(tmp_path / "pairs.csv")
     assert printed.count("not distinguishable") == (~pairs["distinguishable"]).sum() and len(pairs) == 6
     assert printed.index("capacity 0.25") < printed.index("capacity 0.5")
     row = pairs[(pairs["series"] == "belady") & (pairs["against"] == "lru") & (pairs["asked_capacity"] == 0.25)].iloc[0]
     line = next(line for line in printed.splitlines() if line.split()[:2] == ["belady", "lru"])
-    assert f"{row['value']:.4g}" in line and f"{row['difference_low']:.4g} to {row['difference_high']:.4g}" in line
+    gap = [f"{100 * row[f'difference{end}']:+.1f}" for end in ("", "_low", "_high")]
+    less = [f"{100 * (row[f'ratio{end}'] - 1):+.1f}" for end in ("", "_low", "_high")]
+    assert f"{100 * row['value']:.1f}  {100 * row['against_value']:.1f}" in line
+    assert f"{gap[0]} [{gap[1]}, {gap[2]}]" in line and f"{less[0]} % [{less[1]}, {less[2]}]" in line
 
 
 def test_compare_with_one_baseline_as_parquet(tmp_path, capsys):
     sweep(tmp_path / "sweep")
     assert compare.main([str(tmp_path / "sweep"), "baseline=lru", f"out={tmp_path / 'pairs.parquet'}"]) == 0
     assert set(pd.read_parquet(tmp_path / "pairs.parquet")["against"]) == {"lru"}
-    assert "tpot_s.mean" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tpot_s.mean: TPOT over requests" in printed and "A ms" in printed
+    assert "batch size 1, for 6 of 27 layers" in printed
 
 
 @pytest.mark.parametrize(

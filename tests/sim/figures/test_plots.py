@@ -55,13 +55,14 @@ def write_run(
         }
     ).to_parquet(folder / "requests.parquet")
     metrics = {
-        "hit_rate": hit_rate, "cache_ratio": hit_rate, "substitution_rate": 0.1, "bytes_per_token": 5e8,
+        "hit_rate": hit_rate, "decode.hit_rate": hit_rate, "cache_ratio": hit_rate, "substitution_rate": 0.1,
+        "bytes_per_token": 5e8,
         "tpot_s.mean": tpot, "tpot_s.p99": tpot * 1.3, "ttft_s.mean": None,
         **{f"time_s_per_token.{part}": value for part, value in seconds.items()},
     }  # fmt: skip
     provenance = {
         "policy": policy, "trace": "demo", "trace_hash": "a" * 64, "hardware": "s1_rtx3080ti", "model": None,
-        "label": "SIMULATED", "estimated": list(estimated), "batch_size": 1, "seed": 0,
+        "layers": 6, "model_layers": 27, "label": "SIMULATED", "estimated": list(estimated), "batch_size": 1, "seed": 0,
         "cache": {"fraction": share, "slots_per_layer": None, "scope": "layer", "effective_fraction": share},
         **changed,
     }  # fmt: skip
@@ -223,7 +224,8 @@ def test_footnote_says_how_far_to_trust_it(sweep: Path) -> None:
 def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plot.main([str(sweep), "figure=capacity", "columns=1", f"out={tmp_path / 'out'}"]) == 0
     printed = capsys.readouterr().out
-    assert "hit rate %" in printed
+    assert printed.startswith("times SIMULATED, for 6 of 27 layers")
+    assert "hit %, decode" in printed and "tokens/s" in printed
     assert "importance" in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["capacity.pdf", "capacity.png"]
 

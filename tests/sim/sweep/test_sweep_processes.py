@@ -40,7 +40,7 @@ def sweep(trace_path: Path, folder: Path, *words: str) -> subprocess.CompletedPr
 
 def computed(printed: str) -> list[str]:
     """Names of the runs that a sweep says it computed."""
-    return [line.split()[0] for line in printed.splitlines() if "  hit rate " in line]
+    return [line.split()[0] for line in printed.splitlines() if "decode hit rate " in line]
 
 
 def stamps(folder: Path) -> dict[Path, int]:
