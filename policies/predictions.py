@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.jitable import jitable
-from policies.state import State
+from policies.state import DROPPED, State
 
 
 @jitable
 def count_token(state: State, memory: NDArray[np.float64], row: int, token: int) -> None:
     """Count one token of the current layer in the counts that begin at ``memory[row]``."""
     memory[row] += 1
-    for rank in range(state.num_ranks):
+    for rank in range(state.token_ranks[token]):
         memory[row + 1 + state.ids[token, rank]] += 1
 
 
@@ -43,7 +43,9 @@ def write_routed(state: State, ahead: int, token: int) -> None:
     for expert in range(state.num_experts):
         state.predicted[ahead, token, expert] = 0.0
     for rank in range(state.num_ranks):
-        state.predicted[ahead, token, state.routed[token, state.layer + 1 + ahead, rank]] = 1.0
+        expert = state.routed[token, state.layer + 1 + ahead, rank]
+        if expert != DROPPED:
+            state.predicted[ahead, token, expert] = 1.0
 
 
 @jitable

@@ -31,14 +31,14 @@ def mean_scores(state: State, mean: NDArray[np.float64]) -> None:
 @jitable
 def next_score_of(state: State, token: int) -> float:
     """S_{k+1} of a token: its highest gate score outside the router's choice."""
-    return float(next_score(state.scores[token, : state.num_experts], state.ids[token], state.num_ranks))
+    return float(next_score(state.scores[token, : state.num_experts], state.ids[token], state.token_ranks[token]))
 
 
 @jitable
 def share_of_weight(state: State, token: int, rank: int) -> float:
     """Weight of a rank over the sum of the token's ranks; gate scores stand in where the trace has no weights."""
     total, own = 0.0, 0.0
-    for other in range(state.num_ranks):
+    for other in range(state.token_ranks[token]):
         weight = float(state.weights[token, other])
         if np.isnan(weight):
             weight = float(state.scores[token, state.ids[token, other]])

@@ -51,7 +51,7 @@ class State:
     num_layers: int
     num_experts: int
     num_ranks: int
-    """K: experts the router picks per token."""
+    """K: most experts the router picks per token."""
     seed: int
 
     layer: int
@@ -69,8 +69,10 @@ class State:
     has_scores: int
     """1 if ``scores`` holds the gate scores of the trace."""
 
+    token_ranks: Int4
+    """[B] how many experts the router picked for each token: K, or fewer (none, too) where the trace says so."""
     ids: Int4x2
-    """[B, K] experts the router picked, best first."""
+    """[B, K] experts the router picked, best first; DROPPED from rank ``token_ranks`` of the token on."""
     weights: Float4x2
     """[B, K] their weights; NaN where the trace has none."""
     scores: Float4x2
@@ -81,8 +83,8 @@ class State:
     """[num_lookahead, B, E] scores of layer + 1, + 2, ... known at this layer: a gate applied early, as recorded, or a
     trained network's forecast (needs 'lookahead_before', 'lookahead_after' or 'forecast')."""
     routed: Int4x3
-    """[B, L, K] the router's choice in every layer of this step. Later layers are the future: oracles only
-    (needs 'oracle')."""
+    """[B, L, K] the router's choice in every layer of this step, DROPPED at ranks without. Later layers are the future:
+    oracles only (needs 'oracle')."""
 
     status: UInt1x2
     """[L, E] ABSENT, IN_FLIGHT, RESIDENT or LOW."""
@@ -150,13 +152,14 @@ class State:
 def array_fields(
     num_layers: int, num_experts: int, num_ranks: int, max_tokens: int, depth: int = MAX_LOOKAHEAD
 ) -> dict[str, NDArray[Any]]:
-    """Freshly allocated arrays of ``State`` by field name: zero, except next_use (NEVER).
+    """Freshly allocated arrays of ``State`` by field name: zero, except next_use (NEVER) and token_ranks (K).
 
     ``depth`` is how many layers ahead the policy predicts.
     """
     layers, experts, ranks, tokens = num_layers, num_experts, num_ranks, max_tokens
     per_expert, per_slot = (experts,), (layers, experts)
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "token_ranks": ((tokens,), np.int32),
         "ids": ((tokens, ranks), np.int32),
         "weights": ((tokens, ranks), np.float32),
         "scores": ((tokens, experts), np.float32),
@@ -187,6 +190,7 @@ def array_fields(
     }
     arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
     arrays["next_use"][:] = NEVER
+    arrays["token_ranks"][:] = ranks
     return arrays
 
 

@@ -22,7 +22,7 @@ def left_alone(state: State, during_prefill: bool) -> bool:
 def all_resident(state: State) -> bool:
     """Whether the step's router asks for nothing but experts in GPU memory in full precision."""
     for token in range(state.num_tokens):
-        for rank in range(state.num_ranks):
+        for rank in range(state.token_ranks[token]):
             if state.status[state.layer, state.ids[token, rank]] != RESIDENT:
                 return False
     return True
@@ -32,7 +32,7 @@ def all_resident(state: State) -> bool:
 def all_marked(state: State, token: int, marked: Flags) -> bool:
     """Whether ``marked`` [E] holds every expert that the router gave this token."""
     found = True
-    for rank in range(state.num_ranks):
+    for rank in range(state.token_ranks[token]):
         found = found and marked[state.ids[token, rank]] != 0
     return bool(found)
 
@@ -64,7 +64,7 @@ def mark_routed(state: State, token: int, used: Flags) -> None:
     """Set ``used`` [E]: experts that the router gave this token."""
     for expert in range(state.num_experts):
         used[expert] = 0
-    for rank in range(state.num_ranks):
+    for rank in range(state.token_ranks[token]):
         used[state.ids[token, rank]] = 1
 
 
@@ -90,7 +90,7 @@ def substitute_in_band(state: State, alpha: float, include_next: bool, available
             edge = next_score_beside(scores, free)
         for expert in range(state.num_experts):
             free[expert] = (available[expert] != 0) & (free[expert] == 0)
-        for rank in range(state.num_ranks):
+        for rank in range(state.token_ranks[token]):
             if available[state.ids[token, rank]] == 0:
                 best = best_within(scores, free, (1.0 - alpha) * edge, edge, include_next)
                 if best >= 0:
@@ -111,7 +111,7 @@ def mark_available(state: State, alpha: float, available: Flags, routed: Flags) 
             continue  # its top-score experts are known to be available
         mark_routed(state, token, routed)
         edge = next_score_beside(state.scores[token, : state.num_experts], routed)
-        for rank in range(state.num_ranks):
+        for rank in range(state.token_ranks[token]):
             if not is_low(state, token, rank, edge, alpha):
                 available[state.ids[token, rank]] = 1
     return edge
@@ -125,13 +125,13 @@ def write_choice(state: State, token: int, chosen: NDArray[np.int32], count: int
     nothing is left are DROPPED.
     """
     following = 0
-    for rank in range(state.num_ranks):
+    for rank in range(state.token_ranks[token]):
         routed = state.ids[token, rank]
         state.executed_ids[token, rank] = DROPPED
         for i in range(count):
             if chosen[i] == routed:
                 state.executed_ids[token, rank] = routed
-    for rank in range(state.num_ranks):
+    for rank in range(state.token_ranks[token]):
         if state.executed_ids[token, rank] != DROPPED:
             continue
         while following < count and is_routed(state, token, chosen[following]):
@@ -145,7 +145,7 @@ def write_choice(state: State, token: int, chosen: NDArray[np.int32], count: int
 def is_routed(state: State, token: int, expert: int) -> bool:
     """Whether the router gave this token this expert."""
     found = False
-    for rank in range(state.num_ranks):
+    for rank in range(state.token_ranks[token]):
         found = found or state.ids[token, rank] == expert
     return bool(found)
 

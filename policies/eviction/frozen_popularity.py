@@ -10,6 +10,7 @@ from policies.base import Eviction, Vector
 from policies.needs import Need
 from policies.state import State
 from traces.format.mapped import load
+from traces.format.ranks import use_counts
 from traces.format.trace import Trace
 
 
@@ -34,9 +35,8 @@ class FrozenPopularity(Eviction):
         return num_layers * num_experts
 
     def fit(self, trace: Trace) -> Vector:
-        layers = np.arange(trace.num_layers, dtype=np.int64)[None, :, None] * trace.num_experts
-        cells = (layers + load(trace.topk_ids)).ravel()  # [T * L * K]
-        return np.bincount(cells, minlength=trace.num_layers * trace.num_experts).astype(np.float64)
+        uses = use_counts(load(trace.topk_ids), trace.fewer, trace.num_experts)  # [L, E]
+        return uses.ravel().astype(np.float64)
 
     def initial(self, num_layers: int, num_experts: int, memory: Vector) -> NDArray[np.float64] | None:
         """Worth of every expert as initial content, [L, E]: the highest are in the cache at a warm start."""

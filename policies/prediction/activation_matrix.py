@@ -12,6 +12,7 @@ from policies.needs import Need
 from policies.state import State
 from traces.errors import UserError
 from traces.format.mapped import load
+from traces.format.ranks import use_counts
 from traces.format.trace import Trace
 
 
@@ -88,8 +89,7 @@ class ActivationMatrix(Prediction):
         matrices: Any = memory[-self.collection * layers * experts :].reshape(self.collection, layers, experts)
         for place, request in enumerate(range(first, trace.num_requests)):
             rows = load(trace.topk_ids[trace.request_offsets[request] : trace.request_offsets[request + 1]])
-            for layer in range(layers):
-                matrices[place, layer] = np.bincount(rows[:, layer].ravel(), minlength=experts)
+            matrices[place] = use_counts(rows, trace.fewer, experts)
         memory[1] = trace.num_requests - first
         return memory
 
@@ -107,7 +107,7 @@ class ActivationMatrix(Prediction):
             current[:] = 0.0
             cosines[:] = 0.0
         for token in range(state.num_tokens):
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 current[layer, state.ids[token, rank]] += 1
         filled, square = int(memory[1]), dot(current[layer], current[layer])
         for place in range(filled):

@@ -9,6 +9,7 @@ from policies.needs import Need
 from policies.predictions import count_token, layers_left, write_shares
 from policies.state import State
 from traces.errors import UserError
+from traces.format.ranks import use_counts
 from traces.format.tensors import loaded_chunks
 from traces.format.trace import Trace
 
@@ -49,8 +50,7 @@ class Popularity(Prediction):
         rows = np.zeros((trace.num_layers, 1 + trace.num_experts))
         rows[:, 0] = trace.num_tokens
         for _, ids in loaded_chunks(trace.topk_ids):
-            for layer in range(trace.num_layers):
-                rows[layer, 1:] += np.bincount(ids[:, layer].ravel(), minlength=trace.num_experts)
+            rows[:, 1:] += use_counts(ids, trace.fewer, trace.num_experts)
         return rows.ravel()
 
     def predict(self, state: State, memory: Vector) -> None:

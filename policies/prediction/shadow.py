@@ -11,7 +11,7 @@ from policies.hashing import uniform
 from policies.jitable import jitable
 from policies.needs import Need
 from policies.predictions import layers_left, write_routed
-from policies.state import DECODE, State
+from policies.state import DECODE, DROPPED, State
 
 
 @jitable
@@ -19,11 +19,16 @@ def err(state: State, recall: float, ahead: int, token: int, used: NDArray[np.ui
     """Replace each expert of a true prediction by a wrong one with probability 1 - ``recall``; ``used``: scratch."""
     layer, step_start = state.layer + 1 + ahead, state.now - state.layer
     used[:] = 0
-    for rank in range(state.num_ranks):
-        used[state.routed[token, layer, rank]] = 1
-    wrong = state.num_experts - state.num_ranks
+    wrong = state.num_experts
     for rank in range(state.num_ranks):
         expert = state.routed[token, layer, rank]
+        if expert != DROPPED:
+            used[expert] = 1
+            wrong -= 1
+    for rank in range(state.num_ranks):
+        expert = state.routed[token, layer, rank]
+        if expert == DROPPED:
+            break
         place = layer * state.num_experts + expert
         if uniform(state.seed, step_start, place, 2 * token) < recall:
             continue

@@ -71,7 +71,7 @@ class AdaptiveTopK(Substitution):
         threshold = np.sqrt(self.tolerance / sensitivity)
         for token in range(state.num_tokens):
             dropped = 0.0
-            for rank in range(state.num_ranks - 1, 0, -1):
+            for rank in range(state.token_ranks[token] - 1, 0, -1):
                 if self.only_missing and state.status[state.layer, state.ids[token, rank]] == RESIDENT:
                     continue
                 dropped += share_of_weight(state, token, rank)

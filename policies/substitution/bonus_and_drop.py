@@ -57,22 +57,25 @@ class BonusAndDrop(Substitution):
             logits = np.zeros(experts, np.float32)
             chosen = np.zeros(state.num_ranks, np.int32)
             for token in range(state.num_tokens):
+                count = state.token_ranks[token]
+                if count == 0:
+                    continue
                 for expert in range(experts):
                     logits[expert] = logit_of(state.scores[token, expert])
-                rank_experts(logits, state.num_ranks, taken, chosen)
-                gap = logits[chosen[0]] - logits[chosen[state.num_ranks - 1]]
+                rank_experts(logits, count, taken, chosen)
+                gap = logits[chosen[0]] - logits[chosen[count - 1]]
                 for expert in range(experts):
                     if resident[expert]:
                         age = (state.now - last_use[expert]) / oldest
                         logits[expert] += gap * (self.constant if given(self.constant) else 1.0 - age)
-                rank_experts(logits, state.num_ranks, taken, chosen)
+                rank_experts(logits, count, taken, chosen)
                 kept = 0
-                for rank in range(state.num_ranks):
+                for rank in range(count):
                     if rank < self.keep or resident[chosen[rank]]:
                         chosen[kept] = chosen[rank]
                         kept += 1
                 write_choice(state, token, chosen, kept)
         for token in range(state.num_tokens):
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 if state.executed_ids[token, rank] != DROPPED:
                     last_use[state.executed_ids[token, rank]] = state.now

@@ -12,6 +12,7 @@ from policies.scores import logit_of
 from policies.state import State
 from policies.substitutes import best_resident, left_alone, mark_resident, mark_routed
 from traces.format.mapped import load
+from traces.format.ranks import signed_ids
 from traces.format.trace import Trace
 
 _ROWS = 4096
@@ -54,11 +55,11 @@ class Buddy(Substitution):
         experts = trace.num_experts
         together = np.zeros((trace.num_layers, experts, experts))
         for start in range(0, trace.num_tokens, _ROWS):
-            ids = load(trace.topk_ids[start : start + _ROWS]).astype(np.int64)
+            ids = signed_ids(load(trace.topk_ids[start : start + _ROWS]), trace.fewer, np.int64)
             for layer in range(trace.num_layers):
-                chosen = np.zeros((len(ids), experts), np.float32)
+                chosen = np.zeros((len(ids), experts + 1), np.float32)  # ranks without an expert write into the last
                 np.put_along_axis(chosen, ids[:, layer], 1.0, axis=-1)
-                together[layer] += chosen.T @ chosen
+                together[layer] += chosen[:, :experts].T @ chosen[:, :experts]
         together[:, np.arange(experts), np.arange(experts)] = 0.0
         return together.reshape(-1)
 
@@ -85,7 +86,7 @@ class Buddy(Substitution):
                 continue
             mark_routed(state, token, used)
             replaced = 0
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 routed = state.ids[token, rank]
                 if resident[routed] or replaced >= self.max_per_token:
                     continue

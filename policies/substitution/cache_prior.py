@@ -68,5 +68,5 @@ class CachePrior(Substitution):
             for expert in range(experts):
                 if resident[expert] or taken[expert]:
                     logits[expert] += self.bonus * memory[at + 1]
-            rank_experts(logits, state.num_ranks, taken, chosen)
-            write_choice(state, token, chosen, state.num_ranks)
+            rank_experts(logits, state.token_ranks[token], taken, chosen)
+            write_choice(state, token, chosen, state.token_ranks[token])

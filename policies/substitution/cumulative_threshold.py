@@ -44,11 +44,11 @@ class CumulativeThreshold(Substitution):
         ranked = np.zeros(state.num_experts, np.int32)
         chosen = np.zeros(state.num_ranks, np.int32)
         for token in range(state.num_tokens):
-            scores = state.scores[token, : state.num_experts]
+            scores, count = state.scores[token, : state.num_experts], state.token_ranks[token]
             rank_experts(scores, state.num_experts, taken, ranked)
             window, held = 0, 0.0
-            while window < state.num_experts and (window < state.num_ranks or held < self.mass):
+            while window < state.num_experts and (window < count or held < self.mass):
                 held += float(scores[ranked[window]])
                 window += 1
-            prefer_resident(ranked, window, self.keep, resident, chosen, state.num_ranks)
-            write_choice(state, token, chosen, state.num_ranks)
+            prefer_resident(ranked, window, self.keep, resident, chosen, count)
+            write_choice(state, token, chosen, count)

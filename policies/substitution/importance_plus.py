@@ -46,9 +46,9 @@ class ImportancePlus(Substitution):
         for token in range(state.num_tokens):
             mark_routed(state, token, used)
             total = 0.0
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 total += float(state.scores[token, state.ids[token, rank]])
-            for rank in range(state.num_ranks - 1, keep - 1, -1):
+            for rank in range(state.token_ranks[token] - 1, keep - 1, -1):
                 routed = state.ids[token, rank]
                 if resident[routed]:
                     continue

@@ -45,6 +45,7 @@ class MaxRank(Substitution):
         ranked = np.zeros(window, np.int32)
         chosen = np.zeros(state.num_ranks, np.int32)
         for token in range(state.num_tokens):
+            count = state.token_ranks[token]
             rank_experts(state.scores[token, : state.num_experts], window, taken, ranked)
-            prefer_resident(ranked, window, self.keep, resident, chosen, state.num_ranks)
-            write_choice(state, token, chosen, state.num_ranks)
+            prefer_resident(ranked, window, self.keep, resident, chosen, count)
+            write_choice(state, token, chosen, count)

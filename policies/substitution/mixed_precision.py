@@ -46,7 +46,7 @@ class MixedPrecision(Substitution):
         full = np.zeros(state.num_experts, np.bool_)
         for token in range(state.num_tokens):
             before = 0.0
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 expert = state.ids[token, rank]
                 status = state.status[state.layer, expert]
                 if before <= self.full_until:

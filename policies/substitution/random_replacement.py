@@ -46,7 +46,7 @@ class RandomReplacement(Substitution):
         for token in range(state.num_tokens):
             edge = next_score_of(state, token)
             mark_routed(state, token, used)
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 if resident[state.ids[token, rank]] or not is_low(state, token, rank, edge, self.alpha):
                     continue
                 count = 0

@@ -35,7 +35,7 @@ class ReplaceAllMissing(Substitution):
         for token in range(state.num_tokens):
             scores = state.scores[token, : state.num_experts]
             mark_routed(state, token, used)
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 if resident[state.ids[token, rank]]:
                     continue
                 best = best_resident(scores, 0.0, resident, used)

@@ -62,7 +62,7 @@ class Similarity(Substitution):
         for token in range(state.num_tokens):
             edge = next_score_of(state, token)
             mark_routed(state, token, used)
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 routed = state.ids[token, rank]
                 if resident[routed] or not is_low(state, token, rank, edge, self.alpha):
                     continue

@@ -47,7 +47,7 @@ class Skip(Substitution):
         substitute_in_band(state, self.alpha, self.include_next, available, np.zeros(state.num_experts, np.bool_))
         for token in range(state.num_tokens):
             kept = 0
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 routed = state.ids[token, rank]
                 low_miss = self.without_substitute and not available[routed]
                 if low_miss or state.executed_ids[token, rank] != routed:

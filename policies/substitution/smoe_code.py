@@ -112,7 +112,7 @@ class SmoeCode(Substitution):
             mark_routed(state, token, used)
             edge = next_score_beside(state.scores[token, : state.num_experts], used)
             count = -1
-            for rank in range(state.num_ranks):
+            for rank in range(state.token_ranks[token]):
                 if available[state.ids[token, rank]]:
                     continue
                 if count < 0:  # most tokens need no candidates

@@ -33,6 +33,7 @@ from sim.workload.rows import BlockData, RowReader
 from sim.workload.steps import Schedule, StepBlock
 from traces.errors import UserError
 from traces.format.mapped import gather, release
+from traces.format.ranks import signed_ids
 from traces.format.trace import Geometry, Trace
 
 TIMELINE_ROWS = 64
@@ -238,6 +239,7 @@ def assemble(
         forgets=cache.forgets,
         late_copy_to_cpu=machine.runtime.late_copy_to_cpu,
         cancel_late_copy=machine.runtime.cancel_late_copy,
+        fewer=trace.fewer,
         first_use=None if future is None else future.first,
     )
     forecasts = forecaster(policy, trace, as_decode)
@@ -329,6 +331,8 @@ def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse |
 
     def read_ids(rows: NDArray[np.int64]) -> NDArray[Any]:
         ids = gather(trace.topk_ids, rows)
+        if trace.fewer:
+            ids = signed_ids(ids, True)
         release(trace.topk_ids[int(rows.min()) : int(rows.max()) + 1])
         return ids
 

@@ -203,6 +203,10 @@ def check_substitute(device: Device, part: Part) -> None:
     ordered = np.sort(ids, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
         raise Fault("gives one token the same expert twice in state.executed_ids")
+    beyond = np.arange(ids.shape[1]) >= device.arrays["token_ranks"][: len(ids), None]
+    if (beyond & (ids >= 0)).any():
+        raise Fault("gives a token more experts than its router did: must leave state.executed_ids DROPPED from rank "
+                    "state.token_ranks[token] on")  # fmt: skip
     if device.arrays["degraded"].any() and Need.LOW_PRECISION not in part.all_needs():
         raise Fault("writes state.degraded without stating the need: needs = frozenset({Need.LOW_PRECISION})")
 

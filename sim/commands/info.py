@@ -148,6 +148,7 @@ def _locality(locality: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         ("uses that go to the top quarter of experts", *_spread(locality["top_quarter_share"], shares)),
         ("entropy of use (1 = uniform)", *_spread(locality["entropy"], entropies)),
+        ("experts of a token in a layer, mean", f"{locality['experts_per_token']:.3f}"),
         ("reuse by the next token", _rate(locality["next_token_reuse"])),
         ("step-LRU capacity, share of experts", *(f"{fraction:g}" for fraction in locality["lru_capacity"])),
         ("  slots per layer", *map(str, locality["lru_slots"])),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sim.predictors.settings import MoeBeyondSettings, Settings
 from traces.errors import UserError
 from traces.format.mapped import load
+from traces.format.ranks import signed_ids
 from traces.format.trace import DECODE, Trace
 
 UNKNOWN = -1
@@ -133,17 +134,17 @@ class RowSource:
         return Rows(tokens, self.previous(start, stop), signal)
 
     def previous(self, start: int, stop: int) -> NDArray[np.int64]:
-        """[n, L, K] experts of the row before each row, UNKNOWN at a request's begin and in prefill."""
+        """[n, L, K] experts of the row before each row, UNKNOWN at a request's begin, in prefill and at empty ranks."""
         trace = self.trace
         rows = np.arange(start, stop)
         first = trace.request_offsets[self.request_of(rows)]
         known = (rows > first) & ((trace.phase[start:stop] == DECODE) | self.as_decode)
-        before = np.asarray(trace.topk_ids[np.maximum(rows - 1, 0)], dtype=np.int64)
+        before = signed_ids(trace.topk_ids[np.maximum(rows - 1, 0)], trace.fewer, np.int64)
         return np.where(known[:, None, None], before, UNKNOWN)
 
     def targets(self, start: int, stop: int) -> NDArray[np.bool_]:
         """[n, L, E] whether the router chose the expert."""
-        ids = load(self.trace.topk_ids[start:stop]).astype(np.int64)
+        ids = signed_ids(load(self.trace.topk_ids[start:stop]), self.trace.fewer, np.int64)
         return many_hot(ids, self.trace.num_experts)
 
     def _tokens(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -159,13 +160,13 @@ class RowSource:
         if self.inputs.signal == "gate_scores":  # log of how far a score is above that of an even gate
             scores = trace.gate_scores(start, stop) * trace.num_experts
             return np.clip(np.log(np.maximum(scores, 1e-9)), -8.0, 8.0).astype(np.float32)
-        ids = load(trace.topk_ids[start:stop]).astype(np.int64)
-        dense = np.zeros((*ids.shape[:2], trace.num_experts), np.float32)
+        ids = signed_ids(load(trace.topk_ids[start:stop]), trace.fewer, np.int64)
+        dense = np.zeros((*ids.shape[:2], trace.num_experts + 1), np.float32)  # empty ranks write into the last
         weights: Any = np.float32(1.0)
         if self.inputs.signal == "weights":
             weights = load(trace.topk_weights[start:stop]).astype(np.float32) * trace.top_k  # type: ignore[index]
         np.put_along_axis(dense, ids, weights, axis=-1)
-        return dense
+        return np.ascontiguousarray(dense[..., :-1])
 
 
 def many_hot(ids: NDArray[np.int64], num_experts: int) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from sim.assembly.replay import Replay, assemble
 from sim.assembly.rule_class import check_class, check_ranges, place_of
 from sim.assembly.trial import Trial, faults_of
 from traces.errors import UserError
+from traces.format.ranks import signed_ids
 from traces.format.trace import ScoreTable, Trace
 
 REQUESTS = 4
@@ -110,9 +111,10 @@ def scrambled(trace: Trace, later: NDArray[np.bool_]) -> Trace:
         return replace(table, ids=np.where(chosen, trace.num_experts - 1 - ids, ids).astype(ids.dtype))
 
     ids = np.asarray(trace.topk_ids)
+    used = signed_ids(ids, trace.fewer) >= 0
     return replace(
         trace,
-        topk_ids=np.where(chosen, trace.num_experts - 1 - ids, ids).astype(ids.dtype),
+        topk_ids=np.where(chosen & used, trace.num_experts - 1 - ids, ids).astype(ids.dtype),
         router_logits=mirrored(trace.router_logits),
         lookahead_before=mirrored(trace.lookahead_before),
         lookahead_after=mirrored(trace.lookahead_after),

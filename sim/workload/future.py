@@ -26,7 +26,8 @@ class FutureUse:
     layer l of step i is i * L + l + 1; with ``sequential`` single accesses in the order step, layer, token, rank. All
     accesses of a layer step look beyond it, ``sequential`` ones to the next access of all.
 
-    ``read_ids`` gives the ids [n, L, K] of trace rows [n] as they are replayed: ``read`` keeps the order of its ranks.
+    ``read_ids`` gives the ids [n, L, K] of trace rows [n] as they are replayed: ``read`` keeps the order of its ranks;
+    negative ones are no accesses.
     ``first`` [L, E]: the first demand of each expert, NEVER without any.
     """
 
@@ -106,6 +107,9 @@ def store_distances(
             for i in range(stop - 1, begin - 1, -1):
                 for rank in range(ranks - 1, -1, -1):
                     expert = ids[i, layer, rank]
+                    if expert < 0:
+                        distances[i, layer, rank] = NEVER_AGAIN
+                        continue
                     now = now_of(order[i], start + i, layer, rank, layers, ranks, sequential)
                     then = upcoming[layer, expert]
                     distance = NEVER_AGAIN if then == NEVER else (then - now) // unit
@@ -118,7 +122,8 @@ def store_distances(
                 now = now_of(order[begin], start + begin, layer, 0, layers, ranks, sequential)
                 for i in range(begin, stop):
                     for rank in range(ranks):
-                        upcoming[layer, ids[i, layer, rank]] = now
+                        if ids[i, layer, rank] >= 0:
+                            upcoming[layer, ids[i, layer, rank]] = now
         stop = begin
     return True
 

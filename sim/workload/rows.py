@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.state import DROPPED
 from sim.workload.steps import BLOCK_ROWS, StepBlock
 from traces.format.mapped import consecutive, gather
+from traces.format.ranks import signed_ids
 from traces.format.tensors import release_rows
 from traces.format.trace import Trace
 
@@ -39,7 +41,7 @@ class Future(Protocol):
 class BlockData:
     """Router output of the N rows of a block; what is not wanted has no rows."""
 
-    ids: NDArray[np.int32]  # [N, L, K]
+    ids: NDArray[np.int32]  # [N, L, K], DROPPED at ranks without an expert
     weights: NDArray[np.float32]  # [N, L, K]
     scores: NDArray[np.float32]  # [N, L, E]
     lookahead: NDArray[np.float32]  # [N, L-1, D, E]
@@ -56,11 +58,12 @@ class BlockData:
 def ranked(data: BlockData) -> BlockData:
     """The same rows with each token's experts best first by score, else by weight, else as stored."""
     if data.scores.size:
-        priority = np.take_along_axis(data.scores, data.ids.astype(np.int64), axis=-1)
+        priority = np.take_along_axis(data.scores, np.maximum(data.ids, 0).astype(np.int64), axis=-1)
     elif data.weights.size:
         priority = data.weights
     else:
         return data
+    priority = np.where(data.ids == DROPPED, -np.inf, priority)  # they stay behind the others
     order = np.argsort(-priority, axis=-1, kind="stable")  # [N, L, K]
 
     def sort(array: NDArray[Any]) -> NDArray[Any]:
@@ -94,7 +97,7 @@ class RowReader:
     def read(self, block: StepBlock) -> BlockData:
         """What a block of steps needs."""
         trace, rows = self.trace, block.rows
-        ids = self._once("ids", lambda: self._gather(trace.topk_ids, rows, np.int32))
+        ids = self._once("ids", lambda: self._ids(rows))
         weights, table = NO_ROWS, trace.topk_weights
         if self.wants_weights and table is not None:
             weights = self._once("weights", lambda: self._gather(table, rows, np.float32))
@@ -113,6 +116,11 @@ class RowReader:
         if name not in self.shared:
             self.shared[name] = read()
         return self.shared[name]
+
+    def _ids(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        if not self.trace.fewer:
+            return self._gather(self.trace.topk_ids, rows, np.int32)
+        return np.ascontiguousarray(signed_ids(gather(self.trace.topk_ids, rows), True))
 
     @staticmethod
     def _gather(array: NDArray[Any], rows: NDArray[np.int64], dtype: Any) -> NDArray[Any]:

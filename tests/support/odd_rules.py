@@ -64,16 +64,18 @@ class Shake(Substitution):
         for expert in range(state.num_experts):
             state.degraded[expert] = uniform(state.seed, state.now, 1, expert) < 0.4
         for token in range(state.num_tokens):
-            luck = uniform(state.seed, state.now, 2, token)
+            luck, ranks = uniform(state.seed, state.now, 2, token), state.token_ranks[token]
+            if ranks == 0:
+                continue
             if luck < 0.2:
                 state.executed_ids[token, 0] = DROPPED
             elif luck < 0.6:
                 for expert in range(state.num_experts):
                     taken = False
-                    for rank in range(state.num_ranks):
+                    for rank in range(ranks):
                         taken = taken or state.ids[token, rank] == expert
                     if not taken:
-                        state.executed_ids[token, state.num_ranks - 1] = expert
+                        state.executed_ids[token, ranks - 1] = expert
                         break
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traces.format.ranks import stored_ids
 from traces.format.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace, id_dtype
 
 
@@ -76,6 +77,20 @@ def random_trace(
     alike = (alike + alike.swapaxes(1, 2)) / 2
     alike[:, np.arange(num_experts), np.arange(num_experts)] = 1.0
     return replace(trace, expert_similarity=alike.astype(np.float16))
+
+
+def with_fewer(trace: Trace, share: float, seed: int = 0) -> Trace:
+    """The trace with tokens that use fewer experts: by ``share`` a (token, layer) loses its last ranks, maybe all."""
+    used = np.random.default_rng(seed).uniform(size=(*trace.topk_ids.shape[:2], 1)) >= share
+    kept = np.random.default_rng(seed + 1).integers(0, trace.top_k, used.shape)
+    absent = ~used & (np.arange(trace.top_k) >= kept)
+    weights = trace.topk_weights
+    return replace(
+        trace,
+        fewer=True,
+        topk_ids=stored_ids(np.where(absent, -1, trace.topk_ids.astype(np.int64)), trace.num_experts),
+        topk_weights=None if weights is None else np.where(absent, 0, weights).astype(weights.dtype),
+    )
 
 
 def recorded_trace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from traces.format.ranks import signed_ids
 from traces.format.trace import PREFILL, Trace
 
 NEVER = 10**18
@@ -27,11 +28,11 @@ def passes(trace: Trace, batch_size: int) -> list[list[int]]:
 
 def reference_replay(trace: Trace, rule: str, slots: int, scope: str, batch_size: int) -> tuple[int, int, int, int]:
     """(hits, demanded, copies, copied bytes) under 'lru' or 'belady_admit' with overflow=stream."""
-    ids, sizes = np.asarray(trace.topk_ids), list(trace.geometry.expert_bytes or ())
+    ids, sizes = signed_ids(np.asarray(trace.topk_ids), trace.fewer), list(trace.geometry.expert_bytes or ())
     pool_of = [0] * len(sizes) if scope == "global" else list(range(len(sizes)))
     room = [slots * sum(sizes)] if scope == "global" else [slots * size for size in sizes]
     steps = [
-        (layer, [int(expert) for row in rows for expert in ids[row, layer]])
+        (layer, [int(expert) for row in rows for expert in ids[row, layer] if expert >= 0])
         for rows in passes(trace, batch_size)
         for layer in range(len(sizes))
     ]

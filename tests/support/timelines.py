@@ -18,6 +18,7 @@ from sim.machine.parts import PARTS
 from sim.metrics.step_table import StepTable
 from tests.support.random_traces import routed
 from tests.support.replays import machine, replay_of
+from traces.format.ranks import stored_ids
 from traces.format.trace import Trace
 
 TIMED = ("simpy", "compiled")
@@ -29,7 +30,10 @@ KINDS = {
 
 
 def rows(*tokens: list[list[int]], prompt: int = 0, num_experts: int = 8, **sizes: Any) -> Trace:
-    """One request: ``tokens[t][l]`` lists the experts of token t in layer l, the first ``prompt`` tokens prefill."""
+    """One request: ``tokens[t][l]`` lists the experts of token t in layer l, the first ``prompt`` tokens prefill.
+
+    -1 stands for no expert.
+    """
     return requests([list(tokens)], [prompt], num_experts, **sizes)
 
 
@@ -37,6 +41,8 @@ def requests(tokens: list[list[list[list[int]]]], prompts: list[int], num_expert
     """Several requests, ``tokens[r][t][l]``; ``sizes`` are fields of the trace's geometry, experts alone by default."""
     ids = np.array([token for request in tokens for token in request])
     trace = routed(ids, num_experts, prompts, [len(request) for request in tokens])
+    if (ids < 0).any():
+        trace = replace(trace, fewer=True, topk_ids=stored_ids(ids, num_experts))
     return replace(trace, geometry=replace(trace.geometry, **({"hidden_size": 0} | sizes)))
 
 

@@ -28,7 +28,9 @@ from traces.special_files import require_regular
 from traces.whole_file import whole_file
 from traces.whole_input import MOST_JSON_VALUES
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION, WITH_FEWER = "1", "2"
+"""A file is of the second version only where tokens may use fewer than K experts, which readers of the first do not
+know."""
 MAX_DEPTH = 64
 """Levels of lists and objects in the metadata."""
 
@@ -94,8 +96,8 @@ def _open(path: Path) -> Trace:
     version = header.metadata.get("schema_version")
     if version is None:
         raise UserError("The metadata has no 'schema_version', so this is not a trace (see traces/README.md)")
-    if version != SCHEMA_VERSION:
-        raise UserError(f"schema_version={version!r} is unknown: must be '{SCHEMA_VERSION}'")
+    if version not in (SCHEMA_VERSION, WITH_FEWER):
+        raise UserError(f"schema_version={version!r} is unknown: must be '{SCHEMA_VERSION}' or '{WITH_FEWER}'")
     names = {entry.name for entry in header.entries}
     if unknown := sorted(names - KNOWN_NAMES):
         raise UserError(f"Tensor {unknown[0]!r} is unknown; a trace holds {', '.join(sorted(KNOWN_NAMES))}")
@@ -114,6 +116,7 @@ def _open(path: Path) -> Trace:
         geometry=_geometry(_json_object(header.metadata, "geometry")),
         **arrays,
         ranked=_flag(flags, "ranked", bool),
+        fewer=version == WITH_FEWER,
         score_function=_flag(flags, "score_function", str, optional=True),
         request_labels=None if labels is None else tuple(labels),
         provenance=_json_object(header.metadata, "provenance", default={}),
@@ -187,7 +190,7 @@ def _metadata(trace: Trace) -> dict[str, str]:
     if trace.request_labels is not None:
         values["request_labels"] = list(trace.request_labels)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": WITH_FEWER if trace.fewer else SCHEMA_VERSION,
         "content_hash": trace.content_hash,
         **{name: _dump(name, value) for name, value in values.items()},
     }

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.mapped import load, release
+from traces.format.ranks import stored_absent
 from traces.format.tensors import loaded_chunks
 from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
 IDS_FAULTS = (
     "expert {value} is out of range for the geometry's num_experts",
     "expert {value} is listed twice: the experts of a row must differ",
+    "expert {value} stands behind a rank without an expert: those must be last",
 )
 VALUE_FAULTS = (
     "the value is NaN: must be a number",
@@ -30,8 +32,10 @@ def check_rows(trace: Trace) -> None:
 
     Raises: UserError naming tensor, row, layer and column of the first fault.
     """
-    _scan_ids("topk_ids", trace.topk_ids, trace.num_experts)
+    _scan_ids("topk_ids", trace.topk_ids, trace.num_experts, stored_absent(trace.topk_ids.dtype) if trace.fewer else -1)
     if trace.topk_weights is not None:
+        if trace.fewer:
+            _check_absent_weights(trace.topk_ids, trace.topk_weights)
         _scan_values("topk_weights", trace.topk_weights, nonnegative=True, falling=trace.ranked)
     for name in SCORE_TABLES:
         table: ScoreTable | None = getattr(trace, name)
@@ -47,8 +51,21 @@ def check_rows(trace: Trace) -> None:
             _check_log_normalizer(f"{name}.log_normalizer", table.log_normalizer, table.values)
 
 
-def _scan_ids(name: str, ids: NDArray[Any], num_experts: int) -> None:
-    _scan(name, ids, lambda chunk: find_bad_id(chunk, num_experts), IDS_FAULTS)
+def _scan_ids(name: str, ids: NDArray[Any], num_experts: int, absent: int = -1) -> None:
+    _scan(name, ids, lambda chunk: find_bad_id(chunk, num_experts, absent), IDS_FAULTS)
+
+
+def _check_absent_weights(ids: NDArray[Any], weights: NDArray[Any]) -> None:
+    """A rank without an expert has weight 0."""
+    for start, chunk in loaded_chunks(weights):
+        absent = load(ids[start : start + len(chunk)]) == stored_absent(ids.dtype)
+        if (wrong := np.argwhere(absent & (chunk != 0))).size:
+            row, layer, rank = wrong[0]
+            raise UserError(
+                f"Tensor 'topk_weights' at row {start + row}, layer {layer}, column {rank}: the value is "
+                f"{chunk[row, layer, rank]}: must be 0 where topk_ids holds no expert"
+            )
+        release(ids[start : start + len(chunk)])
 
 
 def _scan_values(
@@ -91,18 +108,23 @@ def _check_log_normalizer(name: str, log_normalizer: NDArray[np.float32], values
 
 
 @njit(cache=True)
-def find_bad_id(ids: NDArray[Any], num_experts: int) -> tuple[int, int, int, int]:
-    """Where the first id outside 0..num_experts-1 or repeated in its row is: (fault or 0, row, layer, column).
+def find_bad_id(ids: NDArray[Any], num_experts: int, absent: int) -> tuple[int, int, int, int]:
+    """Where the first id outside 0..num_experts-1, repeated in its row, or behind `absent` is: (fault or 0, row, layer,
+    column).
 
-    `ids` [n, L, K] uint8|uint16.
+    `ids` [n, L, K] uint8|uint16; `absent`: the id of a rank without an expert, -1 where every rank has one.
     """
     rows, layers, columns = ids.shape
     for row in range(rows):
         for layer in range(layers):
             for column in range(columns):
                 expert = ids[row, layer, column]
+                if expert == absent:
+                    continue
                 if expert >= num_experts:
                     return 1, row, layer, column
+                if column > 0 and ids[row, layer, column - 1] == absent:
+                    return 3, row, layer, column
                 for earlier in range(column):
                     if ids[row, layer, earlier] == expert:
                         return 2, row, layer, column

@@ -86,6 +86,7 @@ def hash_content(trace: Trace) -> str:
     """sha256 over tensors, geometry, ranking and score function; times and places of recording do not count."""
     digest = hashlib.sha256()
     meaning = {"geometry": asdict(trace.geometry), "ranked": trace.ranked, "score_function": trace.score_function}
+    meaning |= {"fewer": True} if trace.fewer else {}
     digest.update(json.dumps(meaning, sort_keys=True).encode())
     for name, array in sorted(trace_tensors(trace).items()):
         digest.update(f"{name} {array.dtype.name} {array.shape}".encode())

@@ -96,10 +96,12 @@ class Trace:
     """One recorded or imported routing trace; arrays may be read-only views of a mapped file.
 
     `topk_ids` [T, L, K] uint8|uint16, best first if `ranked`; `topk_weights` [T, L, K] float16|float32, as the model
-    multiplies expert outputs. `router_logits`: unbiased logits of all experts; `selection_scores`: only where the
-    choice used other scores (a bias, groups). `lookahead_before` / `lookahead_after`, [T, L-1, ...]: row l is the gate
-    of layer l+1 applied at layer l, 'before' on the input of layer l's own gate (available at that gate),
-    'after' on the residual after layer l's MoE (available at the end of layer l).
+    multiplies expert outputs. `fewer`: a token may use fewer than K experts of a layer, or none; ranks without one
+    stand last, with weight 0 and the largest id of the dtype (`traces.format.ranks`). `router_logits`: unbiased logits
+    of all experts; `selection_scores`: only where the choice used other scores (a bias, groups). `lookahead_before` /
+    `lookahead_after`, [T, L-1, ...]: row l is the gate of layer l+1 applied at layer l, 'before' on the input of layer
+    l's own gate (available at that gate), 'after' on the residual after layer l's MoE (available at the end of layer
+    l).
     `request_offsets` [R+1] int64; `prompt_len` [R] int32, tokens of the prompt whether recorded or not;
     `phase` [T] uint8: a request is its prompt's PREFILL rows, DECODE rows, and so on for further turns; prompt tokens
     without a row (a cached prefix, or none recorded) come before its first row. `score_function`: how weights come from
@@ -123,6 +125,7 @@ class Trace:
     token_ids: NDArray[np.int32] | None = None
     expert_similarity: NDArray[Any] | None = None
     ranked: bool = True
+    fewer: bool = False
     score_function: str | None = None
     request_labels: tuple[str, ...] | None = None
     request_numbers: NDArray[np.int64] | None = None
@@ -146,7 +149,7 @@ class Trace:
 
     @property
     def top_k(self) -> int:
-        """Experts per token."""
+        """Experts per token: the most where a token may use fewer."""
         return self.geometry.top_k
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.format.ranks import stored_absent
 from traces.format.tensors import trace_tensors
 from traces.format.trace import DECODE, PREFILL, SCORE_TABLES, Geometry, ScoreTable, Trace, first_prompts
 
@@ -91,6 +92,11 @@ def _check_shapes(trace: Trace) -> None:
     if trace.topk_ids.ndim != 3 or trace.topk_ids.shape[1:] != (layers, top_k):
         raise UserError(
             f"Tensor 'topk_ids' has shape {trace.topk_ids.shape}: must be (tokens, {layers}, {top_k}) by the geometry"
+        )
+    if trace.fewer and experts > stored_absent(trace.topk_ids.dtype):
+        raise UserError(
+            f"Tensor 'topk_ids' has dtype {trace.topk_ids.dtype.name} for {experts} experts, whose largest number "
+            "stands for no expert here: must be uint16 with fewer than 65536 experts"
         )
     rows = len(trace.topk_ids)
     if rows == 0:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.mapped import load
+from traces.format.ranks import signed_ids
 from traces.format.trace import Trace
 from traces.score_bands import is_top, top_experts
 from traces.statistics.miss_curve import stack_distances
@@ -62,7 +63,7 @@ def gate_statistics(trace: Trace, alphas: tuple[float, ...] = ALPHAS) -> GateSta
             _add_bands(
                 trace.gate_scores(start, stop),
                 trace.router_logits.floors(start, stop),
-                load(trace.topk_ids[start:stop]),
+                signed_ids(load(trace.topk_ids[start:stop]), trace.fewer),
                 (distances >= slots) & (distances <= trace.num_experts),
                 counted[start:stop],
                 np.asarray(alphas),
@@ -108,6 +109,8 @@ def _add_bands(
             sums[3] += 1
             for rank in range(top_k):
                 expert = ids[row, layer, rank]
+                if expert < 0:
+                    continue
                 active[expert] = True
                 chosen = max(float(score[expert]), 1e-38)
                 sums[0] += np.log(chosen / edge)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.mapped import load
+from traces.format.ranks import signed_ids
 from traces.format.trace import ScoreTable, Trace
 from traces.score_bands import is_top, top_experts
 from traces.statistics.gate import ALPHAS
@@ -46,7 +47,7 @@ def lookahead_statistics(trace: Trace, table: ScoreTable, alphas: tuple[float, .
         _add_recall(
             predicted,
             np.ascontiguousarray(actual),
-            np.ascontiguousarray(load(trace.topk_ids[start:stop])[:, 1:]),
+            np.ascontiguousarray(signed_ids(load(trace.topk_ids[start:stop])[:, 1:], trace.fewer)),
             counted[start:stop],
             np.asarray(alphas),
             totals,
@@ -83,9 +84,12 @@ def _add_recall(
             forecast = predicted[row, layer]
             top_experts(forecast, top_k + 1, guess)
             active[:] = False
+            used = 0
             for rank in range(top_k):
-                active[ids[row, layer, rank]] = True
-            for rank in range(top_k):
+                if ids[row, layer, rank] >= 0:
+                    active[ids[row, layer, rank]] = True
+                    used += 1
+            for rank in range(used):
                 totals[0] += active[guess[rank]]
                 totals[1] += 1
             if actual.shape[2] == 0:
@@ -94,7 +98,7 @@ def _add_recall(
             top_experts(score, top_k + 1, truth)
             for a in range(len(alphas)):
                 seen_edge, true_edge = forecast[guess[top_k]], score[truth[top_k]]
-                for rank in range(top_k):
+                for rank in range(used):
                     expert = ids[row, layer, rank]
                     if is_top(score[expert], true_edge, alphas[a]):
                         bands[1, a] += 1

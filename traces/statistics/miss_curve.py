@@ -17,6 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from traces.format.mapped import load, release
+from traces.format.ranks import signed_ids
 from traces.format.trace import DECODE, Trace
 
 _CHUNK_ROWS = 8192
@@ -45,7 +46,7 @@ class DistanceChunk:
     """Stack distances of rows start..stop: `distances` [n, L, K] uint16.
 
     Below E: experts touched more recently than this one at the step's start. E: never touched before (misses at every
-    capacity). E + 1: the step demanded this expert already in an earlier token.
+    capacity). E + 1: the step demanded this expert already in an earlier token, or the rank holds no expert.
     """
 
     start: int
@@ -71,6 +72,8 @@ def stack_distances(trace: Trace, reset_per_request: bool = False) -> Iterator[D
         end = max(end, step + 1)  # a prompt longer than a chunk is still one step
         start, stop = int(starts[step]), int(starts[end])
         ids = load(trace.topk_ids[start:stop])
+        if trace.fewer:
+            ids = signed_ids(ids, True)
         distances = _distances(ids, starts[step : end + 1] - start, new_request[step:end], start, last_touch)
         release(trace.topk_ids[start:stop])
         yield DistanceChunk(start, stop, distances)
@@ -110,7 +113,7 @@ def _distances(
             for row in range(bounds[step], bounds[step + 1]):
                 for rank in range(top_k):
                     expert = ids[row, layer, rank]
-                    if seen[expert] == step:
+                    if expert < 0 or seen[expert] == step:
                         out[row, layer, rank] = num_experts + 1
                         continue
                     seen[expert] = step
@@ -123,7 +126,8 @@ def _distances(
                     out[row, layer, rank] = distance
             for row in range(bounds[step], bounds[step + 1]):
                 for rank in range(top_k):
-                    touched[ids[row, layer, rank]] = (first_row + row) * top_k + rank
+                    if ids[row, layer, rank] >= 0:
+                        touched[ids[row, layer, rank]] = (first_row + row) * top_k + rank
     return out
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.format.mapped import load
+from traces.format.ranks import signed_ids, use_counts
 from traces.format.trace import DECODE, Trace
 
 _CHUNK_BYTES = 1 << 26
@@ -43,13 +44,17 @@ def row_chunks(start: int, stop: int, bytes_per_row: int) -> Iterator[tuple[int,
 
 def expert_uses(trace: Trace) -> NDArray[np.int64]:
     """Uses of every expert over the counted rows, [L, E]; one per (token, rank)."""
-    uses = np.zeros(trace.num_layers * trace.num_experts, np.int64)
-    base = np.arange(trace.num_layers)[:, None] * trace.num_experts
+    uses = np.zeros((trace.num_layers, trace.num_experts), np.int64)
     counted = counted_rows(trace)
     for start, stop in row_chunks(0, trace.num_tokens, trace.num_layers * trace.top_k * 16):
         ids = load(trace.topk_ids[start:stop])[counted[start:stop]]
-        uses += np.bincount((ids + base).reshape(-1), minlength=len(uses))
-    return uses.reshape(trace.num_layers, trace.num_experts)
+        uses += use_counts(ids, trace.fewer, trace.num_experts)
+    return uses
+
+
+def experts_per_token(trace: Trace) -> float:
+    """Mean number of experts of a token in a layer over the counted rows: K unless tokens may use fewer."""
+    return float(expert_uses(trace).sum()) / (int(counted_rows(trace).sum()) * trace.num_layers)
 
 
 def popularity(trace: Trace) -> Popularity:
@@ -57,7 +62,7 @@ def popularity(trace: Trace) -> Popularity:
     from scipy.special import entr
 
     uses = expert_uses(trace)
-    shares = uses / uses.sum(axis=1, keepdims=True)  # [L, E]
+    shares = uses / np.maximum(uses.sum(axis=1, keepdims=True), 1)  # [L, E]; a layer that no token used has none
     quarter = math.ceil(trace.num_experts / 4)
     top = np.sort(shares, axis=1)[:, -quarter:].sum(axis=1)
     return Popularity(top, entr(shares).sum(axis=1) / np.log(trace.num_experts))
@@ -71,12 +76,13 @@ def next_token_reuse(trace: Trace) -> float:
     counted = counted_rows(trace)
     paired = counted[1:] & counted[:-1]  # [T-1]
     paired[trace.request_offsets[1:-1] - 1] = False
-    reused = 0
+    reused = pairs = 0
     for start, stop in row_chunks(0, len(paired), trace.num_layers * trace.top_k**2 * 2):
         first = np.flatnonzero(paired[start:stop]) + start
         earlier, later = trace.topk_ids[first], trace.topk_ids[first + 1]  # [n, L, K]
-        reused += int((later[..., :, None] == earlier[..., None, :]).any(axis=-1).sum())
-    pairs = int(paired.sum()) * trace.num_layers * trace.top_k
+        used = signed_ids(later, trace.fewer) >= 0
+        pairs += int(used.sum())
+        reused += int(((later[..., :, None] == earlier[..., None, :]).any(axis=-1) & used).sum())
     return reused / pairs if pairs else float("nan")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from traces.format.tensors import trace_tensors
 from traces.format.trace import DECODE, Trace
-from traces.statistics.routing import label_counts, next_token_reuse, popularity
+from traces.statistics.routing import experts_per_token, label_counts, next_token_reuse, popularity
 
 CAPACITY_FRACTIONS = (0.125, 0.25, 0.5, 0.75)
 """Of the experts of a layer, rounded down to at least one slot: cold start, cache carried over requests."""
@@ -82,6 +82,7 @@ def _locality(trace: Trace) -> dict[str, Any]:
         "entropy": float(use.entropy.mean()),
         "top_quarter_share_per_layer": use.top_quarter_share.tolist(),
         "entropy_per_layer": use.entropy.tolist(),
+        "experts_per_token": experts_per_token(trace),
         "next_token_reuse": next_token_reuse(trace),
         "lru_capacity": list(CAPACITY_FRACTIONS),
         "lru_slots": slots,

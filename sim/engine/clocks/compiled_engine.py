@@ -26,11 +26,12 @@ FAST_PATH_EXCLUDES = (
 
 
 def only_evicts(device: Device) -> bool:
-    """Whether steps of one token can go through ``clocks.lean``: the policy only evicts, and every step fits."""
+    """Whether steps of one token can go through ``clocks.lean``: the policy only evicts, every step fits, and every
+    token has K experts."""
     pools, spec = device.spec.pools, device.spec
     fits = (pools.capacity[pools.pool_of] >= spec.top_k * pools.size).all()
     plain = all(device.cache.get(flag) == 0 for flag in FAST_PATH_EXCLUDES) and spec.policy.write_back == "none"
-    return bool(fits and plain and (pools.size == pools.size[0]).all())
+    return bool(fits and plain and not spec.fewer and (pools.size == pools.size[0]).all())
 
 
 class CompiledEngine:

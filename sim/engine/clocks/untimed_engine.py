@@ -54,6 +54,9 @@ def untimed_step(
             continue
         for token in range(tokens):
             for rank in range(ranks):
+                if ids[token, layer, rank] < 0:  # no access, but its place in the order of accesses
+                    state.now += 1
+                    continue
                 t, k = slice(token, token + 1), slice(rank, rank + 1)
                 access = np.ascontiguousarray(ids[t, :, k])
                 weight = np.ascontiguousarray(weights[t, :, k]) if weights.shape[0] > 0 else weights

@@ -33,15 +33,19 @@ def load_layer(state: State, cache: Cache) -> None:
     layer, ids, routed, executed = state.layer, cache.step_ids, state.ids, state.executed_ids
     tokens, ranks = ids.shape[0], ids.shape[2]
     for token in range(tokens):
+        used = 0
         for rank in range(ranks):
-            routed[token, rank] = executed[token, rank] = ids[token, layer, rank]
+            expert = ids[token, layer, rank]
+            routed[token, rank] = executed[token, rank] = expert
+            used += expert != DROPPED
+        state.token_ranks[token] = used
     if cache.step_weights.shape[0] > 0:
         for token in range(tokens):
             for rank in range(ranks):
                 state.weights[token, rank] = cache.step_weights[token, layer, rank]
     if cache.step_next_use.shape[0] > 0:
         for token in range(tokens):
-            for rank in range(ranks):
+            for rank in range(state.token_ranks[token]):
                 state.next_use[layer, ids[token, layer, rank]] = cache.step_next_use[token, layer, rank]
     if cache.step_scores.shape[0] > 0:
         known, scores = cache.step_scores, state.scores
@@ -169,12 +173,16 @@ def count_ranks(state: State, cache: Cache) -> None:
     What runs as routed but in low precision counts as not executed as routed, and by itself.
     """
     cache.lost[1] += state.num_tokens
-    cache.counts[N_ROUTED_RANKS] += state.num_tokens * state.num_ranks
+    for token in range(state.num_tokens):
+        cache.counts[N_ROUTED_RANKS] += state.token_ranks[token]
     if cache.has_substitute == 0:
         return
     for token in range(state.num_tokens):
         lost, low, total = 0.0, 0.0, 0.0
-        for rank in range(state.num_ranks):
+        for rank in range(state.token_ranks[token], state.num_ranks):
+            if state.executed_ids[token, rank] != DROPPED:
+                raise ValueError("a substitution rule gave a token more experts than its router did")
+        for rank in range(state.token_ranks[token]):
             routed, executed = state.ids[token, rank], state.executed_ids[token, rank]
             weight = state.scores[token, routed] if np.isnan(state.weights[token, rank]) else state.weights[token, rank]
             total += weight

@@ -80,6 +80,8 @@ class DeviceSpec:
     launch_ns: int = 0
     """Launches of one expert, contained in ``costs.expert_ns``."""
     has_scores: bool = False
+    fewer: bool = False
+    """Whether a token may use fewer than K experts of a layer."""
     staging_slots: int = 1
     hold: bool = False
     warm: bool = False

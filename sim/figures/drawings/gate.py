@@ -13,6 +13,7 @@ from sim.figures.style import add_footnote
 from sim.figures.trace_file import describe, open_trace
 from sim.statistics.bootstrap import request_interval
 from traces.format.mapped import load
+from traces.format.ranks import signed_ids
 from traces.format.trace import Trace
 from traces.statistics.routing import counted_rows, row_chunks
 
@@ -70,7 +71,7 @@ def reuse_by_rank(path: Path) -> pd.DataFrame:
     rows = []
     for place, window in enumerate(WINDOWS):
         for rank in range(trace.top_k):
-            above, below = reused[:, place, rank], pairs
+            above, below = reused[:, place, rank], pairs[:, rank]
             low, high = request_interval(above[below > 0], below[below > 0])
             rows.append(
                 {"rank": rank + 1, "window": window, "reuse": above.sum() / below.sum(), "reuse.low": low,
@@ -80,20 +81,20 @@ def reuse_by_rank(path: Path) -> pd.DataFrame:
 
 
 def reuse_counts(trace: Trace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(experts routed to again [R, windows, K], (row, layer) pairs they are out of [R]) per request."""
+    """(experts routed to again [R, windows, K], uses of each rank that they are out of [R, K]) per request."""
     counted, last = counted_rows(trace), max(WINDOWS)
     reused = np.zeros((trace.num_requests, len(WINDOWS), trace.top_k))
-    pairs = np.zeros(trace.num_requests)
+    pairs = np.zeros((trace.num_requests, trace.top_k))
     for request in range(trace.num_requests):
         start, stop = (int(bound) for bound in trace.request_offsets[request : request + 2])
-        ids = load(trace.topk_ids[start:stop])[counted[start:stop]].astype(np.int64)  # [n, L, K]
+        ids = signed_ids(load(trace.topk_ids[start:stop])[counted[start:stop]], trace.fewer)  # [n, L, K]
         if len(ids) <= last:
             continue
         here, again = ids[:-last], np.zeros(ids[:-last].shape, bool)
-        pairs[request] = here.shape[0] * here.shape[1]
+        pairs[request] = (here >= 0).sum(axis=(0, 1))
         for ahead in range(1, last + 1):
             later = ids[ahead : len(ids) - last + ahead]
-            again |= (here[..., :, None] == later[..., None, :]).any(axis=-1)
+            again |= (here[..., :, None] == later[..., None, :]).any(axis=-1) & (here >= 0)
             if ahead in WINDOWS:
                 reused[request, WINDOWS.index(ahead)] = again.sum(axis=(0, 1))
     return reused, pairs

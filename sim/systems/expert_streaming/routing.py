@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sim.machine.model import load_dimensions, model_names
 from traces.errors import UserError
 from traces.format.mapped import gather
+from traces.format.ranks import refuse_fewer
 from traces.format.trace import Trace
 
 
@@ -66,6 +67,7 @@ def drawn(shape: Shape, iterations: int, tokens: int, skew: float, rng: np.rando
 
 def sampled(trace: Trace, iterations: int, tokens: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """[iterations, tokens, top_k] experts of random rows of the trace, with replacement, in one random layer."""
+    refuse_fewer(trace.fewer, "system=expert_streaming")
     rows = rng.integers(0, trace.num_tokens, (iterations, tokens))
     layer = int(rng.integers(trace.num_layers))
     return gather(trace.topk_ids, rows.ravel())[:, layer].reshape(*rows.shape, -1).astype(np.int64)

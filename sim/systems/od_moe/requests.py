@@ -16,6 +16,7 @@ from sim.systems.od_moe.times import Times
 from sim.systems.timeline import Span
 from traces.errors import UserError
 from traces.format.mapped import load
+from traces.format.ranks import refuse_fewer
 from traces.format.trace import DECODE, PREFILL, Trace
 
 PUBLISHED_SETTINGS = ((16, 64), (16, 256), (128, 64), (128, 256))
@@ -72,6 +73,7 @@ def requests(system: OdMoe, times: Times, trace: Trace | None) -> list[Request]:
 
 
 def _recorded(trace: Trace) -> Iterator[Request]:
+    refuse_fewer(trace.fewer, "system=od_moe")
     for number in range(trace.num_requests):
         rows = slice(int(trace.request_offsets[number]), int(trace.request_offsets[number + 1]))
         ids, phase = load(trace.topk_ids[rows]), trace.phase[rows]

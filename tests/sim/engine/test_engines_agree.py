@@ -19,7 +19,7 @@ from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import COLUMNS, StepTable
 from tests.support.odd_rules import CoinSide, Eager, Guess, InPieces, Shake
-from tests.support.random_traces import random_trace
+from tests.support.random_traces import random_trace, with_fewer
 from tests.support.replays import BARE, POLICIES, machine
 
 ODD = {
@@ -76,6 +76,7 @@ machines = {
     "graphs": st.booleans(),
     "run_on_arrival": st.booleans(),
     "overlaps": st.booleans(),
+    "fewer": st.sampled_from([0.0, 0.0, 0.3, 0.9]),
 }
 cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
 mixtures = st.fixed_dictionaries(
@@ -107,6 +108,8 @@ def trace_of(case, seed):
     trace = random_trace(
         seed, layers, experts, min(case.get("top_k", 2), experts), prompts=prompts, decodes=decodes, expert_bytes=sizes
     )
+    if case["fewer"]:
+        trace = with_fewer(trace, case["fewer"], seed)
     if not case["dense"]:
         return trace
     rest = {"attention_bytes": (300,) * layers, "shared_bytes": (70,) * layers}

@@ -165,7 +165,7 @@ HEADER_FAULTS = {
     "a list": (lambda claims: [1], "not a safetensors file"),
     "metadata": (lambda claims: {**claims, "__metadata__": {"a": 1}}, "values are all strings"),
     "no version": (drop("schema_version"), "no 'schema_version', so this is not a trace"),
-    "new version": (set_field("__metadata__", "schema_version", "2"), "schema_version='2' is unknown"),
+    "new version": (set_field("__metadata__", "schema_version", "3"), "schema_version='3' is unknown"),
     "no geometry": (drop("geometry"), "no 'geometry'"),
     "no flags": (drop("flags"), "no 'flags'"),
     "geometry no JSON": (set_field("__metadata__", "geometry", "{"), "'geometry' is not valid JSON"),
