@@ -54,6 +54,10 @@ UNLESS_RUNNING = {
     Need.FUTURE: "sees the future, which a running model does not have",
     Need.ORACLE: "sees the routing of later layers, which a running model does not have",
 }
+UNKNOWN_SCORES = (
+    "full gate scores, and nothing proves the trace's router logits: its score_function, which says how weights come "
+    "from them, is not set"
+)
 SEES_FUTURE = frozenset({Need.FUTURE, Need.ORACLE})
 """Needs that no live system can meet."""
 
@@ -69,9 +73,16 @@ def need_named(text: str, rule: str) -> Need:
 def lacking(need: Need, trace: Trace) -> str | None:
     """What a trace lacks of a need, as a sentence goes on after `needs`; None if it lacks nothing."""
     scores, weights = trace.router_logits is not None, trace.topk_weights is not None
+    known = trace.score_function is not None
     lacks = {
-        Need.GATE_SCORES: (scores, "full gate scores, and the trace carries no router logits"),
-        Need.IMPORTANCE: (scores or weights, "gate scores or weights, and the trace carries neither"),
+        Need.GATE_SCORES: (
+            scores and known,
+            UNKNOWN_SCORES if scores else "full gate scores, and the trace carries no router logits",
+        ),
+        Need.IMPORTANCE: (
+            (scores and known) or weights,
+            UNKNOWN_SCORES if scores else "gate scores or weights, and the trace carries neither",
+        ),
         Need.LOOKAHEAD_BEFORE: (
             trace.lookahead_before is not None, "recorded lookahead logits (variant before), and the trace has none",
         ),

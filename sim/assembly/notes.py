@@ -25,8 +25,9 @@ def describe_replay(replay: Replay) -> Notes:
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
     if not trace.ranked and trace.topk_weights is None and trace.router_logits is None:
         warnings.append("experts of a token are not ranked: recency inside a step follows the stored order")
-    if Need.GATE_SCORES in replay.policy.needs() and (trace.score_function or "").startswith("sigmoid"):
-        estimated.append("gate scores are the softmax of the logits, while this model's router uses a sigmoid")
+    function = (trace.score_function or "softmax").partition("_")[0]
+    if Need.GATE_SCORES in replay.policy.needs() and function != "softmax":
+        estimated.append(f"gate scores are the softmax of the logits, while this model's router uses a {function}")
     if replay.durations.unmodelled and replay.timed:
         parts = ", ".join(replay.durations.unmodelled)
         warnings.append(f"left out of the time, because the model's sizes are not known: {parts}")

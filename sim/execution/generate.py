@@ -19,6 +19,7 @@ from sim.execution.load import Load, Snapshot
 from sim.execution.run import RealRun, real_run, undisturbed
 from sim.execution.settings import RealSettings
 from sim.live.router_output import StepArrays
+from sim.live.weights import score_function_of
 from sim.metrics.step_table import StepTable
 from traces.format.trace import DECODE, PREFILL, Trace
 
@@ -61,7 +62,8 @@ def generate(
         for number, prompt in enumerate(prompts):
             _continue(live, prompt, max_new_tokens, number, rows)
         load = Load.between(before, Snapshot.now())
-    trace = routed_trace(live.geometry, rows.steps, rows.lengths, rows.prompts, rows.phases)
+    function = score_function_of(live.layers)
+    trace = routed_trace(live.geometry, function, rows.steps, rows.lengths, rows.prompts, rows.phases)
     setup = replace(setup, run=RunConfig(seed=setup.run.seed), time=TimeConfig())
     replay = assemble(trace, setup, live.geometry, others=others)
     run = real_run(_table_of(live, rows, replay), rows.records, live.executor, settings, load)

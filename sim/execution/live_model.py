@@ -58,7 +58,7 @@ class OffloadedModel:
         self.geometry: Geometry = measure_geometry(model, self.layers, family_name(model))
         self.spec = live_spec(self.geometry, setup, max_tokens, others)
         self.reads = Reads.of(policy, recorded=True)
-        self.gate = GateRule.probed(model, self.layers) if substitutes(policy) else GateRule.named(None)
+        self.gate = GateRule.of_layers(self.layers) if substitutes(policy) else GateRule.named(None)
         self.tier = HostTier(model, self.layers, pinned=settings.device == "cuda" and settings.pinned)
         self.executor = Executor(
             self.spec,

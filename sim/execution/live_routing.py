@@ -53,7 +53,12 @@ def live_spec(geometry: Geometry, setup: DeviceSetup, max_tokens: int, others: T
 
 
 def routed_trace(
-    geometry: Geometry, steps: list[StepArrays], lengths: list[int], prompts: list[int], phases: list[int]
+    geometry: Geometry,
+    score_function: str | None,
+    steps: list[StepArrays],
+    lengths: list[int],
+    prompts: list[int],
+    phases: list[int],
 ) -> Trace:
     """The routing of recorded steps as a trace, in float32: requests of ``lengths`` tokens, ``prompts`` of them given,
     and the phase of every token."""
@@ -70,5 +75,6 @@ def routed_trace(
         prompt_len=np.array(prompts, np.int32),
         phase=np.array(phases, np.uint8),
         ranked=True,
+        score_function=score_function,
         provenance={"source": "routed by the model while its experts were offloaded"},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,10 @@ from numpy.typing import NDArray
 from policies.base import Policy, Substitution
 from policies.state import DROPPED
 from sim.engine.decision.device import decides
-from sim.live.router_output import Routed, as_array
+from sim.live.router_output import Routed
 from traces.errors import UserError
 from traces.recording.moe_layers import MoELayer
-from traces.recording.moe_probe import probe_tokens
-from traces.recording.score_function import name_score_function
-from traces.recording.tap import Routing, Tap
+from traces.recording.tap import Routing
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +28,8 @@ SCHEMES = (OWN, INHERIT)
 class GateRule:
     """How a router makes weights of its logits, as ``traces.recording.score_function`` finds it in recorded weights.
 
-    With scores s = softmax or sigmoid of the logits: ``renormalises`` is w = C * s_e / (sum of s over the chosen),
-    else w = C * s_e. The constant is read off each token's own weights. ``function`` None: not known.
+    With scores s = softmax, sigmoid or sqrtsoftplus of the logits: ``renormalises`` is w = C * s_e / (sum of s over the
+    chosen), else w = C * s_e. The constant is read off each token's own weights. ``function`` None: not known.
     """
 
     function: str | None
@@ -38,22 +37,16 @@ class GateRule:
 
     @classmethod
     def named(cls, name: str | None) -> GateRule:
-        """From a trace's ``score_function``, for example "softmax_topk"."""
-        return cls(None, False) if name is None else cls(name.removesuffix("_topk"), name.endswith("_topk"))
+        """From a trace's ``score_function``, for example "softmax_topk"; not known for one that it cannot reverse."""
+        function = (name or "").removesuffix("_topk")
+        return (
+            cls(function, name != function) if function in ("softmax", "sigmoid", "sqrtsoftplus") else cls(None, False)
+        )
 
     @classmethod
-    def probed(cls, model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> GateRule:
-        """From the weights that the model's routers give in one short pass."""
-        import torch
-
-        routings: list[Routing] = []
-        with torch.no_grad(), Tap(model, routings.append, layers=layers):
-            model(input_ids=probe_tokens(model))
-        ids = np.stack([routing.topk_ids.cpu().numpy() for routing in routings], axis=1)
-        weights = np.stack([as_array(routing.topk_weights) for routing in routings], axis=1)
-        logits = [as_array(routing.router_logits) for routing in routings if routing.router_logits is not None]
-        known = len(logits) == len(routings)
-        return cls.named(name_score_function(ids, weights, np.stack(logits, axis=1) if known else None)[0])
+    def of_layers(cls, layers: tuple[MoELayer, ...]) -> GateRule:
+        """From what explained the weights that a model's routers gave in the pass that found its layers."""
+        return cls.named(score_function_of(layers))
 
     @property
     def best_scheme(self) -> str:
@@ -95,9 +88,21 @@ class GateRule:
         """c * s of the chosen experts, with c from the token's routed ones."""
         assert routing.router_logits is not None
         logits = routing.router_logits.float()
-        scores = logits.softmax(-1) if self.function == "softmax" else logits.sigmoid()
+        scores = _SCORES[self.function or ""](logits)
         scale = weights.sum(-1, keepdim=True) / scores.gather(1, ids).sum(-1, keepdim=True)
         return scale * scores.gather(1, chosen)
+
+
+def score_function_of(layers: tuple[MoELayer, ...]) -> str | None:
+    """How the routers make weights of their logits; None where it is not known."""
+    return None if layers[0].scores is None else layers[0].scores.function
+
+
+_SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "softmax": lambda logits: logits.softmax(-1),
+    "sigmoid": lambda logits: logits.sigmoid(),
+    "sqrtsoftplus": lambda logits: logits.exp().log1p().where(logits < 20, logits).sqrt(),
+}
 
 
 def substitutes(policy: Policy) -> bool:

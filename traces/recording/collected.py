@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from traces.errors import UserError
 from traces.format.trace import SCORE_TABLES, Geometry, ScoreTable, Trace, id_dtype
 from traces.recording.moe_layers import MoELayer, family_name
+from traces.recording.moe_probe import probe_tokens
 from traces.recording.packing import pack_scores
-from traces.recording.score_function import name_score_function
+from traces.recording.score_function import Explanation, are_best
 from traces.recording.similarity import SimilaritySample
 from traces.recording.tap import Routing, Tap
 
@@ -31,9 +32,17 @@ class Collector(Tap):
 
     def __init__(self, model: torch.nn.Module, lookahead: bool, sample: SimilaritySample | None = None) -> None:
         on_layer_end = partial(self._keep, "lookahead_after") if lookahead else None
-        super().__init__(model, self._keep_routing, on_layer_end=on_layer_end, lookahead=lookahead, selection=True)
+        super().__init__(
+            model, self._keep_routing, on_layer_end=on_layer_end, lookahead=lookahead, selection=True, keep_going=True
+        )
         _check_uniform(model, self.layers)
+        self._sample: SimilaritySample | None = None
+        self._absent: dict[str, str] = {}
+        self._begin()
+        self._try_tables()
         self._sample = sample
+
+    def _begin(self) -> None:
         self._ids: list[NDArray[np.int64]] = []  # per step [n, L, K]
         self._weights: list[NDArray[np.float32]] = []
         self._tables: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SCORE_TABLES}
@@ -43,6 +52,21 @@ class Collector(Tap):
         self._offsets: list[int] = [0]
         self._prompt_len: list[int] = []
         self._labels: list[str | None] = []
+
+    def _try_tables(self) -> None:
+        """One short pass, so that a table that cannot be made is known before the first prompt runs; it is not kept."""
+        import torch
+
+        tokens = probe_tokens(self.model)
+        with torch.no_grad(), self:
+            self.start_request(tokens.shape[1], None)
+            self.model(input_ids=tokens)
+            self.end_step(tokens[0].tolist(), 0)
+        for name in SCORE_TABLES:
+            table = self._table(name)
+            if table is not None and not _is_usable(name, table):
+                self.failed[name] = "the model gave values that are no numbers in a probe pass"
+        self._begin()
 
     def start_request(self, prompt_len: int, label: str | None) -> None:
         """Following steps belong to a new request."""
@@ -66,13 +90,20 @@ class Collector(Tap):
         self._phase.extend([phase] * len(tokens))
         self._offsets[-1] += len(tokens)
 
-    def findings(self) -> dict[str, str]:
-        """What could not be recorded and why, and what was measured beside the routing, for the provenance."""
-        notes = {}
-        if not self.has_router_logits:
-            notes["router_logits"] = "absent: this family chooses its experts outside a router module"
+    def findings(self) -> dict[str, Any]:
+        """What could not be recorded and why, and what was measured beside the routing, for the provenance.
+
+        Complete once `trace` has been called. `known_ahead_layers`: MoE layers whose experts follow from the token.
+        """
+        notes: dict[str, Any] = {}
+        lacking = next((layer.no_scores for layer in self.layers if layer.no_scores is not None), None)
+        if lacking is not None:
+            notes["router_logits"] = f"absent: {lacking}"
         elif not self.has_lookahead_after and len(self.layers) > 1:
             notes["lookahead_after"] = "absent: the router's input is not the output of a norm module in this family"
+        notes |= {name: f"absent: {reason}" for name, reason in {**self.failed, **self._absent}.items()}
+        if hashed := [layer.index for layer in self.layers if layer.hashed]:
+            notes["known_ahead_layers"] = hashed
         if self._sample is not None:
             notes["expert_similarity"] = self._sample.statement
         return notes
@@ -83,15 +114,8 @@ class Collector(Tap):
         # Some routers return their choice unsorted; a trace lists it by falling weight.
         order = np.argsort(-weights, axis=-1, kind="stable")
         ids, weights = np.take_along_axis(ids, order, -1), np.take_along_axis(weights, order, -1)
-        logits = self._table("router_logits")
-        selection = None
-        by_logits = logits is not None and _are_best(ids, logits)
-        if logits is not None and not by_logits:
-            selection = self._table("selection_scores")
-            if selection is None:
-                reason = "absent: the choice used other scores than the logits, which no topk call of the router showed"
-                provenance = {**provenance, "selection_scores": reason}
-        score_function, scale = name_score_function(ids, weights, logits)
+        logits, selection, explanation = self._proved(ids, weights)
+        scale = None if explanation is None else explanation.scale
         if scale is not None:
             provenance = {**provenance, "weight_scale": scale}
         width = None if top_k_extra is None else geometry.top_k + top_k_extra
@@ -99,19 +123,19 @@ class Collector(Tap):
             geometry=geometry,
             topk_ids=ids.astype(id_dtype(geometry.num_experts)),
             topk_weights=weights.astype(np.float16 if half else np.float32),
-            router_logits=_packed(logits, geometry.top_k, None, half, ids if by_logits else None),
+            router_logits=_packed(logits, geometry.top_k, None, half, None if selection is not None else ids),
             selection_scores=_packed(selection, geometry.top_k, None, half),
-            lookahead_before=_packed(self._table("lookahead_before"), geometry.top_k, width, half),
-            lookahead_after=_packed(self._table("lookahead_after"), geometry.top_k, width, half),
+            lookahead_before=_packed(self._lookahead_table("before", logits), geometry.top_k, width, half),
+            lookahead_after=_packed(self._lookahead_table("after", logits), geometry.top_k, width, half),
             token_ids=np.asarray(self._tokens, np.int32),
             expert_similarity=None if self._sample is None else self._sample.measure(self.layers),
             request_offsets=np.asarray(self._offsets, np.int64),
             prompt_len=np.asarray(self._prompt_len, np.int32),
             phase=np.asarray(self._phase, np.uint8),
             ranked=True,
-            score_function=score_function,
+            score_function=None if explanation is None else explanation.function,
             request_labels=_labels(self._labels),
-            provenance=provenance,
+            provenance={**self.findings(), **provenance},
         )
 
     def _keep_routing(self, routing: Routing) -> None:
@@ -128,10 +152,51 @@ class Collector(Tap):
             array = tensor.detach()
             self._step.setdefault(name, {})[layer] = (array.float() if name != "ids" else array).cpu().numpy().copy()
 
+    def _proved(
+        self, ids: NDArray[np.int64], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None, Explanation | None]:
+        """(logits, selection scores, what explains the weights): all None where they do not give the recorded choice.
+
+        The probe pass found where the scores are; here they have to give every id and every weight that was recorded.
+        """
+        logits = self._table("router_logits")
+        source = self.layers[0].scores
+        if logits is None or source is None:
+            return None, None, None
+        routers = tuple(layer.router for layer in self.layers if layer.router is not None)
+        explanation = source.explain(routers, ids, weights, logits)
+        selection = None if are_best(ids, logits) else self._table("selection_scores")
+        if explanation is None:
+            reason = "no known function of the scores gives all recorded weights, though one did in the probe pass"
+        elif selection is None and not are_best(ids, logits):
+            reason = "the recorded experts are not those of the best scores, nor did a topk call show by what they were"
+        elif selection is not None and not are_best(ids, selection):
+            reason = "the recorded experts are not those of the best selection scores"
+        else:
+            return logits, selection, explanation
+        self._absent["router_logits"] = reason
+        return None, None, None
+
+    def _lookahead_table(self, variant: str, logits: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """A lookahead table, which is worth as much as the logits of the same routers."""
+        return None if logits is None else self._table(f"lookahead_{variant}")
+
     def _table(self, name: str) -> NDArray[np.float32] | None:
-        """All rows of one score table, None unless every step had it."""
+        """All rows of one score table, None unless every step had it and its values are numbers."""
         steps = self._tables[name]
-        return np.concatenate(steps) if steps and len(steps) == len(self._ids) else None
+        if name in self.failed or not steps or len(steps) != len(self._ids):
+            return None
+        table = np.concatenate(steps)
+        if _is_usable(name, table):
+            return table
+        self._absent[name] = "the model gave values that are no numbers"
+        return None
+
+
+def _is_usable(name: str, table: NDArray[np.float32]) -> bool:
+    """Whether a trace may hold the table: no NaN, and infinities only where a selection excludes experts."""
+    finite = ~np.isnan(table) & (table < np.inf) if name == "selection_scores" else np.isfinite(table)
+    return bool(finite.all())
 
 
 def _check_uniform(model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> None:
@@ -142,14 +207,6 @@ def _check_uniform(model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> None
                 f"{family_name(model)} has layers of different {name} ({', '.join(map(str, values))}); "
                 "a trace needs the same in every MoE layer"
             )
-
-
-def _are_best(ids: NDArray[np.int64], logits: NDArray[np.float32]) -> bool:
-    """Whether the chosen experts are everywhere those of the highest logits."""
-    chosen = np.take_along_axis(logits, ids, axis=-1).min(axis=-1)
-    others = logits.copy()
-    np.put_along_axis(others, ids, -np.inf, axis=-1)
-    return bool((chosen >= others.max(axis=-1)).all())
 
 
 def _packed(

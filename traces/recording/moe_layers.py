@@ -2,18 +2,21 @@
 
 Nothing here trusts the configuration. An experts module is one whose forward takes (hidden states, chosen ids,
 weights): the library marks most of them, others carry the name. One short forward pass then shows which are called, in
-which order, what their router is (the module that returns the very tensor the experts receive as ids) and which norm
-feeds it.
+which order, what their router is (the module that returns the very tensor the experts receive as ids, or one beside it
+whose scores give the weights), whether what it returns are logits, and which norm feeds it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from traces.errors import UserError
 from traces.recording.moe_probe import (
     PROBE_TOKENS,
+    ModuleCall,
     Probe,
     argument_names,
     first_returning,
@@ -22,22 +25,28 @@ from traces.recording.moe_probe import (
     required_arguments,
     run_probe,
     text_config,
+    token_places,
 )
+from traces.recording.score_source import Call, ScoreSource, as_numpy, find_source, tolerance_of
 
 if TYPE_CHECKING:
     import torch
 
 # Configuration fields that tell a dense model from an MoE model that has no hookable experts module.
 EXPERT_COUNT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+CHOOSES = "the module that returns the ids"
+"""Where the scores are looked for first."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoELayer:
     """One MoE layer as the probe saw it; `index` counts MoE layers in the order in which they run.
 
-    `router` is None where the ids are chosen outside any module; `norm` is None where no module's output is the
-    router's input. `router_rest` are the router's further arguments (a bias, in some families). `block` is the whole
-    decoder layer.
+    `router` is the module whose scores, read by `scores`, give the weights; both None where there is none, and
+    `no_scores` says why. `router_rest` and `router_named` are its further arguments (a bias, in some families);
+    `token_places` are the places among them at which it gets the ids of the tokens themselves. `hashed`: its choice
+    follows from these alone. `chooser` is the module inside which the ids are chosen, `block` the whole decoder layer.
+    `norm` is None where no module's output is the router's input.
     """
 
     index: int
@@ -45,13 +54,18 @@ class MoELayer:
     experts: torch.nn.Module
     num_experts: int
     top_k: int
-    router: torch.nn.Module | None
-    router_name: str | None
-    router_rest: tuple[Any, ...]
-    router_input_ndim: int
+    chooser: torch.nn.Module
     block: torch.nn.Module
     block_name: str
-    norm: torch.nn.Module | None
+    router: torch.nn.Module | None = None
+    scores: ScoreSource | None = None
+    no_scores: str | None = None
+    router_rest: tuple[Any, ...] = ()
+    router_named: dict[str, Any] = field(default_factory=dict)
+    router_input_ndim: int = 2
+    token_places: tuple[int | str, ...] = ()
+    hashed: bool = False
+    norm: torch.nn.Module | None = None
 
     @property
     def signature(self) -> tuple[str, str]:
@@ -77,7 +91,8 @@ def find_moe_layers(model: torch.nn.Module) -> tuple[MoELayer, ...]:
             f"{family} cannot be hooked: its experts module {silent[0]} was not called in a probe pass over "
             f"{PROBE_TOKENS} tokens"
         )
-    return tuple(_layer(model, index, name, probe, family) for index, name in enumerate(probe.calls))
+    layers = tuple(_layer(model, index, name, probe, family) for index, name in enumerate(probe.calls))
+    return _with_routers(layers, probe)
 
 
 def family_name(model: torch.nn.Module) -> str:
@@ -92,8 +107,8 @@ def _is_experts(module: torch.nn.Module) -> bool:
 
 
 def _no_experts_sentence(model: torch.nn.Module, family: str) -> str:
-    for field in EXPERT_COUNT_FIELDS:
-        count = getattr(text_config(model), field, None)
+    for name in EXPERT_COUNT_FIELDS:
+        count = getattr(text_config(model), name, None)
         if isinstance(count, int) and count > 1:
             return (
                 f"{family} has {count} experts per layer but cannot be hooked: it has no experts module that receives "
@@ -105,13 +120,9 @@ def _no_experts_sentence(model: torch.nn.Module, family: str) -> str:
 def _layer(model: torch.nn.Module, index: int, name: str, probe: Probe, family: str) -> MoELayer:
     experts = model.get_submodule(name)
     ids, weights = probe.calls[name]
-    router_call = first_returning(probe, ids)
-    logits = None if router_call is None else router_logits_of(router_call[4], ids)
-    num_experts = int(getattr(experts, "num_experts", 0) or (0 if logits is None else logits.shape[-1]))
+    num_experts = _num_experts(experts, probe, ids)
     _check_routing(family, name, ids, weights, num_experts)
-    if logits is not None and logits.shape[-1] != num_experts:
-        router_call = None  # more classes than experts: its scores are not scores of these experts
-    router_input = None if router_call is None else first_tensor(router_call[2], router_call[3])
+    chooser = first_returning(probe, ids)
     block_name = _block_name(model, name)
     return MoELayer(
         index=index,
@@ -119,24 +130,103 @@ def _layer(model: torch.nn.Module, index: int, name: str, probe: Probe, family: 
         experts=experts,
         num_experts=num_experts,
         top_k=int(ids.shape[-1]),
-        router=None if router_call is None else router_call[1],
-        router_name=None if router_call is None else router_call[0],
-        router_rest=() if router_call is None else tuple(router_call[2][1:]),
-        router_input_ndim=2 if router_input is None else router_input.ndim,
+        chooser=model.get_submodule(name.rpartition(".")[0]) if chooser is None else chooser.module,
         block=model.get_submodule(block_name),
         block_name=block_name,
-        norm=None if router_input is None else norm_of(probe, router_input),
     )
 
 
-def router_logits_of(output: Any, ids: torch.Tensor) -> torch.Tensor | None:
-    """Logits [T, E] out of a router's output: its first floating tensor with a row for each of ids, wider than them."""
-    for item in output if isinstance(output, tuple | list) else ():
-        if getattr(item, "is_floating_point", bool)() and item.shape[-1] > ids.shape[-1]:
-            flat: torch.Tensor = item.reshape(-1, item.shape[-1])
-            if flat.shape[0] == ids.reshape(-1, ids.shape[-1]).shape[0]:
-                return flat
-    return None
+def _num_experts(experts: Any, probe: Probe, ids: Any) -> int:
+    """Experts that have weights: as the module says, else rows of its weights, else classes of the router's scores."""
+    if stated := int(getattr(experts, "num_experts", 0) or 0):
+        return stated
+    if rows := [parameter.shape[0] for parameter in experts.parameters(recurse=False) if parameter.ndim > 1]:
+        return int(min(rows))
+    chooser = first_returning(probe, ids)
+    widths = (
+        [] if chooser is None else [item.shape[-1] for item in _tensors(chooser.output) if item.is_floating_point()]
+    )
+    return max(widths, default=0)
+
+
+def _tensors(output: Any) -> list[Any]:
+    items = output if isinstance(output, tuple | list) else (output,)
+    return [item for item in items if getattr(item, "ndim", 0) > 1]
+
+
+def _with_routers(layers: tuple[MoELayer, ...], probe: Probe) -> tuple[MoELayer, ...]:
+    """The layers with the router of each, if the same place in all of them has scores that give the weights."""
+    shapes = {(layer.num_experts, probe.calls[layer.name][0].shape) for layer in layers}
+    if len(shapes) > 1:
+        return tuple(replace(layer, no_scores="its layers differ in experts or top-k") for layer in layers)
+    routings = [probe.calls[layer.name] for layer in layers]
+    ids = np.stack([as_numpy(chosen) for chosen, _ in routings], axis=1)
+    weights = np.stack([as_numpy(given) for _, given in routings], axis=1)
+    calls = [_candidates(layer, probe) for layer in layers]
+    tolerance = tolerance_of(
+        *(tensor for layer in calls for call in layer.values() for tensor in _floats(call.output)),
+        *(given for _, given in routings),
+    )
+    tried = tuple(tuple(Call(place, call.module, call.output) for place, call in layer.items()) for layer in calls)
+    found = find_source(tried, ids, weights, layers[0].num_experts, tolerance)
+    if found is None:
+        return tuple(replace(layer, no_scores=_NOTHING_EXPLAINS) for layer in layers)
+    place, source = found
+    return tuple(_with_router(layer, call[place], source, probe) for layer, call in zip(layers, calls, strict=True))
+
+
+_NOTHING_EXPLAINS = (
+    "no module beside the experts returns scores from which a known function (softmax, sigmoid, sqrtsoftplus, "
+    "sparsemixer) gives the weights that the experts received in a probe pass"
+)
+
+
+def _floats(output: Any) -> list[Any]:
+    return [item for item in _tensors(output) if item.is_floating_point()]
+
+
+def _candidates(layer: MoELayer, probe: Probe) -> dict[str, ModuleCall]:
+    """Calls that may have returned the scores: that which returned the ids, then those beside the experts, by place."""
+    ids, _ = probe.calls[layer.name]
+    chooser = first_returning(probe, ids)
+    beside = layer.name.rpartition(".")[0] + "."
+    calls = {} if chooser is None else {CHOOSES: chooser}
+    for call in probe.outputs:
+        inside = call.name.startswith(beside) and not f"{call.name}.".startswith(f"{layer.name}.")
+        if inside and any(item.shape[-1] == layer.num_experts for item in _floats(call.output)):
+            calls.setdefault(call.name.removeprefix(beside), call)
+    return calls
+
+
+def _with_router(layer: MoELayer, call: ModuleCall, source: ScoreSource, probe: Probe) -> MoELayer:
+    state = first_tensor(call.args, call.kwargs)
+    named = dict(list(call.kwargs.items())[0 if call.args else 1 :])
+    places = token_places(call.args[1:], named, probe.tokens)
+    return replace(
+        layer,
+        router=call.module,
+        scores=source,
+        router_rest=tuple(call.args[1:]),
+        router_named=named,
+        router_input_ndim=2 if state is None else state.ndim,
+        token_places=places,
+        hashed=bool(places) and _is_hashed(call, places, probe.calls[layer.name][0]),
+        norm=None if state is None else norm_of(probe, state),
+    )
+
+
+def _is_hashed(call: ModuleCall, places: tuple[int | str, ...], ids: torch.Tensor) -> bool:
+    """Whether a router that gets the tokens' ids chooses the same experts for quite other states."""
+    import torch
+
+    state = first_tensor(call.args, call.kwargs)
+    assert state is not None
+    with torch.no_grad():
+        other = torch.randn(state.shape, generator=torch.Generator().manual_seed(0)).to(state.device, state.dtype)
+        args = (other, *call.args[1:]) if call.args else ()
+        kwargs = call.kwargs if call.args else {**call.kwargs, next(iter(call.kwargs)): other}
+        output = call.module.forward(*args, **kwargs)
+    return any(item.shape == ids.shape and torch.equal(item, ids) for item in _tensors(output))
 
 
 def _check_routing(family: str, name: str, ids: Any, weights: Any, num_experts: int) -> None:

@@ -40,12 +40,24 @@ def argument_names(module: torch.nn.Module) -> tuple[str, str]:
     return (names[1], names[2]) if len(names) >= 3 else ("top_k_index", "top_k_weights")
 
 
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a module: what it was given and what it returned."""
+
+    name: str
+    module: torch.nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
 @dataclass(slots=True)
 class Probe:
     """What one forward pass showed; every tensor is kept alive so that no address is used twice."""
 
+    tokens: torch.Tensor
     calls: dict[str, tuple[torch.Tensor, torch.Tensor]]  # experts name -> ids, weights, in order of the calls
-    outputs: list[tuple[str, torch.nn.Module, tuple[Any, ...], dict[str, Any], Any]]
+    outputs: list[ModuleCall]
 
 
 def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]], family: str) -> Probe:
@@ -55,14 +67,14 @@ def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]]
     """
     import torch
 
-    probe = Probe({}, [])
+    probe = Probe(probe_tokens(model), {}, [])
     handles = []
 
     def on_experts(name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         probe.calls.setdefault(name, routing_arguments(args, kwargs, argument_names(module)))
 
     def on_output(name: str, *call: Any) -> None:
-        probe.outputs.append((name, *call))
+        probe.outputs.append(ModuleCall(name, *call))
 
     for name, module in experts:
         handles.append(module.register_forward_pre_hook(partial(on_experts, name), with_kwargs=True))
@@ -71,7 +83,7 @@ def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]]
             handles.append(module.register_forward_hook(partial(on_output, name), with_kwargs=True))
     try:
         with torch.no_grad():
-            model(input_ids=probe_tokens(model))
+            model(input_ids=probe.tokens)
     except (KeyError, TypeError) as error:
         raise UserError(f"{family} cannot be hooked: a probe pass failed ({error})") from error
     finally:
@@ -95,11 +107,10 @@ def probe_tokens(model: torch.nn.Module) -> torch.Tensor:
     return (torch.arange(1, PROBE_TOKENS + 1, device=device) % vocab_size)[None]
 
 
-def first_returning(probe: Probe, ids: torch.Tensor) -> Any:
+def first_returning(probe: Probe, ids: torch.Tensor) -> ModuleCall | None:
     """The innermost call whose output tuple holds the very tensor `ids`."""
     for call in probe.outputs:
-        output = call[4]
-        items = output if isinstance(output, tuple | list) else ()
+        items = call.output if isinstance(call.output, tuple | list) else ()
         if any(_same_memory(item, ids) for item in items):
             return call
     return None
@@ -107,13 +118,28 @@ def first_returning(probe: Probe, ids: torch.Tensor) -> Any:
 
 def norm_of(probe: Probe, router_input: torch.Tensor) -> torch.nn.Module | None:
     """The module that made the router's input, if it takes one tensor of that size; None for a bare residual."""
-    for _, module, args, kwargs, output in probe.outputs:
-        if _same_memory(output, router_input):
-            source = first_tensor(args, kwargs)
+    for call in probe.outputs:
+        if _same_memory(call.output, router_input):
+            source = first_tensor(call.args, call.kwargs)
             if source is not None and source.numel() == router_input.numel() and not _same_memory(source, router_input):
-                return module
+                return call.module
             return None
     return None
+
+
+def token_places(rest: tuple[Any, ...], named: dict[str, Any], tokens: torch.Tensor) -> tuple[int | str, ...]:
+    """Places and names among a router's further arguments at which it gets the ids of the tokens."""
+    import torch
+
+    given: list[tuple[int | str, Any]] = [*enumerate(rest), *named.items()]
+    return tuple(
+        place
+        for place, value in given
+        if isinstance(value, torch.Tensor)
+        and not value.is_floating_point()
+        and value.numel() == tokens.numel()
+        and torch.equal(value.reshape(-1).to(tokens), tokens.reshape(-1))
+    )
 
 
 def _same_memory(a: Any, b: Any) -> bool:

@@ -91,7 +91,7 @@ def record(
     layers = collector.layers
     return collector.trace(
         measure_geometry(loaded.model, layers, loaded.source),
-        {**_provenance(loaded, prompts, options), **collector.findings(), **(provenance or {})},
+        {**_provenance(loaded, prompts, options), **(provenance or {})},
         top_k_extra=options.lookahead_extra,
         half=options.half_precision,
     )

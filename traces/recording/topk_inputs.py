@@ -28,7 +28,7 @@ class _CaptureTopk(TorchFunctionMode):
 
 
 class TopkInputs:
-    """Pair of hooks that switch the capture on around one router."""
+    """Pair of hooks that switch the capture on around the module in which ids are chosen."""
 
     def __init__(self) -> None:
         self._mode: _CaptureTopk | None = None
@@ -46,8 +46,8 @@ class TopkInputs:
             self._calls, self._mode = self._mode.calls, None
 
     def that_chose(self, ids: torch.Tensor) -> torch.Tensor | None:
-        """Scores [T, E] whose top-k indices are `ids` [T, K], None if no `topk` gave them."""
-        for scores, indices in reversed(self._calls):
+        """Scores [T, E] whose top-k indices are `ids` [T, K], None if no `topk` gave them; known while it runs."""
+        for scores, indices in reversed(self._calls if self._mode is None else self._mode.calls):
             if indices.numel() == ids.numel() and torch.equal(indices.reshape(ids.shape), ids):
                 return scores.reshape(-1, scores.shape[-1]).clone()
         return None

@@ -33,7 +33,7 @@ RULES = {"substitute": ReplaceAllMissing(), "drop": Skip(alpha=1.0, without_subs
 @pytest.mark.parametrize("family", ROUTERS)
 def test_logits_are_those_of_the_closed_loop(family, rule):
     model, policy = build(family), replace(BARE, name=rule, substitution=RULES[rule])
-    assert GateRule.probed(model, find_moe_layers(model)) == ROUTERS[family]
+    assert GateRule.of_layers(find_moe_layers(model)) == ROUTERS[family]
     settings, cache = RealSettings(link_bytes_per_s=None), CacheConfig(slots_per_layer=SLOTS)
     live = generate(model, [PROMPT], NEW, DeviceSetup(policy, machine(), cache), settings)
     columns = live.run.columns

@@ -16,7 +16,6 @@ from traces.recording.loading import LoadedModel, load_model, reachable
 from traces.recording.packing import pack_scores, round_keeping_order
 from traces.recording.prompts import Prompt, read_prompts
 from traces.recording.recorder import RecordOptions, record
-from traces.recording.score_function import name_score_function
 
 PROMPTS = (Prompt("hello there, world", "prose"), Prompt("x = 3\n", "code"))
 EXACT = RecordOptions(max_new_tokens=5, half_precision=False, lookahead_extra=None)
@@ -291,11 +290,3 @@ def test_truncated_tables_give_exact_probabilities_of_what_they_list() -> None:
     cut = table.probabilities(0, 20, 64)
     np.testing.assert_allclose(np.take_along_axis(cut, listed, -1), np.take_along_axis(dense, listed, -1), rtol=1e-5)
     assert pack_scores(logits * 1e6, 6, None, half=True).values.dtype == np.float32  # too large for float16
-
-
-def test_weights_that_nothing_explains_have_no_score_function() -> None:
-    rng = np.random.default_rng(2)
-    logits = rng.standard_normal((10, 2, 8)).astype(np.float32)
-    ids = np.argsort(-logits, axis=-1)[..., :2]
-    assert name_score_function(ids, rng.random((10, 2, 2)).astype(np.float32), logits) == (None, None)
-    assert name_score_function(ids, rng.random((10, 2, 2)).astype(np.float32), None) == (None, None)
