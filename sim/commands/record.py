@@ -51,6 +51,7 @@ from sim.assembly.model_source import model_overrides, model_source, prepare_lib
 from sim.config import to_plain_dict, validate
 from sim.hydra_command import output_folder, run_hydra_command
 from sim.ranges import Count, check_ranges
+from traces.errors import UserError
 
 if TYPE_CHECKING:
     from traces.recording.recorder import RecordOptions
@@ -86,6 +87,8 @@ def record_from(config: DictConfig) -> None:
         trace = record(loaded, prompts, options, {"prompts": asked.prompts, **statement})
         trace = write_trace(out, trace)
         print(_summary(out, trace))
+    if "stopped" in trace.provenance:
+        raise UserError(f"{trace.provenance['stopped']}; the prompts before it are in {out}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +146,13 @@ def _summary(out: Path, trace: Any) -> str:
     ]
     if "statement" in trace.provenance:
         lines.append(f"note: {trace.provenance['statement']}")
+    for name, value in trace.provenance.items():
+        if isinstance(value, str) and value.startswith("absent: "):
+            lines.append(f"note: no {name}: {value.removeprefix('absent: ')}")
+    if known := trace.provenance.get("known_ahead_layers"):
+        lines.append(
+            f"note: the experts of MoE layers {', '.join(map(str, known))} follow from the token alone (hashed)"
+        )
+    if trace.fewer:
+        lines.append(f"note: tokens use up to {trace.top_k} experts of a layer, some of them fewer")
     return "\n".join(lines)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.format.ranks import stored_ids
 from traces.format.trace import SCORE_TABLES, Geometry, ScoreTable, Trace, id_dtype
+from traces.recording.choices import best_first, stacked_choices
 from traces.recording.moe_layers import MoELayer, family_name
 from traces.recording.moe_probe import probe_tokens
 from traces.recording.packing import pack_scores
@@ -27,7 +29,7 @@ class Collector(Tap):
     Hooks the model while the `with` block lasts: call `start_request`, then `end_step` after each forward pass, and
     `trace` at the end. `sample`: also keep inputs of experts, to measure how similar experts are.
 
-    Raises: UserError on construction if the model cannot be hooked or its layers differ in experts or top-k.
+    Raises: UserError on construction if the model cannot be hooked or its layers differ in the number of experts.
     """
 
     def __init__(self, model: torch.nn.Module, lookahead: bool, sample: SimilaritySample | None = None) -> None:
@@ -36,6 +38,7 @@ class Collector(Tap):
             model, self._keep_routing, on_layer_end=on_layer_end, lookahead=lookahead, selection=True, keep_going=True
         )
         _check_uniform(model, self.layers)
+        self._num_experts = self.layers[0].num_experts
         self._sample: SimilaritySample | None = None
         self._absent: dict[str, str] = {}
         self._begin()
@@ -79,8 +82,10 @@ class Collector(Tap):
         """Close one forward pass over `tokens`."""
         step, self._step = self._step, {}
         count = len(self.layers)
-        for name, target in (("ids", self._ids), ("weights", self._weights)):
-            target.append(np.stack([step[name][layer] for layer in range(count)], axis=1))
+        chosen, factors = ([step[name][layer] for layer in range(count)] for name in ("ids", "weights"))
+        ids, weights = stacked_choices(chosen, factors, self._num_experts)
+        self._ids.append(ids)
+        self._weights.append(weights)
         for name in SCORE_TABLES:
             rows = count - 1 if name.startswith("lookahead") else count
             layers = step.get(name, {})
@@ -104,39 +109,74 @@ class Collector(Tap):
         notes |= {name: f"absent: {reason}" for name, reason in {**self.failed, **self._absent}.items()}
         if hashed := [layer.index for layer in self.layers if layer.hashed]:
             notes["known_ahead_layers"] = hashed
-        if self._sample is not None:
+        if self._sample is not None and "expert_similarity" not in notes:
             notes["expert_similarity"] = self._sample.statement
         return notes
 
     def trace(self, geometry: Geometry, provenance: dict[str, Any], top_k_extra: int | None, half: bool) -> Trace:
         """Everything gathered so far as one trace; `top_k_extra` experts beyond top-k stay in lookahead tables."""
-        ids, weights = np.concatenate(self._ids), np.concatenate(self._weights)
-        # Some routers return their choice unsorted; a trace lists it by falling weight.
-        order = np.argsort(-weights, axis=-1, kind="stable")
-        ids, weights = np.take_along_axis(ids, order, -1), np.take_along_axis(weights, order, -1)
+        ids, weights = best_first(np.concatenate(self._ids), np.concatenate(self._weights))
+        has_weights = bool(np.isfinite(weights).all() and (weights >= 0).all())
+        if not has_weights:
+            self._absent["topk_weights"] = "the model gave factors that are negative or no numbers"
         logits, selection, explanation = self._proved(ids, weights)
         scale = None if explanation is None else explanation.scale
         if scale is not None:
             provenance = {**provenance, "weight_scale": scale}
         width = None if top_k_extra is None else geometry.top_k + top_k_extra
+        fewer = bool((ids < 0).any())
+        order = None if fewer or selection is not None else ids
         return Trace(
             geometry=geometry,
-            topk_ids=ids.astype(id_dtype(geometry.num_experts)),
-            topk_weights=weights.astype(np.float16 if half else np.float32),
-            router_logits=_packed(logits, geometry.top_k, None, half, None if selection is not None else ids),
+            topk_ids=stored_ids(ids, geometry.num_experts) if fewer else ids.astype(id_dtype(geometry.num_experts)),
+            topk_weights=weights.astype(np.float16 if half else np.float32) if has_weights else None,
+            fewer=fewer,
+            router_logits=_packed(logits, geometry.top_k, None, half, order),
             selection_scores=_packed(selection, geometry.top_k, None, half),
             lookahead_before=_packed(self._lookahead_table("before", logits), geometry.top_k, width, half),
             lookahead_after=_packed(self._lookahead_table("after", logits), geometry.top_k, width, half),
             token_ids=np.asarray(self._tokens, np.int32),
-            expert_similarity=None if self._sample is None else self._sample.measure(self.layers),
+            expert_similarity=self._similarity(),
             request_offsets=np.asarray(self._offsets, np.int64),
             prompt_len=np.asarray(self._prompt_len, np.int32),
             phase=np.asarray(self._phase, np.uint8),
-            ranked=True,
+            ranked=has_weights,
             score_function=None if explanation is None else explanation.function,
             request_labels=_labels(self._labels),
             provenance={**self.findings(), **provenance},
         )
+
+    def _similarity(self) -> NDArray[np.float16] | None:
+        """How alike the experts are, where it was asked for and the experts can be run alone."""
+        if self._sample is None:
+            return None
+        try:
+            return self._sample.measure(self.layers)
+        except Exception as error:  # of the model's own code; what was recorded is kept
+            self._absent["expert_similarity"] = (
+                f"the experts cannot be run one by one ({type(error).__name__}: {error})"
+            )
+            return None
+
+    def drop_request(self) -> None:
+        """Forget the request that was begun last."""
+        rows = self._offsets.pop() - self._offsets[-1] if self._prompt_len else 0
+        steps, kept = 0, 0
+        for made in reversed(self._ids):
+            if kept == rows:
+                break
+            kept, steps = kept + len(made), steps + 1
+        before = len(self._ids) - steps
+        for name in SCORE_TABLES:
+            if len(self._tables[name]) == len(self._ids):
+                del self._tables[name][before:]
+        for rows_of in (self._ids, self._weights):
+            del rows_of[before:]
+        for one in (self._tokens, self._phase):
+            del one[len(one) - rows :]
+        self._prompt_len.pop()
+        self._labels.pop()
+        self._step = {}
 
     def _keep_routing(self, routing: Routing) -> None:
         if self._sample is not None:
@@ -166,7 +206,7 @@ class Collector(Tap):
         routers = tuple(layer.router for layer in self.layers if layer.router is not None)
         explanation = source.explain(routers, ids, weights, logits)
         selection = None if are_best(ids, logits) else self._table("selection_scores")
-        if explanation is None:
+        if explanation is None or not (explanation.shows or are_best(ids, logits)):
             reason = "no known function of the scores gives all recorded weights, though one did in the probe pass"
         elif selection is None and not are_best(ids, logits):
             reason = "the recorded experts are not those of the best scores, nor did a topk call show by what they were"
@@ -200,13 +240,12 @@ def _is_usable(name: str, table: NDArray[np.float32]) -> bool:
 
 
 def _check_uniform(model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> None:
-    for name in ("num_experts", "top_k"):
-        values = sorted({getattr(layer, name) for layer in layers})
-        if len(values) > 1:
-            raise UserError(
-                f"{family_name(model)} has layers of different {name} ({', '.join(map(str, values))}); "
-                "a trace needs the same in every MoE layer"
-            )
+    values = sorted({layer.num_experts for layer in layers})
+    if len(values) > 1:
+        raise UserError(
+            f"{family_name(model)} has layers of different num_experts ({', '.join(map(str, values))}); "
+            "a trace needs the same in every MoE layer"
+        )
 
 
 def _packed(

@@ -23,7 +23,7 @@ def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name:
         model=name,
         num_layers=len(layers),
         num_experts=layers[0].num_experts,
-        top_k=layers[0].top_k,
+        top_k=max(layer.top_k for layer in layers),
         expert_bytes=expert_bytes,
         attention_bytes=tuple(
             block - routed - shared

@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from traces.errors import UserError
+from traces.recording.choices import stacked_choices
 from traces.recording.moe_probe import (
     PROBE_TOKENS,
     ModuleCall,
@@ -91,6 +90,11 @@ def find_moe_layers(model: torch.nn.Module) -> tuple[MoELayer, ...]:
             f"{family} cannot be hooked: its experts module {silent[0]} was not called in a probe pass over "
             f"{PROBE_TOKENS} tokens"
         )
+    if probe.again:
+        raise UserError(
+            f"{family} cannot be hooked: one pass calls its experts module {probe.again[0]} more than once, and a "
+            "trace holds one choice for each token in each layer"
+        )
     layers = tuple(_layer(model, index, name, probe, family) for index, name in enumerate(probe.calls))
     return _with_routers(layers, probe)
 
@@ -156,12 +160,12 @@ def _tensors(output: Any) -> list[Any]:
 
 def _with_routers(layers: tuple[MoELayer, ...], probe: Probe) -> tuple[MoELayer, ...]:
     """The layers with the router of each, if the same place in all of them has scores that give the weights."""
-    shapes = {(layer.num_experts, probe.calls[layer.name][0].shape) for layer in layers}
-    if len(shapes) > 1:
-        return tuple(replace(layer, no_scores="its layers differ in experts or top-k") for layer in layers)
+    if len({layer.num_experts for layer in layers}) > 1:
+        return tuple(replace(layer, no_scores="its layers differ in experts") for layer in layers)
     routings = [probe.calls[layer.name] for layer in layers]
-    ids = np.stack([as_numpy(chosen) for chosen, _ in routings], axis=1)
-    weights = np.stack([as_numpy(given) for _, given in routings], axis=1)
+    ids, weights = stacked_choices(
+        [as_numpy(chosen) for chosen, _ in routings], [as_numpy(given) for _, given in routings], layers[0].num_experts
+    )
     calls = [_candidates(layer, probe) for layer in layers]
     tolerance = tolerance_of(
         *(tensor for layer in calls for call in layer.values() for tensor in _floats(call.output)),
@@ -193,7 +197,7 @@ def _candidates(layer: MoELayer, probe: Probe) -> dict[str, ModuleCall]:
     calls = {} if chooser is None else {CHOOSES: chooser}
     for call in probe.outputs:
         inside = call.name.startswith(beside) and not f"{call.name}.".startswith(f"{layer.name}.")
-        if inside and any(item.shape[-1] == layer.num_experts for item in _floats(call.output)):
+        if inside and any(item.shape[-1] >= layer.num_experts for item in _floats(call.output)):
             calls.setdefault(call.name.removeprefix(beside), call)
     return calls
 
@@ -230,7 +234,7 @@ def _is_hashed(call: ModuleCall, places: tuple[int | str, ...], ids: torch.Tenso
 
 
 def _check_routing(family: str, name: str, ids: Any, weights: Any, num_experts: int) -> None:
-    """The experts' arguments must be ids [T, K] of different experts and weights of the same shape."""
+    """The experts' arguments must be ids [T, K], some of them of experts, and weights of the same shape."""
     import torch
 
     fault = None
@@ -238,10 +242,8 @@ def _check_routing(family: str, name: str, ids: Any, weights: Any, num_experts: 
         fault = "its experts do not receive tensors of ids and weights"
     elif ids.is_floating_point() or ids.ndim != 2 or weights.shape != ids.shape:
         fault = f"its experts receive ids of shape {tuple(ids.shape)} and weights of shape {tuple(weights.shape)}"
-    elif not 1 <= ids.shape[1] <= num_experts or int(ids.min()) < 0 or int(ids.max()) >= num_experts:
-        fault = f"its experts receive ids outside 0 to {num_experts - 1}"
-    elif ids.shape[1] > 1 and bool((ids.sort(dim=-1).values.diff(dim=-1) == 0).any()):
-        fault = "one token receives the same expert twice"
+    elif num_experts < 1 or ids.shape[1] < 1 or not bool(((ids >= 0) & (ids < num_experts)).any()):
+        fault = f"its experts receive ids that are none of its {num_experts} experts"
     if fault is not None:
         raise UserError(f"{family} cannot be hooked at {name}: {fault}")
 

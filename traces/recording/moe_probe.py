@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ class Probe:
     tokens: torch.Tensor
     calls: dict[str, tuple[torch.Tensor, torch.Tensor]]  # experts name -> ids, weights, in order of the calls
     outputs: list[ModuleCall]
+    again: list[str] = field(default_factory=list)  # experts that one pass calls more than once
 
 
 def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]], family: str) -> Probe:
@@ -71,6 +72,8 @@ def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]]
     handles = []
 
     def on_experts(name: str, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if name in probe.calls:
+            probe.again.append(name)
         probe.calls.setdefault(name, routing_arguments(args, kwargs, argument_names(module)))
 
     def on_output(name: str, *call: Any) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import UserError
-from traces.format.trace import DECODE, PREFILL, Trace
+from traces.format.trace import DECODE, PREFILL, Geometry, Trace
 from traces.recording.collected import Collector
 from traces.recording.loading import LoadedModel
 from traces.recording.measured_geometry import measure_geometry
+from traces.recording.moe_layers import family_name
 from traces.recording.prompts import Prompt
 from traces.recording.similarity import SimilaritySample
 
@@ -74,27 +75,58 @@ def record(
 ) -> Trace:
     """Run `loaded` over `prompts` and return the trace; nothing is written to disk.
 
+    A model that fails after its first prompt costs the prompts from there on: the trace holds those before, and its
+    provenance says what stopped it (`stopped`).
+
     Raises:
-        UserError: a model that cannot be hooked, a prompt without tokens or beyond the context.
+        UserError: a model that cannot be hooked or fails in the first prompt, a prompt without tokens or beyond the
+            context.
     """
     import torch
 
     sample = SimilaritySample(options.similarity_tokens, options.seed) if options.similarity else None
     collector = Collector(loaded.model, options.lookahead, sample)
     requests = [_tokens(loaded, prompt, number, options) for number, prompt in enumerate(prompts)]
+    stopped: str | None = None
     with torch.no_grad(), collector, _bar(requests, options, progress) as bar:
         for number, tokens in enumerate(requests):
             collector.start_request(len(tokens), prompts[number].label)
-            for step_tokens, phase in _steps(loaded.model, tokens, options, number):
-                collector.end_step(step_tokens, phase)
-                bar.update(len(step_tokens))
+            try:
+                for step_tokens, phase in _steps(loaded.model, tokens, options, number):
+                    collector.end_step(step_tokens, phase)
+                    bar.update(len(step_tokens))
+            except (Exception, KeyboardInterrupt) as error:  # of the model's own code, or for lack of memory
+                stopped = _stopped(error, number, len(requests))
+                if number == 0 and isinstance(error, KeyboardInterrupt):
+                    raise
+                if number == 0:
+                    raise UserError(f"{family_name(loaded.model)}: {stopped}") from error
+                collector.drop_request()
+                break
+    geometry, unknown = _geometry(loaded, collector)
+    said = {**_provenance(loaded, prompts, options), **unknown, **(provenance or {})}
+    if stopped is not None:
+        said |= {"stopped": stopped, "notes": [*said.get("notes", []), stopped]}
+    return collector.trace(geometry, said, top_k_extra=options.lookahead_extra, half=options.half_precision)
+
+
+def _stopped(error: BaseException, number: int, requests: int) -> str:
+    """Why a recording ended before its last prompt, as a sentence."""
+    if isinstance(error, KeyboardInterrupt):
+        return f"recording was interrupted in prompt {number} of {requests}"
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"recording stopped in prompt {number} of {requests}: {type(error).__name__}: {reason}"
+
+
+def _geometry(loaded: LoadedModel, collector: Collector) -> tuple[Geometry, dict[str, Any]]:
+    """The sizes of the model, and what is not known of them: a size that cannot be measured costs no recording."""
     layers = collector.layers
-    return collector.trace(
-        measure_geometry(loaded.model, layers, loaded.source),
-        {**_provenance(loaded, prompts, options), **(provenance or {})},
-        top_k_extra=options.lookahead_extra,
-        half=options.half_precision,
-    )
+    try:
+        return measure_geometry(loaded.model, layers, loaded.source), {}
+    except Exception as error:  # of the model's own code
+        most = max(layer.top_k for layer in layers)
+        bare = Geometry(loaded.source, len(layers), layers[0].num_experts, most)
+        return bare, {"geometry": f"absent: sizes cannot be measured ({type(error).__name__}: {error})"}
 
 
 def _tokens(loaded: LoadedModel, prompt: Prompt, number: int, options: RecordOptions) -> list[int]:

@@ -7,7 +7,7 @@ as router logits must give the recorded weights by one of the functions named he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -32,7 +32,7 @@ class Explanation:
     logits: NAME: w = scale * s. NAME_topk: w = scale * s / (sum of s over the chosen). NAME_topk_scaled, NAME_scaled:
     times a constant of each expert that the router holds. NAME_shared: a token's weights are proportional to s, as
     where they are normalised together with shared experts. "sparsemixer": softmax over the logits near the highest.
-    `shows`: False where any logits would do, as for one renormalised expert, whose weight is always the same.
+    `shows`: False where equal scores of all experts would do as well, as for one renormalised expert.
     """
 
     function: str
@@ -65,7 +65,10 @@ def name_score_function(
         return None
     # What fits as well as the best, in the order in which they are tried: from the narrowest to the widest.
     best = min(one.residual for one in found)
-    return next(one for one in found if one.residual <= max(2 * best, FLOAT32_TOLERANCE / 100))
+    first = next(one for one in found if one.residual <= max(2 * best, FLOAT32_TOLERANCE / 100))
+    equal = used.astype(np.float64)
+    flat = min(_constant("", weights, equal, used).residual, _renormalised("", weights, equal).residual)
+    return replace(first, shows=flat >= tolerance)
 
 
 def are_best(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> bool:
@@ -110,7 +113,7 @@ def _explanations(
     chosen = {name: np.where(used, _chosen(partial(_scores, name), ids, logits), 0.0) for name in SCORES}
     for name in SCORES:
         yield _constant(name, weights, chosen[name], used)
-        yield _renormalised(f"{name}_topk", weights, chosen[name], bool(several.any()))
+        yield _renormalised(f"{name}_topk", weights, chosen[name])
     if jitter is not None:
         mixed = np.where(used, _chosen(partial(_sparsemixer, jitter), ids, logits, whole=True), 0.0)
         yield Explanation(SPARSEMIXER, None, _residual(weights, mixed))
@@ -119,7 +122,7 @@ def _explanations(
         plain = np.divide(weights, factors, out=np.zeros_like(weights), where=factors != 0)
         for name in SCORES:
             yield _constant(f"{name}_scaled", plain, chosen[name], used)
-            yield _renormalised(f"{name}_topk_scaled", plain, chosen[name], bool(several.any()))
+            yield _renormalised(f"{name}_topk_scaled", plain, chosen[name])
     if several.any():
         for name in SCORES:
             ratio = weights.sum(-1, keepdims=True) / np.maximum(chosen[name].sum(-1, keepdims=True), TINY)
@@ -156,12 +159,12 @@ def _constant(
     return Explanation(name, _named_scale(scale), _residual(weights, scale * chosen))
 
 
-def _renormalised(name: str, weights: NDArray[np.float64], chosen: NDArray[np.float64], several: bool) -> Explanation:
+def _renormalised(name: str, weights: NDArray[np.float64], chosen: NDArray[np.float64]) -> Explanation:
     """w = c * s / (sum of s over the chosen), the same c for all."""
     there = weights.sum(axis=-1) != 0
     scale = float(weights.sum(axis=-1)[there].mean())
     fit = scale * chosen / np.maximum(chosen.sum(axis=-1, keepdims=True), TINY)
-    return Explanation(name, _named_scale(scale), _residual(weights, fit), shows=several)
+    return Explanation(name, _named_scale(scale), _residual(weights, fit))
 
 
 def _sparsemixer(jitter: float, ids: NDArray[np.int64], logits: NDArray[np.float64]) -> NDArray[np.float64]:

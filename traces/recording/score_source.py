@@ -35,12 +35,14 @@ BARE = -1
 class ScoreSource:
     """The place of the scores in what a router returns, their form, and what explains the weights.
 
+    Scores may be of more classes than the first `num_experts`, which are experts: the others are left out of them.
     `tolerance`: of a weight, by the coarsest type of number that took part; `expert_scale`: the router's own parameter
     or buffer [E] by which weights are multiplied; `jitter`: of a sparse mixer; `function`: what explained the probe.
     """
 
     place: int
     form: str
+    num_experts: int
     tolerance: float = FLOAT32_TOLERANCE
     expert_scale: str | None = None
     jitter: float | None = None
@@ -49,7 +51,7 @@ class ScoreSource:
     def read(self, output: Any) -> torch.Tensor:
         """Logits [T, E] of a router's output, up to a constant of each token if they were probabilities."""
         scores = output if self.place == BARE else output[self.place]
-        scores = scores.reshape(-1, scores.shape[-1])
+        scores = scores.reshape(-1, scores.shape[-1])[:, : self.num_experts]
         if self.form == LOGITS:
             return scores  # type: ignore[no-any-return]
         safe = scores.double().clamp(1e-30, 1.0)
@@ -108,11 +110,13 @@ def _tables(
         tensors = [output if place == BARE else output[place] for output in outputs]
         if not all(_is_table(tensor, num_experts, rows) for tensor in tensors):
             continue
+        if len({tensor.shape[-1] for tensor in tensors}) > 1:
+            continue
         table = np.stack([as_numpy(tensor).reshape(rows, -1) for tensor in tensors], axis=1)
         for form in forms_of(table):
-            logits = to_logits(table, form)
+            logits = to_logits(table[..., :num_experts], form)
             for scale in scales:
-                yield ScoreSource(place, form, tolerance, scale, jitter), logits
+                yield ScoreSource(place, form, num_experts, tolerance, scale, jitter), logits
 
 
 def _is_table(value: Any, num_experts: int, rows: int) -> bool:
@@ -122,8 +126,8 @@ def _is_table(value: Any, num_experts: int, rows: int) -> bool:
         isinstance(value, torch.Tensor)
         and value.is_floating_point()
         and value.ndim >= 2
-        and value.shape[-1] == num_experts
-        and value.numel() == rows * num_experts
+        and value.shape[-1] >= num_experts
+        and value.numel() == rows * value.shape[-1]
     )
 
 

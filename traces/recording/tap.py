@@ -165,6 +165,11 @@ class Tap:
             self._pass_rows = ids.shape[0]
             if self._on_route is None:
                 return None
+            if not self._keep_going and bool(((ids < 0) | (ids >= layer.num_experts)).any()):
+                raise UserError(
+                    f"{family_name(self.model)} gives tokens fewer than {ids.shape[-1]} experts: it can be recorded, "
+                    "but no policy can decide inside the running model"
+                )
             replacement = self._on_route(self._routing(layer, first_tensor(args, kwargs), ids, weights, call))
             if replacement is None:
                 return None
@@ -210,6 +215,7 @@ class Tap:
             scores = weights.new_zeros((ids.shape[0], layer.num_experts)).scatter_(1, ids.long(), 1.0)
         elif call.inputs is not None:
             scores = call.inputs.that_chose(ids)
+            scores = None if scores is None else scores[:, : layer.num_experts]
         return Routing(layer.index, states, ids, weights, logits, scores, call.lookahead)
 
 

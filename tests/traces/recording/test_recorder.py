@@ -11,7 +11,6 @@ from tests.support.tiny_models import EXPERTS, FAMILIES, SMALL, build, save_mode
 from traces.errors import UserError
 from traces.format.files import read_trace, write_trace
 from traces.format.trace import DECODE, PREFILL
-from traces.recording.collected import Collector
 from traces.recording.loading import LoadedModel, load_model, reachable
 from traces.recording.packing import pack_scores, round_keeping_order
 from traces.recording.prompts import Prompt, read_prompts
@@ -162,13 +161,6 @@ def test_bfloat16_models_are_recorded(tmp_path: Path) -> None:
 def test_options_out_of_range(loaded: Any, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         record(loaded("mixtral"), PROMPTS, RecordOptions(**options), progress=False)
-
-
-def test_layers_that_differ_are_refused() -> None:
-    model = build("mixtral")
-    model.model.layers[1].mlp.gate.top_k = 2
-    with pytest.raises(UserError, match=r"mixtral has layers of different top_k \(2, 3\)"):
-        Collector(model, lookahead=True)
 
 
 @pytest.mark.parametrize(
