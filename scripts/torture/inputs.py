@@ -157,3 +157,113 @@ def training(folder: Path) -> None:
 def summary(folder: Path) -> None:
     summary = {"recipe": "demo", "seed": 0, "steps": 420, "final_loss": 3.2, "corpus_sha256": "0" * 64, "torch": "2"}
     (folder / "training.json").write_text(json.dumps(summary, indent=1))
+
+
+ROUTING = [[[0, 1], [0, 1]], [[1, 0], [2, 3]], [[0, 1], [2, 1]], [[2, 3], [1, 2]], [[3, 2], [0, 3]]]
+"""Experts of five tokens in two layers; the first two are the prompt."""
+
+
+def _cells() -> list[tuple[int, int, list[int]]]:
+    return [(token, layer, experts) for token, row in enumerate(ROUTING) for layer, experts in enumerate(row)]
+
+
+def _lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def table_csv(folder: Path) -> None:
+    """A row per rank of two requests."""
+    lines = ["seq_id,is_decode,pos,layer,rank,expert,weight"]
+    for request in "ab":
+        for token, layer, experts in _cells():
+            lines += [
+                f"{request},{int(token > 1)},{token},{layer + 1},{rank},{expert},{0.7 - 0.4 * rank}"
+                for rank, expert in enumerate(experts)
+            ]
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+
+
+def table_jsonl(folder: Path) -> None:
+    """Turns, scores, fewer experts."""
+    records = [
+        {
+            "conversation": "c",
+            "turn": t // 3,
+            "tok": t,
+            "layer": la,
+            "experts": ids[: 1 + t % 2],
+            "logits": [4, 3, 2, 1],
+        }
+        for t, la, ids in _cells()
+    ]
+    _lines(folder / "a.jsonl", records)
+
+
+def table_parquet(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = [{"request_id": "r", "token": t, "layer": la, "topk_ids": ids} for t, la, ids in _cells()]
+    pq.write_table(pa.Table.from_pylist(records), folder / "a.parquet")
+
+
+def table_gzip(folder: Path) -> None:
+    import gzip
+
+    table_csv(folder)
+    (folder / "a.csv.gz").write_bytes(gzip.compress((folder / "a.csv").read_bytes()))
+    (folder / "a.csv").unlink()
+
+
+def llama(folder: Path) -> None:
+    lines = [f"{layer},{expert}" for layer in range(2) for row in ROUTING[:2] for expert in row[layer]]
+    lines += [f"{layer},{expert}" for row in ROUTING[2:] for layer in range(2) for expert in row[layer]]
+    (folder / "a.csv").write_text("\n".join(["layer,expert", *lines]) + "\n")
+
+
+def megatron(folder: Path) -> None:
+    steps = [(0, 2), (2, 3), (3, 4), (4, 5)]
+    records = [
+        {"step": at, "stage": "pre_dispatch", "layer": la, "rank": 0, "top_indices": [row[la] for row in ROUTING[a:b]]}
+        for at, (a, b) in enumerate(steps)
+        for la in range(2)
+    ]
+    _lines(folder / "a.jsonl", records)
+
+
+def moe_cache_lab(folder: Path) -> None:
+    head = {"record_type": "metadata", "format": "moe-cache-lab.routing-jsonl", "format_version": 1, "num_experts": 4}
+    kind = {"record_type": "routing_selection"}
+    records = [
+        kind | {"phase": "generated", "token_position": t, "layer": la, "selected_experts": ids}
+        for t, la, ids in _cells()
+    ]
+    _lines(folder / "a.jsonl", [head, *records])
+
+
+def expertflow(folder: Path) -> None:
+    records = [
+        {"schema_version": "1.0.0", "request_id": "r", "conversation_id": "c", "turn_index": t // 3, "phase": "decode"}
+        | {"forward_id": t, "token_index": t, "token_id": t, "layer_id": la, "selected_expert_ids": ids}
+        for t, la, ids in _cells()
+    ]
+    _lines(folder / "a.jsonl", records)
+
+
+def lattice(folder: Path) -> None:
+    records = [
+        {"layer_idx": la, "token_idx": t, "selected_ids": ids, "gate_weights": [0.6, 0.4]} for t, la, ids in _cells()
+    ]
+    _lines(folder / "a.jsonl", records)
+
+
+def moe_policylang(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = [
+        {"seq_id": 0, "pos": t, "layer": la, "rank": k, "expert": e, "weight": 0.6 - 0.2 * k, "is_decode": int(t > 1)}
+        for t, la, ids in _cells()
+        for k, e in enumerate(ids)
+    ]
+    pq.write_table(pa.Table.from_pylist(records), folder / "a.parquet")

@@ -83,6 +83,16 @@ IMPORTERS = (
     importer("moe_beyond", inputs.moe_beyond, {"a.csv": TEXT}),
     importer("routed_experts", inputs.npy, {"a.npy": ARRAY}, *EIGHT, kind=" npy"),
     importer("routed_experts", inputs.npz, {"a.npz": ARRAYS}, *EIGHT, kind=" npz"),
+    importer("table", inputs.table_csv, {"a.csv": TEXT}, kind=" csv"),
+    importer("table", inputs.table_jsonl, {"a.jsonl": JSON}, kind=" jsonl"),
+    importer("table", inputs.table_parquet, {"a.parquet": BINARY}, kind=" parquet"),
+    importer("table", inputs.table_gzip, {"a.csv.gz": BINARY}, kind=" gzip"),
+    importer("llama_moe_trace", inputs.llama, {"a.csv": TEXT}),
+    importer("megatron", inputs.megatron, {"a.jsonl": JSON}),
+    importer("moe_cache_lab", inputs.moe_cache_lab, {"a.jsonl": JSON}),
+    importer("expertflow", inputs.expertflow, {"a.jsonl": JSON}),
+    importer("lattice", inputs.lattice, {"a.jsonl": JSON}),
+    importer("moe_policylang", inputs.moe_policylang, {"a.parquet": BINARY}),
 )
 
 

@@ -154,7 +154,7 @@ def test_weights_beyond_any_float_are_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     record = {"request": 0, "token": 0, "layer": 0, "experts": [1, 2], "weights": [10**400, 1]}
     path.write_text(json.dumps(record) + "\n")
-    refused("must be finite", "jsonl", path, "--num-experts", "8")
+    refused("must be a finite number", "jsonl", path, "--num-experts", "8")
 
 
 def test_a_few_lines_cannot_ask_for_gigabytes(tmp_path):

@@ -1,7 +1,7 @@
 """Importers of foreign routing records, one module per format; a new file in this folder is a new format.
 
 May import traces.format and errors. A module whose name begins with an underscore is none. Start at `Importer`, which
-says what a module must offer, then `jsonl`, the plainest format.
+says what a module must offer, then `lattice`, the plainest format, and `table`, which reads it.
 """
 
 import argparse

@@ -1,19 +1,23 @@
 """Reading files that others made: bounded lines of text and numpy arrays, nothing ever unpickled."""
 
 import argparse
+import gzip
 import hashlib
+import io
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.format.trace import id_dtype
+from traces.format.trace import Geometry, id_dtype
 from traces.special_files import require_regular
 
 MAX_LINE_CHARACTERS = 1 << 20
@@ -41,16 +45,37 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def add_model_options(parser: argparse.ArgumentParser, model: str = "unknown", num_experts: int | None = None) -> None:
-    """Add --num-experts, required unless the format has a default, and --model."""
+def add_model_options(
+    parser: argparse.ArgumentParser, model: str = "unknown", num_experts: int | None = None, required: bool = True
+) -> None:
+    """Add --num-experts, required unless the format has a default or a table is to say it, and --model."""
+    unsaid = "(cannot be known)" if required else "(else as the file says, or the least that holds its ids)"
     parser.add_argument(
         "--num-experts",
         type=int,
+        metavar="E",
         default=num_experts,
-        required=num_experts is None,
-        help="routed experts per layer " + ("(cannot be known)" if num_experts is None else "(default: %(default)s)"),
+        required=required and num_experts is None,
+        help="routed experts per layer " + (unsaid if num_experts is None else "(default: %(default)s)"),
     )
-    parser.add_argument("--model", default=model, help="model name of the trace (default: %(default)s)")
+    parser.add_argument("--model", default=model, metavar="NAME", help="model name of the trace (default: %(default)s)")
+
+
+def integers_option(text: str) -> tuple[int, ...]:
+    """Integers of zero or more, separated by commas."""
+    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be integers of zero or more separated by commas")
+    return tuple(map(int, text.split(",")))
+
+
+def geometry_of(options: argparse.Namespace, num_layers: int, num_experts: int, top_k: int) -> Geometry:
+    """Sizes of the model, with --model and --expert-bytes. Raises: UserError for sizes that are not one or all."""
+    sizes: tuple[int, ...] | None = options.expert_bytes
+    if sizes is not None:
+        sizes = sizes * num_layers if len(sizes) == 1 else sizes
+        if len(sizes) != num_layers:
+            raise UserError(f"--expert-bytes has {len(sizes)} sizes for {num_layers} MoE layers: must be one or all")
+    return Geometry(options.model, num_layers, num_experts, top_k, expert_bytes=sizes)
 
 
 def check_num_experts(num_experts: int) -> None:
@@ -60,13 +85,14 @@ def check_num_experts(num_experts: int) -> None:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line number from 1 and line without its end, one at a time.
+    """Line number from 1 and line without its end, one at a time; of a gzip file what it holds.
 
-    Raises: UserError for a line that is no UTF-8 text or longer than a mebibyte.
+    Raises: UserError for a line that is no UTF-8 text or longer than a mebibyte, and for a damaged gzip file or one
+    that unpacks to far more than its own size.
     """
     number = 0
     try:
-        with require_regular(path).open(encoding="utf-8", newline=None) as file:
+        with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline=None) as file:
             while line := file.readline(MAX_LINE_CHARACTERS + 1):
                 number += 1
                 if len(line) > MAX_LINE_CHARACTERS:
@@ -74,6 +100,35 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name} is not UTF-8 text near line {number + 1}") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path.name} is a damaged gzip file near line {number + 1}: {error}") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked where it is a gzip file."""
+    file = require_regular(path).open("rb")
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, _BoundedGzip(path, file)) if packed else file
+
+
+class _BoundedGzip(gzip.GzipFile):
+    """A gzip file that ends in a UserError once it has unpacked to more than a text of its size does."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self.path, self.packed, self.unpacked = path, path.stat().st_size, 0
+
+    def read1(self, size: int = -1) -> bytes:
+        """Some bytes, counted."""
+        data = super().read1(size)
+        self.unpacked += len(data)
+        if self.unpacked > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * self.packed):
+            raise UserError(
+                f"{self.path.name} unpacks {self.packed} bytes into more than {MAX_UNPACKED_RATIO} times as many, "
+                "and a trace that repeats itself more than that is no recording"
+            )
+        return data
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:

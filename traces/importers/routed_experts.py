@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.format.trace import DECODE, PREFILL, Geometry, Trace, id_dtype
+from traces.format.trace import DECODE, PREFILL, Trace, id_dtype
 from traces.importers._sources import (
     add_model_options,
     check_num_experts,
     expert_ids,
+    geometry_of,
+    integers_option,
     npy_array,
     npz_array,
     npz_names,
@@ -38,14 +40,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
         "--prompt-len",
-        type=_integers,
+        type=integers_option,
         help="tokens of the prompt, one for all or N,N,... per request; else all is decode",
     )
     parser.add_argument(
-        "--expert-bytes", type=_integers, help="bytes of one expert, one for all or N,N,... per MoE layer"
+        "--expert-bytes", type=integers_option, help="bytes of one expert, one for all or N,N,... per MoE layer"
     )
     parser.add_argument(
-        "--dense-layers", type=_integers, default=(), help="layers of the array without experts: N,N,..."
+        "--dense-layers", type=integers_option, default=(), help="layers of the array without experts: N,N,..."
     )
     parser.add_argument("--ranked", action="store_true", help="the ids of a row are best first")
 
@@ -71,7 +73,7 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
     if options.prompt_len is None:
         notes.append("The prompts' lengths are unknown: every row counts as decode, prompts included if recorded.")
     return Trace(
-        geometry=_geometry(options, len(layers), shape[2]),
+        geometry=geometry_of(options, len(layers), options.num_experts, shape[2]),
         topk_ids=ids,
         request_offsets=offsets.astype(np.int64),
         prompt_len=prompt_len,
@@ -84,13 +86,6 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
             "notes": notes,
         },
     )
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    """Integers of zero or more, separated by commas."""
-    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be integers of zero or more separated by commas")
-    return tuple(map(int, text.split(",")))
 
 
 def _text(values: tuple[int, ...]) -> str:
@@ -149,12 +144,3 @@ def _prompt_len(claim: tuple[int, ...] | None, shapes: dict[str, tuple[int, ...]
 def _phase(offsets: NDArray[np.int64], prompt_len: NDArray[np.int32]) -> NDArray[np.uint8]:
     kinds = np.tile(np.array([PREFILL, DECODE], np.uint8), len(prompt_len))
     return np.repeat(kinds, np.stack([prompt_len, np.diff(offsets) - prompt_len], axis=1).ravel())
-
-
-def _geometry(options: argparse.Namespace, num_layers: int, top_k: int) -> Geometry:
-    sizes = options.expert_bytes
-    if sizes is not None:
-        sizes = sizes * num_layers if len(sizes) == 1 else sizes
-        if len(sizes) != num_layers:
-            raise UserError(f"--expert-bytes has {len(sizes)} sizes for {num_layers} MoE layers: must be one or all")
-    return Geometry(options.model, num_layers, options.num_experts, top_k, expert_bytes=sizes)

@@ -19,6 +19,6 @@ def test_every_format_says_what_it_reads():
 
 @pytest.mark.parametrize("name", importer_names())
 def test_a_missing_source_is_named(name, tmp_path):
-    options = ["--num-experts", "8"] if name in ("routed_experts", "jsonl") else []
+    options = ["--num-experts", "8"] if name == "routed_experts" else []
     with pytest.raises(UserError, match="nowhere"):
         imported(name, tmp_path / "nowhere", *options)

@@ -135,7 +135,7 @@ def record(request, token, layer, experts, **more):
 
 def test_jsonl_sorts_rows_and_ranks_by_weight(tmp_path):
     lines = [record("b", 1, 0, [1, 2], weights=[0.2, 0.8]), record("b", 0, 0, [3, 4], weights=[1, 0], phase="prefill")]
-    lines.append(record("a", 0, 0, [5, 6], gate_probs=[0.5, 0.5]))
+    lines.append(record("a", 0, 0, [5, 6], weights=[0.5, 0.5]))
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     trace = imported("jsonl", tmp_path / "a.jsonl", "--num-experts", "8")
     assert trace.topk_ids[:, 0].tolist() == [[3, 4], [2, 1], [5, 6]]
@@ -147,21 +147,24 @@ def test_jsonl_sorts_rows_and_ranks_by_weight(tmp_path):
     [
         (["{"], "line 1 is not JSON"),
         ([], "has no lines"),
-        (["[]"], "line 1: must be an object whose 'request'"),
+        (["[]"], "line 1: must be an object of names and values, not list"),
         ([record(0, -1, 0, [1])], "line 1: token=-1"),
         ([record(0, 0, 0, [8])], "line 1: expert=8: must be an integer from 0 to 7"),
-        ([record(0, 0, 0, [])], "line 1: 'experts' must be a list"),
-        ([record(0, 0, 0, [1]), record(0, 1, 0, [1, 2])], "line 2 has 2 experts; the lines before have 1"),
+        ([record(0, 0, 0, [])], "has no layer with experts"),
+        ([record(0, 0, 0, [1]), record(0, 2, 0, [1])], "token 0 of request 0 is followed by token 2"),
         ([record(0, 0, 0, [1])] * 2, "line 2 gives request 0, token 0, layer 0 a second time"),
         (
             [record(0, 0, 0, [1]), record(0, 1, 0, [1], weights=[1])],
-            "line 2: weights must be in all lines or in none",
+            "line 1 has no weight: must be in all lines or in none",
         ),
-        ([record(0, 0, 0, [1], weights=["x"])], "line 1: weights must be a list of 1 numbers"),
+        ([record(0, 0, 0, [1], weights=["x"])], "line 1: weight='x': must be a finite number"),
         ([record(0, 0, 0, [1], phase="x")], "line 1: phase='x'"),
         ([record(0, 0, 0, [1]), record(0, 0, 1, [1], phase="prefill")], "line 2: the phase of a token"),
-        ([record(0, 0, 0, [1]), record(0, 1, 1, [1])], "has 2 records for 2 tokens of 2 layers"),
-        ([record(0, 0, 0, [1], weights=[1e300])], "the value is inf"),
+        (
+            [record(0, 0, 0, [1]), record(0, 1, 1, [1])],
+            "has 2 cells for 2 tokens of 2 layers: token 0 of request 0 has none of MoE layer 1",
+        ),
+        ([record(0, 0, 0, [1], weights=[1e300])], "line 1: weight=1e+300: must be a finite number"),
     ],
 )
 def test_malformed_jsonl_is_named(tmp_path, lines, sentence):
