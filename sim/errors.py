@@ -45,7 +45,8 @@ def _said(text: str) -> str:
 
 def _missing(file: str, options: list[str]) -> str:
     """A group has no file of that name."""
-    group, _, name = file.rpartition("/")
+    group, absolute, name = file.partition("//")  # a path that begins at the root
+    group, _, name = (group, "", f"/{name}") if absolute else file.rpartition("/")
     near = get_close_matches(name, options, 1)
     hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(sorted(options))}"
     return printable(f"{group}={name} is not known: {hint}")

@@ -24,11 +24,12 @@ from sim.paths import CONF
 from sim.ranges import OneOf
 from sim.terminal import visible_output
 from traces.errors import UserError
-from traces.whole_file import write_whole
+from traces.whole_file import STANDARD_OUTPUT, write_whole
 
 SWEEP_FLAGS = ("-m", "--multirun")
 PLACES = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "sweep.name", "out")
 """Overrides that say where something is written."""
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
 def _save(config: Any, path: str | Path, resolve: bool = False) -> None:
@@ -90,7 +91,7 @@ def run_hydra_command(
     except Exception as error:
         if any(one in raised for one in _chain(error)) or sentence_of(error) is not None or not _in_composition(error):
             raise
-        raise UserError(_not_composed(config_name or command.replace("-", "_"), words, flags, error)) from error
+        raise UserError(not_composed(config_name or command.replace("-", "_"), words, flags, error)) from error
     finally:
         sys.argv = before
     if refusals:
@@ -99,11 +100,13 @@ def run_hydra_command(
 
 
 def _check_places(overrides: Sequence[str]) -> None:
-    """Raises: UserError for an empty place, which would be the present folder."""
+    """Raises: UserError for an empty place, which would be the present folder, and for streams as a run's folder."""
     for word in overrides:
         name, equals, value = word.lstrip("+").partition("=")
         if equals and name in PLACES and not value.strip(" '\""):
             raise UserError(f"{word}: must be a name, not an empty one")
+        if equals and name in FOLDERS and value.strip(" '\"") == STANDARD_OUTPUT:
+            raise UserError(f"{word}: several files are written, so it must be a folder")
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -164,8 +167,8 @@ def _in_composition(error: Exception) -> bool:
     return "config_loader_impl.py" in files or not any("launcher" in file for file in files)
 
 
-def _not_composed(config_name: str, words: Sequence[str], flags: Sequence[str], error: Exception) -> str:
-    """What Hydra could not compose: the first override that it does not take alone, else all flags."""
+def not_composed(config_name: str, words: Sequence[str], flags: Sequence[str], error: Exception) -> str:
+    """What Hydra could not compose, in words: the first override that it does not take alone, else all flags."""
     said = one_line(error)
     for word in words:
         try:

@@ -29,7 +29,7 @@ _CREATE: int = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _STREAM: int = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOCTTY", 0)
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
-    (stat.S_ISLNK, "a link in a circle"),
+    (stat.S_ISLNK, "a link that leads nowhere"),
     (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a disk"),
@@ -93,9 +93,16 @@ def check_place(path: Path) -> None:
     if is_stream(path):
         return
     _regular_target(path)
-    above = next(folder for folder in path.absolute().parents if folder.exists())
+    above = next(folder for folder in path.absolute().parents if folder.exists() or folder.is_symlink())
     if not above.is_dir():
-        raise UserError(f"{path} cannot be written: {above} is {_kind(above)}, no folder")
+        raise UserError(f"{path.parent} cannot be a folder: {above} is {_kind(above)}, no folder")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before anything slow is done, what can be no folder of several files. Raises: UserError."""
+    if is_stream(folder):
+        raise UserError(f"out={folder}: several files are written, so out= must be a folder")
+    check_place(folder / "file")
 
 
 def check_inside(path: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sim.bench.score import Score, ranked
+from sim.bench.score import DECIMALS, Score, ranked
 from sim.bench.suite import BATCHES, CELLS, VERSION
 from traces.text import printable, short_name, spreadsheet_cell
 from traces.whole_file import write_whole
@@ -33,7 +33,7 @@ def table(scores: Sequence[Score]) -> pd.DataFrame:
     rows = []
     for one, rank, (least, most) in ranked(scores):
         row = {"class": one.kind, "rank": rank, "ranks_95": f"{least} to {most}", "policy": one.policy}
-        row |= {"score": f"{one.value:.4f}", "low": f"{one.low:.4f}", "high": f"{one.high:.4f}"}
+        row |= {"score": f"{one.value:.{DECIMALS}f}", "low": f"{one.low:.4f}", "high": f"{one.high:.4f}"}
         row |= {f"batch_{batch}": f"{value:.4f}" for batch, value in zip(BATCHES, one.by_batch, strict=True)}
         row |= {"worst_cell": f"{one.worst_cell:.4f}", "lost_gate_mass": "" if one.lost is None else f"{one.lost:.4f}"}
         rows.append(row | {"suite": str(VERSION), "label": "SIMULATED"})

@@ -14,6 +14,8 @@ from sim.statistics.bootstrap import Estimate, estimate
 
 CLASSES = (("lossless", 0.0), ("within 10 % of gate mass", 0.10), ("within 20 % of gate mass", 0.20))
 """A policy is ranked in the first class whose bound the gate mass that it loses in its worst cell does not exceed."""
+DECIMALS = 4
+"""Of a score that are printed and ranked by."""
 REST, BOUNDS, SCALE = "more than 20 % of gate mass lost", "sees the future", "ends of the scale"
 
 
@@ -81,16 +83,24 @@ def _kind(played: Played, lost: float | None) -> str:
 
 
 def ranked(scores: Sequence[Score]) -> list[tuple[Score, int, tuple[int, int]]]:
-    """(score, rank within its class, its least and greatest rank in 95 % of the draws), best first, class by class."""
+    """(score, rank within its class, its least and greatest rank in 95 % of the draws), best first, class by class.
+
+    Scores that are equal as they are printed, to four decimals, share the best of their ranks, in every draw too.
+    """
     order = [*(name for name, _ in CLASSES), REST, BOUNDS, SCALE]
     rows = []
     for kind in order:
-        of_kind = sorted((one for one in scores if one.kind == kind), key=lambda one: (-one.value, one.policy))
+        of_kind = sorted((one for one in scores if one.kind == kind), key=lambda one: (-_shown(one.value), one.policy))
         if not of_kind:
             continue
-        drawn = np.stack([one.draws for one in of_kind])  # [policies, draws]
+        values = [_shown(one.value) for one in of_kind]
+        drawn = np.round(np.stack([one.draws for one in of_kind]), DECIMALS)  # [policies, draws]
         ranks = 1 + (drawn[None] > drawn[:, None]).sum(axis=1)
         for place, one in enumerate(of_kind):
             low, high = np.quantile(ranks[place], (0.025, 0.975), method="inverted_cdf")
-            rows.append((one, place + 1, (int(low), int(high))))
+            rows.append((one, 1 + values.index(values[place]), (int(low), int(high))))
     return rows
+
+
+def _shown(value: float) -> float:
+    return round(value, DECIMALS)

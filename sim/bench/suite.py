@@ -102,11 +102,17 @@ class Played:
     sees_future: bool
 
 
-def play(policy: Sequence[str], tell: Callable[[], object] = lambda: None) -> Played:
-    """Replay a policy in every cell, `tell` after each. Raises: UserError as ``replayed``."""
-    cells, last, composed = [], None, compose_run(*REQUESTS, *policy).policy
+def composed(policy: Sequence[str]) -> DictConfig:
+    """The policy that these overrides choose. Raises: as `compose_run`."""
+    found: DictConfig = compose_run(*REQUESTS, *policy).policy
+    return found
+
+
+def play(policy: DictConfig, tell: Callable[[], object] = lambda: None) -> Played:
+    """Replay a policy, composed, in every cell, `tell` after each. Raises: UserError as ``replayed``."""
+    cells, last = [], None
     for cell in CELLS:
-        last, found = replayed(cell, composed)
+        last, found = replayed(cell, policy)
         cells.append(found)
         tell()
     assert last is not None

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 from traces.errors import UserError
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from sim.bench.suite import Played
 
 
@@ -33,14 +35,18 @@ def main(argv: list[str]) -> int:
 
     from sim.bench.leaderboard import SHIPPED, table, text, write
     from sim.bench.score import score
-    from sim.bench.suite import CELLS, ENDS
+    from sim.bench.suite import CELLS, ENDS, composed
     from traces.numba_cache import announce_compilation
+    from traces.whole_file import check_folder
 
+    if folder is not None:
+        check_folder(folder)
     announce_compilation()
     chosen = [[f"policy={name}"] for name in shipped()] if policies == [["all"]] else policies
     wanted = [[f"policy={name}"] for name in ENDS] + [one for one in chosen if one[0].partition("=")[2] not in ENDS]
+    ready = [(words, composed(words)) for words in wanted]
     with tqdm(total=len(wanted) * len(CELLS), unit=" replays", delay=2, disable=None, leave=False) as bar:
-        tried = [_played(one, policies == [["all"]], bar.update) for one in wanted]
+        tried = [_played(one, policies == [["all"]], bar.update) for one in ready]
     played = [one for one in tried if one is not None]
     none, everything = played[:2]
     scores = [score(one, none, everything) for one in played]
@@ -54,16 +60,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _played(policy: list[str], skip: bool, tell: Callable[[], object]) -> Played | None:
-    """A policy in all cells; None, said on standard error, where it is one of many and cannot be replayed."""
+def _played(policy: tuple[list[str], DictConfig], skip: bool, tell: Callable[[], object]) -> Played | None:
+    """(words, what they compose) in all cells; None, said on standard error, where one of many cannot be replayed."""
     from sim.bench.suite import play
 
     try:
-        return play(policy, tell)
+        return play(policy[1], tell)
     except UserError as error:
         if not skip:
             raise
-        print(f"not scored: {' '.join(policy)}: {error}", file=sys.stderr)
+        print(f"not scored: {' '.join(policy[0])}: {error}", file=sys.stderr)
         return None
 
 

@@ -27,18 +27,21 @@ def main(argv: list[str]) -> int:
     from sim.conformance.judge import UNANSWERED, VECTORS, WRONG, judge
     from sim.results.json_files import read_json
     from traces.text import printable
-    from traces.whole_file import write_whole
+    from traces.whole_file import check_folder, write_whole
 
     what, pairs = read_words("judge", argv, {"out": "FOLDER"}, "file of answers, or the word vectors")
     options = dict(pairs)
     if what == "vectors":
         folder = Path(options.get("out", "vectors"))
+        check_folder(folder)
         for path in sorted(VECTORS.glob("*.json")):
             write_whole(folder / path.name, path.read_bytes())
         print(f"{len([*VECTORS.glob('*.json')])} vectors in {folder}")
         return 0
     if "out" in options:
         raise UserError(f"out={options['out']}: only `judge vectors` writes files")
+    if not Path(what).exists():
+        raise UserError(f"{what}: there is no such file")
     answers = read_json(Path(what))
     verdicts = judge(answers)
     for one in verdicts:

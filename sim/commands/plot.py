@@ -65,11 +65,9 @@ def main(argv: list[str]) -> int:
     from sim.figures.run_table import study
     from sim.results.run_files import unfinished_runs
     from sim.run.plausible import replay_on_plausible_machines
-    from traces.whole_file import check_place, is_stream
+    from traces.whole_file import check_folder
 
-    if is_stream(out):
-        raise UserError(f"out={out}: figures are several files, so out= must be a folder")
-    check_place(out / "figure.pdf")
+    check_folder(out)
     runs = None
     if RUNS in sources_of(what):
         study(what)  # refuses what cannot be read before anything is replayed

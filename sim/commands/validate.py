@@ -72,11 +72,13 @@ def validate_from(config: DictConfig) -> None:
     from sim.validation.config import LiveConfig, PublishedConfig
     from sim.validation.published import predict
     from sim.validation.report import text, write_findings
+    from traces.whole_file import check_folder
 
     published = validate(PublishedConfig, to_plain_dict(config.get("published"), "published"), "published.")
     knobs = validate(LiveConfig, {name: value for name, value in to_plain_dict(config).items() if name not in GROUPS})
     announce_compilation()
     folder = Path(output_folder() if knobs.out is None else knobs.out).expanduser()
+    check_folder(folder)
     config_used = to_plain_dict(config)
     machine = None
     if knobs.machine is not None and knobs.software is not None:

@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -29,6 +31,8 @@ from traces.embedded import embedded_names, trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
 from traces.format.trace import Trace
+from traces.text import printable
+from traces.whole_file import check_folder
 
 PathLike = str | Path
 RuleLike = str | Policy | Part | Allocation | type | Mapping[str, Any]
@@ -144,7 +148,8 @@ def replay(
     class, an instance of it, or `path/to/rule.py`) that takes the place of its part in `lru`; or a mapping of parts to
     rules, with `base` the name of the policy that they change. ``hardware``, ``runtime``: a name, a yaml, or figures
     that replace those of the default; ``cache``: the fraction of experts that fits, or knobs by name. ``settings``: all
-    other keys of the configuration, nested ones with two underscores for the dot: ``batch_size=4, time__host=False``.
+    other keys of the configuration, nested ones with two underscores for the dot or as a mapping:
+    ``batch_size=4, time__host=False, trace={"fit_requests": 2}``.
     ``out``: a folder for the results; else a temporary one.
 
     Raises: UserError where something is not known or cannot be replayed.
@@ -188,8 +193,7 @@ def replay(
     words += _cache_words(cache)
     words += [] if model is None else [f"model={quoted(str(model))}"]
     words += [] if "engine" in settings else ["engine=compiled"]
-    for name, value in settings.items():
-        words.append(f"{name.replace('__', '.')}={_written(value)}")
+    words += _setting_words(settings)
     config = _composed(words)
     _put_parts(config, parts)
     if isinstance(policy, Policy):
@@ -199,7 +203,10 @@ def replay(
         kept = tempfile.TemporaryDirectory(prefix="moe-sim-")
         folder = Path(kept.name)
     else:
+        if not str(out):
+            raise UserError("out='': must be the name of a folder, not an empty one")
         kept, folder = None, Path(out)
+        check_folder(folder)
         if (folder / "metrics.json").exists():
             raise UserError(f"out={folder}: holds the results of a run already: must be another folder")
     done = run_device(config, folder, given)
@@ -294,6 +301,15 @@ def _group_words(group: str, value: Any) -> list[str]:
     return [f"{group}={quoted(str(value))}"]
 
 
+def _setting_words(settings: Mapping[str, Any], above: str = "") -> list[str]:
+    """Overrides of settings by name; a mapping holds those of a group."""
+    words = []
+    for name, value in settings.items():
+        key = f"{above}{str(name).replace('__', '.')}"
+        words += _setting_words(value, f"{key}.") if isinstance(value, Mapping) else [f"{key}={_written(value)}"]
+    return words
+
+
 def _cache_words(cache: Any) -> list[str]:
     if cache is None:
         return []
@@ -303,11 +319,19 @@ def _cache_words(cache: Any) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """A value as an override writes it."""
+    """A value as an override writes it. Raises: UserError for one of another kind."""
     if value is None:
         return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
+    if isinstance(value, bool | np.bool_):
+        return str(bool(value)).lower()
     if isinstance(value, list | tuple):
         return f"[{','.join(_written(item) for item in value)}]"
-    return quoted(str(value)) if isinstance(value, str | Path) else repr(value)
+    if isinstance(value, Integral):  # numpy's, too
+        return str(int(value))
+    if isinstance(value, Real):
+        return repr(float(value))
+    if isinstance(value, str | Path):
+        return quoted(str(value))
+    raise UserError(
+        f"{printable(repr(value))}: must be a number, a text, a path, true or false, None, or a list of them"
+    )

@@ -18,7 +18,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Names and values of a JSON file. Raises: UserError where it is missing or broken."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} is missing: its run did not finish, run it again or remove its folder")
     content = read_json_value(path, "the file")
     try:

@@ -223,3 +223,32 @@ def test_names_that_are_no_text_are_refused(capsys):
     for argv in (["info", "bad\udcff.safetensors"], ["run", "trace.path=bad\udcff.safetensors"]):
         assert main(argv) == 2
         assert "bad\\udcff.safetensors: is no UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["bench", "policy=7"], "policy=7: must be the name of a file in that group"),
+        (["bench", "policy=/dev/zero"], "policy=/dev/zero is not known"),
+        (["bench", "policy=lru", "out=-"], "several files are written"),
+        (["bench", "policy=lru", "out=/dev/null"], "several files are written"),
+        (["check-policy", "eviction/lru", "engine=7"], "engine=7: must be the name of a file in that group"),
+        (["check-policy", "eviction/lru", "policy=[]"], "policy"),
+        (["judge", "/dev/zero"], "/dev/zero is a device: must be a file"),
+        (["judge", "/nonexistent"], "there is no such file"),
+        (["judge", "vectors", "out=-"], "several files are written"),
+        (["validate", "out=-"], "several files are written"),
+        (["validate", "out=/dev/null"], "several files are written"),
+        (["plot", "demo", "out=-"], "several files are written"),
+        (["run", "policy=/dev/zero"], "policy=/dev/zero is not known"),
+        (["run", "policy/eviction=/dev/zero"], "policy/eviction=/dev/zero is not known"),
+        (["run", "out=-"], "several files are written"),
+        (["run", "-m", "policy=lru", "out=-"], "several files are written"),
+    ],
+    ids=shown,
+)
+def test_places_and_choices_that_can_be_none(words, sentence, tmp_path, capfd, monkeypatch):
+    """Of commands that compose a configuration themselves, and of results that are several files."""
+    monkeypatch.chdir(tmp_path)
+    check_refused(words, sentence, tmp_path, capfd)
+    assert not [path for path in tmp_path.iterdir() if path.name != "outputs"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -71,6 +72,12 @@ def test_results_are_compared_drawn_and_shown():
     assert "hit rate" in str(lru) and "SIMULATED" in repr(lru)
 
 
+def test_numbers_of_numpy_and_groups_as_mappings_are_settings():
+    given = {"cache": np.float32(0.5), "seed": np.int64(3), "time": {"host": np.bool_(False)}}
+    config = sim.replay("t.safetensors", "lru", **given).provenance["config"]
+    assert (config["cache"]["fraction"], config["seed"], config["time"]["host"]) == (0.5, 3, False)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -82,6 +89,12 @@ def test_results_are_compared_drawn_and_shown():
         ({"trace": "no.safetensors"}, r"no\.safetensors"),
         ({"cache": 2.0}, "fraction=2"),
         ({"out": "full"}, "holds the results of a run already"),
+        ({"out": "-"}, "out= must be a folder"),
+        ({"out": ""}, "must be the name of a folder"),
+        ({"seed": {1, 2}}, r"\{1, 2\}: must be a number, a text"),
+        ({"cache": object()}, "must be a number, a text"),
+        ({"engine": 7}, "engine=7: must be the name of a file in that group"),
+        ({"time": {"hosts": False}}, "time.hosts is not a key"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_sentence(settings, says):
