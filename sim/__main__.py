@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv or argv[0] in (*HELP, "help"):
         print(overview())
         return 0
     if argv[0] == "--version":
@@ -109,6 +109,28 @@ def _silence(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+HELP = ("-h", "--help")
+LEAST_MB = 800
+LEAST_MB_OF = {"record": 1600, "quality": 1600, "train-predictor": 1600, "calibrate": 1600}
+"""Megabytes of address space, and half of them of data, measured: with less, LLVM and torch abort, hang or crash."""
+
+
+def _check_memory(name: str) -> None:
+    """Raises: UserError where a limit (ulimit -v or -d) leaves a command less than the libraries that it loads need."""
+    try:
+        import resource
+    except ImportError:  # no such limits on this system
+        return
+    least = LEAST_MB_OF.get(name, LEAST_MB)
+    for limit, what, needed in (
+        (resource.RLIMIT_AS, "address space is limited (ulimit -v)", least),
+        (resource.RLIMIT_DATA, "memory for data is limited (ulimit -d)", least // 2),
+    ):
+        allowed = resource.getrlimit(limit)[0]
+        if allowed != resource.RLIM_INFINITY and allowed < needed * 10**6:
+            raise UserError(f"the {what} to {allowed // 10**6} MB: {name} needs at least {needed}, or no limit")
+
+
 def _check_surroundings(words: list[str]) -> None:
     """Raises: UserError for a word that no override is or that files could not hold, and for numba told to use no
     thread; OSError where the current folder is gone."""
@@ -150,9 +172,11 @@ def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
     """Run a command -> exit status; what goes wrong for a known reason is one sentence on standard error."""
     try:
         _check_surroundings(rest)
+        if not any(word in HELP for word in rest):
+            _check_memory(name)
         module = load(name)
         formats: tuple[str, ...] = getattr(module, "importer_names", tuple)()  # each has a help of its own
-        if any(word in ("-h", "--help") for word in rest) and rest[0] not in formats:
+        if any(word in HELP for word in rest) and rest[0] not in formats:
             print((module.help_text() if hasattr(module, "help_text") else docstring(module)).strip())
             return 0
         return int(module.main(rest))  # type: ignore[attr-defined]
