@@ -13,11 +13,14 @@ from sim.statistics import bootstrap
 from sim.statistics.bootstrap import Statistic
 
 DRAWS, SEED = 4000, 0
+FEWEST = 6
+"""Documents from which on the bootstrap covers (tests/sim/statistics/test_coverage.py); of fewer no interval is given:
+it would leave what a share or a count can be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its 95 % interval; None where there are fewer than two documents."""
+    """A value with its 95 % interval; None where there are fewer than `FEWEST` documents."""
 
     value: float
     low: float | None
@@ -36,7 +39,7 @@ def block_sums(columns: NDArray[Any], blocks: Sequence[str]) -> NDArray[np.float
 def estimate(sums: NDArray[np.float64], statistic: Statistic, draws: int = DRAWS, seed: int = SEED) -> Estimate:
     """``statistic`` of the total of block sums [B, C], with its interval over resampled blocks."""
     found = bootstrap.estimate(sums, statistic, draws, seed)
-    if len(sums) < 2:
+    if len(sums) < FEWEST:
         return Estimate(found.value, None, None)
     return Estimate(found.value, *found.interval)
 

@@ -110,10 +110,12 @@ def measure_line(row: Row, name: str, label: str) -> str:
 
 
 def interval(row: Row, name: str, shown: Any, bounds: bool = True) -> str:
-    """`value [low, high]`, or the value alone."""
+    """`value [low, high]`, or without ``bounds`` the value alone; `[too few]` documents have no interval."""
     low, high = row[f"{name}.low"], row[f"{name}.high"]
     value = shown(row[name])
-    return f"{value} [{shown(low)}, {shown(high)}]" if bounds and low is not None else value
+    if not bounds:
+        return str(value)
+    return f"{value} [too few]" if low is None else f"{value} [{shown(low)}, {shown(high)}]"
 
 
 def share(row: Row, name: str) -> str:

@@ -8,8 +8,10 @@ import torch
 
 from sim.quality.cloze import cloze_item, log_likelihood
 from sim.quality.generation import match_length
-from sim.quality.intervals import block_sums, difference, estimate, mean_of, perplexity_ratio
+from sim.quality.intervals import FEWEST, block_sums, difference, estimate, mean_of, perplexity_ratio
 from sim.quality.measures import COLUMNS, per_token
+from sim.quality.metrics import Row, put
+from sim.quality.report import interval
 from sim.quality.settings import ClozeConfig
 from sim.quality.windows import Windows
 from traces.errors import UserError
@@ -39,15 +41,27 @@ def test_an_interval_covers_as_often_as_it_says() -> None:
     rng, hits = np.random.default_rng(0), 0
     for trial in range(200):
         sums = block_sums(rng.normal(1.0, 1.0, (40, 1)), [str(i) for i in range(40)])
-        interval = estimate(sums, mean_of(0), draws=400, seed=trial)
-        assert interval.low is not None and interval.high is not None
-        hits += interval.low <= 1.0 <= interval.high
+        found = estimate(sums, mean_of(0), draws=400, seed=trial)
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 1.0 <= found.high
     assert 0.88 <= hits / 200 <= 0.99
 
 
+@pytest.mark.parametrize("documents", [2, 4, 5, 6])
+def test_few_documents_have_no_interval(documents: int) -> None:
+    """Four equal continuations of one token or all of them would give 12 tokens [-98, 122]."""
+    tokens = np.array([[0.0], [32.0], [1.0], [16.0], [30.0], [7.0]])[:documents]
+    found = estimate(block_sums(tokens, [str(i) for i in range(documents)]), mean_of(0))
+    assert (found.low is None) == (found.high is None) == (documents < FEWEST)
+    row: Row = {}
+    put(row, "match", found)
+    shown = interval(row, "match", lambda value: f"{value:.1f}")
+    assert shown.endswith("[too few]") == (documents < FEWEST) and shown.startswith(f"{found.value:.1f} [")
+
+
 def test_one_block_has_no_interval() -> None:
-    interval = estimate(block_sums(np.ones((3, 1)), ["a"] * 3), mean_of(0))
-    assert (interval.value, interval.low, interval.high) == (1.0, None, None)
+    found = estimate(block_sums(np.ones((3, 1)), ["a"] * 3), mean_of(0))
+    assert (found.value, found.low, found.high) == (1.0, None, None)
 
 
 def test_a_cloze_item_begins_with_the_truth_and_ends_with_other_documents() -> None:
