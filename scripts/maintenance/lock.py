@@ -1,6 +1,7 @@
 """Prints the versions of all that the tests need: python -m scripts.maintenance.lock > requirements/ci.txt
 
-Run it in a fresh environment in which the tests have just passed, and write the output to requirements/ci.txt.
+Run it in a fresh environment (`pip install -e ".[dev,sweep,ray]"`) in which the tests have just passed, and write the
+output to requirements/ci.txt.
 CI takes it as pip's constraints, where its Python is the one that the first line names. With the word `core` it prints
 what replays, sweeps, figures and reports need, without torch: requirements/core.txt.
 """
@@ -53,7 +54,7 @@ def main() -> None:
     else:
         print(f"# python {sys.version_info.major}.{sys.version_info.minor}")
     print("# Versions that the tests passed with; made by scripts/maintenance/lock.py, see CONTRIBUTING.md.")
-    versions = closure(PROJECT, frozenset(), HEAVY) if core else closure(PROJECT, frozenset({"dev"}))
+    versions = closure(PROJECT, frozenset(), HEAVY) if core else closure(PROJECT, frozenset({"dev", "sweep", "ray"}))
     for name, number in sorted(versions.items()):
         print(f"{name}=={number.split('+')[0]}")  # the plain version also admits torch's +cpu wheel
 

@@ -17,6 +17,8 @@ from tests.support.random_traces import random_trace
 from traces.format.files import write_trace
 
 ROOT = CONF.parent
+ENVIRONMENT = os.environ | {"RAY_worker_niceness": "0"}
+"""Ray's workers give way to all others unless told not to."""
 CAPACITIES = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 
 
@@ -35,7 +37,8 @@ def command(trace_path: Path, folder: Path, *words: str) -> list[str]:
 
 
 def sweep(trace_path: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(trace_path, folder, *words), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command(trace_path, folder, *words), cwd=ROOT, env=ENVIRONMENT,
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
 
 
 def computed(printed: str) -> list[str]:
@@ -104,16 +107,38 @@ def installed(name: str) -> bool:
 LAUNCHERS = {
     "joblib": ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
     "submitit_local": ("hydra_submitit_launcher", ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10")),
-    "ray": ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")),
-}
+    "ray": ("hydra_ray_launcher", ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2",
+                                   "+hydra.launcher.ray.init.include_dashboard=false")),
+}  # fmt: skip
+WORKERS = {"joblib": "popen_loky", "submitit_local": "submitit.core._submit", "ray": "ray::_run_job"}
+"""What stands in the command line of a process that runs jobs."""
+
+
+def needs_launcher(launcher: str) -> tuple[str, ...]:
+    """Words that choose a launcher; skips where it is not installed."""
+    plugin, words = LAUNCHERS[launcher]
+    if not installed(plugin):
+        pytest.skip(f"{plugin} is not installed: extra `{'ray' if launcher == 'ray' else 'sweep'}`")
+    return words
+
+
+def descendants(parent: int) -> list[tuple[int, str]]:
+    """(process id, command line) of all processes below a process."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found += [(int(folder.name), words), *descendants(int(folder.name))]
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_workers_of_each_launcher(launcher, trace_path, tmp_path):
-    plugin, words = LAUNCHERS[launcher]
-    if not installed(plugin):
-        pytest.skip(f"{plugin} is not installed: extra `{'ray' if launcher == 'ray' else 'sweep'}`")
+    words = needs_launcher(launcher)
     grid = "+sweep.grid.cache.fraction=[0.25,0.5]"
     done = sweep(trace_path, tmp_path, "policy=lru,importance", "engine=compiled", grid, *words)
     assert done.returncode == 0, done.stderr
@@ -125,6 +150,34 @@ def test_two_workers_of_each_launcher(launcher, trace_path, tmp_path):
     assert failing.returncode == 2, failing.stderr
     assert "cache.fraction=7: must be above 0" in failing.stderr
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the workers are found in /proc")
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_killed_worker_loses_nothing_finished(launcher, trace_path, tmp_path):
+    """One worker of two is killed in the middle: what is finished stays, the same command ends the rest."""
+    words = (*needs_launcher(launcher), "policy=lru,belady", "cache.fraction=0.25,0.5,1.0")
+    with (tmp_path / "printed").open("w") as printed:
+        first = subprocess.Popen(
+            command(trace_path, tmp_path / "out", *words), cwd=ROOT, env=ENVIRONMENT, stdout=printed, stderr=printed
+        )
+        end, workers = time.monotonic() + 300, []
+        while time.monotonic() < end and first.poll() is None and not (workers and finished_runs(tmp_path / "out")):
+            workers = [number for number, words in descendants(first.pid) if WORKERS[launcher] in words]
+            time.sleep(0.02)
+        assert workers, (tmp_path / "printed").read_text()
+        os.kill(workers[-1], signal.SIGKILL)
+        code = first.wait(timeout=600)
+    said = (tmp_path / "printed").read_text()
+    assert "Traceback" not in said
+    assert code == 0 or "the same command continues it" in said  # Ray repeats the jobs of a dead worker by itself
+    before = stamps(tmp_path / "out")
+    again = sweep(trace_path, tmp_path / "out", *words)
+    assert again.returncode == 0, again.stderr
+    assert before.items() <= stamps(tmp_path / "out").items()
+    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 6
+    assert not list((tmp_path / "out").glob(".*.part"))
 
 
 @pytest.mark.slow
