@@ -267,3 +267,19 @@ def moe_policylang(folder: Path) -> None:
         for k, e in enumerate(ids)
     ]
     pq.write_table(pa.Table.from_pylist(records), folder / "a.parquet")
+
+
+def answers(folder: Path) -> None:
+    """Two turns of a dialogue as SGLang answers."""
+    import base64
+
+    ids = np.argsort(np.random.default_rng(0).random((8, 3, 8)), -1)[..., :2].astype("<i4")
+    records = []
+    for prompt, start, end in ((3, 0, 4), (6, 4, 8)):
+        held = {
+            "routed_experts": base64.b64encode(ids[start:end].tobytes()).decode(),
+            "routed_experts_start_len": start,
+        }
+        usage = {"prompt_tokens": prompt, "completion_tokens": end + 1 - prompt}
+        records.append({"choices": [{"sgl_ext": held}], "usage": usage})
+    (folder / "a.json").write_text(json.dumps(records))

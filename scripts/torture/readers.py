@@ -83,6 +83,7 @@ IMPORTERS = (
     importer("moe_beyond", inputs.moe_beyond, {"a.csv": TEXT}),
     importer("routed_experts", inputs.npy, {"a.npy": ARRAY}, *EIGHT, kind=" npy"),
     importer("routed_experts", inputs.npz, {"a.npz": ARRAYS}, *EIGHT, kind=" npz"),
+    importer("routed_experts", inputs.answers, {"a.json": JSON}, *EIGHT, "--top-k", "2", kind=" json"),
     importer("table", inputs.table_csv, {"a.csv": TEXT}, kind=" csv"),
     importer("table", inputs.table_jsonl, {"a.jsonl": JSON}, kind=" jsonl"),
     importer("table", inputs.table_parquet, {"a.parquet": BINARY}, kind=" parquet"),

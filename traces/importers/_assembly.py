@@ -14,7 +14,7 @@ from traces.importers._columns import LAYER
 from traces.importers._entries import Cells, Whole
 from traces.importers._scores import router_logits
 from traces.importers._sources import geometry_of
-from traces.importers._tokens import POSITION, UNIT, gather_ranks, groups, names_of, set_positions, set_units
+from traces.importers._tokens import POSITION, UNIT, gather_ranks, groups, name_of, set_positions, set_units
 from traces.importers._turns import Turn, merge
 from traces.importers._values import MISSING
 
@@ -61,21 +61,35 @@ def assemble(cells: Cells, options: argparse.Namespace, provenance: dict[str, An
     cells = set_positions(cells, notes)
     num_experts = _num_experts(cells, options.num_experts, notes)
     rows = _rows(cells, options.allow_missing, notes)
-    rows = _one_context(rows, cells, notes)
-    rows, prompt_len, starts = _prompts(rows, cells, options, notes)
-    ids, weights = rows.ids, rows.weights
-    ranked = best_first or options.ranked or weights is not None
-    ids, weights = _sorted(ids, weights)
+    first = rows.position[np.flatnonzero(np.diff(rows.unit, prepend=-1))]
+    if (first == 1).all() and options.prompt_len != (1,):
+        notes.append("Tokens are numbered from 1.")
+        rows.position = rows.position - 1
+    return finish(rows, cells.names, num_experts, options, provenance, best_first)
+
+
+def finish(
+    rows: Rows,
+    names: tuple[Any, ...],
+    num_experts: int,
+    options: argparse.Namespace,
+    provenance: dict[str, Any],
+    best_first: bool,
+) -> Trace:
+    """The trace of rows whose requests are called `names`. Raises: UserError for rows that make none."""
+    notes: list[str] = provenance.setdefault("notes", [])
+    rows = _one_context(rows, names, notes)
+    rows, prompt_len, starts = _prompts(rows, names, options, notes)
+    ranked = best_first or options.ranked or rows.weights is not None
+    ids, weights = _sorted(rows.ids, rows.weights)
     fewer = bool((ids < 0).any())
     if fewer:
-        short = int((ids < 0).any(-1).sum())
-        notes.append(
-            f"{short} of {ids.shape[0] * ids.shape[1]} cells of (token, layer) have fewer than {ids.shape[2]} experts."
-        )
+        short, cells = int((ids < 0).any(-1).sum()), ids.shape[0] * ids.shape[1]
+        notes.append(f"{short} of {cells} cells of (token, layer) have fewer than {ids.shape[2]} experts.")
     if not ranked:
         notes.append("The order of ids within a row is not known to be best first.")
     logits, function = (None, None) if rows.scores is None else router_logits(rows.scores, ids, weights, notes)
-    labels = names_of(cells, rows.unit[starts[:-1]])
+    labels = [name_of(names, unit) for unit in rows.unit[starts[:-1]].tolist()]
     return Trace(
         geometry=geometry_of(options, ids.shape[1], num_experts, ids.shape[2]),
         topk_ids=stored_ids(ids, num_experts) if fewer else ids.astype(id_dtype(num_experts)),
@@ -195,13 +209,16 @@ def _check_missing(cells: Cells, row: Whole, num_rows: int, num_layers: int, wid
         return
     mine = np.flatnonzero(row == at)
     absent = int(np.setdiff1d(np.arange(num_layers), cells.of[LAYER][mine])[0])
-    named = names_of(cells, cells.of[UNIT][mine[:1]])[0] if cells.names else None
-    token = f"token {cells.of[POSITION][mine[0]]}" + (f" of request {named!r}" if named is not None else "")
+    token = f"token {cells.of[POSITION][mine[0]]}{_of_request(cells.names, int(cells.of[UNIT][mine[0]]))}"
     source = cells.source.rpartition(" ")[0]
     raise UserError(
         f"{source} has {len(row)} cells for {num_rows} tokens of {num_layers} layers: {token} has none of MoE layer "
         f"{absent}; where a token may lack a layer, --allow-missing takes it for one without experts"
     )
+
+
+def _of_request(names: tuple[Any, ...], unit: int) -> str:
+    return f" of request {name_of(names, unit)!r}" if names else ""
 
 
 def _check_different(cells: Cells, ids: NDArray[np.int32]) -> None:
@@ -215,7 +232,7 @@ def _check_different(cells: Cells, ids: NDArray[np.int32]) -> None:
         raise UserError(f"{cells.where(at)}: an expert is listed twice in {ids[row, layer].tolist()}: must differ")
 
 
-def _one_context(rows: Rows, cells: Cells, notes: list[str]) -> Rows:
+def _one_context(rows: Rows, names: tuple[Any, ...], notes: list[str]) -> Rows:
     """The turns of each request behind one another, what they repeat left out."""
     turn_starts = np.flatnonzero(np.diff(groups(rows.unit, rows.turn), prepend=-1))
     units = rows.unit[turn_starts]
@@ -229,7 +246,7 @@ def _one_context(rows: Rows, cells: Cells, notes: list[str]) -> Rows:
         if end - begin == 1:
             continue
         spans = [slice(int(bounds[at]), int(bounds[at + 1])) for at in range(begin, end)]
-        name = f"request {names_of(cells, units[begin : begin + 1])[0]!r}" if cells.names else "the file"
+        name = f"request {name_of(names, int(units[begin]))!r}"
         turns = [Turn(rows.position[span], rows.ids[span]) for span in spans]
         kept, positions, repeated = merge(turns, name)
         for span, chosen, numbers in zip(spans, kept, positions, strict=True):
@@ -243,7 +260,7 @@ def _one_context(rows: Rows, cells: Cells, notes: list[str]) -> Rows:
 
 
 def _prompts(
-    rows: Rows, cells: Cells, options: argparse.Namespace, notes: list[str]
+    rows: Rows, names: tuple[Any, ...], options: argparse.Namespace, notes: list[str]
 ) -> tuple[Rows, NDArray[np.int32], Whole]:
     """Rows with their phases, the prompt's length of each request, and where requests begin, [R+1].
 
@@ -257,17 +274,12 @@ def _prompts(
     gaps[starts[1:] - 1] = False
     if gaps.any():
         at = int(np.argmax(gaps))
-        name = f" of request {names_of(cells, rows.unit[at : at + 1])[0]!r}" if cells.names else ""
         raise UserError(
-            f"token {rows.position[at]}{name} is followed by token {rows.position[at + 1]}: the tokens of a request "
-            "must follow each other"
+            f"token {rows.position[at]}{_of_request(names, int(rows.unit[at]))} is followed by token "
+            f"{rows.position[at + 1]}: the tokens of a request must follow each other"
         )
     first = rows.position[starts]
     claim = _claimed(options.prompt_len, len(starts))
-    if (first == 1).all() and (claim is None or (claim != 1).any()):
-        notes.append("Tokens are numbered from 1.")
-        rows.position = rows.position - 1
-        first = rows.position[starts]
     told = (rows.phase != MISSING).all()
     if options.decode_only or (told and (rows.phase == DECODE).all()):
         rows.phase = np.full(len(rows.phase), DECODE)

@@ -209,6 +209,16 @@ def npy_array(path: Path) -> NDArray[Any]:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
+def npy_bytes(stream: IO[bytes], size: int, label: str) -> NDArray[Any]:
+    """The array of an .npy file of `size` bytes in memory. Raises: UserError as `npy_array`."""
+    with _refusing(label):
+        nbytes = _checked_nbytes(stream, label)
+        if size != stream.tell() + nbytes:
+            raise UserError(f"Array {label} does not have the size its header claims")
+        stream.seek(0)
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
 @contextmanager
 def _refusing(label: str) -> Iterator[None]:
     """Turns what reading an array raises, in a dozen ways where it is damaged, into one UserError."""

@@ -235,6 +235,6 @@ def _check_twice(cells: Cells, of: dict[str, Whole]) -> None:
     raise UserError(f"{cells.where(at)} gives {_place(cells, at)} a second time")
 
 
-def names_of(cells: Cells, units: Whole) -> list[Any]:
-    """What requests are called in the source: [R]."""
-    return [cells.names[unit] if unit < len(cells.names) else int(unit) for unit in units.tolist()]
+def name_of(names: tuple[Any, ...], unit: int) -> Any:
+    """What a request is called in the source, else its number."""
+    return names[unit] if unit < len(names) else unit

@@ -1,7 +1,7 @@
 """Megatron's RouterTracer: JSON lines with the top_indices of a step's tokens.
 
-A line is one layer of one forward step. A step over several tokens is a prompt's. Each rank is a request of its own: ranks of tensor parallelism, which route
-the same tokens, must be filtered first.
+A line is one layer of one forward step. A step over several tokens is a prompt's. Each rank is a request of its own:
+ranks of tensor parallelism, which route the same tokens, must be filtered first.
 """
 
 import argparse

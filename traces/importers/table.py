@@ -1,11 +1,12 @@
 """Routing in any table: CSV, TSV, JSON lines, JSON or Parquet.
 
-A row is one rank, or one token in one layer; text may be gzip. Columns are recognised by their names or named with options: request (or dialogue and turn), step, token, layer, rank,
-experts (one per row, a list, a list per token, or a column per rank), weights, scores of all experts, phase, token_id.
-Only layer and experts must be there. Without a column of tokens the order of the file numbers them: layer by layer in
-a forward pass over several tokens, or token by token. Layers are numbered from anywhere; those that are missing or hold
-only expert 0 or -1 are dense. Ids of -1, empty cells and shorter lists are ranks without an expert; rows of -1 at the
-beginning of a request are a cached prefix. Turns of a dialogue become one request, without what a later turn repeats.
+A row is one rank, or one token in one layer; text may be gzip. Columns are recognised by their names or named with
+options: request (or dialogue and turn), step, token, layer, rank, experts (one per row, a list, a list per token, or a
+column per rank), weights, scores of all experts, phase, token_id. Only layer and experts must be there. Without tokens
+the order of the file numbers them: layer by layer in a forward pass over several tokens, or token by token.
+Layers are numbered from anywhere; those that are missing or hold only expert 0 or -1 are dense. Ids of -1, empty cells
+and shorter lists are ranks without an expert; rows of -1 at the beginning of a request are a cached prefix. Turns of a
+dialogue become one request, without what a later turn repeats.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.importing import imported, refused
+from traces.format.ranks import signed_ids
 from traces.format.trace import DECODE, PREFILL
 
 
@@ -46,21 +47,45 @@ def test_requests_come_in_natural_order(tmp_path):
         np.testing.assert_array_equal(trace.topk_ids[3:], arrays["request_10"])
 
 
-def test_dense_layers_are_left_out_when_named_and_refused_when_not(tmp_path):
+@pytest.mark.parametrize("dense", [0, -1])
+def test_dense_layers_are_left_out_named_or_not(tmp_path, dense):
     array = routed(np.random.default_rng(0), 6)
-    array[:, 0] = 0
+    array[:, 0] = dense
     np.save(tmp_path / "a.npy", array)
-    routed_refused("Layer 0 of 'a' holds expert 0 for every token", tmp_path / "a.npy")
-    trace = routed_trace(tmp_path / "a.npy", "--dense-layers", "0")
-    np.testing.assert_array_equal(trace.topk_ids, array[:, 1:])
+    found = routed_trace(tmp_path / "a.npy")
+    named = routed_trace(tmp_path / "a.npy", "--dense-layers", "0")
+    for trace in (found, named):
+        np.testing.assert_array_equal(trace.topk_ids, array[:, 1:])
+    assert found.provenance["notes"][0] == "Layers without experts (all ids are 0 or -1), left out: 0."
+    np.save(tmp_path / "a.npy", np.full_like(array, dense))
+    routed_refused("no layer has experts", tmp_path / "a.npy")
+
+
+def test_rows_of_minus_one_at_the_beginning_are_a_cached_prefix(tmp_path):
+    array = routed(np.random.default_rng(0), 9)
+    array[:3] = -1
+    np.save(tmp_path / "a.npy", array)
+    trace = routed_trace(tmp_path / "a.npy", "--prompt-len", "5")
+    np.testing.assert_array_equal(trace.topk_ids, array[3:])
+    assert trace.phase.tolist() == [PREFILL] * 2 + [DECODE] * 4
+    assert trace.prompt_len.tolist() == [5] and trace.positions().tolist() == [3, 4, 5, 6, 7, 8]
+    assert routed_trace(tmp_path / "a.npy").prompt_len.tolist() == [3]
+
+
+def test_an_id_of_minus_one_among_others_is_a_rank_without_an_expert(tmp_path):
+    array = routed(np.random.default_rng(0), 6)
+    array[4, 1, 0] = -1
+    np.save(tmp_path / "a.npy", array)
+    trace = routed_trace(tmp_path / "a.npy")
+    assert trace.fewer and signed_ids(trace.topk_ids, True)[4, 1].tolist() == [array[4, 1, 1], -1]
 
 
 def test_malformed_arrays_are_refused(tmp_path):
     array = routed(np.random.default_rng(0), 6)
     negative = array.copy()
-    negative[4, 1, 0] = -1
+    negative[4, 1, 0] = -2
     cases = {
-        "negative": (negative, "holds expert -1 at index [4, 1, 0]: must be from 0 to 7"),
+        "negative": (negative, "holds expert -2 at index [4, 1, 0]: must be from 0 to 7, or -1 for none"),
         "floats": (array.astype(np.float32), "is of type float32: expert ids must be integers"),
         "flat": (array[0], "has shape (3, 2): must be (tokens, layers, top_k)"),
         "text": (np.array(["a"]), "must be integers or floats"),
