@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from sim.figures.asked import Asked
     from sim.metrics.registry import Column
 
-WORDS = {"figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "machines": "N", "out": "FOLDER"}
-USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [machines=24] [out=FOLDER]
+WORDS = {
+    "figure": "NAME", "columns": "1|2", "steps": "FIRST-LAST", "machines": "N", "out": "FOLDER", "policies": "A,B",
+    "order": "A,B", "names": "A:NAME", "limits": "AXIS:LOW:HIGH", "size": "WIDTHxHEIGHT", "style": "FILE",
+    "notes": "true|false",
+}  # fmt: skip
+USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [policies=A,B] [out=FOLDER]
 
 Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
 
@@ -26,13 +31,18 @@ OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
+  policies=lru,belady only the runs of these policies; order=A,B: these first; names=importance:SMoE,lru:LRU
+  limits=tpot_s.mean:0:40,capacity:10:50   ends of the axes that show these columns, in the unit of the axis
+  size=3.35x2.2       inches; style=FILE.mplstyle: a style file of matplotlib over the package's own style
+  notes=false         no words under the figures, which are printed in any case: for a paper with its own captions
   machines=N          plausible machines that runs are replayed on for intervals; 0: nothing is replayed
-  out=FOLDER/figures  where the PDF and PNG files go (for a trace: figures/NAME)
+  out=FOLDER/figures  where the PDF, PNG and SVG files go (for a trace: figures/NAME)
 
 Examples
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.1,0.25,0.5
   python -m sim plot outputs/sweep/2026-01-31_12-00-00
   python -m sim plot outputs/sweep/2026-01-31_12-00-00 figure=capacity columns=1 out=paper/figures
+  python -m sim plot outputs/sweep/mine policies=lru,importance names=importance:SMoE notes=false
   python -m sim plot demo figure=score_by_rank,routing
 """
 
@@ -56,13 +66,14 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text(), end="")
         return 0 if argv else 2
-    what, names, columns, out, steps = _arguments(argv)
+    what, names, columns, out, steps, asked = _arguments(argv)
     default = out is None
     out = _default_folder(what) if out is None else out
     machines = machines_of(dict(word.split("=", 1) for word in argv if "=" in word))
     from sim.figures.drawing import RUNS
     from sim.figures.registry import figures_of, save, sources_of  # pandas and matplotlib take a second to import
     from sim.figures.run_table import study
+    from sim.figures.style import said_of
     from sim.results.run_files import unfinished_runs
     from sim.run.plausible import replay_on_plausible_machines
     from traces.whole_file import check_folder
@@ -70,7 +81,7 @@ def main(argv: list[str]) -> int:
     check_folder(out)
     runs = None
     if RUNS in sources_of(what):
-        study(what)  # refuses what cannot be read before anything is replayed
+        asked.chosen(study(what))  # refuses what cannot be read before anything is replayed
         for note in replay_on_plausible_machines(what, machines):
             print(f"note: {note}", file=sys.stderr)
         runs = study(what)
@@ -80,10 +91,12 @@ def main(argv: list[str]) -> int:
     elif not what.exists() and not sources_of(what):
         raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
     written = 0
-    for name, figure in figures_of(what, names, columns, runs, steps=steps):
-        for path in save(figure, out / name, inside=what if default and what.is_dir() else None):
-            print(f"wrote {path}")
-            written += 1
+    for name, figure in figures_of(what, names, columns, runs, asked, steps=steps):
+        paths = save(figure, out / name, inside=what if default and what.is_dir() else None, style=asked.style)
+        print(f"wrote {', '.join([str(paths[0]), *(path.suffix for path in paths[1:])])}")
+        if conclusion := said_of(figure).conclusion:
+            print(f"  {conclusion}")
+        written += 1
     if not written:
         print(f"no figure can be drawn of {what} alone: figure=NAME says what it lacks", file=sys.stderr)
     return 0
@@ -136,8 +149,9 @@ def _default_folder(what: Path) -> Path:
     return (what if what.is_dir() else what.parent) / "figures"
 
 
-def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path | None, tuple[int, int] | None]:
-    """The folder, the figures, the page width in columns, where to write if told, and the steps of a timeline."""
+def _arguments(argv: list[str]) -> "tuple[Path, list[str], int, Path | None, tuple[int, int] | None, Asked]":
+    """The folder, the figures, the page width in columns, where to write if told, the steps of a timeline, wishes."""
+    from sim.figures.asked import Asked, read_limits, read_names, read_size, read_style
     from sim.figures.registry import check_name
 
     word, pairs = read_words("plot", argv, WORDS, "folder or trace")
@@ -147,8 +161,20 @@ def _arguments(argv: list[str]) -> tuple[Path, list[str], int, Path | None, tupl
         check_name(name)
     if options.get("columns", "2") not in ("1", "2"):
         raise UserError(f"columns={options['columns']}: 1 or 2 columns of a page are allowed")
+    if options.get("notes", "true") not in ("true", "false"):
+        raise UserError(f"notes={options['notes']}: must be true or false")
+    lists = {key: tuple(filter(None, options.get(key, "").split(","))) for key in ("policies", "order")}
+    asked = Asked(
+        policies=lists["policies"],
+        order=lists["order"] or lists["policies"],
+        names=read_names(options["names"]) if "names" in options else {},
+        limits=read_limits(options["limits"]) if "limits" in options else {},
+        size_in=read_size(options["size"]) if "size" in options else None,
+        style=read_style(Path(options["style"])) if "style" in options else {},
+        notes=options.get("notes", "true") == "true",
+    )
     out = Path(options["out"]) if "out" in options else None
-    return Path(word), names, int(options.get("columns", "2")), out, _steps(options.get("steps"))
+    return Path(word), names, int(options.get("columns", "2")), out, _steps(options.get("steps")), asked
 
 
 def _steps(words: str | None) -> tuple[int, int] | None:

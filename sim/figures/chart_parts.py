@@ -12,14 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from sim.figures.style import BLACK, BLUE, GREEN, LINES, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW
+from sim.figures.style import LINES, WIDTH_IN
 from sim.results.table import bounds_of
-
-FILLS: tuple[tuple[str, str], ...] = (
-    (BLUE, ""), (ORANGE, "////"), (GREEN, ""), (VERMILLION, "\\\\\\\\"), (SKY, ""), (PURPLE, "xxxx"), (YELLOW, ""),
-    (BLACK, ""), (BLUE, "...."), (ORANGE, "...."), (GREEN, "////"), (VERMILLION, "...."), (SKY, "xxxx"), (PURPLE, ""),
-)  # fmt: skip
-"""Colour and hatching of bars, in order: neighbours differ in lightness or in hatching too."""
 
 
 class Axis(NamedTuple):
@@ -33,7 +27,7 @@ AXES = {
     "capacity": Axis("Cache capacity (% of all experts)", 100.0),
     "tpot_s.mean": Axis("Time per output token (ms)", 1e3),
     "itl_s.mean": Axis("Time of a decode step (ms)", 1e3),
-    "hit_rate": Axis("Hit rate (%)", 100.0),
+    "hit_rate": Axis("Hit rate, all steps (%)", 100.0),
     "decode.hit_rate": Axis("Hit rate, decode steps (%)", 100.0),
     "decode.cache_ratio": Axis("Cache ratio, decode (%)", 100.0),
     "decode.lost_gate_mass": Axis("Gate mass not executed\nas routed, decode (%)", 100.0),
@@ -107,7 +101,7 @@ def line(panel: Axes, table: pd.DataFrame, x: str, metric: str, look: Mapping[st
 
 
 def look_of(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the line of this index."""
+    """Colour, dashes and marker of the line of this index, where lines are no policies."""
     return LINES[index % len(LINES)]
 
 
@@ -122,25 +116,27 @@ def error_look(capsize: float) -> dict[str, float]:
 
 
 def bars(
-    panel: Axes, table: pd.DataFrame, metric: str, index: int, count: int, label: str, capsize: float = 1.2
-) -> NDArray[Any]:
+    panel: Axes, table: pd.DataFrame, metric: str, index: int, count: int, label: str, fill: tuple[str, str],
+    capsize: float = 1.2,
+) -> NDArray[Any]:  # fmt: skip
     """Bars with intervals, one per row, of series `index` of `count` that stand side by side -> their places."""
     width = 0.82 / count
     places = np.arange(len(table)) + (index - (count - 1) / 2) * width
     panel.bar(
         places, numbers(table, metric), width, yerr=lengths_of(table, metric), error_kw=error_look(capsize),
-        label=label, **bar_look(*FILLS[index % len(FILLS)]),
+        label=label, **bar_look(*fill),
     )  # fmt: skip
     return places
 
 
 def grouped_bars(
-    panel: Axes, table: pd.DataFrame, across: str, within: str, metric: str, names: Sequence[str], groups: Sequence[str]
-) -> None:
-    """A bar with interval per value of `within` (colours) in each group of `across` (places)."""
-    for index, name in enumerate(names):
+    panel: Axes, table: pd.DataFrame, across: str, within: str, metric: str,
+    fills: Mapping[str, tuple[str, str]], groups: Sequence[str],
+) -> None:  # fmt: skip
+    """A bar with interval per value of `within` (`fills` names their colours) in each group of `across` (places)."""
+    for index, (name, fill) in enumerate(fills.items()):
         chosen = table[table[within] == name].drop_duplicates(across).set_index(across).reindex(list(groups))
-        bars(panel, chosen, metric, index, len(names), name)
+        bars(panel, chosen, metric, index, len(fills), name, fill)
     name_places(panel, groups)
 
 
@@ -197,7 +193,10 @@ def name_rows(panel: Axes, names: Sequence[str]) -> None:
 
 def note_beside(panel: Axes, text: str, end: float, row: float, points: float) -> None:
     """A few letters after the end of a horizontal bar."""
-    panel.annotate(text, (end, row), xytext=(2, 0), textcoords="offset points", va="center", fontsize=points)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    panel.annotate(
+        text, (end, row), xytext=(2.5, 0), textcoords="offset points", va="center", fontsize=points, bbox=box
+    )
 
 
 def plain_ticks(axis: XAxis | YAxis) -> None:
@@ -206,40 +205,88 @@ def plain_ticks(axis: XAxis | YAxis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def legend_above(figure: Figure, entries: tuple[Sequence[Any], Sequence[Any]], handlelength: float = 2.0) -> None:
-    """A legend over all panels, as many names in a row as the width holds; the figure grows by the room it takes."""
+def legend_above(
+    figure: Figure, entries: tuple[Sequence[Any], Sequence[Any]], handlelength: float = 2.0, title: str = ""
+) -> None:
+    """A legend over all panels, as many names in a row as the width holds; the figure grows by the room it takes.
+
+    `title`: what the figure leaves out, over the legend.
+    """
     handles, names = entries
     width, height = figure.get_size_inches()
     widest = max(map(len, names), default=1)
     # A letter of 7 points is some 0.058 in wide; handle and gaps take 2.5 + handlelength of 7 points.
     per_row = max(1, int(width / (0.058 * widest + 7 / 72 * (handlelength + 2.5))))
     rows = -(-len(names) // per_row)
-    figure.set_size_inches(width, height + LEGEND_ROW_IN * (rows - 1))
-    figure.legend(handles, names, loc="outside upper center", ncols=-(-len(names) // rows), handlelength=handlelength)
+    title = "\n".join(textwrap.wrap(title, int(width / 0.06)))
+    lines = rows - 1 + (title.count("\n") + 1 if title else 0)
+    figure.set_size_inches(width, height + LEGEND_ROW_IN * lines)
+    columns = -(-len(names) // rows) if names else 1
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=columns, handlelength=handlelength, title=title or None
+    )
+
+
+def title_above(figure: Figure, title: str) -> None:
+    """A title over a figure without a legend; none where there is nothing to say."""
+    if title:
+        width, height = figure.get_size_inches()
+        lines = textwrap.wrap(title, int(width / 0.06))
+        figure.set_size_inches(width, height + LEGEND_ROW_IN * len(lines))
+        figure.suptitle("\n".join(lines), fontsize=7)
 
 
 LEGEND_ROW_IN = 0.15
 
 
 def first_rows(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """At most as many runs as a figure can name, those of lowest TPOT, in their order; and what to say of the rest."""
-    if len(runs) <= SHOWN_ROWS:
-        return runs, ""
-    kept = runs.loc[sorted(runs["tpot_s.mean"].nsmallest(SHOWN_ROWS).index)] if "tpot_s.mean" in runs else runs
-    kept = kept.head(SHOWN_ROWS)
-    return kept, f" {len(runs) - len(kept)} runs of higher TPOT are not shown."
+    """At most as many policies as a figure can name, in all of their runs, sorted by time; the title that says so.
+
+    The fastest stay, and those that the others are measured by: the bounds, and LRU or else the slowest.
+    """
+    runs = by_time(runs)
+    column = name_column(runs)
+    panels = max(1, runs.groupby(column).size().max() if len(runs) else 1)
+    return _kept(runs, column, max(MOST_KEPT, SHOWN_ROWS // panels), "policies")
 
 
-SHOWN_ROWS, SHOWN_LINES = 24, 16
+def by_time(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the lowest time per token first, or in the order that was asked for."""
+    if "order" in runs:
+        return runs.sort_values("order", kind="stable")
+    return runs.sort_values("tpot_s.mean", kind="stable") if "tpot_s.mean" in runs else runs
+
+
+SHOWN_ROWS, SHOWN_LINES, MOST_KEPT = 24, 16, 6
+BASELINE = "lru"
 
 
 def first_lines(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
-    """The runs of at most as many lines as can be told apart, the longest and fastest; what to say of the rest."""
-    lines = table.groupby(column).agg(points=("capacity", "nunique"), tpot_s=("tpot_s.mean", "mean"))
-    if len(lines) <= SHOWN_LINES:
+    """The runs of at most as many lines as can be told apart, the longest and fastest; the title that says so."""
+    return _kept(table, column, SHOWN_LINES, "lines")
+
+
+def _kept(table: pd.DataFrame, column: str, count: int, word: str) -> tuple[pd.DataFrame, str]:
+    lines = table.groupby(column, sort=False).agg(
+        points=("capacity", "nunique"),
+        tpot_s=("tpot_s.mean", "mean") if "tpot_s.mean" in table else ("capacity", "size"),
+        policy=("policy", "first") if "policy" in table else (column, "first"),
+        bound=("bound", "first") if "bound" in table else ("capacity", lambda _: False),
+    )
+    if len(lines) <= count:
         return table, ""
-    kept = lines.sort_values(["points", "tpot_s"], ascending=[False, True], kind="stable").index[:SHOWN_LINES]
-    return table[table[column].isin(kept)], f" {len(lines) - len(kept)} shorter or slower lines are not shown."
+    ranked = lines.sort_values(["points", "tpot_s"], ascending=[False, True], kind="stable")
+    needed = ranked["bound"].astype(bool) | (ranked["policy"] == BASELINE)
+    if not (ranked["policy"] == BASELINE).any():
+        needed.iloc[int(np.argmax(ranked["tpot_s"].to_numpy(np.float64)))] = True
+    first = [*ranked.index[needed][:count], *ranked.index[~needed]][:count]
+    kept = table[table[column].isin(first)]
+    return kept, f"The fastest {count} of {len(lines)} {word}, bounds and baseline among them"
+
+
+def in_order(table: pd.DataFrame, column: str) -> list[Any]:
+    """The different values of a column by name, or in the order that was asked for."""
+    return unique(table.sort_values("order" if "order" in table else column, kind="stable"), column)
 
 
 def unique(table: pd.DataFrame, column: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import sim.figures.drawings
+from sim.figures.asked import Asked
 from sim.figures.drawing import DRAWINGS, MAP, RUNS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
 from sim.figures.run_table import study
 from sim.figures.saving import write_figure
+from sim.figures.style import notes_drawn
 from sim.figures.text_of_others import figure_style
 from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
+from sim.results.table import layers_of
 from traces.errors import UserError
 from traces.whole_file import check_inside
 
@@ -49,14 +52,21 @@ def sources_of(path: Path) -> tuple[str, ...]:
 
 
 def figures_of(
-    path: Path, names: Sequence[str], columns: int, runs: pd.DataFrame | None = None, **options: Any
+    path: Path,
+    names: Sequence[str],
+    columns: int,
+    runs: pd.DataFrame | None = None,
+    asked: Asked | None = None,
+    **options: Any,
 ) -> Iterator[tuple[str, Figure]]:
     """The figures of these names, or without names all that `path` gives, one after the other.
 
-    `runs`: the table of `study`, where it is known. `options` reach the figures that name them, such as `steps`.
+    `runs`: the table of `study`, where it is known. `asked`: what the reader wants of figures (`sim.figures.asked`).
+    `options` reach the figures that name them, such as `steps`.
 
     Raises: MissingData where a named figure lacks what it shows, or `path` holds nothing to draw.
     """
+    asked = asked or Asked()
     sources = sources_of(path)
     if not sources:
         raise MissingData(
@@ -75,8 +85,8 @@ def figures_of(
         try:
             if read not in tables:
                 tables[read] = read(path)
-            with figure_style():
-                figure = drawing.draw(tables[read], columns, **{key: options.get(key) for key in drawing.options})
+            table = asked.chosen(tables[read]) if read is study else tables[read]
+            figure = drawn(drawing, table, columns, asked, options)
         except MissingData:
             if names:
                 raise
@@ -84,18 +94,38 @@ def figures_of(
         yield name, figure
 
 
-def save(figure: Figure, stem: Path, dpi: int = 300, inside: Path | None = None) -> list[Path]:
-    """Write a figure as `stem`.pdf and `stem`.png, the same bytes for the same figure: no time in either.
+def drawn(drawing: Drawing, table: pd.DataFrame, columns: int, asked: Asked, options: Mapping[str, Any]) -> Figure:
+    """One figure of its table, as asked for; axes of times say how much of the model they are for."""
+    with figure_style(**asked.style), notes_drawn(asked.notes):
+        figure = drawing.draw(table, columns, **{key: options.get(key) for key in drawing.options})
+    asked.fit(figure)
+    layers = layers_of(table)
+    if layers and "all" not in layers:
+        gap = " " if len(figure.axes) == 1 else "\n"
+        for panel in figure.axes:
+            across, upward = panel.get_xlabel(), panel.get_ylabel().replace("\n", " ")
+            if across.endswith("(ms)"):
+                panel.set_xlabel(f"{across},{gap}{layers}")
+            if upward.endswith("(ms)"):
+                panel.set_ylabel(f"{upward},\n{layers}")
+    return figure
+
+
+def save(
+    figure: Figure, stem: Path, dpi: int = 300, inside: Path | None = None, style: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """Write a figure as `stem`.pdf, .png and .svg, the same bytes for the same figure: no time in any of them.
 
     ``inside``: a folder that no link may lead out of. Raises: UserError, OSError.
     """
-    pdf, png = stem.with_suffix(".pdf"), stem.with_suffix(".png")
-    with figure_style():
-        for path, options in ((pdf, {"metadata": {"CreationDate": None}}), (png, {"dpi": dpi})):
+    forms: dict[str, dict[str, Any]] = {".pdf": {"metadata": {"CreationDate": None}}, ".png": {"dpi": dpi}, ".svg": {}}
+    paths = {stem.with_suffix(ending): options for ending, options in forms.items()}
+    with figure_style(**(style or {})):
+        for path, options in paths.items():
             if inside is not None:
                 check_inside(path, inside)
             write_figure(path, figure, **options)
-    return [pdf, png]
+    return list(paths)
 
 
 def check_name(name: str) -> None:

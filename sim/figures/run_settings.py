@@ -1,6 +1,7 @@
 """What each run was set to, as columns beside its results: rules of the policy, set-up, workload, alpha."""
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from policies.needs import SEES_FUTURE
+from sim.figures.looks import add_looks
 from sim.results.json_files import read_json
 from traces.text import short_name
 
@@ -23,8 +25,10 @@ def add_settings(table: pd.DataFrame) -> pd.DataFrame:
     Adds ``eviction``, ``prediction``, ``prefetch``, ``substitution``, ``assignment`` (names of rules, None where they
     are not known), ``alpha``, ``workload``, ``setup`` (hardware, its figures in which the runs differ, and the model
     where needed), ``link_bytes_per_s``, ``link_latency_s``, ``sees_future`` (whether a rule reads what no live system
-    knows), ``residency`` (``cache``, ``all`` or ``none``), ``contender``: the series without what ``setup``,
-    ``workload`` and ``batch_size`` say, and ``name``: the contender with those of them in which the runs differ.
+    knows), ``residency`` (``cache``, ``all`` or ``none``), ``bound`` (whether it is no contender: it sees the future,
+    or holds everything or nothing), ``contender``: the series without what ``setup``, ``workload`` and ``batch_size``
+    say, ``place``: those of them in which the runs differ, ``name``: contender and place, and the columns of
+    `add_looks`. Runs that do not depend on the capacity appear once.
     """
     rows = [settings_of(_config(Path(str(folder)))) for folder in table["folder"]]
     described = table.assign(**{key: [row[key] for row in rows] for key in rows[0]})
@@ -34,8 +38,17 @@ def add_settings(table: pd.DataFrame) -> pd.DataFrame:
         for setup, series in zip(_setups(table), table["series"], strict=True)
     ]
     described["contender"] = [contender(str(series)) for series in table["series"]]
+    described["place"] = place_names(described)
     described["name"] = names(described)
-    return described
+    described["bound"] = described["sees_future"] | described["residency"].isin(["all", "none"])
+    return add_looks(once(described))
+
+
+def once(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs without those that differ from another in a capacity that they do not use."""
+    same = [key for key in ("name", "capacity", "trace_hash", "hardware", "model", "runtime") if key in table]
+    idle = table["residency"].isin(["all", "none"])
+    return table[~(idle & table.assign(idle=idle).duplicated(["idle", *same]))].reset_index(drop=True)
 
 
 def names(table: pd.DataFrame, but: str = "") -> list[str]:
@@ -92,17 +105,42 @@ def contender(series: str) -> str:
 
 
 def machine_words(series: str) -> list[str]:
-    """Figures of the machine in which runs differ, such as `link_bytes_per_s=1.2e+10`."""
+    """Figures of the machine in which runs differ, in words and units, as `link 12 GB/s`."""
     words = [word.partition("=") for word in series.split(" ") if word.startswith("hardware.")]
-    return [f"{key.removeprefix('hardware.')}={short(value)}" for key, _, value in words]
+    return [knob_words(key, value) for key, _, value in words]
 
 
-def short(value: str) -> str:
-    """A number without digits that say nothing; any other word as it is."""
+def knob_axis(key: str) -> tuple[str, str, float]:
+    """(words, unit, factor to it) of a knob by its name: `hardware.link_bytes_per_s` -> link bandwidth, GB/s, 1e-9."""
+    name = re.sub(r"^(hardware|runtime|policy)\.", "", key)
+    for ending, (more, unit, factor) in UNITS.items():
+        found = re.fullmatch(rf"(\w+?){ending}((?:_per_\w+)?)", name)
+        if found:
+            stem = found[1].replace("_", " ")
+            words = stem if stem.endswith(more) else f"{stem} {more}"
+            return capitals(words), f"{unit}{found[2].replace('_', ' ')}", factor
+    return capitals(re.sub("[_./]", " ", name)), "", 1.0
+
+
+def capitals(words: str) -> str:
+    """Words with those in capitals that are written so."""
+    return re.sub(r"\b(gpu|cpu|kv)\b", lambda word: word.group().upper(), words)
+
+
+def knob_words(key: str, value: str) -> str:
+    """A setting in words: `link 12 GB/s`."""
+    words, unit, factor = knob_axis(key)
     try:
-        return f"{float(value):g}"
+        return f"{words} {float(value) * factor:g} {unit}".strip()
     except ValueError:
-        return value
+        return f"{words} {value}"
+
+
+UNITS = {
+    "_bytes_per_s": ("bandwidth", "GB/s", 1e-9), "_flops_per_s": ("rate", "TFLOP/s", 1e-12),
+    "_bytes": ("size", "MB", 1e-6), "_s": ("time", "ms", 1e3),
+}  # fmt: skip
+"""Ending of a name -> what it adds to the words, the unit that figures show it in, and the factor to it."""
 
 
 def _setups(table: pd.DataFrame) -> list[str]:

@@ -1,7 +1,11 @@
 """How figures look: sizes of a two-column page, colours that colour-blind readers can tell apart, and footnotes."""
 
 import textwrap
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -51,16 +55,50 @@ STYLE: Any = {
 }
 
 _FOOTNOTE_POINTS, _LINE_POINTS = 6.0, 7.6
+_notes_drawn: ContextVar[bool] = ContextVar("notes_drawn", default=True)
 
 
-def add_footnote(figure: Figure, text: str) -> None:
-    """Write `text` in small letters below everything else; the figure grows by the room it takes."""
+class Said(NamedTuple):
+    """What a figure says in words: its conclusion, and under which conditions it holds."""
+
+    conclusion: str
+    note: str
+
+
+_said: WeakKeyDictionary[Figure, Said] = WeakKeyDictionary()
+
+
+def said_of(figure: Figure) -> Said:
+    """The words of a figure, whether they were drawn under it or not."""
+    return _said.get(figure, Said("", ""))
+
+
+@contextmanager
+def notes_drawn(wanted: bool) -> Iterator[None]:
+    """Inside, figures carry their words in small letters below themselves, or not: a paper has captions of its own."""
+    before = _notes_drawn.set(wanted)
+    try:
+        yield
+    finally:
+        _notes_drawn.reset(before)
+
+
+def add_footnote(figure: Figure, text: str, conclusion: str = "") -> None:
+    """Give a figure its words; they are written below everything else, and the figure grows by the room they take."""
+    _said[figure] = Said(conclusion, text)
+    if not _notes_drawn.get():
+        return
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(text, width=int(width * 72 / (_FOOTNOTE_POINTS * 0.58)))
-    extra = (len(lines) * _LINE_POINTS + 3) / 72
+    letters = int(width * 72 / (_FOOTNOTE_POINTS * 0.58))
+    lines, first = textwrap.wrap(text, letters), textwrap.wrap(conclusion, letters)
+    extra = ((len(lines) + len(first)) * _LINE_POINTS + 3) / 72
     share = extra / (height + extra)
     figure.set_size_inches(width, height + extra)
-    figure.text(0.01, 0.01, "\n".join(lines), fontsize=_FOOTNOTE_POINTS, color="#444444", va="bottom", linespacing=1.15)
+    look: dict[str, Any] = {"fontsize": _FOOTNOTE_POINTS, "va": "bottom", "linespacing": 1.15}
+    figure.text(0.01, 0.01, "\n".join(lines), color="#444444", **look)
+    if first:
+        above = (len(lines) * _LINE_POINTS + 2) / 72 / (height + extra)
+        figure.text(0.01, above, "\n".join(first), color="#111111", **look)
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, share, 1, 1 - share))

@@ -4,6 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from sim.figures.looks import add_looks
+from sim.figures.run_settings import place_names
+
 PLAIN = {
     "eviction": "lru", "prediction": "none", "prefetch": "none", "substitution": "none", "assignment": "link_only",
 }  # fmt: skip
@@ -29,7 +32,9 @@ def run(contender: str = "lru", tpot_ms: float = 40.0, **changed: Any) -> dict[s
 
 def study_of(*runs: dict[str, Any]) -> pd.DataFrame:
     """The runs as a table."""
-    return pd.DataFrame(runs)
+    table = pd.DataFrame(runs)
+    bound = table["eviction"].isin(["belady", "belady_admit"]) | table["policy"].isin(["all_resident", "on_demand"])
+    return add_looks(table.assign(place=place_names(table), bound=bound))
 
 
 def heights(panel: Any) -> list[list[float]]:

@@ -25,8 +25,16 @@ def alpha(table: pd.DataFrame, columns: int = 2) -> Figure:
         panel.set_xlabel("alpha, half width of the score bands")
         panel.set_ylim(bottom=0)
     legend_above(figure, panels["tpot_s.mean"].get_legend_handles_labels(), handlelength=3)
-    add_footnote(figure, footnote(runs, interval=True))
+    times = runs.sort_values("tpot_s.mean")
+    says = f"The shortest time per token is at alpha {times['alpha'].iloc[0]:g}; the lost gate mass rises with alpha."
+    add_footnote(figure, footnote(runs, interval=True), says if rises(runs) else "")
     return figure
+
+
+def rises(runs: pd.DataFrame) -> bool:
+    """Whether every line loses more gate mass where alpha is larger."""
+    lines = (group.sort_values("alpha")["decode.lost_gate_mass"] for group in line_groups(runs).values())
+    return all(bool(line.is_monotonic_increasing) for line in lines)
 
 
 def line_groups(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:

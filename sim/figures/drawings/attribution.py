@@ -6,7 +6,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sim.figures.chart_parts import bar_look, first_rows, name_rows, note_beside, numbers, row_names, rows_in
+from sim.figures.chart_parts import (
+    bar_look,
+    by_time,
+    first_rows,
+    legend_above,
+    name_rows,
+    note_beside,
+    numbers,
+    row_names,
+    rows_in,
+)
+from sim.figures.conclusions import largest_part
 from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, add_footnote
@@ -16,8 +27,8 @@ from sim.machine.parts import PARTS
 PART_LOOK = {
     "attention": ("attention", SKY, ""),
     "expert": ("experts", GREEN, ""),
-    "link": ("wait for link", VERMILLION, "////"),
-    "cpu": ("wait for CPU", ORANGE, "\\\\\\\\"),
+    "link": ("waiting for the link", VERMILLION, "////"),
+    "cpu": ("waiting for the CPU", ORANGE, "\\\\\\\\"),
     "launch": ("kernel launches", PURPLE, ""),
     "sync": ("synchronisation", BLACK, ""),
     "host": ("host decisions", BLUE, ""),
@@ -38,8 +49,8 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
             "no run in the folder has its time attributed: metrics.json lacks time_s_per_token.<part>, "
             "which python -m sim run engine=compiled gives"
         )
-    table, note = first_rows(table.drop_duplicates(["capacity", "series"]))
-    groups = list(table.groupby("capacity"))
+    table, title = first_rows(table.drop_duplicates(["capacity", "series"]))
+    groups = [(share, by_time(group)) for share, group in table.groupby("capacity")]
     bars = [rows_in(row_names(group)) for _, group in groups]
     height = 0.65 + sum(bars) + 0.36 * len(groups)
     figure = Figure(figsize=(WIDTH_IN[columns], height), layout="constrained")
@@ -47,13 +58,19 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=ratios).ravel()
     for panel, (share, group) in zip(panels, groups, strict=True):
         _draw_bars(panel, group, parts)
-        panel.set_title(f"capacity {100 * float(str(share)):.4g} %", loc="left", pad=2)
-    panels[-1].set_xlabel("Time per token (ms)")
+        panel.set_title(capacity_title(float(str(share))), loc="left", pad=2)
+    panels[-1].set_xlabel("Time per decode token (ms)")
     looks = [PART_LOOK[part] for part in parts]
     handles = [Patch(facecolor=color, hatch=hatch, edgecolor="white", label=word) for word, color, hatch in looks]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(parts), 4 if columns == 2 else 3))
-    add_footnote(figure, footnote(table, interval=False) + note)
+    legend_above(figure, (handles, [word for word, _, _ in looks]), title=title)
+    words = {part: PART_LOOK[part][0] for part in parts}
+    add_footnote(figure, footnote(table, interval=False), largest_part(table, words))
     return figure
+
+
+def capacity_title(share: float) -> str:
+    """What stands over the bars of one capacity."""
+    return {0.0: "no cache", 1.0: "all experts resident"}.get(share, f"capacity {100 * share:.4g} % of the experts")
 
 
 def _draw_bars(panel: Axes, group: pd.DataFrame, parts: list[str]) -> None:
@@ -65,6 +82,6 @@ def _draw_bars(panel: Axes, group: pd.DataFrame, parts: list[str]) -> None:
         panel.barh(rows, width, left=left, height=0.72, **bar_look(color, hatch))
         left += width
     for row, total in zip(rows, left, strict=True):
-        note_beside(panel, f"{total:.4g}", total, float(row), 6.5)
+        note_beside(panel, f"{total:.2f}", total, float(row), 6.5)
     name_rows(panel, row_names(group))
     panel.margins(x=0.09)

@@ -9,26 +9,20 @@ from matplotlib.ticker import MaxNLocator
 from sim.figures.chart_parts import (
     AXES,
     first_lines,
+    in_order,
     known,
     legend_above,
     line,
-    look_of,
     metric_panels,
     name_column,
     numbers,
     side_by_side,
-    unique,
 )
+from sim.figures.conclusions import fastest, gap_to_belady
 from sim.figures.drawing import MissingData, declare
+from sim.figures.looks import line_look
 from sim.figures.notes import footnote
-from sim.figures.style import BLACK, add_footnote
-
-FUTURE = {
-    "belady": {"color": BLACK, "linestyle": "-", "marker": "*"},
-    "belady_admit": {"color": "#666666", "linestyle": "--", "marker": "x"},
-    "latency_oracle": {"color": "#999999", "linestyle": ":", "marker": "+"},
-}
-"""Eviction rules that see the future, in grey: Belady's with bypass, with forced admission, and weighed by cost."""
+from sim.figures.style import add_footnote
 
 
 @declare("capacity", "hit rate and TPOT against cache capacity, a line per policy", heading="Capacity", place=10)
@@ -43,8 +37,9 @@ def capacity(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=capacity needs runs at two capacities at least: "
             "python -m sim run -m policy=lru,importance cache.fraction=0.125,0.25,0.5"
         )
-    table, note = first_lines(table, name_column(table))
-    figure, panels = metric_panels(columns, "hit_rate", "tpot_s.mean")
+    table, title = first_lines(table, name_column(table))
+    rate = "hit_rate" if known(table, "decode.hit_rate").empty else "decode.hit_rate"
+    figure, panels = metric_panels(columns, rate, "tpot_s.mean")
     hits, times = panels.values()
     times.sharex(hits)
     for metric, panel in panels.items():
@@ -54,8 +49,8 @@ def capacity(table: pd.DataFrame, columns: int = 2) -> Figure:
     times.set_ylim(0, 1.08e3 * slowest_s or 1.0)  # 1: a replay without a clock has no times
     for panel in (hits, times) if columns == 2 else (times,):
         panel.set_xlabel(AXES["capacity"].label)
-    legend_above(figure, hits.get_legend_handles_labels(), handlelength=3)
-    add_footnote(figure, footnote(table, interval=True) + note)
+    legend_above(figure, hits.get_legend_handles_labels(), handlelength=3, title=title)
+    add_footnote(figure, footnote(table, interval=True), fastest(table))
     return figure
 
 
@@ -76,28 +71,27 @@ def hit_rates(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=hit_rates needs runs at two capacities at least: "
             "python -m sim run -m policy=lru,belady,belady_admit cache.fraction=0.125,0.25,0.5"
         )
-    curves, left_out = first_lines(curves, name_column(curves))
+    curves, title = first_lines(curves, name_column(curves))
     figure, (panel,) = side_by_side(1, columns, 2.6)
     draw_lines(panel, curves, "decode.hit_rate")
     _shade_gap(panel, curves)
     panel.set(xlabel=AXES["capacity"].label, ylabel=AXES["decode.hit_rate"].label, ylim=(0, 102))
-    legend_above(figure, panel.get_legend_handles_labels(), handlelength=3)
-    note = " Grey: rules that see the future." if set(unique(curves, "eviction")) & set(FUTURE) else ""
-    add_footnote(figure, footnote(curves, interval=True) + note + left_out)
+    legend_above(figure, panel.get_legend_handles_labels(), handlelength=3, title=title)
+    note = " Grey: rules that see the future." if curves["bound"].any() else ""
+    add_footnote(figure, footnote(curves, interval=True) + note, gap_to_belady(curves))
     return figure
 
 
 def draw_lines(panel: Axes, table: pd.DataFrame, metric: str) -> None:
     """A line per series over capacity, level where the series does not depend on it."""
-    taken = 0
-    for name, group in table.groupby(name_column(table), sort=True):
-        future_look = FUTURE.get(str(group["eviction"].iloc[0])) if "eviction" in group else None
-        look = future_look or look_of(taken)
-        taken += future_look is None
+    column = name_column(table)
+    for name in in_order(table, column):
+        group = table[table[column] == name]
+        look = line_look(group)
         runs = group.dropna(subset=[metric]).drop_duplicates("capacity")
         if len(runs) == 1 and float(runs["capacity"].iloc[0]) in (0.0, 1.0):
             level = numbers(runs, metric)[0]
-            panel.axhline(level, **{**look, "marker": None}, linewidth=0.9, label=str(name))
+            panel.axhline(level, color=look["color"], linestyle=look["linestyle"], linewidth=0.9, label=str(name))
         else:
             line(panel, runs, "capacity", metric, look, str(name))
     panel.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
@@ -108,7 +102,7 @@ def _shade_gap(panel: Axes, table: pd.DataFrame) -> None:
     if "eviction" not in table:
         return
     ceiling = table[table["eviction"] == "belady"].groupby("capacity")["decode.hit_rate"].max()
-    causal = table[~table["eviction"].isin(list(FUTURE))].groupby("capacity")["decode.hit_rate"].max()
+    causal = table[~table["bound"]].groupby("capacity")["decode.hit_rate"].max()
     gap = 100 * pd.concat({"low": causal, "high": ceiling}, axis=1, join="inner").astype(np.float64)
     if len(gap) > 1:
         at, low, high = 100 * gap.index.to_numpy(dtype=np.float64), gap["low"], gap["high"]

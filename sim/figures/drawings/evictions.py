@@ -1,10 +1,24 @@
 """Eviction rules compared, everything else equal (SMoE, Fig. 19)."""
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import grouped_bars, known, legend_above, metric_panels, unique
+from sim.figures.chart_parts import (
+    bar_look,
+    error_look,
+    grouped_bars,
+    known,
+    legend_above,
+    lengths_of,
+    metric_panels,
+    name_places,
+    numbers,
+    unique,
+)
+from sim.figures.conclusions import best
 from sim.figures.drawing import MissingData, declare
+from sim.figures.looks import bar_fill, place_fill
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.run_settings import RULES, place_names
@@ -27,12 +41,28 @@ def evictions(table: pd.DataFrame, columns: int = 2) -> Figure:
     places = sorted(set(runs["place"]))
     figure, panels = metric_panels(columns, "decode.hit_rate", "tpot_s.mean")
     for metric, panel in panels.items():
-        grouped_bars(panel, runs, "eviction", "place", metric, places, rules)
+        if len(places) > 1:
+            fills = {place: place_fill(index) for index, place in enumerate(places)}
+            grouped_bars(panel, runs, "eviction", "place", metric, fills, rules)
+        else:
+            for place, rule in enumerate(rules):
+                run = runs[runs["eviction"] == rule].head(1)
+                _one_bar(panel, run, metric, place)
+            name_places(panel, rules)
         panel.set_xticks(range(len(rules)), rules, rotation=30 if max(map(len, rules)) > 6 else 0, ha="right")
     if len(places) > 1:
         legend_above(figure, panels["decode.hit_rate"].get_legend_handles_labels())
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs))
+    says = best(runs, "decode.hit_rate", "hits most in decode steps", "more than")
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
+
+
+def _one_bar(panel: Axes, run: pd.DataFrame, metric: str, place: int) -> None:
+    """The bar of a rule, in its policy's colour."""
+    panel.bar(
+        place, numbers(run, metric), 0.7, yerr=lengths_of(run, metric), error_kw=error_look(1.5),
+        **bar_look(*bar_fill(run)),
+    )  # fmt: skip
 
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import legend_above, line, look_of, metric_panels, plain_ticks
+from sim.figures.chart_parts import legend_above, line, metric_panels, plain_ticks
+from sim.figures.conclusions import along
 from sim.figures.drawing import MissingData, declare
+from sim.figures.looks import line_look
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
-from sim.figures.run_settings import names
+from sim.figures.run_settings import knob_axis, knob_words, names
 from sim.figures.style import LINES, add_footnote
 
 LEAST_VALUES = 3
@@ -42,19 +44,21 @@ def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
     times, hits = panels.values()
     groups = list(runs.groupby("line", sort=True))[: len(LINES)]
     wide = runs["knob"].min() > 0 and runs["knob"].max() / runs["knob"].min() > 20
+    words, unit, factor = knob_axis(name)
+    left_out = runs["line"].nunique() - len(groups)
+    runs = runs.assign(knob=runs["knob"] * factor)
     for metric, panel in panels.items():
-        for index, (label, group) in enumerate(groups):
-            line(panel, group, "knob", metric, look_of(index), str(label))
-        panel.set_xlabel(name)
+        for label, group in groups:
+            line(panel, group.assign(knob=group["knob"] * factor), "knob", metric, line_look(group), str(label))
+        panel.set_xlabel(f"{words[:1].upper()}{words[1:]}" + (f" ({unit})" if unit else ""))
         if wide:
             panel.set_xscale("log")
             plain_ticks(panel.xaxis)
     times.set_ylim(bottom=0)
     hits.set_ylim(0, 102)
-    legend_above(figure, times.get_legend_handles_labels(), handlelength=3)
-    left_out = runs["line"].nunique() - len(groups)
-    note = f" {left_out} more lines are not shown." if left_out else ""
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
+    title = f"{left_out} more lines are left out" if left_out else ""
+    legend_above(figure, times.get_legend_handles_labels(), handlelength=3, title=title)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), along(runs, "knob", words))
     return figure
 
 
@@ -79,10 +83,13 @@ def _number(word: Any) -> float:
 
 def _without(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """The runs with `line`, what they are called apart from the knob, whose words contender and set-up lose."""
-    short = name.removeprefix("hardware.")
 
     def strip(text: str) -> str:
-        return " ".join(word for word in text.split(" ") if word.partition("=")[0] not in (name, short))
+        return " ".join(word for word in text.split(" ") if word.partition("=")[0] != name)
 
-    named = runs.assign(contender=runs["contender"].map(strip), setup=runs["setup"].map(strip))
+    setups = [
+        " ".join(setup.replace(knob_words(name, str(value)), "").split())
+        for setup, value in zip(runs["setup"].map(str), runs["knob"], strict=True)
+    ]
+    named = runs.assign(contender=runs["contender"].map(strip), setup=setups)
     return named.assign(line=names(named, but=name))

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sim.figures.chart_parts import AXES, legend_above, lengths_of, look_of, numbers, panel_grid, unique
+from sim.figures.chart_parts import AXES, in_order, legend_above, lengths_of, numbers, panel_grid
 from sim.figures.drawing import MissingData, declare
-from sim.figures.drawings.capacity import FUTURE
+from sim.figures.looks import line_look
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.run_settings import GROUPS, place_names
@@ -45,7 +45,7 @@ def pareto(table: pd.DataFrame, columns: int = 2) -> Figure:
     groups = [group for _, group in runs.groupby(list(GROUPS), sort=True)][:SHOWN_PANELS]
     wide = min(len(groups), 3) if columns == 2 else 1
     figure, panels = panel_grid(len(groups), wide, columns, 2.7 if len(groups) == 1 else 2.2)
-    policies = unique(runs.sort_values("policy"), "policy")
+    policies = in_order(runs, "policy")
     for place, (panel, group) in enumerate(zip(panels, groups, strict=True)):
         _draw_points(panel, group, policies, cost)
         if len(groups) > 1:
@@ -53,9 +53,14 @@ def pareto(table: pd.DataFrame, columns: int = 2) -> Figure:
         panel.set_xlabel(AXES["tpot_s.mean"].label)
         if place % wide == 0:
             panel.set_ylabel(AXES[cost].label)
-    legend_above(figure, panels[0].get_legend_handles_labels())
+    left_out = runs.groupby(list(GROUPS)).ngroups - len(groups)
+    title = f"{left_out} more set-ups are left out" if left_out else ""
+    handles = {
+        name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    legend_above(figure, (list(handles.values()), list(handles)), title=title)
     proxy = " Gate mass is a proxy for quality, not a measure of it." if cost == COSTS[1] else ""
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + proxy)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + proxy, unbeaten(runs, cost))
     return figure
 
 
@@ -74,15 +79,29 @@ def front(times: NDArray[np.float64], costs: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(~(at_most & less).any(axis=1))
 
 
+def on_front(runs: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The runs of one panel that no other beats in both measures, bounds aside, the fastest first."""
+    live = runs[~runs["bound"].astype(bool)]
+    return live[front(numbers(live, "tpot_s.mean", 1.0), numbers(live, cost, 1.0))].sort_values("tpot_s.mean")
+
+
+def unbeaten(runs: pd.DataFrame, cost: str) -> str:
+    """Which policies no other beats in both measures."""
+    names = [
+        str(name) for _, group in runs.groupby(list(GROUPS), sort=True) for name in on_front(group, cost)["policy"]
+    ]
+    return f"Not beaten in both time and quality: {', '.join(dict.fromkeys(names))}."
+
+
 def _draw_points(panel: Axes, runs: pd.DataFrame, policies: Sequence[str], cost: str) -> None:
-    best = runs[~runs["eviction"].isin(list(FUTURE))]
-    best = best[front(numbers(best, "tpot_s.mean", 1.0), numbers(best, cost, 1.0))].sort_values("tpot_s.mean")
+    best = on_front(runs, cost)
     at, high = numbers(best, "tpot_s.mean"), numbers(best, cost)
     panel.plot(at, high, color=BLACK, linewidth=0.8, drawstyle="steps-post", zorder=0.5, label="not beaten in both")
-    for index, policy in enumerate(policies):
+    for policy in policies:
         chosen = runs[runs["policy"] == policy]
-        future = bool(chosen["eviction"].isin(list(FUTURE)).all()) and len(chosen) > 0
-        look = look_of(index) | {"linestyle": "none"} | ({"color": "#888888"} if future else {})
+        if chosen.empty:
+            continue
+        look = line_look(chosen) | {"linestyle": "none", "fillstyle": "full"}
         panel.errorbar(
             numbers(chosen, "tpot_s.mean"), numbers(chosen, cost), xerr=lengths_of(chosen, "tpot_s.mean"),
             yerr=lengths_of(chosen, cost), **look, elinewidth=0.7, capsize=1.2, label=policy,

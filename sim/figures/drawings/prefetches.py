@@ -41,7 +41,7 @@ def prefetch_accuracy(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=prefetch_accuracy needs a policy that prefetches: "
             "python -m sim run -m policy=importance,hybrimoe_code"
         )
-    runs, note = first_rows(one_capacity(runs).drop_duplicates(["series", name]))
+    runs, title = first_rows(one_capacity(runs).drop_duplicates(["series", name]))
     names = row_names(runs)
     figure, (share, amount) = side_by_side(2, columns, 0.75 + rows_in(names))
     level_bars(share, runs, name, (BLUE, ""))
@@ -55,6 +55,8 @@ def prefetch_accuracy(table: pd.DataFrame, columns: int = 2) -> Figure:
         left += width
     name_rows(amount, names if columns == 1 else [""] * len(names))
     amount.set_xlabel("Prefetches that started, per decode token")
-    legend_above(figure, amount.get_legend_handles_labels())
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
+    legend_above(figure, amount.get_legend_handles_labels(), title=title)
+    first = runs.iloc[int(np.nanargmax(runs[name].to_numpy(np.float64)))]
+    says = f"The most accurate is {first['name']}: {100 * first[name]:.0f} % of what it fetched early was demanded."
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure

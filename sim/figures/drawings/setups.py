@@ -3,8 +3,20 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import AXES, grouped_bars, known, legend_above, panel_grid, unique, wrapped
+from sim.figures.chart_parts import (
+    AXES,
+    BASELINE,
+    grouped_bars,
+    in_order,
+    known,
+    legend_above,
+    panel_grid,
+    unique,
+    wrapped,
+)
+from sim.figures.conclusions import best, fastest
 from sim.figures.drawing import MissingData, declare
+from sim.figures.looks import bar_fill
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import add_footnote
@@ -37,7 +49,7 @@ def cache_ratio_by_policy(table: pd.DataFrame, columns: int = 2) -> Figure:
 
 def _panels(table: pd.DataFrame, metric: str, columns: int, name: str) -> Figure:
     runs, label = one_capacity(known(table, metric)), AXES[metric].label
-    policies = unique(runs.sort_values("contender"), "contender")[:SHOWN_POLICIES]
+    policies = shown_policies(runs, metric) if len(runs) else []
     if len(policies) < 2:
         raise MissingData(
             f"figure={name} needs at least two policies: python -m sim run -m policy=lru,importance "
@@ -48,14 +60,29 @@ def _panels(table: pd.DataFrame, metric: str, columns: int, name: str) -> Figure
     wide = min(len(setups), PANELS_IN_A_ROW) if columns == 2 else 1
     figure, panels = panel_grid(len(cells), wide, columns, 1.75)
     workloads = sorted(unique(runs, "workload"))
+    fills = {name: bar_fill(runs[runs["contender"] == name]) for name in policies}
     for place, (panel, (batch, setup)) in enumerate(zip(panels, cells, strict=True)):
         chosen = runs[(runs["batch_size"] == batch) & (runs["setup"] == setup)]
-        grouped_bars(panel, chosen, "workload", "contender", metric, policies, workloads)
+        grouped_bars(panel, chosen, "workload", "contender", metric, fills, workloads)
         panel.set_title(wrapped(f"{setup}, batch\u00a0{batch}", 34 if wide < 3 else 22), loc="left", fontsize=7)
         if place % wide == 0:
             panel.set_ylabel(label if len(label) < 20 else label.replace(" (", "\n("))
-    legend_above(figure, panels[0].get_legend_handles_labels())
-    left_out = len(setups) * len(batches) - len(cells)
-    note = f" {left_out} more set-ups are not shown." if left_out else ""
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
+    left_out = len(setups) * len(batches) - len(cells), runs["contender"].nunique() - len(policies)
+    title = ", ".join(f"{count} {word} left out" for count, word in zip(left_out, ("set-ups", "policies"), strict=True)
+                      if count)  # fmt: skip
+    legend_above(figure, panels[0].get_legend_handles_labels(), title=title)
+    says = fastest(runs, metric) if metric != "decode.cache_ratio" else best(
+        runs, metric, "executes most from the cache in decode steps", "more than"
+    )  # fmt: skip
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
+
+
+def shown_policies(runs: pd.DataFrame, metric: str) -> list[str]:
+    """The contenders in the order of their mean, or as asked for; at most as many as can be told apart, the first."""
+    if "order" in runs:
+        return [str(name) for name in in_order(runs, "contender")[:SHOWN_POLICIES]]
+    means = runs.groupby("contender")[metric].mean().sort_values(kind="stable")
+    needed = set(runs.loc[runs["bound"] | (runs["policy"] == BASELINE), "contender"])
+    first = [*filter(needed.__contains__, means.index), *(name for name in means.index if name not in needed)]
+    return [str(name) for name in means.index if name in first[:SHOWN_POLICIES]]

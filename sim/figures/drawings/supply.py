@@ -18,6 +18,7 @@ from sim.figures.chart_parts import (
     rows_in,
     side_by_side,
 )
+from sim.figures.conclusions import contenders
 from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
@@ -38,11 +39,14 @@ def link_time(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=link_time needs runs with a clock and their steps.parquet: "
             "python -m sim run -m engine=compiled policy=lru,importance"
         )
-    runs, note = first_rows(with_link_time(one_capacity(runs)))
+    runs, title = first_rows(with_link_time(one_capacity(runs)))
     bars = (("link_s", "copies on the link", LINK), ("tpot_s.mean", "time per output token", (BLUE, "")))
-    figure = _paired(runs, {"Time per decode step (ms)": (1e3, bars)}, columns)
-    note += " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
+    figure = _paired(runs, {"Time per decode step (ms)": (1e3, bars)}, columns, title)
+    note = " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
+    live = contenders(runs)
+    shares = (100 * live["link_s"] / live["tpot_s.mean"]).astype(float)
+    says = f"Copies take {shares.min():.0f} to {shares.max():.0f} % of the time per token on the link."
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note, says)
     return figure
 
 
@@ -57,15 +61,17 @@ def link_and_cpu(table: pd.DataFrame, columns: int = 2) -> Figure:
             "figure=link_and_cpu needs runs with a clock: "
             "python -m sim run -m engine=compiled policy=importance policy/assignment=link_only,two_pointer"
         )
-    runs, note = first_rows(one_capacity(runs))
+    runs, title = first_rows(one_capacity(runs))
     busy = (("link_utilisation", "link", LINK), ("cpu_utilisation", "CPU", CPU))
     waits = (("time_s_per_token.link", "link", LINK), ("time_s_per_token.cpu", "CPU", CPU))
     panels = {
         "Busy share of the time, prefill included (%)": (100.0, busy),
         "Waiting for it per decode token (ms)": (1e3, waits),
     }
-    figure = _paired(runs, panels, columns)
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note)
+    figure = _paired(runs, panels, columns, title)
+    share = (100 * contenders(runs)["link_utilisation"]).astype(float)
+    says = f"The link is busy for {share.min():.0f} to {share.max():.0f} % of the time."
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
 
 
@@ -79,7 +85,7 @@ def with_link_time(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.assign(**columns)
 
 
-def _paired(runs: pd.DataFrame, panels: Mapping[str, tuple[float, Sequence[Any]]], columns: int) -> Figure:
+def _paired(runs: pd.DataFrame, panels: Mapping[str, tuple[float, Sequence[Any]]], columns: int, title: str) -> Figure:
     """Horizontal bars of two measures per run.
 
     `panels`: what stands at the abscissa -> scale, and (metric, word, colour and hatching) of both.
@@ -91,5 +97,5 @@ def _paired(runs: pd.DataFrame, panels: Mapping[str, tuple[float, Sequence[Any]]
             level_bars(panel, runs, metric, look, scale, 0.38, (index - 0.5) * 0.4, word)
         name_rows(panel, names if panel is axes[0] or columns == 1 else [""] * len(names))
         panel.set_xlabel(label)
-    legend_above(figure, axes[0].get_legend_handles_labels())
+    legend_above(figure, axes[0].get_legend_handles_labels(), title=title)
     return figure

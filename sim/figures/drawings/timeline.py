@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from sim.figures.chart_parts import legend_above
 from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, YELLOW, add_footnote
@@ -93,7 +94,7 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     panel.tick_params(axis="y", length=0)
     kinds = [kind for kind in LOOKS if any(bar.kind == kind for bar in bars)]
     handles = [_patch(kind) for kind in kinds]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(kinds), 5 if columns == 2 else 2))
+    legend_above(figure, (handles, [LOOKS[kind][0] for kind in kinds]))
     run = table[table["folder"].astype(str) == str(path.parent)]
     policy = f"policy {run['policy'].iloc[0]}, capacity {100 * float(run['capacity'].iloc[0]):.4g} %, "
     label, _, rest = footnote(run, interval=False).partition(": ")

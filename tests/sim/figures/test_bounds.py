@@ -34,7 +34,7 @@ def test_every_scenario_is_a_bar_with_its_change(tmp_path):
     assert list(scenarios(runs)["scenario"]) == ["as it is", "infinite link", "oracle eviction"]
     (panel,) = what_if(runs, 1).axes
     assert widths(panel) == [[40, 30, 0]]
-    assert words(panel) == ["40", "30 (-25%)", "not possible"]
+    assert words(panel) == ["40.0", "30.0 (-25%)", "not possible"]
     assert panel.get_xlabel() == "Time per output token (ms)"
     assert panel.get_title(loc="left") == "lru, capacity 25 %"
 

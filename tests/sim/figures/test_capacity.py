@@ -25,14 +25,14 @@ def sweep() -> pd.DataFrame:
 
 def test_capacity_draws_what_the_table_says(sweep):
     hits, times = capacity(sweep, 2).axes
-    assert hits.get_ylabel() == "Hit rate (%)"
+    assert hits.get_ylabel() == "Hit rate, decode steps (%)"
     assert times.get_ylabel() == "Time per output token (ms)"
     assert times.get_xlabel() == "Cache capacity (% of all experts)"
     handles, names = hits.get_legend_handles_labels()
     assert names == ["all_resident", "belady", "lru"]
     np.testing.assert_allclose(handles[2].lines[0].get_xydata(), [[10, 20], [20, 40], [50, 60]])
     (bars,) = handles[2].lines[2]
-    np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], [[10, 25], [30, 45], [50, 65]])
+    np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], [[18, 22], [36, 44], [54, 66]])
     level = next(line for line in times.lines if line.get_label() == "all_resident")
     assert set(level.get_ydata()) == {20.0}
 
@@ -60,10 +60,13 @@ def test_attribution_stacks_to_the_whole():
     seconds = {f"time_s_per_token.{part}": (index + 1) / 1e3 for index, part in enumerate(PARTS)}
     table = study_of(run("lru", **seconds), run("belady", **seconds), run("lru", capacity=0.5, **seconds))
     panels = attribution(table, 2).axes
-    assert [panel.get_title(loc="left") for panel in panels] == ["capacity 25 %", "capacity 50 %"]
+    assert [panel.get_title(loc="left") for panel in panels] == [
+        "capacity 25 % of the experts",
+        "capacity 50 % of the experts",
+    ]
     ends = [max(bars[row].get_x() + bars[row].get_width() for bars in panels[0].containers) for row in range(2)]
     np.testing.assert_allclose(ends, 1 + 2 + 3 + 4 + 5 + 6 + 7)
-    assert words(panels[0]) == ["28", "28"]
-    assert panels[1].get_xlabel() == "Time per token (ms)"
+    assert words(panels[0]) == ["28.00", "28.00"]
+    assert panels[1].get_xlabel() == "Time per decode token (ms)"
     with pytest.raises(MissingData, match="lacks time_s_per_token"):
         attribution(table[["series", "capacity"]], 2)

@@ -207,7 +207,7 @@ def test_figures_are_the_same_bytes_each_time(sweep: Path, tmp_path: Path, name:
     for out in ("a", "b"):
         ((_, figure),) = figures_of(sweep, [name], columns, runs=runs)
         written.append(save(figure, tmp_path / out / name))
-    assert [path.suffix for path in written[0]] == [".pdf", ".png"]
+    assert [path.suffix for path in written[0]] == [".pdf", ".png", ".svg"]
     for one, two in zip(*written, strict=True):
         assert one.read_bytes() == two.read_bytes()
         assert one.stat().st_size > 5000
@@ -227,7 +227,8 @@ def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.C
     assert printed.startswith("times SIMULATED, for 6 of 27 layers")
     assert "hit %, decode" in printed and "tokens/s" in printed
     assert "importance" in printed
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["capacity.pdf", "capacity.png"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"capacity.{form}" for form in ("pdf", "png", "svg")]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.C
         (["x", "columns=3"], "columns=3: 1 or 2 columns"),
         (["x", "steps=5-4"], "steps=5-4: must be a step, or the first and the last one"),
         (["x", "steps=all"], "steps=all: must be a step"),
-        (["x", "size=3"], "size=3 is not known"),
+        (["x", "depth=3"], "depth=3 is not known"),
         (["x", "y"], "plot takes one folder or trace, got 2"),
         (["figure=capacity"], "plot takes one folder or trace, got 0"),
     ],

@@ -101,7 +101,7 @@ def test_plot_takes_a_trace(path, tmp_path, capsys):
     assert plot.main([str(path), f"out={tmp_path / 'out'}"]) == 0
     names = [name for name, drawing in FIGURES.items() if drawing.source == TRACE]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(
-        f"{name}.{kind}" for name in names for kind in ("pdf", "png")
+        f"{name}.{kind}" for name in names for kind in ("pdf", "png", "svg")
     )
     with pytest.raises(
         MissingData, match=r"figure=capacity is drawn from runs, and .* holds none: name the output folder"
