@@ -32,6 +32,8 @@ class ModelSource:
     """Train a demo model here even where the package ships it."""
     dtype: Annotated[str, OneOf(*DTYPES)] = "auto"
     device: str = "cpu"
+    device_map: str | None = None
+    trust_remote_code: bool = False
     allow_download: bool = False
     network_timeout_s: float = 1.0
 
@@ -54,8 +56,16 @@ class ModelSource:
         from traces.recording.loading import LoadedModel, load_model
 
         if self.recipe is None:
-            path, device = str(self.path), self.device
-            return load_model(path, self.dtype, device, self.allow_download, self.network_timeout_s), {}
+            loaded = load_model(
+                str(self.path),
+                self.dtype,
+                self.device,
+                self.allow_download,
+                self.network_timeout_s,
+                device_map=self.device_map,
+                trust_remote_code=self.trust_remote_code,
+            )
+            return loaded, {}
         from traces.demo.cache import demo_model, training_summary
         from traces.demo.recipe import named_recipe
 

@@ -3,7 +3,9 @@
 usage: python -m sim record [OVERRIDES]
 
 Runs a Hugging Face MoE model over prompts and writes which experts every token used in every layer, with the gate's
-scores: what `python -m sim run trace.path=FILE` replays.
+scores: what `python -m sim run trace.path=FILE` replays. Multimodal models are run over text. Quantised checkpoints
+need an extra (`quantised`: MXFP4, FP8, compressed-tensors; `gptq`: AWQ, GPTQ); sizes are those of the files. Scores
+are stored where a known function of them gives the recorded ids and weights; what is left out is said.
 
 examples:
   python -m sim record                                       the demo model, which comes with the package
@@ -16,7 +18,9 @@ examples:
 overrides (default):
   model=demo                 demo | demo_plain (untuned contrast) | a folder | a hub id
   model.dtype=auto           auto (as stored) | float32 | bfloat16 | float16; the demo models are float32
-  model.device=cpu           cpu | cuda
+  model.device=cpu           cpu | cuda | cuda:<number> | auto: a GPU where torch sees one
+  model.device_map=null      auto: spread over GPUs, memory and disk (extra `large`); model.device is then not read
+  model.trust_remote_code=false  true: Python files that a model brings along are run, with all your rights
   model.train=false          true: train the demo model here, though it comes with the package (13 minutes on 2 cores)
   model.allow_download=false true fetches a hub id from the network; otherwise only the local cache is read
   prompts=builtin            held-out prose and code of the Python library | FILE.txt, one prompt per line |

@@ -90,6 +90,12 @@ def find_moe_layers(model: torch.nn.Module) -> tuple[MoELayer, ...]:
             f"{family} cannot be hooked: its experts module {silent[0]} was not called in a probe pass over "
             f"{PROBE_TOKENS} tokens"
         )
+    for name, (ids, _) in probe.calls.items():
+        if getattr(ids, "ndim", 0) == 2 and len(ids) != PROBE_TOKENS:  # as of a model that writes many tokens at once
+            raise UserError(
+                f"{family} cannot be hooked: its experts module {name} receives {len(ids)} tokens in a pass over "
+                f"{PROBE_TOKENS}, and a trace holds one choice for each token in each layer"
+            )
     if probe.again:
         raise UserError(
             f"{family} cannot be hooked: one pass calls its experts module {probe.again[0]} more than once, and a "

@@ -87,8 +87,9 @@ def run_probe(model: torch.nn.Module, experts: list[tuple[str, torch.nn.Module]]
     try:
         with torch.no_grad():
             model(input_ids=probe.tokens)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{family} cannot be hooked: a probe pass failed ({error})") from error
+    except Exception as error:  # of the model's own code
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        raise UserError(f"{family} cannot be hooked: a probe pass over text failed ({reason})") from error
     finally:
         for handle in handles:
             handle.remove()
@@ -106,8 +107,15 @@ def probe_tokens(model: torch.nn.Module) -> torch.Tensor:
     import torch
 
     vocab_size = int(getattr(text_config(model), "vocab_size", 0) or PROBE_TOKENS)
-    device = next(model.parameters()).device
-    return (torch.arange(1, PROBE_TOKENS + 1, device=device) % vocab_size)[None]
+    return (torch.arange(1, PROBE_TOKENS + 1, device=input_device(model)) % vocab_size)[None]
+
+
+def input_device(model: torch.nn.Module) -> torch.device:
+    """Where a model's inputs go: to its first parameter that is in memory, since some may be on disk."""
+    import torch
+
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 def first_returning(probe: Probe, ids: torch.Tensor) -> ModuleCall | None:

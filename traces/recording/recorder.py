@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import UserError
@@ -18,8 +18,10 @@ from traces.recording.collected import Collector
 from traces.recording.loading import LoadedModel
 from traces.recording.measured_geometry import measure_geometry
 from traces.recording.moe_layers import family_name
+from traces.recording.moe_probe import input_device
 from traces.recording.prompts import Prompt
 from traces.recording.similarity import SimilaritySample
+from traces.recording.stored_sizes import as_stored
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +107,8 @@ def record(
                 break
     geometry, unknown = _geometry(loaded, collector)
     said = {**_provenance(loaded, prompts, options), **unknown, **(provenance or {})}
+    if loaded.notes:
+        said["notes"] = [*said.get("notes", []), *loaded.notes]
     if stopped is not None:
         said |= {"stopped": stopped, "notes": [*said.get("notes", []), stopped]}
     return collector.trace(geometry, said, top_k_extra=options.lookahead_extra, half=options.half_precision)
@@ -122,11 +126,25 @@ def _geometry(loaded: LoadedModel, collector: Collector) -> tuple[Geometry, dict
     """The sizes of the model, and what is not known of them: a size that cannot be measured costs no recording."""
     layers = collector.layers
     try:
-        return measure_geometry(loaded.model, layers, loaded.source), {}
+        geometry = measure_geometry(loaded.model, layers, loaded.source)
+        if loaded.stored is None:
+            return geometry, {}
+        as_files = as_stored(geometry, layers, loaded.stored)
+        if as_files is not None:
+            return as_files, {}
+        unclear = "the files hold quantised weights under names that do not tell whose they are"
+        return _without_sizes(geometry), {"geometry": f"absent: {unclear}"}
     except Exception as error:  # of the model's own code
         most = max(layer.top_k for layer in layers)
         bare = Geometry(loaded.source, len(layers), layers[0].num_experts, most)
         return bare, {"geometry": f"absent: sizes cannot be measured ({type(error).__name__}: {error})"}
+
+
+def _without_sizes(geometry: Geometry) -> Geometry:
+    """The geometry without what depends on how weights are stored."""
+    return replace(
+        geometry, expert_bytes=None, attention_bytes=None, shared_bytes=None, other_bytes=None, weight_bits=None
+    )
 
 
 def _tokens(loaded: LoadedModel, prompt: Prompt, number: int, options: RecordOptions) -> list[int]:
@@ -147,7 +165,7 @@ def _steps(model: Any, prompt: list[int], options: RecordOptions, request: int) 
     """Run one request; yields the tokens and the phase of every forward pass after it ran."""
     import torch
 
-    inputs = torch.tensor([prompt], device=next(model.parameters()).device)
+    inputs = torch.tensor([prompt], device=input_device(model))
     generating = options.mode == "generate" and options.max_new_tokens > 1
     output = model(input_ids=inputs, use_cache=generating)
     yield prompt, PREFILL

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.recording.moe_layers import MoELayer
+from traces.recording.moe_probe import input_device
 from traces.recording.tap import Routing
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class SimilaritySample:
         import torch
 
         states = self._states[layer.index][: self.count]
-        device = next(layer.experts.parameters()).device
+        device = input_device(layer.experts)
         at_once = max(1, _MOST_OUTPUTS // (layer.num_experts * states.shape[-1]))
         total = torch.zeros((layer.num_experts, layer.num_experts), dtype=torch.float64)
         with torch.no_grad():

@@ -125,8 +125,8 @@ def moe_types() -> list[str]:
     return types
 
 
-def tiny_model(model_type: str, seed: int = 0) -> Any:
-    """A random model of one type in evaluation mode, float32, its routers and biases spread out.
+def tiny_model(model_type: str, seed: int = 0, **sizes: Any) -> Any:
+    """A random model of one type in evaluation mode, float32, its routers and biases spread out; `sizes`: set besides.
 
     Raises: UserError for a type that stays large; whatever the library raises where it cannot be built.
     """
@@ -135,7 +135,7 @@ def tiny_model(model_type: str, seed: int = 0) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    config = CONFIG_MAPPING[model_type](**_values(CONFIG_MAPPING[model_type], model_type))
+    config = CONFIG_MAPPING[model_type](**(_values(CONFIG_MAPPING[model_type], model_type) | sizes))
     build = _model_class(config)
     with torch.device("meta"):  # takes no memory, however large
         size = sum(parameter.numel() for parameter in build._from_config(config).parameters())
