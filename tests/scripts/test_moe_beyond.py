@@ -19,6 +19,7 @@ def script(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_requests_can_be_shuffled_and_bad_input_is_one_sentence(tmp_path):
     write_trace(tmp_path / "t.safetensors", request_trace())
     assert script("--mix", tmp_path / "t.safetensors", "--out", tmp_path / "m.safetensors").returncode == 0

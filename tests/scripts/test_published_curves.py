@@ -60,6 +60,7 @@ def mixtral_trace(shared_traces):
     return replace(trace, geometry=replace(trace.geometry, expert_bytes=(1000,) * trace.num_layers))
 
 
+@pytest.mark.slow
 def test_mixtral_hit_rates_are_near_the_measured_ones(mixtral):
     """17 measured runs on two GPUs, other prompts than the one published trace: points of difference."""
     assert len(mixtral) == 17
@@ -86,6 +87,7 @@ def test_mixtral_was_measured_with_counts_that_are_never_reset(shared_traces, mi
         assert row.published - 100 * in_cache["hit_rate"] > 1.4
 
 
+@pytest.mark.slow
 def test_the_start_of_the_mixtral_runs_does_not_show_after_the_prompt(shared_traces):
     """The prompt uses all eight experts of every layer, so what was there before is gone."""
     trace = mixtral_trace(shared_traces)
@@ -97,6 +99,7 @@ def test_the_start_of_the_mixtral_runs_does_not_show_after_the_prompt(shared_tra
         assert len(rates) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("offloaded", "rate"), [(6, 0.327), (7, 0.161)])
 def test_mixtral_hit_rates_at_and_below_top_k_are_alike_for_every_rule(shared_traces, offloaded, rate):
     """2 of 8 slots with top 2, or a single one: whatever the rule, only an immediate repeat hits."""

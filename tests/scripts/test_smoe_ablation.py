@@ -130,6 +130,7 @@ def test_quick_run_prints_every_table_and_writes_what_it_says(tmp_path):
         assert claim["low"] <= claim["ours"] <= claim["high"] and claim["verdict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "sentence"), [(["19"], "between 6 and 18"), (["1", "--quick"], "between 2 and 18")])
 def test_too_few_or_many_requests_end_in_one_sentence(words, sentence):
     command = [sys.executable, "-m", "scripts.studies.smoe.ablation", "--requests", *words]

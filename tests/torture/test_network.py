@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = """
 import socket, sys
@@ -22,6 +24,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_no_network_at_import_or_run(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     argv = ["run", "policy=lru", "engine=compiled", "trace.requests=1", f"hydra.run.dir={tmp_path / 'run'}"]

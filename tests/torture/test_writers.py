@@ -77,6 +77,7 @@ def test_a_full_disk_leaves_nothing_and_is_said_with_the_file(words, sweep, tmp_
     assert not list(tmp_path.rglob(".*.part")) and not list(sweep.rglob(".*.part"))
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_its_disk_was_full(tmp_path, monkeypatch, capfd):
     words = ["run", "-m", "policy=lru,on_demand", "engine=compiled", "trace.requests=2", f"hydra.sweep.dir={tmp_path}"]
     room, write = [20_000], _Named.write
@@ -96,6 +97,7 @@ def test_a_sweep_goes_on_after_its_disk_was_full(tmp_path, monkeypatch, capfd):
     assert (tmp_path / "results.parquet").is_file() and len(list(tmp_path.rglob("metrics.json"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["report", "compare"])
 def test_the_standard_output_takes_a_file_alone(command, sweep, capfd):
     assert main([command, str(sweep), "out=-"]) == 0

@@ -140,6 +140,7 @@ def test_bypassing_never_costs_belady_hits(seed, slots, start):
     )
 
 
+@pytest.mark.slow
 @FEW
 @given(st.integers(0, 10_000), st.sampled_from(["layer", "global"]))
 def test_lru_misses_never_rise_with_slots(seed, scope):

@@ -30,6 +30,7 @@ def test_the_true_machine_is_found(loud_rounds):
     assert all(parameter.quiet for parameter in parameters.by_name.values())
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_never_quiet_is_said_to_be_so():
     parameters = Parameters(calibrated_truth(1, 4))
     assert not parameters.by_name["gpu_memory_bytes_per_s"].quiet

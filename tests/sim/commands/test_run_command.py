@@ -50,6 +50,7 @@ def test_run_writes_its_files_and_the_same_bytes_again(trace_path, tmp_path):
     assert provenance["trace_hash"]
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_one_folder_per_run(trace_path, tmp_path):
     done = sim(
         "run", "-m", "policy=lru,belady", "cache.fraction=0.25,0.5", f"trace.path={trace_path}",
@@ -99,6 +100,7 @@ def test_out_and_json_and_quiet(trace_path, tmp_path):
     assert sim("--version").stdout.startswith("moe-offload-sim ")
 
 
+@pytest.mark.slow
 def test_timeline_and_what_if_leave_their_files(trace_path, tmp_path):
     done = sim(
         "run", "policy=lru", "timeline=true", "timeline_steps=3", "what_if=true", f"trace.path={trace_path}",

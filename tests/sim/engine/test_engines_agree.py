@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -176,15 +177,26 @@ def assert_sound(found, replay):
     check_finished(replay.device)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases)
 def test_engines_agree_to_the_nanosecond(case):
     assert_engines_agree(case)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(mixtures)
 def test_engines_agree_on_every_mixture_of_rules(case):
+    assert_agree_and_sound(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, deadline=None)
+@given(mixtures)
+def test_engines_agree_on_many_more_mixtures(case):
+    assert_agree_and_sound(case)
+
+
+def assert_agree_and_sound(case):
     predicts = case["prediction"] != "none" and not PARTS["eviction"][case["eviction"]].static
     assume(predicts or case["prefetch"] == "none")
     found = assert_engines_agree(case)

@@ -112,6 +112,7 @@ def test_another_trace_wants_a_predictor_of_its_own(policy, tmp_path):
         build(compose_run(f"policy={policy}", f"trace.path='{path}'"))
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_them_beside_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["policy=lru,moe_beyond,promoe", "trace.requests=2", "engine=compiled", "sweep.name=s"]

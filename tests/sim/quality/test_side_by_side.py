@@ -61,6 +61,7 @@ def test_windows_and_variants_side_by_side_are_those_alone(name):
     assert replaced > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREFETCHES)
 def test_choices_that_share_their_context_are_those_decoded_whole(name):
     study = study_of(policy=PREFETCHES[name], mode="decode", **TASKS)

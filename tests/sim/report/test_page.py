@@ -49,6 +49,7 @@ def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_names_no_other_address(page):
     found = Page(text_of(page))
     assert (found.open, found.wrong, found.handlers) == ([], [], [])
@@ -79,6 +80,7 @@ def test_without_a_validation_the_page_says_so(sweep, tmp_path):
     assert "No run asked what if" in page
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(page, sweep, validation, tmp_path):
     again = tmp_path / "again.html"
     assert main([str(sweep), f"out={again}", f"validation={validation}"]) == 0

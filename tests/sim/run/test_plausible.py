@@ -85,6 +85,7 @@ def test_a_figure_is_moved_in_standard_errors_of_its_logarithm():
     assert moved_machine(machine, "link_bytes_per_s", 1.0) == machine  # exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "members", "count"), [(24, 1, 400)])
 def test_intervals_of_differences_and_ratios_cover_requests_and_machine(blocks, members, count):
     """The true machine is drawn like the plausible ones: the time of one policy is as uncertain as a factor of 1.3."""

@@ -194,6 +194,7 @@ def test_paired_differences_are_found_that_unpaired_intervals_hide():
     assert low < row["value"] < high
 
 
+@pytest.mark.slow
 def test_equal_policies_are_called_different_in_five_of_a_hundred():
     rng, found = np.random.default_rng(8), 0
     for _ in range(400):
@@ -203,6 +204,7 @@ def test_equal_policies_are_called_different_in_five_of_a_hundred():
     assert 0.02 <= found / 400 <= 0.085
 
 
+@pytest.mark.slow
 def test_holm_holds_the_share_of_sweeps_with_a_false_find():
     rng, found = np.random.default_rng(9), 0
     for _ in range(150):

@@ -182,6 +182,7 @@ def test_uncertainty_in_a_file_makes_a_difference_uncertain(trace_path, tmp_path
     assert p_values[1] > 2 * p_values[0]
 
 
+@pytest.mark.slow
 def test_editing_a_machine_repeats_the_sweep_and_keeps_the_two_apart(trace_path, tmp_path, capsys):
     folder = tmp_path / "sweep"
     for rate in (12e9, 1e9):
@@ -226,6 +227,7 @@ def test_a_figure_of_the_command_line_has_no_longer_the_source_of_the_file(choic
     assert own.sources.link_latency_s == "MEASURED: by me"
 
 
+@pytest.mark.slow
 def test_sweeps_over_files_shipped_machines_and_figures(trace_path, tmp_path):
     Path("mine.yaml").write_text((CONF / "hardware" / "rtx4090.yaml").read_text().replace("rtx4090", "mine"))
     words = (f"trace.path={trace_path}", f"hydra.sweep.dir={tmp_path / 's'}")

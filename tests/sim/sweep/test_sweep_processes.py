@@ -91,6 +91,7 @@ def test_two_sweeps_share_a_folder(trace_path, tmp_path):
     assert len(table) == 16 and table["hit_rate"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_bad_configuration_in_the_middle_stops_nothing(trace_path, tmp_path):
     done = sweep(trace_path, tmp_path, "policy=lru", "cache.fraction=0.25,7,0.5", "engine=compiled")
     assert done.returncode == 2

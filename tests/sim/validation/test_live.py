@@ -208,6 +208,7 @@ def test_nothing_that_calibrates_is_compared() -> None:
     assert {name for pair in PAIRS for name in pair} <= {one.name for one in SETTINGS}
 
 
+@pytest.mark.slow
 def test_every_setting_can_be_replayed_and_a_large_prefetch_gain_is_predicted() -> None:
     plan = make_plan(fake.REAL, 4, 20)
     hardware: Machine = machine(plan, replace(TRUE, attention_s=1.2e-4, expert_s=8e-6, host_s=1e-5))

@@ -21,6 +21,7 @@ def corpus() -> Corpus:
     return load_corpus()
 
 
+@pytest.mark.slow
 def test_no_module_and_no_paragraph_is_on_both_sides(corpus: Corpus) -> None:
     train = {document.module for document in corpus.train}
     held_out = {document.module for document in corpus.held_out}
@@ -47,6 +48,7 @@ def test_code_has_no_docstrings_and_prose_has_them(corpus: Corpus) -> None:
     assert doc in texts["shlex", "prose"] and doc not in texts["shlex", "code"], sentence
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_every_time(corpus: Corpus) -> None:
     assert corpus_digest(load_corpus()) == corpus_digest(corpus)
 

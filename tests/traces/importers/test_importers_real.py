@@ -69,6 +69,7 @@ def global_lru_rates(trace, budget):
     return 100 * sum(hits) / sum(demands), 100 * hits[1] / demands[1]
 
 
+@pytest.mark.slow
 def test_qwen_gives_the_published_lru_curve_at_every_budget(shared_traces):
     trace = qwen(shared_traces)
     lines = (shared_traces / "big_moe_on_edge/qwen-curve.csv").read_text().splitlines()
