@@ -31,9 +31,8 @@ class Surroundings:
     statuses: tuple[int, ...] = (0,)
 
 
-RUN = "run policy=importance engine=compiled trace.path=t.safetensors hydra.run.dir=out"
+RUN = "run policy=lru engine=compiled trace.path=t.safetensors hydra.run.dir=out"
 SHORT = (
-    Surroundings("python -O", ("-O",)),
     Surroundings("python -OO", ("-OO",)),
     Surroundings("python -W error", ("-W", "error")),
     Surroundings("python -X dev", ("-X", "dev")),
@@ -42,10 +41,11 @@ SHORT = (
     Surroundings("little memory", before="ulimit -v 400000;", statuses=(0, 2)),
     Surroundings("results to a full device", after="> /dev/full", statuses=(2,)),
     Surroundings("errors to a full device", after="2> /dev/full"),
-    Surroundings("no output", after=">&-"),
     Surroundings("no output at all", after=">&- 2>&-"),
 )
 LONG = (
+    Surroundings("python -O", ("-O",)),
+    Surroundings("no output", after=">&-"),
     *(Surroundings(f"{mebibytes} MiB", before=f"ulimit -v {mebibytes << 10};", statuses=(0, 2))
       for mebibytes in (100, 200, 300, 500, 700, 1000, 1500, 2000, 3000)),
     Surroundings("few files", before="ulimit -n 12;", statuses=(0, 2)),
@@ -63,7 +63,7 @@ def odd_surroundings(short: bool) -> Tally:
         for one in SHORT if short else (*SHORT, *LONG):
             status, _, errors = start(one, RUN, work)
             count(tally, f"{one.name}: run", status, errors, one.statuses)
-        for words in HELP[: 3 if short else None]:
+        for words in HELP[: 2 if short else None]:
             plain, bare = (start(Surroundings("", flags), words, work) for flags in ((), ("-OO",)))
             count(tally, f"python -OO: {words}", bare[0], bare[2], (0,))
             if plain[1] != bare[1]:

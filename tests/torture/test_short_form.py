@@ -22,12 +22,8 @@ def torture(*words: str) -> str:
     return done.stdout
 
 
-BY_HAND = "surroundings"
-"""Takes minutes, a process for each case: `python -m scripts.torture --short --only surroundings`."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [part for part in SHORT if part != BY_HAND])
+@pytest.mark.parametrize("part", SHORT)
 def test_nothing_breaks(part):
     said = torture("--short", "--only", part)
     assert "0 defects" in said and "seed 0" in said
