@@ -24,9 +24,11 @@ overrides (default):
   model.train=false          true: train the demo model here, though it comes with the package (13 minutes on 2 cores)
   model.allow_download=false true fetches a hub id from the network; otherwise only the local cache is read
   prompts=builtin            held-out prose and code of the Python library | FILE.txt, one prompt per line |
-                             FILE.jsonl, one {"prompt": ..., "label": optional} per line
+                             FILE.jsonl, one {"prompt": ..., "label": optional} per line, or {"messages": [{"role":
+                             ..., "content": ...}, ...]}: a dialogue in the tokenizer's chat template, one request of
+                             prefill and decode turn by turn; answers it holds are decoded as given, the last is written
   requests=null              the first n prompts; null: all of a file, 24 of the built-in text
-  prompt_tokens=128          longer prompts are cut; null: whole
+  prompt_tokens=128          longer prompts are cut, which is said; null: whole; dialogues are never cut
   mode=generate              prefill, then decode through the KV cache | teacher_forced: one pass over the prompt
   max_new_tokens=128         generated per request; the last is never fed back, so decode has one row fewer
   ignore_eos=false           true: go on after the model's end-of-text token
@@ -150,6 +152,11 @@ def _summary(out: Path, trace: Any) -> str:
     ]
     if "statement" in trace.provenance:
         lines.append(f"note: {trace.provenance['statement']}")
+    if cut := trace.provenance.get("prompts_cut"):
+        lines.append(
+            f"note: {cut['prompts']} of {trace.num_requests} prompts were cut to prompt_tokens="
+            f"{trace.provenance['prompt_tokens_limit']}; the longest had {cut['longest']} (prompt_tokens=null: whole)"
+        )
     for name, value in trace.provenance.items():
         if isinstance(value, str) and value.startswith("absent: "):
             lines.append(f"note: no {name}: {value.removeprefix('absent: ')}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,19 +18,29 @@ BUILTIN_REQUESTS = 24
 CHARS_PER_PROMPT_TOKEN = 12
 
 
+Message = tuple[str, str]
+"""Role and content."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request's text; `label` names its domain or data set, None if the file gives none."""
+    """One request's text, or else its messages; `label` names its domain or data set, None if the file gives none.
+
+    `passage`: the text goes on beyond what is wanted, so that cutting it loses nothing.
+    """
 
     text: str
     label: str | None = None
+    messages: tuple[Message, ...] = ()
+    passage: bool = False
 
 
 def read_prompts(source: str, requests: int | None, seed: int, prompt_tokens: int | None) -> tuple[Prompt, ...]:
     """The first `requests` prompts of `source`, all of them if None (24 of the built-in text).
 
     `builtin`: passages of held-out modules, prose and code in turn, chosen by `seed`. `*.jsonl`: one object a line,
-    {"prompt": ..., "label": optional}. Any other file: one prompt per line, empty lines skipped.
+    {"prompt": ..., "label": optional} or {"messages": [{"role": ..., "content": ...}, ...], "label": optional}, a
+    dialogue. Any other file: one prompt per line, empty lines skipped.
 
     Raises:
         UserError: no such file, an empty file, a line that is not such an object, fewer prompts than asked for.
@@ -73,7 +84,7 @@ def builtin_prompts(corpus: Corpus, requests: int, seed: int, chars: int) -> tup
     for request in range(requests):
         pool = pools[request % len(pools)]
         document = pool[(request // len(pools)) % len(pool)]
-        prompts.append(Prompt(_passage(document.text, chars, rng), document.domain))
+        prompts.append(Prompt(_passage(document.text, chars, rng), document.domain, passage=True))
     return tuple(prompts)
 
 
@@ -95,10 +106,31 @@ def _parse_object(source: str, number: int, line: str) -> Prompt:
         entry = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f'prompts={source}, line {number}: must be JSON, {{"prompt": "..."}}') from error
+    messages = entry.get("messages") if isinstance(entry, dict) else None
+    if messages is not None and "prompt" in entry:
+        raise UserError(f'prompts={source}, line {number}: must have "prompt" or "messages", not both')
     text = entry.get("prompt") if isinstance(entry, dict) else None
     label = entry.get("label") if isinstance(entry, dict) else None
-    if not isinstance(text, str) or not text or not _is_unicode(text):
-        raise UserError(f'prompts={source}, line {number}: must be a JSON object with a text "prompt"')
+    if messages is None and (not isinstance(text, str) or not text or not _is_unicode(text)):
+        raise UserError(f'prompts={source}, line {number}: must be a JSON object with a text "prompt" or "messages"')
     if label is not None and not (isinstance(label, str) and _is_unicode(label)):
         raise UserError(f'prompts={source}, line {number}: "label" must be a text or absent')
-    return Prompt(text, label)
+    if messages is None:
+        return Prompt(str(text), label)
+    return Prompt("", label, _messages(messages, f"prompts={source}, line {number}"))
+
+
+def _messages(value: Any, where: str) -> tuple[Message, ...]:
+    """A dialogue's messages, checked; the first is not an answer, and no answer follows another."""
+    if not isinstance(value, list) or not value:
+        raise UserError(f'{where}: "messages" must be a list of {{"role": "...", "content": "..."}}')
+    messages: list[Message] = []
+    for place, one in enumerate(value):
+        role, content = (one.get(key) if isinstance(one, dict) else None for key in ("role", "content"))
+        texts = isinstance(role, str) and isinstance(content, str)
+        if not texts or not role or not _is_unicode(f"{role}{content}"):
+            raise UserError(f'{where}: message {place} must have a "role" and a text "content"')
+        if role == "assistant" and (place == 0 or messages[-1][0] == "assistant"):
+            raise UserError(f"{where}: message {place} is an answer of the assistant that nobody asked for")
+        messages.append((str(role), str(content)))
+    return tuple(messages)

@@ -20,6 +20,7 @@ from traces.recording.measured_geometry import measure_geometry
 from traces.recording.moe_layers import family_name
 from traces.recording.moe_probe import input_device
 from traces.recording.prompts import Prompt
+from traces.recording.requests import Request, findings, plan_requests
 from traces.recording.similarity import SimilaritySample
 from traces.recording.stored_sizes import as_stored
 
@@ -88,13 +89,15 @@ def record(
 
     sample = SimilaritySample(options.similarity_tokens, options.seed) if options.similarity else None
     collector = Collector(loaded.model, options.lookahead, sample)
-    requests = [_tokens(loaded, prompt, number, options) for number, prompt in enumerate(prompts)]
+    new = options.max_new_tokens if options.mode == "generate" else 0
+    requests = plan_requests(loaded, prompts, options.prompt_tokens, new)
     stopped: str | None = None
     with torch.no_grad(), collector, _bar(requests, options, progress) as bar:
-        for number, tokens in enumerate(requests):
-            collector.start_request(len(tokens), prompts[number].label)
+        for number, request in enumerate(requests):
+            whole = options.mode == "teacher_forced"
+            collector.start_request(request.given if whole else len(request.turns[0].prompt), prompts[number].label)
             try:
-                for step_tokens, phase in _steps(loaded.model, tokens, options, number):
+                for step_tokens, phase in _steps(loaded.model, request, options, number):
                     collector.end_step(step_tokens, phase)
                     bar.update(len(step_tokens))
             except (Exception, KeyboardInterrupt) as error:  # of the model's own code, or for lack of memory
@@ -106,7 +109,8 @@ def record(
                 collector.drop_request()
                 break
     geometry, unknown = _geometry(loaded, collector)
-    said = {**_provenance(loaded, prompts, options), **unknown, **(provenance or {})}
+    said = {**_provenance(loaded, prompts, options), **findings(loaded, prompts, requests)}
+    said |= {**unknown, **(provenance or {})}
     if loaded.notes:
         said["notes"] = [*said.get("notes", []), *loaded.notes]
     if stopped is not None:
@@ -147,39 +151,38 @@ def _without_sizes(geometry: Geometry) -> Geometry:
     )
 
 
-def _tokens(loaded: LoadedModel, prompt: Prompt, number: int, options: RecordOptions) -> list[int]:
-    tokens: list[int] = loaded.tokenizer(prompt.text)["input_ids"][: options.prompt_tokens]
-    if not tokens:
-        raise UserError(f"Prompt {number} has no tokens: must be a text")
-    new = options.max_new_tokens if options.mode == "generate" else 0
-    limit = getattr(loaded.model.config, "max_position_embeddings", None)
-    if isinstance(limit, int) and len(tokens) + new > limit:
-        raise UserError(
-            f"Prompt {number} has {len(tokens)} tokens and max_new_tokens={new}, but this model's context is {limit} "
-            f"tokens; lower prompt_tokens or max_new_tokens"
-        )
-    return tokens
+def _steps(model: Any, request: Request, options: RecordOptions, number: int) -> Iterator[tuple[list[int], int]]:
+    """Run one request; yields the tokens and the phase of every forward pass after it ran.
 
-
-def _steps(model: Any, prompt: list[int], options: RecordOptions, request: int) -> Iterator[tuple[list[int], int]]:
-    """Run one request; yields the tokens and the phase of every forward pass after it ran."""
+    Each turn is its prompt in one pass, then its answer token by token: the given one, or what the model writes.
+    """
     import torch
 
-    inputs = torch.tensor([prompt], device=input_device(model))
-    generating = options.mode == "generate" and options.max_new_tokens > 1
-    output = model(input_ids=inputs, use_cache=generating)
-    yield prompt, PREFILL
-    if not generating:
+    device, cache = input_device(model), None
+    if options.mode == "teacher_forced":
+        everything = [token for turn in request.turns for token in (*turn.prompt, *(turn.answer or ()))]
+        model(input_ids=torch.tensor([everything], device=device), use_cache=False)
+        yield everything, PREFILL
         return
-    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + request)
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
     stop: set[int | None] = set() if options.ignore_eos else _end_ids(model)
-    for _ in range(options.max_new_tokens - 1):
-        token = _next_token(output.logits[0, -1], options.temperature, generator)
-        if token in stop:
-            return
-        step = torch.tensor([[token]], device=inputs.device)
-        output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
-        yield [token], DECODE
+    for turn in request.turns:
+        last = turn is request.turns[-1]
+        given = turn.answer if turn.answer is None or not last else turn.answer[:-1]  # the last is never fed back
+        count = options.max_new_tokens - 1 if given is None else len(given)
+        keeps = not last or count > 0
+        output = model(
+            input_ids=torch.tensor([turn.prompt], device=device), past_key_values=cache, use_cache=keeps or bool(cache)
+        )
+        yield turn.prompt, PREFILL
+        for place in range(count):
+            cache = output.past_key_values
+            token = _next_token(output.logits[0, -1], options.temperature, generator) if given is None else given[place]
+            if given is None and token in stop:
+                return
+            output = model(input_ids=torch.tensor([[token]], device=device), past_key_values=cache, use_cache=True)
+            yield [token], DECODE
+        cache = output.past_key_values if keeps else None
 
 
 def _next_token(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
@@ -198,11 +201,11 @@ def _end_ids(model: Any) -> set[int | None]:
     return set(end) if isinstance(end, list | tuple) else {end}
 
 
-def _bar(requests: list[list[int]], options: RecordOptions, progress: bool) -> Any:
+def _bar(requests: list[Request], options: RecordOptions, progress: bool) -> Any:
     from tqdm import tqdm
 
     new = options.max_new_tokens - 1 if options.mode == "generate" else 0
-    total = sum(len(tokens) + new for tokens in requests)
+    total = sum(request.given + (new if request.generates else 0) for request in requests)
     return tqdm(total=total, desc=f"recording {len(requests)} requests", unit="token", disable=not progress)
 
 
@@ -212,7 +215,7 @@ def _provenance(loaded: LoadedModel, prompts: tuple[Prompt, ...], options: Recor
 
     config = loaded.model.config.to_dict()  # type: ignore[operator, union-attr]
     config.pop("_name_or_path", None)  # where it lay on this machine
-    text = "\0".join(prompt.text for prompt in prompts)
+    text = "\0".join(json.dumps(prompt.messages) if prompt.messages else prompt.text for prompt in prompts)
     greedy = options.temperature == 0
     return {
         "source": "recorded by running the model",
