@@ -19,6 +19,7 @@ from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
+from traces.format.ranks import stored_ids
 from traces.format.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace
 
 EXPERT_BYTES, COPY_NS, EXPERT_NS = 1000, 1000, 250
@@ -69,13 +70,15 @@ class Case:
         ]
         scores = None if self.scores is None else np.asarray(self.scores, np.float32)
         ahead = None if self.lookahead is None else ScoreTable(np.log(np.asarray(self.lookahead, np.float32)))
+        fewer = bool((ids < 0).any())
         return Trace(
+            fewer=fewer,
             geometry=Geometry(
                 self.name, layers, self.num_experts, ranks, expert_bytes=(EXPERT_BYTES,) * layers,
                 attention_bytes=(0,) * layers, shared_bytes=(0,) * layers, other_bytes=0, kv_bytes_per_token=0,
                 hidden_size=1, weight_bits=16.0,
             ),
-            topk_ids=ids.astype(np.uint16),
+            topk_ids=stored_ids(ids, 256),
             topk_weights=None if scores is None else np.take_along_axis(scores, ids, -1),
             router_logits=None if scores is None else ScoreTable(np.log(scores)),
             lookahead_before=ahead,
@@ -101,8 +104,8 @@ class Case:
 
 
 def letters(*steps: str) -> list[list[list[int]]]:
-    """Ids of one layer: a token per word, an expert per letter."""
-    return [[[ord(letter) - ord("A") for letter in step]] for step in steps]
+    """Ids of one layer: a token per word, an expert per letter, - for a rank without an expert."""
+    return [[["-ABCDEFGH".index(letter) - 1 for letter in step]] for step in steps]
 
 
 SCORES = [
@@ -159,6 +162,14 @@ CASES = (
         ((0, [[[0, 1], [2, 3]], [[0, 2], [2, 3]]]),),
         4,
         layer_ns=5000,
+    ),
+    Case(
+        "lru_fewer_than_k",
+        "A B, C, nothing, A C with two slots: C takes the slot of A, a token without experts neither demands nor takes "
+        "time, then A is fetched and C hits",
+        LRU,
+        ((0, letters("AB", "C-", "--", "AC")),),
+        4,
     ),
     Case(
         "belady_admit",

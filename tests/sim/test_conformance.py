@@ -42,7 +42,7 @@ def flattened(one):
         for layer in range(len(rows[0])):
             order = held.setdefault(layer, list(range(slots)) if warm else [])
             count = 0
-            for expert in [expert for token in step["tokens"] for expert in rows[token][layer]]:
+            for expert in [expert for token in step["tokens"] for expert in rows[token][layer] if expert >= 0]:
                 count += expert in order
                 if expert in order:
                     order.remove(expert)
