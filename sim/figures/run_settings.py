@@ -81,9 +81,9 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rule_name(part: Mapping[str, Any]) -> str | None:
-    """The name of a rule's module: `score_window` for `policies.eviction.score_window.ScoreWindow`."""
-    target = part.get("_target_")
-    return str(target).split(".")[-2] if target else None
+    """The name of a rule's module: `score_window` for `policies.eviction.score_window.ScoreWindow`, or of its file."""
+    words = re.split(r"[./:]", str(part.get("_target_") or "").replace(".py:", "."))
+    return words[-2 if len(words) > 1 else 0] or None
 
 
 def sees_future(part: Mapping[str, Any]) -> bool:

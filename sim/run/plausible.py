@@ -7,9 +7,10 @@ policies. What they gave is kept beside each run (`sim.results.plausible_file`),
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from sim.machine.runtime import RUNTIME_PARAMETERS
 from sim.machine.uncertainty import drawn_machine, moved_machine
 from sim.metrics.registry import QUANTITIES, Quantity, quantity_of
 from sim.metrics.step_table import Columns, StepTable
+from sim.paths import CONF
 from sim.results.comparisons import Batch, batches_of
 from sim.results.json_files import read_json
 from sim.results.plausible_file import Values, read_moves, read_plausible, write_plausible
@@ -104,11 +106,21 @@ class Moved:
         return self.moves[name]
 
 
+@cache
+def shipped_targets() -> frozenset[str]:
+    """Every class that a file of conf/policy names: the package's own rules."""
+    texts = (path.read_text(encoding="utf-8") for path in (CONF / "policy").rglob("*.yaml"))
+    return frozenset(target for text in texts for target in re.findall(r"(?m)^\s*_target_:\s*([\w.]+)\s*$", text))
+
+
 def check_plain(config: Any, name: str = "") -> None:
-    """Raises: UserError where a configuration that others may have written names code outside of `policies`, which
-    would be imported, or holds `${...}`, which would be evaluated."""
+    """Raises: UserError where a configuration that others may have written names code that is not the package's own,
+    which would be imported, or holds `${...}`, which would be evaluated.
+
+    Names are compared whole: policies.d/evil.py and policies.evil.py are files of others.
+    """
     if isinstance(config, str):
-        if name == "_target_" and not config.startswith("policies."):
+        if name == "_target_" and config.replace(":", ".") not in shipped_targets():
             raise UserError(f"its rule {config} is none of this package, and code of others is not imported here")
         if "${" in config:
             raise UserError(f"its configuration holds {config}, and nothing of others is evaluated here")

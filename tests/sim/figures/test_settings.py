@@ -9,7 +9,7 @@ import pytest
 from sim.figures.chart_parts import SHOWN_LINES, SHOWN_ROWS, first_lines, first_rows
 from sim.figures.drawing import MissingData
 from sim.figures.drawings.knob import knob, swept
-from sim.figures.run_settings import add_settings, contender, settings_of
+from sim.figures.run_settings import add_settings, contender, rule_name, settings_of
 from tests.support.tables import legend, run, study_of
 
 POLICY = {
@@ -89,3 +89,14 @@ def test_what_is_left_out_is_never_lru_nor_a_bound():
     kept, _ = first_rows(table)
     assert {"lru", "belady", "p0"} <= set(kept["contender"])
     assert kept[kept["capacity"] == 0.5]["contender"].nunique() == kept["contender"].nunique() - 1  # belady has one
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("policies.eviction.belady.Belady", "belady"), ("policies.eviction.belady:Belady", "belady"),
+        ("/home/a/rule.py:Mine", "rule"), ("mine", "mine"), ("", None), (None, None), (7, "7"),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_rule_whatever_names_it(target, name):
+    assert rule_name({"_target_": target}) == name

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
+from sim.__main__ import main as whole_command
+from sim.assembly.catalogue import load_rule, rule_names
 from sim.commands.compare import main
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
@@ -120,6 +123,20 @@ def test_the_runtime_s_errors_count_too():
     ("config", "words"),
     [
         ({"policy": {"eviction": {"_target_": "mine.Rule"}}}, "its rule mine.Rule is none of this package"),
+        *(
+            ({"policy": {"eviction": {"_target_": target}}}, "is none of this package")
+            for target in (
+                "policies.d/evil.py:Evil",
+                "policies.evil.py:Evil",
+                "policies.evil.py",
+                "policies.evil:Evil",
+                "policies.eviction.lru",
+                "policies.base.Eviction",
+                "policies.eviction.lru.Lru.py",
+                "policies:evil.py",
+                "",
+            )
+        ),
         ({"policy": {"name": "${oc.env:HOME}"}}, "nothing of others is evaluated"),
         ({"trace": {"labels": ["a", "${oc.env:HOME}"]}}, "nothing of others is evaluated"),
     ],
@@ -128,6 +145,33 @@ def test_folders_of_others_run_no_code(config, words):
     with pytest.raises(UserError, match=words):
         check_plain(config)
     check_plain({"policy": {"eviction": {"_target_": "policies.eviction.lru.Lru"}, "alpha": 0.3, "none": None}})
+
+
+def test_every_shipped_rule_is_replayed():
+    """Also under the name that a run of `import sim` gives it."""
+    for name in rule_names("eviction"):
+        target = load_rule("eviction", name).target
+        for named in (target, ":".join(target.rsplit(".", 1))):
+            check_plain({"policy": {"eviction": {"_target_": named}}})
+
+
+def test_a_file_beside_a_folder_of_results_is_not_run(tmp_path, monkeypatch, capsys):
+    """Its name begins like a module of the package."""
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    words = ["policy=lru,on_demand", "engine=compiled", "trace.requests=2", "out=runs"]
+    assert whole_command(["run", "-m", *words]) == 0
+    Path("policies.d").mkdir()
+    for name in ("policies.d/evil.py", "policies.evil.py"):
+        Path(name).write_text("raise SystemExit('code of others ran')\n")
+        for path in Path("runs").rglob("provenance.json"):
+            content = json.loads(path.read_text())
+            content["config"]["policy"]["eviction"] = {"_target_": f"{name}:Evil"}
+            path.write_text(json.dumps(content))
+        capsys.readouterr()
+        main(["runs", "machines=8"])
+        captured = capsys.readouterr()
+        assert "code of others is not imported here" in captured.out + captured.err
 
 
 def test_machines_are_none_or_enough():
