@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     systems, rules = chosen(options.name)
     if options.json:
-        print(json.dumps({"systems": [asdict(s) for s in systems], "rules": [asdict(r) for r in rules]}, indent=2))
+        found = {"systems": [asdict(s) for s in systems], "rules": [asdict(r) for r in rules]}
+        print(json.dumps(found | ({"installed": installed()} if options.name is None else {}), indent=2))
     elif options.name is None:
         print(overview(systems, rules))
     else:
@@ -78,10 +79,20 @@ def overview(systems: list[System], rules: list[Rule]) -> str:
     for part in PARTS:
         lines = _lines((rule.name, rule.what, rule.needs) for rule in rules if rule.part == part)
         blocks.append([f"{part}: policy/{part}=NAME", *lines])
+    if targets := installed():
+        lines = _lines((name, target, ()) for name, target in targets.items())
+        blocks.append(["rules of installed packages: policy/PART=NAME", *lines])
     used = {need for s in systems for need in s.needs} | {need for rule in rules for need in rule.needs}
     blocks.append(["needs, in brackets", *(f"  {need:<18} {need.sentence}" for need in Need if need in used)])
     blocks.append(["python -m sim policies NAME explains one of them."])
     return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def installed() -> dict[str, str]:
+    """Rules that other packages offer through the entry point group `moe_offload_sim.policies`: name -> MODULE:CLASS."""
+    from sim.rule_files import entry_point_targets
+
+    return dict(sorted(entry_point_targets().items()))
 
 
 def says_twins(system: System) -> str:

@@ -102,7 +102,7 @@ def test_sweeps_take_rules_beside_shipped_ones(tmp_path):
     assert len(list(Path("sweep").glob("lru_*/metrics.json"))) == 3
 
 
-def test_an_installed_package_offers_rules_by_name(tmp_path, monkeypatch):
+def test_an_installed_package_offers_rules_by_name(tmp_path, monkeypatch, capsys):
     package = tmp_path / "site"
     (package / "their-1.0.dist-info").mkdir(parents=True)
     (package / "their_rules.py").write_text(MRU.format(name="Theirs"))
@@ -113,6 +113,11 @@ def test_an_installed_package_offers_rules_by_name(tmp_path, monkeypatch):
     rule_files.entry_point_targets.cache_clear()
     try:
         assert type(policy_of("policy/eviction=their_mru").eviction).__name__ == "Theirs"
+        assert main(["policies"]) == 0
+        assert (
+            "rules of installed packages: policy/PART=NAME\n  their_mru  their_rules:Theirs\n"
+            in capsys.readouterr().out
+        )
     finally:
         rule_files.entry_point_targets.cache_clear()
 
