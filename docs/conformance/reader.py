@@ -22,9 +22,8 @@ def replay(vector, next_use=None):
             demand = set(ids[tokens, layer].ravel().tolist()) - {-1}  # -1: a rank without an expert
             hits.append(len(demand & held[layer]))
             for place, token in enumerate(tokens):
-                worth[layer, ids[token, layer][ids[token, layer] >= 0]] = number + place / len(
-                    tokens
-                )  # LRU: when it was used last
+                used = ids[token, layer][ids[token, layer] >= 0]
+                worth[layer, used] = number + place / len(tokens)  # LRU: when it was used last
             if next_use is not None:  # Belady: the sooner it is used again the better
                 worth[layer] = [-next_use(ids, steps, number, layer, expert) for expert in range(experts)]
             best = sorted(demand | held[layer], key=lambda e: (e in demand, worth[layer, e], e), reverse=True)

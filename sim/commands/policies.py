@@ -89,7 +89,7 @@ def overview(systems: list[System], rules: list[Rule]) -> str:
 
 
 def installed() -> dict[str, str]:
-    """Rules that other packages offer through the entry point group `moe_offload_sim.policies`: name -> MODULE:CLASS."""
+    """Rules that other packages offer as entry points of the group `moe_offload_sim.policies`: name -> MODULE:CLASS."""
     from sim.rule_files import entry_point_targets
 
     return dict(sorted(entry_point_targets().items()))

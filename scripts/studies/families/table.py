@@ -1,6 +1,6 @@
-"""Records a tiny random model of every MoE type of the installed transformers and compares it with the truth.
+"""Records a tiny model of every MoE type and compares it with the truth: python -m scripts.studies.families.table
 
-usage: python -m scripts.studies.families.table [TYPE ...] [--out FILE.csv]
+Every MoE type of the installed transformers, with random weights. Words: [TYPE ...] [--out FILE.csv]
 
 Truth: one expert's weights are changed, and the tokens whose output changes used it. Scores: softmax or another named
 function of the recorded logits gives the recorded weights. Every type ends as one of: recorded right, refused with a
