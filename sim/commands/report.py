@@ -3,7 +3,7 @@
 usage: python -m sim report FOLDER [out=FOLDER/report.html] [validation=FOLDER] [machines=24]
 
 FOLDER is the output folder of a run or a sweep. The file needs no network: send it, archive it, open it anywhere.
-Of more than 100 runs it shows 100, of each set of conditions the best and others at even distances by rank, and says
+Of more than 250 runs it shows 250, of each set of conditions the best and others at even distances by rank, and says
 so.
 
   out=FILE            where to write it (default: report.html in FOLDER; - is the standard output)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sim.figures.drawings.attribution import PART_LOOK
 from sim.figures.drawings.bounds import answers_of
-from sim.formatting import is_known, milliseconds, percent, shortlist, with_interval
+from sim.formatting import is_known, milliseconds, of_layers, percent, shortlist, with_interval
 from sim.machine.parts import PARTS
 from sim.machine.runtime import OWN_RUNTIME
 from sim.report.comparison import HITS, Comparison
@@ -32,21 +32,24 @@ def best_sentence(comparisons: Sequence[Comparison]) -> str:
     """Which policy is best, by how much, at what price."""
     first = comparisons[0]
     best, timed = first.best, first.metric != HITS
-    value, where = value_and_interval(best, first.metric), conditions(best)
+    value = value_and_interval(best, first.metric)
+    name, what = str(best["contender"]), LOWEST.get(first.metric, "highest hit rate")
     if len(first.runs) == 1:
-        return f"{best['contender']} was the only contender {where}: {value}{price(best)}."
-    what = LOWEST.get(first.metric, "highest hit rate")
-    sentence = f"{best['contender']} has the {what} {where}, {value}{price(best)}"
+        return f"{name} was the only policy that was run {conditions(best)}: {value}.{price(best)}"
+    sentence = f"{name} has the {what} {conditions(best)}: {value}."
     if first.rivals.empty:
-        return f"{sentence}; no other contender replayed requests in common with it."
+        return f"{sentence} No other policy replayed requests in common with it.{price(best)}"
     rival = first.rivals.iloc[0]
-    name = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
-    rank = f"the next best of {len(first.runs) - 1}" if len(first.runs) > 2 else "the only other contender"
-    sentence += f"; that is {lead(rival, timed)} than {name}, {rank}"
+    other = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
+    rank = f"the next best of {len(first.runs) - 1} others" if len(first.runs) > 2 else "the only other policy"
+    sentence += f" That is {lead(rival, timed)} than {other}, {rank}.{price(best)}"
     if len(comparisons) > 1:
-        wins = sum(str(other.best["contender"]) == str(best["contender"]) for other in comparisons)
-        sentence += f"; under the {len(comparisons)} conditions that were run it is best {wins} times"
-    return sentence + "."
+        wins = sum(str(other.best["contender"]) == name for other in comparisons)
+        sentence += (
+            f" Of the {len(comparisons)} cases that were run (capacities, machines, workloads, batch sizes) it is best "
+            f"in {'all' if wins == len(comparisons) else wins}."
+        )
+    return sentence
 
 
 def lead(rival: Any, timed: bool) -> str:
@@ -66,14 +69,15 @@ def price(run: Any) -> str:
     if not lost > 0:
         return ""
     share = percent(lost, unit=" %")
-    return f", at the price of {share} of the gate mass of decode steps that is not executed as routed"
+    return f" The price: {share} of the gate mass of decode steps is not executed as routed, a proxy for lost quality."
 
 
 def conditions(run: Any) -> str:
     """Under which conditions, in words."""
-    batch = f"batch size {run['batch_size']}"
-    where = ", ".join(filter(None, [str(run["setup"]), on_runtime(run)]))
-    return f"at {100 * run['capacity']:.3g} % of the experts on {where}, workload {run['workload']}, {batch}"
+    batch = int(run["batch_size"])
+    requests = "one request at a time" if batch == 1 else f"{batch} requests at a time"
+    where = ", ".join(filter(None, [str(run["setup"]), on_runtime(run), f"workload {run['workload']}", requests]))
+    return f"where {100 * run['capacity']:.3g} % of the experts fit ({where})"
 
 
 def on_runtime(run: Any) -> str:
@@ -87,7 +91,10 @@ def value_and_interval(run: Any, metric: str) -> str:
     """The metric of a run with its interval."""
     low, high = (run.get(name) for name in bounds_of(metric))
     if metric != HITS:
-        return with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
+        time = with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
+        rate = int(run["batch_size"]) / run[metric] if run[metric] > 0 else float("nan")
+        layers = of_layers(run.get("layers"), run.get("model_layers"))
+        return ", ".join(filter(None, [f"{time} {layers}".rstrip(), f"{rate:.4g} tokens/s" if is_known(rate) else ""]))
     return with_interval(percent(run[metric], unit=" %"), low, high, ".1f", 100.0)
 
 
@@ -112,21 +119,21 @@ def certainty_sentence(comparison: Comparison) -> str:
     """What cannot be told from the best."""
     rivals = comparison.rivals
     if rivals.empty and len(comparison.runs) > 1:
-        return "No other contender replayed requests in common with it, so nothing can be told apart."
+        return "No other policy replayed requests in common with it, so nothing can be told apart."
     if rivals.empty:
-        return "With one contender there is nothing to tell apart: add policies with python -m sim run -m policy=A,B."
+        return "With one policy there is nothing to tell apart: add policies with python -m sim run -m policy=A,B."
     if rivals["p_holm"].isna().all():
         return "One batch of requests was replayed: its noise is not known, so nothing can be told apart for certain."
     names = comparison.runs.set_index("series")["contender"]
     equal = [str(names.get(series, series)) for series in rivals[~rivals["distinguishable"].astype(bool)]["series"]]
-    others = f"the {len(rivals)} other contenders" if len(rivals) > 1 else "the other contender"
-    corrected = "95 %, paired over the same requests, corrected for all pairs by Holm"
+    others = f"the {len(rivals)} other policies" if len(rivals) > 1 else "the other policy"
+    sure = "95 % sure, over the same requests, corrected for the number of pairs by Holm"
     if not equal:
-        return f"It can be told from {others} ({corrected})."
+        return f"Its lead over {others} is more than chance ({sure})."
     listed = shortlist(equal, SHOWN_NAMES)
     if len(equal) < len(rivals):
-        return f"Not distinguishable from it: {listed}; the rest of {others} is ({corrected})."
-    return f"Not distinguishable from it: {listed}, so the order of all contenders may be chance ({corrected})."
+        return f"Its lead over {listed} may be chance; over the rest of {others} it is not ({sure})."
+    return f"Its lead over {listed} may be chance, so the order of all of them may be ({sure})."
 
 
 def limits(table: pd.DataFrame) -> list[dict[str, str]]:

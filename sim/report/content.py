@@ -22,18 +22,18 @@ from sim.plain_yaml import read_plain_yaml
 from sim.report.answer import answer, limits
 from sim.report.comparison import HITS, Comparison, compare_all, ranking_metric
 from sim.report.pictures import Picture, picture, pictures
-from sim.report.rows import Row, headings, rows
+from sim.report.rows import Heading, Row, grouped, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
-from sim.results.table import collect, table_of
+from sim.results.table import collect, layers_of, table_of
 from sim.run.plausible import replay_on_plausible_machines, sentences
 from traces.errors import UserError
 from traces.text import printable, short_name
 
 OWN_SECTION = ("attribution", "what_if")
 SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
-MOST_RUNS = 100
+MOST_RUNS = 250
 """Runs that a page shows; more would take minutes to draw and many megabytes."""
 
 
@@ -64,8 +64,9 @@ class Content:
     was_run: tuple[tuple[str, str], ...]
     unfinished: tuple[str, ...]
     sentences: tuple[str, ...]
-    headings: tuple[tuple[str, str], ...]
+    headings: tuple[Heading, ...]
     rows: tuple[Row, ...]
+    layers: str
     pictures: Mapping[str, Picture]
     limits: tuple[Mapping[str, str], ...]
     validation: Validation | None
@@ -76,6 +77,31 @@ class Content:
     hardware: tuple[Hardware, ...]
     commands: tuple[str, ...]
     left_out_commands: int
+
+    @property
+    def groups(self) -> list[tuple[str, list[Row]]]:
+        """The rows by capacity and place."""
+        return grouped(self.rows)
+
+    @property
+    def policies(self) -> list[tuple[str, str]]:
+        """The policies that a reader may choose, with their colours."""
+        return sorted({row.policy: row.color for row in self.rows}.items())
+
+    @property
+    def places(self) -> list[str]:
+        """Machines, workloads and batch sizes that a reader may choose."""
+        return sorted({row.place for row in self.rows})
+
+    @property
+    def capacities(self) -> list[str]:
+        """Capacities that a reader may choose, in percent."""
+        return sorted({row.capacity for row in self.rows}, key=float)
+
+    @property
+    def notes(self) -> list[str]:
+        """What stands under figures of a paper, each sentence once."""
+        return list(dict.fromkeys(picture.note for picture in self.pictures.values()))
 
     @property
     def figures(self) -> list[Picture]:
@@ -114,6 +140,7 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
         sentences=(*answer(comparisons), *_order(comparisons)) if runs else (),
         headings=tuple(headings(table)) if runs else (),
         rows=tuple(rows(table, comparisons)) if runs else (),
+        layers=layers_of(table) if runs else "",
         pictures=pictures(table) if runs else {},
         limits=tuple(limits(table)) if runs else (),
         validation=None if validation is None else _validation(validation),

@@ -50,4 +50,4 @@ def picture(name: str, table: pd.DataFrame) -> Picture:
 
 def data_uri(figure: Figure) -> str:
     """A figure as an SVG inside a data URI: no names that could clash with another's, and nothing that runs."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg_of(figure).encode()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_of(figure, "none").encode()).decode()

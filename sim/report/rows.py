@@ -8,21 +8,36 @@ from typing import Any
 
 import pandas as pd
 
+from sim.figures.looks import bar_fill
 from sim.formatting import interval, is_known, number
-from sim.metrics.registry import Column, column_of, decode_time, quantity_of
+from sim.metrics.registry import column_of, decode_time, quantity_of
 from sim.report.comparison import Comparison, is_bound, ranking_metric
-from sim.results.table import bounds_of
+from sim.results.table import bounds_of, tokens_per_s
 
-COLUMNS = tuple(
-    column_of(name)
-    for name in (
-        "tpot_s.mean", "itl_s.mean", "hit_rate", "decode.cache_ratio", "bytes_per_token", "decode.lost_gate_mass",
-        "ttft_s.mean",
-    )
-)  # fmt: skip
+FIRST, MORE = "first", "more"
+"""Columns that are always shown, and those that fold out."""
+COLUMNS = {
+    "tpot_s.mean": FIRST, "itl_s.mean": FIRST, "decode.hit_rate": FIRST, "decode.lost_gate_mass": FIRST,
+    "decode.cache_ratio": MORE, "bytes_per_token": MORE, "ttft_s.mean": MORE,
+}  # fmt: skip
+HEADINGS = {
+    "tpot_s.mean": "TPOT, ms", "itl_s.mean": "decode step, ms", "decode.hit_rate": "hit rate, decode %",
+    "decode.cache_ratio": "cache ratio, decode %", "bytes_per_token": "copied, all steps, MB/token",
+    "decode.lost_gate_mass": "gate mass lost, decode %", "ttft_s.mean": "TTFT, ms",
+}  # fmt: skip
 DASH = "–"
 """Stands for what is not known."""
 BEST, EQUAL, BOUND = "best", "not distinguishable", "bound"
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A column: its heading, what it means, whether it is always shown, the name of what it holds."""
+
+    text: str
+    meaning: str
+    shown: str = FIRST
+    metric: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +47,44 @@ class Cell:
     text: str
     sort: float | str | None
     interval: str = ""
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run: its cells, its mark (best, not distinguishable, bound, or none)."""
+    """One run: its cells, its mark (best, not distinguishable, bound, or none), and what a reader chooses it by.
+
+    `policy`: the contender; `capacity`: in percent of the experts; `place`: machine, workload and batch size where they
+    differ; `color`: of its policy, as in the figures.
+    """
 
     cells: tuple[Cell, ...]
     mark: str
+    policy: str
+    capacity: str
+    place: str
+    color: str
 
 
-def headings(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """(heading, what it means) of every column that some run fills."""
+def headings(table: pd.DataFrame) -> list[Heading]:
+    """The columns, those that matter first."""
     against = "the time over that of the best under the same conditions [95 %], same requests"
     chance = "chance of such a difference between equals, two-sided, corrected for all pairs by Holm"
     mark = "best, not distinguishable from it (p of .05 or more), or bound: no live system is so"
-    first = [("policy", "the policy and the settings in which the runs differ"), ("mark", mark)]
-    filled = [(column.heading, meaning(column.name)) for column in _filled(table)]
-    return [*first, ("capacity %", "share of all experts"), *filled, ("against best", against), ("p", chance)]
+    filled = [(name, Heading(HEADINGS[name], meaning(name), COLUMNS[name], name)) for name in _filled(table)]
+    first = [heading for _, heading in filled if heading.shown == FIRST]
+    more = [heading for _, heading in filled if heading.shown == MORE]
+    return [
+        Heading("policy", "the policy and the settings in which the runs differ"),
+        Heading("mark", mark),
+        *first[:1],
+        Heading("tokens/s", "tokens of all requests of a batch per second of decoding", FIRST, "tokens_per_s"),
+        Heading("against best", against),
+        *first[1:],
+        *more,
+        Heading("p", chance, MORE),
+    ]
 
 
 def meaning(name: str) -> str:
@@ -59,7 +94,7 @@ def meaning(name: str) -> str:
 
 
 def rows(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[Row]:
-    """One row per run, in the order of conditions and then of the metric; equal runs once."""
+    """One row per run, in the order of capacity, place and then of the metric; equal runs once."""
     best = {(str(comparison.best["conditions"]), comparison.best["series"]) for comparison in comparisons}
     pairs = {
         (str(comparison.best["conditions"]), pair["series"]): pair
@@ -67,24 +102,48 @@ def rows(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[Row]:
         for _, pair in comparison.pairs.iterrows()
     }
     bound = dict(zip(table.index, is_bound(table), strict=True))
-    once = table.drop_duplicates(["conditions", "series"])
+    once = table.drop_duplicates(["conditions", "series"]).assign(tokens_per_s=tokens_per_s)
     rows_of_runs = []
-    for index, run in once.sort_values(["conditions", ranking_metric(once)], kind="stable").iterrows():
+    for index, run in once.sort_values(["capacity", "place", ranking_metric(once)], kind="stable").iterrows():
         key = (str(run["conditions"]), run["series"])
         pair = pairs.get(key)
         mark = BEST if key in best else BOUND if bound[index] else _mark(pair)
-        cells = [Cell(str(run["name"]), str(run["name"])), _cell(run["capacity"], 100.0, ".1f")]
-        cells += [_metric(run, column) for column in _filled(table)]
-        rows_of_runs.append(Row((*cells, _ratio(pair), _p_value(pair)), mark))
+        measured = {name: _metric(run, name) for name in _filled(table)}
+        first = [measured[name] for name in measured if COLUMNS[name] == FIRST]
+        more = [measured[name] for name in measured if COLUMNS[name] == MORE]
+        rate = _cell(run["tokens_per_s"], 1.0, ".4g")
+        cells = (_named(run), *first[:1], rate, _ratio(pair), *first[1:], *more, _p_value(pair))
+        color, _ = bar_fill(once.loc[[index]])
+        share = f"{100 * run['capacity']:.4g}"
+        rows_of_runs.append(Row(cells, mark, str(run["contender"]), share, str(run["place"]), color))
     return rows_of_runs
 
 
-def _filled(table: pd.DataFrame) -> list[Column]:
+IDLE = {"0": "Nothing kept", "100": "All experts resident"}
+"""What is said instead of a capacity that is none."""
+
+
+def grouped(found: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows by capacity and place, each group with its words; bounds that use no capacity last."""
+    groups: dict[str, list[Row]] = {}
+    for row in found:
+        words = {"0": "Nothing kept", "100": "All experts resident"}.get(
+            row.capacity, f"{row.capacity} % of the experts"
+        )
+        groups.setdefault(", ".join(filter(None, [words, row.place])), []).append(row)
+    return list(groups.items())
+
+
+def _named(run: Any) -> Cell:
+    return Cell(str(run["contender"]), str(run["name"]))
+
+
+def _filled(table: pd.DataFrame) -> list[str]:
     first = decode_time(table["batch_size"])
-    columns = sorted(COLUMNS, key=lambda column: column.name != first)
+    names = sorted(COLUMNS, key=lambda name: name != first)
     if first == "tpot_s.mean":
-        columns = [column for column in columns if column.name != "itl_s.mean"]
-    return [column for column in columns if column.name in table and table[column.name].notna().any()]
+        names = [name for name in names if name != "itl_s.mean"]
+    return [name for name in names if name in table and table[name].notna().any()]
 
 
 def _mark(pair: Any) -> str:
@@ -94,13 +153,17 @@ def _mark(pair: Any) -> str:
 
 
 def _cell(value: object, scale: float, form: str) -> Cell:
-    return Cell(number(value, form, scale, unknown=DASH), float(value) if is_known(value) else None)
+    return Cell(number(value, form, scale, unknown=DASH), float(value) * scale if is_known(value) else None)
 
 
-def _metric(run: Any, column: Column) -> Cell:
-    cell = _cell(run[column.name], column.scale, column.form)
-    low, high = (run.get(name) for name in bounds_of(column.name))
-    return replace(cell, interval=interval(low, high, column.form, column.scale) if cell.text != DASH else "")
+def _metric(run: Any, name: str) -> Cell:
+    column = column_of(name)
+    cell = _cell(run[name], column.scale, column.form)
+    low, high = (run.get(end) for end in bounds_of(name))
+    if cell.text == DASH or not (is_known(low) and is_known(high)):
+        return cell
+    ends = low * column.scale, high * column.scale
+    return replace(cell, interval=interval(low, high, column.form, column.scale), low=ends[0], high=ends[1])
 
 
 def _ratio(pair: Any) -> Cell:

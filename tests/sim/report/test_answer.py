@@ -32,21 +32,26 @@ def test_the_best_its_lead_and_its_price():
     one = compared(pair("lru", 2.0, 1.6, 2.5, 0.001), **{"decode.lost_gate_mass": 0.163})
     first, _, third = answer([one])
     assert first == (
-        "importance has the lowest time per output token at 25 % of the experts on s1, workload demo, batch size 1, "
-        "20.00 ms [18.00, 22.00], at the price of 16.3 % of the gate mass of decode steps that is not executed as "
-        "routed; that is 50.0 % [37.5, 60.0] less than lru, the only other contender."
+        "importance has the lowest time per output token where 25 % of the experts fit (s1, workload demo, one request "
+        "at a time): 20.00 ms [18.00, 22.00], 50 tokens/s. That is 50.0 % [37.5, 60.0] less than lru, the only other "
+        "policy. The price: 16.3 % of the gate mass of decode steps is not executed as routed, a proxy for lost "
+        "quality."
     )
-    assert third.startswith("It can be told from the other contender")
+    assert third.startswith("Its lead over the other policy is more than chance")
+    layered, *_ = answer([compared(layers=6, model_layers=27)])
+    assert "20.00 ms [18.00, 22.00] for 6 of 27 layers, 50 tokens/s" in layered
 
 
 def test_who_cannot_be_told_from_the_best_is_named():
     one = compared(pair("a", 1.01, 0.99, 1.03, 0.4), pair("b", 2.0, 1.9, 2.1, 0.001))
-    assert answer([one])[2].startswith("Not distinguishable from it: a; the rest of the 2 other contenders is (95 %")
+    assert answer([one])[2].startswith(
+        "Its lead over a may be chance; over the rest of the 2 other policies it is not (95 %"
+    )
     one = compared(pair("a", 1.01, 0.99, 1.03, 0.4))
-    assert "so the order of all contenders may be chance" in answer([one])[2]
+    assert "so the order of all of them may be" in answer([one])[2]
     one = compared(pair("a", 1.01, np.nan, np.nan, np.nan))
     assert answer([one])[2].startswith("One batch of requests was replayed")
-    assert answer([compared()])[2].startswith("With one contender there is nothing to tell apart")
+    assert answer([compared()])[2].startswith("With one policy there is nothing to tell apart")
 
 
 def test_what_limits_it_comes_from_what_if_or_from_the_parts(tmp_path):
@@ -91,5 +96,5 @@ def test_every_run_is_a_row_with_its_mark(table):
     assert set(marks) <= {BEST, BOUND, EQUAL, ""}
     best = next(row for row in found if row.mark == BEST)
     tpot = table.set_index("series")["tpot_s.mean"]
-    assert any(best.cells[2].sort == pytest.approx(value) for value in tpot)
-    assert best.cells[2].interval.startswith("[")
+    assert any(best.cells[1].sort == pytest.approx(1e3 * value) for value in tpot)
+    assert best.cells[1].interval.startswith("[")

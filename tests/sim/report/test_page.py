@@ -76,7 +76,7 @@ def test_without_a_validation_the_page_says_so(sweep, tmp_path):
     write_replay(tmp_path / "runs" / "a", "lru")
     page = render(content(tmp_path / "runs"))
     assert "No validation was given" in page
-    assert "lru was the only contender" in page
+    assert "lru was the only policy that was run" in page
     assert "No run asked what if" in page
 
 
@@ -157,19 +157,46 @@ def test_a_browser_shows_it_without_complaint_and_without_scrolling_sideways(bro
     assert tab.evaluate("getComputedStyle(document.querySelector('section')).borderTopWidth") == "1px"  # styles apply
 
 
-def test_headings_sort_and_words_filter(browser, page):
+SHOWN = "Array.from(document.querySelectorAll('table.sortable tbody tr:not(.group)')).filter((r) => !r.hidden)"
+
+
+def test_headings_sort_within_groups_and_words_filter(browser, page):
     tab, complaints = opened(browser, page, 1400)
-    values = (
-        "Array.from(document.querySelectorAll('table.sortable tbody tr')).map((r) => Number(r.cells[3].dataset.sort))"
+    groups = (
+        "Array.from(document.querySelectorAll('table.sortable tbody')).map("
+        "(b) => Array.from(b.rows).slice(1).map((r) => Number(r.cells[2].dataset.sort)))"
     )
-    button = tab.locator("table.sortable th button").nth(3)
+    button = tab.locator("table.sortable th button").nth(2)
     button.click()
-    assert tab.evaluate(values) == sorted(tab.evaluate(values))
+    assert tab.evaluate(groups) == [sorted(group) for group in tab.evaluate(groups)]
     button.click()
-    assert tab.evaluate(values) == sorted(tab.evaluate(values), reverse=True)
+    assert tab.evaluate(groups) == [sorted(group, reverse=True) for group in tab.evaluate(groups)]
+    assert max(map(len, tab.evaluate(groups))) == 3
     tab.locator(".filter input").fill("lru")
-    shown = tab.evaluate(
-        "Array.from(document.querySelectorAll('table.sortable tbody tr')).filter((r) => !r.hidden).length"
-    )
-    assert shown == 2
+    assert tab.evaluate(f"{SHOWN}.length") == 2
     assert complaints == []
+
+
+def test_a_reader_chooses_policies_and_a_capacity_and_sees_intervals(browser, page):
+    tab, complaints = opened(browser, page, 1400)
+    assert tab.locator(".chart circle").count() == tab.evaluate(f"{SHOWN}.length") == 7
+    tab.locator(".policies input[value=belady]").uncheck()
+    assert tab.locator(".chart circle").count() == tab.evaluate(f"{SHOWN}.length") == 5
+    tab.locator("select.capacity").select_option(index=1)
+    assert tab.evaluate(f"new Set({SHOWN}.map((r) => r.dataset.capacity)).size") == 1
+    tab.locator(".chart circle").first.hover()
+    said = tab.locator(".chart output").inner_text()
+    assert "TPOT, ms" in said and "[" in said and "% of the experts" in said
+    assert complaints == []
+
+
+def test_columns_fold_out(browser, page):
+    tab, _ = opened(browser, page, 1400)
+    width = "document.querySelector('.scroll').scrollWidth <= document.querySelector('.scroll').clientWidth"
+    assert tab.evaluate(width)
+    shown = tab.locator("table.sortable th[scope=col]:visible").count()
+    tab.locator("button.fold").click()
+    assert tab.locator("table.sortable th[scope=col]:visible").count() > shown
+    narrow, _ = opened(browser, page, 400)
+    assert narrow.locator("table.sortable th[scope=col]:visible").count() == 3
+    assert narrow.evaluate(width)
