@@ -1,4 +1,4 @@
-"""Records a tiny model of every MoE type and compares it with the truth: python -m scripts.studies.families.table
+"""Checks recordings of tiny models of every MoE type against the truth: python -m scripts.studies.families.table
 
 Every MoE type of the installed transformers, with random weights. Words: [TYPE ...] [--out FILE.csv]
 
