@@ -14,6 +14,7 @@ SEE_ALSO = {
     "plot": "[What the metrics mean](../metrics.md).",
     "report": "[How to read the report](../report.md).",
     "record": "[The trace format](../../traces/README.md).",
+    "export": "[The trace format](../../traces/README.md).",
     "import": "[The trace format](../../traces/README.md).",
     "info": "[The trace format](../../traces/README.md).",
     "check-policy": "[Adding a policy](../../CONTRIBUTING.md).",

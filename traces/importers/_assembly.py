@@ -49,20 +49,24 @@ class Rows:
         )
 
 
-def assemble(cells: Cells, options: argparse.Namespace, provenance: dict[str, Any], best_first: bool) -> Trace:
+def assemble(
+    cells: Cells, options: argparse.Namespace, provenance: dict[str, Any], best_first: bool, from_zero: bool = False
+) -> Trace:
     """The trace of the cells of a table; notes on what was concluded go into the provenance.
 
-    `best_first`: ranks stand for merit. Raises: UserError for cells that make no trace.
+    `best_first`: ranks stand for merit. `from_zero`: tokens are known to be numbered from 0.
+
+    Raises: UserError for cells that make no trace.
     """
     notes: list[str] = provenance.setdefault("notes", [])
     cells = set_units(cells)
-    cells = _moe_layers(cells, options.dense_layers or (), notes)
+    cells = _moe_layers(cells, options.dense_layers or (), provenance)
     cells = gather_ranks(cells, options.top_k, notes)
     cells = set_positions(cells, notes)
     num_experts = _num_experts(cells, options.num_experts, notes)
     rows = _rows(cells, options.allow_missing, notes)
     first = rows.position[np.flatnonzero(np.diff(rows.unit, prepend=-1))]
-    if (first == 1).all() and options.prompt_len != (1,):
+    if not from_zero and (first == 1).all() and options.prompt_len != (1,):
         notes.append("Tokens are numbered from 1.")
         rows.position = rows.position - 1
     return finish(rows, cells.names, num_experts, options, provenance, best_first)
@@ -106,11 +110,12 @@ def finish(
     )
 
 
-def _moe_layers(cells: Cells, declared: tuple[int, ...], notes: list[str]) -> Cells:
-    """With layers counted from 0, those without experts left out.
+def _moe_layers(cells: Cells, declared: tuple[int, ...], provenance: dict[str, Any]) -> Cells:
+    """With layers counted from 0, those without experts left out; the provenance says what the source calls them.
 
     Raises: UserError where there is no other layer.
     """
+    notes = provenance["notes"]
     layer = cells.of[LAYER]
     found, index = np.unique(layer, return_inverse=True)
     of_entry = np.repeat(index, cells.counts)
@@ -132,6 +137,7 @@ def _moe_layers(cells: Cells, declared: tuple[int, ...], notes: list[str]) -> Ce
     if numbers != list(range(len(numbers))):
         absent = sorted(set(range(numbers[-1])) - set(found.tolist()) - set(declared))
         named = f"; {_layers(absent)} not in the file, and taken for dense" if absent and len(absent) < 65 else ""
+        provenance["layer_numbers"] = numbers
         notes.append(f"MoE layers 0 to {len(numbers) - 1} are layers {_spans(numbers)} of the source{named}.")
     cells = replace(cells, of=cells.of | {LAYER: (np.cumsum(moe) - 1)[index]})
     return cells if moe.all() else cells.take(moe[index])

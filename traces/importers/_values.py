@@ -118,13 +118,22 @@ def numbers(values: Any, where: Where, name: str) -> NDArray[np.float32] | None:
             return None
         if any(absent):
             raise UserError(f"{where(absent.index(True))} has no {name}: must be in all {'lines'} or in none")
-        array = np.array([_number(value, where, name, at) for at, value in enumerate(values)], np.float64)
+        array = _floats(values, where, name)
     with np.errstate(over="ignore"):
         small = array.astype(np.float32)
     if not np.isfinite(small).all():
         at = int(np.argmax(~np.isfinite(small)))
         raise UserError(f"{where(at)}: {name}={array[at]}: must be a finite number")
     return small
+
+
+def _floats(values: Any, where: Where, name: str) -> NDArray[np.float64]:
+    try:
+        if {type(value) for value in values} <= {str, float, int}:
+            return np.array(list(map(float, values)), np.float64)
+    except (ValueError, OverflowError):
+        pass  # which one it is, is found below
+    return np.array([_number(value, where, name, at) for at, value in enumerate(values)], np.float64)
 
 
 def _number(value: Any, where: Where, name: str, at: int) -> float:
@@ -147,9 +156,9 @@ def phases(values: Any, where: Where, column: str) -> NDArray[np.int64]:
         if value is None:
             found.append(MISSING)
             continue
-        text = value.strip().lower() if isinstance(value, str) else repr(value).lower().removesuffix(".0")
+        text = value if isinstance(value, str) else repr(value).removesuffix(".0")
         if text not in known:
-            code = (_TRUE if flag else _PHASES).get(text)
+            code = (_TRUE if flag else _PHASES).get(text.strip().lower())
             if code is None:
                 words = "true or false" if flag else "'prefill' or 'decode'"
                 raise UserError(f"{where(at)}: {column}={value!r}: must be {words}")
@@ -181,6 +190,9 @@ def lists(values: Any, where: Where, name: str) -> Lists:
         count, width = len(values), 1 if values.ndim == 1 else values.shape[1]
         one = np.arange(count)
         return Lists(values.reshape(-1), np.full(count, width), one, np.zeros_like(one), values.ndim == 1)
+    if all(isinstance(value, str) and value.replace(".", "", 1).replace("-", "", 1).isalnum() for value in values):
+        one = np.arange(len(values))
+        return Lists(values, np.ones_like(one), one, np.zeros_like(one), True)
     found = [_listed(value) for value in values]
     kinds = {_depth(value) for value in found if value is not None and value != []}
     if len(kinds) > 1:

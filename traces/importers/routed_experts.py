@@ -139,6 +139,7 @@ def read(source: Path, options: argparse.Namespace) -> Trace:
         "imported_from": "routed_experts",
         "sha256": {path.name: sha256_of(path) for path in _files(source)},
         "notes": notes,
+        "layer_numbers": layers,
     }
     return finish(rows, names, options.num_experts, options, provenance, False)
 

@@ -29,6 +29,7 @@ from traces.importers._columns import (
     recognise,
 )
 from traces.importers._entries import Reader
+from traces.importers._said import restored, said_of
 from traces.importers._sources import add_model_options, check_num_experts, integers_option, require, sha256_of
 from traces.importers._tables import Table, open_table
 from traces.importers._values import MISSING
@@ -128,11 +129,13 @@ def read_table(source: Path, options: argparse.Namespace, preset: Preset) -> Tra
     }
     if preset.source:
         provenance["source"] = preset.source
+    said = said_of(table.metadata)
     cells = Reader(source, table, layout, preset.only, preset.must).read()
     if preset.phase is not None and (cells.of["phase"] != MISSING).any():
         cells.of["phase"][cells.of["phase"] == MISSING] = preset.phase
-    best_first = preset.best_first or (cells.scalar and layout.has("rank"))
-    return assemble(cells, options, provenance, best_first)
+    best_first = preset.best_first or (cells.scalar and layout.has("rank") and said.get("ranked") is not False)
+    best_first |= said.get("ranked") is True
+    return restored(assemble(cells, options, provenance, best_first, said.get("first_token") == 0), said)
 
 
 def _layout(source: Path, table: Table, preset: Preset, options: argparse.Namespace) -> Layout:
