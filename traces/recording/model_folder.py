@@ -19,8 +19,8 @@ LAYERS = {
 MOST_LAYERS = 10_000
 MOST_MODULES = 1 << 18
 """Layers times experts; the largest model of today has some 25,000."""
-MOST_OF_A_SIZE = 1 << 24
-"""Width, heads, words or positions; the largest of today is some 10 million positions."""
+MOST_OF_A_SIZE = 1 << 25
+"""Width, heads, words or positions; the largest of today are 10 million positions and 20 million pairs of words."""
 
 
 def check_model_folder(folder: Path, label: str) -> None:

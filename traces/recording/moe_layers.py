@@ -44,8 +44,9 @@ class MoELayer:
     `router` is the module whose scores, read by `scores`, give the weights; both None where there is none, and
     `no_scores` says why. `router_rest` and `router_named` are its further arguments (a bias, in some families);
     `token_places` are the places among them at which it gets the ids of the tokens themselves. `hashed`: its choice
-    follows from these alone. `chooser` is the module inside which the ids are chosen, `block` the whole decoder layer.
-    `norm` is None where no module's output is the router's input.
+    follows from these alone; `remembers`: it also gets states of the tokens' earlier layers, so that it cannot be
+    applied early. `chooser` is the module inside which the ids are chosen, `block` the whole decoder layer. `norm` is
+    None where no module's output is the router's input.
     """
 
     index: int
@@ -64,6 +65,7 @@ class MoELayer:
     router_input_ndim: int = 2
     token_places: tuple[int | str, ...] = ()
     hashed: bool = False
+    remembers: bool = False
     norm: torch.nn.Module | None = None
 
     @property
@@ -220,8 +222,21 @@ def _with_router(layer: MoELayer, call: ModuleCall, source: ScoreSource, probe: 
         router_named=named,
         router_input_ndim=2 if state is None else state.ndim,
         token_places=places,
+        remembers=_remembers(call.args[1:], named, places, layer.block),
         hashed=bool(places) and _is_hashed(call, places, probe.calls[layer.name][0]),
         norm=None if state is None else norm_of(probe, state),
+    )
+
+
+def _remembers(
+    rest: tuple[Any, ...], named: dict[str, Any], places: tuple[int | str, ...], block: torch.nn.Module
+) -> bool:
+    """Whether a router's further arguments hold floating numbers for each token, which are no weights of the model."""
+    kept = {tensor.data_ptr() for tensor in (*block.parameters(), *block.buffers())}
+    return any(
+        getattr(value, "is_floating_point", bool)() and PROBE_TOKENS in value.shape and value.data_ptr() not in kept
+        for place, value in (*enumerate(rest), *named.items())
+        if place not in places
     )
 
 

@@ -140,7 +140,9 @@ class Tap:
         try:
             return compute()
         except Exception as error:  # of the model's own code, which may do anything
-            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            reason = next(iter(str(error).splitlines()), "")
+            if not isinstance(error, ValueError):
+                reason = f"{type(error).__name__}: {reason}"
             if not self._keep_going:
                 raise UserError(f"{family_name(self.model)}: {table} cannot be computed: {reason}") from error
             self.failed[table] = reason
@@ -242,6 +244,8 @@ def gate_logits(layer: MoELayer, state: torch.Tensor, tokens: torch.Tensor | Non
     import torch
 
     assert layer.router is not None and layer.scores is not None
+    if layer.remembers:
+        raise ValueError("the router also reads what earlier layers left of each token, so it cannot be applied early")
     rest = [tokens if place in layer.token_places else value for place, value in enumerate(layer.router_rest)]
     named = {name: tokens if name in layer.token_places else value for name, value in layer.router_named.items()}
     with torch.no_grad():

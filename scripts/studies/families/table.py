@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     print(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
     if asked.out is not None:
         columns = [field.name for field in fields(Row)]
-        pd.DataFrame([astuple(row) for row in rows], columns=columns).to_csv(asked.out, index=False)
+        pd.DataFrame([astuple(row) for row in rows], columns=columns).convert_dtypes().to_csv(asked.out, index=False)
     return int(any(counts[fault] for fault in FAULTS))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ DIFFERING: dict[str, dict[str, Any]] = {
         "o_lora_rank": 16, "o_groups": 2, "num_key_value_heads": 1, "head_dim": 16, "num_hidden_layers": 5,
         "hc_mult": 2, "sliding_window": 32, "index_topk": 8,
     },
+    "dots3_note_text": {"per_layer_config": {}, "head_dim": 16, "shared_experts_intermediate_size": 24},
     "ernie4_5_vl_moe_text": {"moe_intermediate_size": [16, 8]},
     "gemma4_text": {"enable_moe_block": True},
     "glm4v_moe_text": {"rope_parameters": {**ROTARY, "partial_rotary_factor": 1.0}},
@@ -87,6 +89,16 @@ DIFFERING: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }  # fmt: skip
 WHOLE: dict[str, dict[str, Any]] = {
+    "nllb-moe": {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_sparse_step": 2, "decoder_sparse_step": 2,
+        "num_experts": EXPERTS, "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT,
+    },
+    "switch_transformers": {
+        "d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 4,
+        "num_sparse_encoder_layers": 2, "num_sparse_decoder_layers": 2, "num_experts": EXPERTS,
+        "vocab_size": VOCABULARY,
+    },
     "dbrx": {
         "d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": CONTEXT, "vocab_size": VOCABULARY,
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
@@ -99,10 +111,12 @@ IMAGES = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "out_hidden_size", "projection_dim", "text_hidden_size",
                      "vision_output_dim", "projector_input_dim", "projector_output_dim", "hidden_dim"), 32),
     **dict.fromkeys(("num_heads", "num_attention_heads", "num_key_value_heads"), 2),
+    **dict.fromkeys(("d_model", "encoder_ffn_dim", "output_dim"), 32),  # of the part that hears
+    **dict.fromkeys(("encoder_layers",), 1), "encoder_attention_heads": 2, "downsample_hidden_size": 16,
     "image_size": 28, "patch_size": 14, "num_position_embeddings": 16, "head_dim": 16, "global_head_dim": 16,
     "deepstack_visual_indexes": [0], "fullatt_block_indexes": [0],
 }  # fmt: skip
-"""Sizes of the part of a multimodal model that sees, by the same rule."""
+"""Sizes of the parts of a multimodal model that see and hear, by the same rule."""
 TABLES = ("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "TOKEN_CLASSIFICATION")
 """The library's tables of classes that make text; a type in none of them is a part of another."""
 
@@ -136,8 +150,8 @@ def tiny_model(model_type: str, seed: int = 0, **sizes: Any) -> Any:
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     config = CONFIG_MAPPING[model_type](**(_values(CONFIG_MAPPING[model_type], model_type) | sizes))
-    build = _model_class(config)
-    with torch.device("meta"):  # takes no memory, however large
+    build, size = _model_class(config), 0
+    with torch.device("meta"), suppress(RuntimeError):  # takes no memory; some classes compute while they are built
         size = sum(parameter.numel() for parameter in build._from_config(config).parameters())
     if size > MOST_PARAMETERS:
         raise UserError(f"{model_type} has {size} parameters even so: name its sizes in DIFFERING")
@@ -210,7 +224,7 @@ def _part_values(name: str, part: Any) -> Any:
         return None
     if "text" in name or "thinker" in name or "llm" in name:
         return part(**_values(part, kind)).to_dict()
-    if "vision" in name:
+    if "vision" in name or "audio" in name:
         known = _fields(part)
         return part(**{field: value for field, value in IMAGES.items() if field in known}).to_dict()
     return None
