@@ -13,7 +13,7 @@ Parts, in this order; all results SIMULATED on the embedded trace unless said ot
   ablation   SMoE's parts and baselines, published beside ours (three minutes); docs/results/smoe_claims.md
   od_moe     OD-MoE's tables, published beside ours (two minutes)
   streaming  Expert Streaming's statements beside ours (four minutes)
-  speed      README "Two engines", MEASURED; of gpt-oss-20b with --traces, else of a drawn trace of its shape
+  speed      docs/engines.md, MEASURED; of gpt-oss-20b with --traces, else of a drawn trace of its shape
   published  hit rates that others published or measured; left out without --traces, and the summary says so
 
 --traces: a folder with gpt_oss_20b/, big_moe_on_edge/ and mixtral_offloading/. Exit status 1 if a part failed.
