@@ -52,7 +52,16 @@ def _registered(word: str) -> str:
 
 def _is_file_name(group: str, choice: str) -> bool:
     """Whether a choice is not simply the name of a file of the group."""
-    return choice.endswith(ENDING) or (choice != "" and _rule_target(group, choice) is not None)
+    if choice.endswith(ENDING) or _is_model_config(group, choice):
+        return True
+    return choice != "" and _rule_target(group, choice) is not None
+
+
+def _is_model_config(group: str, choice: str) -> bool:
+    """Whether a choice is the folder of a model, or its `config.json`."""
+    if group != "model" or choice in ("", ".", "..") or _known(group, choice):
+        return False
+    return choice.endswith(".json") or Path(choice).expanduser().is_dir()
 
 
 def _rule_target(group: str, choice: str) -> str | None:
@@ -78,12 +87,18 @@ def _unquoted(choice: str) -> str:
 def _choice(group: str, choice: str) -> str:
     """The name of a choice in Hydra's grammar, which is the path as it was typed unless the group has such a file."""
     target = _rule_target(group, choice)
-    if not choice.endswith(ENDING) and target is None:
+    sizes = _is_model_config(group, choice)
+    if not choice.endswith(ENDING) and target is None and not sizes:
         return choice
     if "${" in choice or not choice.isprintable():
         raise UserError(f"{group}={choice}: a path here must be printable and hold no ${{")
     if target is not None:
         content = rule_node(group, target)
+    elif sizes:
+        from sim.machine.config_json import read_config_json
+
+        content = read_config_json(Path(choice).expanduser())
+        choice = str(Path(choice).expanduser().absolute())
     else:
         path = Path(choice).expanduser()
         content = read_mapping(path, f"{group}={choice}: the file")

@@ -12,6 +12,8 @@ from traces.errors import UserError
 from traces.format.trace import Geometry, Trace
 
 FALLBACK = "deepseek_moe_16b"
+_chosen: dict[str, int] = {}
+"""MoE layers of the models whose sizes were chosen by hand in this process, which may be no files of `conf/model`."""
 PER_LAYER = ("expert_bytes", "attention_bytes", "shared_bytes")
 
 
@@ -32,7 +34,9 @@ def resolve_geometry(
             raise UserError(
                 "the chosen model file says how to record a model, not its sizes: use model=trace or a model's name"
             )
-        return _borrow(trace, geometry(dimensions_from_config(model)))
+        chosen = geometry(dimensions_from_config(model))
+        _chosen[chosen.model] = chosen.num_layers
+        return _borrow(trace, chosen)
     if trace_config.path is None and trace_config.geometry is not None:
         return _borrow(trace, load_geometry(trace_config.geometry))
     known = _known_sizes(trace.geometry.model)
@@ -50,6 +54,8 @@ def resolve_geometry(
 
 def model_layers(geometry: Geometry) -> int:
     """MoE layers of the model that sizes are named after; those of the sizes where no file describes that model."""
+    if geometry.model in _chosen:
+        return _chosen[geometry.model]
     known = _known_sizes(geometry.model)
     return geometry.num_layers if known is None else known.num_layers
 

@@ -26,6 +26,15 @@ PUBLISHED = {
     "deepseek_v3_q4": (671.0, 25.3, 376.0),
 }
 
+# Parameters as their model cards give them, in whole billions for some: how near a total must come follows from that.
+CARDS = {
+    "qwen3_235b_a22b": (235.0, 0.5),
+    "gpt_oss_120b": (116.83, 0.005),
+    "phi_3_5_moe": (41.9, 0.05),
+    "minimax_m2": (230.0, 1.5),
+    "glm_4_5_air": (106.0, 1.0),
+}
+
 
 def expert_parameters(dimensions: Dimensions) -> int:
     """Numbers of one routed expert: gate, up and down matrix, and its biases."""
@@ -63,8 +72,14 @@ def test_totals_are_the_published_ones(name: str) -> None:
     assert total_bytes(dimensions) / GIB == pytest.approx(total_gib, rel=0.021)
 
 
+@pytest.mark.parametrize("name", CARDS)
+def test_totals_are_those_of_the_model_cards(name: str) -> None:
+    billions, digits = CARDS[name]
+    assert total_parameters(load_dimensions(name)) / 1e9 == pytest.approx(billions, abs=digits)
+
+
 def test_every_file_is_covered_and_says_its_source() -> None:
-    assert set(model_names()) == set(PUBLISHED)
+    assert set(model_names()) == {*PUBLISHED, *CARDS}
     for name in model_names():
         dimensions = load_dimensions(name)
         assert dimensions.name == name
