@@ -13,6 +13,7 @@ import numpy as np
 from sim.results.json_files import read_json, write_json
 from sim.statistics.plausible import Plausible
 from traces.errors import UserError
+from traces.whole_file import check_inside
 
 NAME = "plausible.json"
 Values = dict[str, float | None]
@@ -37,8 +38,9 @@ def write_plausible(
 ) -> None:
     """Keep what was replayed; `moves`: with one figure moved, "FIGURE STANDARD_ERRORS" -> metrics.
 
-    Raises: OSError where the folder cannot be written.
+    Raises: OSError where the folder cannot be written; UserError where a link leads out of it.
     """
+    check_inside(run / NAME, run)
     what = {"label": "SIMULATED", "key": key_of(provenance), "requests": list(requests), "stated": stated}
     write_json(run / NAME, what | {"drawn": {name: list(values) for name, values in drawn.items()}, "moves": moves})
 

@@ -270,7 +270,7 @@ def _keep(one: Moved) -> None:
     stated = {name: None if np.isnan(value) else value for name, value in known.stated.items()}
     try:
         write_plausible(one.folder, one.provenance, one.requests, stated, drawn, one.moves)
-    except OSError:
+    except (OSError, UserError):
         return
 
 

@@ -5,6 +5,7 @@ Run as a script: reads each in this one process and prints a JSON object of what
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
 import json
@@ -20,6 +21,8 @@ from random import Random
 from typing import Any
 
 import numpy as np
+
+from traces.importers import load_importer
 
 Case = tuple[str, Callable[[Path], Any]]
 MB = 1 << 20
@@ -105,6 +108,28 @@ def model_folder(folder: Path, **config: Any) -> Path:
     return folder
 
 
+def routing_tables(root: Path) -> Iterator[Path]:
+    """Tables of routing, as `python -m sim import table` reads them, of one row again and again."""
+    table(root / "routing.parquet", 8 * MB, ("request", "token", "layer", "experts"))
+    yield root / "routing.parquet"
+    for name, head, row in (
+        ("routing.csv.gz", b"request,token,layer,experts\n", b"0,0,0,1\n"),
+        ("routing.jsonl.gz", b"", b'{"request":0,"token":0,"layer":0,"experts":[1]}\n'),
+        ("line.csv.gz", b"", b"layer,"),
+    ):
+        (root / name).write_bytes(gzip.compress(head + row * (40 * MB // len(row))))
+        yield root / name
+    (root / "routing.json").write_bytes(b"[" + b'{"layer":0,"experts":[1]},' * MB + b"{}]")
+    yield root / "routing.json"
+
+
+def import_table(path: Path) -> Any:
+    """The trace in a table of routing."""
+    importer, parser = load_importer("table"), argparse.ArgumentParser()
+    importer.add_options(parser)
+    return importer.read(path, parser.parse_args(["--num-experts", "8"]))
+
+
 def cases(root: Path, seed: int) -> Iterator[Case]:
     """Every input beside its reader; the input is written when its case is asked for."""
     import sim.assembly.catalogue
@@ -173,6 +198,8 @@ def cases(root: Path, seed: int) -> Iterator[Case]:
         yield f"results.parquet {name}", lambda _, folder=folder: _gathered(folder)
         yield f"tokens.parquet {name}", lambda _, folder=folder: gathered(folder)
         yield f"gather {name}", lambda _, folder=folder: _stacked(folder, [folder / "run"], "requests")
+    for path in routing_tables(root):
+        yield f"import {path.name} 0", lambda _, path=path: import_table(path)
     for number, (arrays, each) in enumerate(((rng.randrange(50, 80), MB), (1, 100 * MB), (300, 160 << 10))):
         path = root / f"{number}.npz"
         archive(path, arrays, each)

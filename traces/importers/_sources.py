@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from traces.errors import UserError
 from traces.format.trace import Geometry, id_dtype
 from traces.special_files import require_regular
+from traces.whole_input import FREE_BYTES, UNPACKED_RATIO
 
 MAX_LINE_CHARACTERS = 1 << 20
 MAX_ARRAY_BYTES = 1 << 33
-MAX_UNPACKED = 1 << 24
-MAX_UNPACKED_RATIO = 100
-"""Arrays of more than ``MAX_UNPACKED`` bytes together may not be so many times larger than their file."""
+MAX_UNPACKED, MAX_UNPACKED_RATIO = FREE_BYTES, UNPACKED_RATIO
+"""Arrays, or text, of more than ``MAX_UNPACKED`` bytes may not be so many times larger than their file."""
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

@@ -16,6 +16,7 @@ from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
 from sim.machine.uncertainty import moved_machine
 from sim.metrics.registry import quantity_of
+from sim.results.plausible_file import write_plausible
 from sim.results.run_files import uncertainty_of
 from sim.run import plausible
 from sim.run.plausible import Flip, Moved, check_plain, flip_words, flips
@@ -155,6 +156,7 @@ def test_every_shipped_rule_is_replayed():
             check_plain({"policy": {"eviction": {"_target_": named}}})
 
 
+@pytest.mark.slow
 def test_a_file_beside_a_folder_of_results_is_not_run(tmp_path, monkeypatch, capsys):
     """Its name begins like a module of the package."""
     monkeypatch.chdir(tmp_path)
@@ -172,6 +174,17 @@ def test_a_file_beside_a_folder_of_results_is_not_run(tmp_path, monkeypatch, cap
         main(["runs", "machines=8"])
         captured = capsys.readouterr()
         assert "code of others is not imported here" in captured.out + captured.err
+
+
+def test_replays_are_kept_through_no_link_out_of_the_run(tmp_path):
+    """Whoever made the folder could choose which file of the reader's is overwritten."""
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    mine.write_bytes(b"mine")
+    run.mkdir()
+    (run / "plausible.json").symlink_to(mine)
+    with pytest.raises(UserError, match="leads out of"):
+        write_plausible(run, {}, (0,), {}, {}, {})
+    assert mine.read_bytes() == b"mine"
 
 
 def test_machines_are_none_or_enough():
