@@ -31,7 +31,7 @@ def test_reuse_by_hand():
     """One layer, top 2: 01 | 02 | 13 | 01 | 45, all decode; the first two rows have three rows after them."""
     ids = np.array([[[0, 1]], [[0, 2]], [[1, 3]], [[0, 1]], [[4, 5]]])
     reused, pairs = reuse_counts(routed(ids, 6, [0], [5]))
-    assert pairs.tolist() == [2]
+    assert pairs.tolist() == [[2, 2]]
     # Row 0: 0 returns at 1 step, 1 at 2 steps. Row 1: 0 returns at 2 steps, 2 never.
     assert reused[0].tolist() == [[1, 0], [2, 1], [2, 1]]
 
@@ -39,7 +39,7 @@ def test_reuse_by_hand():
 def test_reuse_does_not_cross_requests():
     ids = np.zeros((8, 1, 1), np.int64)
     reused, pairs = reuse_counts(routed(ids, 4, [0, 0], [4, 4]))
-    assert pairs.tolist() == [1, 1]
+    assert pairs.tolist() == [[1], [1]]
     assert reused.tolist() == [[[1], [1], [1]], [[1], [1], [1]]]
 
 
