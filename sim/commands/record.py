@@ -152,6 +152,7 @@ def _summary(out: Path, trace: Any) -> str:
     ]
     if "statement" in trace.provenance:
         lines.append(f"note: {trace.provenance['statement']}")
+    lines += [f"note: {note}" for note in trace.provenance.get("notes", [])]
     if cut := trace.provenance.get("prompts_cut"):
         lines.append(
             f"note: {cut['prompts']} of {trace.num_requests} prompts were cut to prompt_tokens="

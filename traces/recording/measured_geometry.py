@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name: str) -> Geometry:
     """Geometry of `model`, whose MoE layers are `layers`, in the dtype in which it is loaded."""
     expert_bytes = tuple(_expert_bytes(layer) for layer in layers)
+    read_bytes = _bytes(model.parameters()) - _unread_bytes(model, layers)
     shared_bytes = tuple(_bytes(_shared_parameters(layer)) for layer in layers)
     block_bytes = tuple(_bytes(layer.block.parameters()) for layer in layers)
     routed_bytes = tuple(_bytes(layer.experts.parameters()) for layer in layers)
@@ -30,7 +31,7 @@ def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name:
             for block, routed, shared in zip(block_bytes, routed_bytes, shared_bytes, strict=True)
         ),
         shared_bytes=shared_bytes,
-        other_bytes=_bytes(model.parameters()) - sum(block_bytes) - _table_only_bytes(model),
+        other_bytes=read_bytes - sum(block_bytes) - _table_only_bytes(model),
         kv_bytes_per_token=_kv_bytes_per_token(model, layers),
         hidden_size=getattr(text_config(model), "hidden_size", None),
         weight_bits=_weight_bits(layers),
@@ -65,6 +66,30 @@ def _table_only_bytes(model: Any) -> int:
     if table is None or (head is not None and head.weight is table.weight):
         return 0
     return _bytes(table.parameters())
+
+
+def _unread_bytes(model: torch.nn.Module, layers: tuple[MoELayer, ...]) -> int:
+    """Bytes outside of the MoE blocks of modules that a pass over text never calls, as what sees or hears."""
+    import torch
+
+    called: set[int] = set()
+    handles = [module.register_forward_hook(lambda module, *_: called.add(id(module))) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(input_ids=probe_tokens(model))
+    finally:
+        for handle in handles:
+            handle.remove()
+    blocks = {id(layer.block) for layer in layers}
+
+    def unread(module: torch.nn.Module) -> int:
+        if id(module) in blocks:
+            return 0
+        if not any(id(part) in called for part in module.modules()):
+            return _bytes(module.parameters())
+        return sum(unread(child) for child in module.children())
+
+    return unread(model)
 
 
 def _weight_bits(layers: tuple[MoELayer, ...]) -> float:

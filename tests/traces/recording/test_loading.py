@@ -59,6 +59,15 @@ def test_multimodal_models_are_recorded_from_text(tmp_path: Path, model_type: st
     loaded = load_model(str(save_tiny(tiny_model(model_type), tmp_path / "m")), "float32")
     trace = record(loaded, (Prompt("hello"),), OPTIONS, progress=False)
     assert trace.num_experts == 8 and trace.router_logits is not None and trace.score_function == "softmax_topk"
+    sizes = {name: p.numel() * p.element_size() for name, p in loaded.model.named_parameters()}
+    sees = sum(size for name, size in sizes.items() if any(part in name for part in ("vis", "projector")))
+    tables = sum(size for name, size in sizes.items() if "embed_tokens" in name)
+    geometry = trace.geometry
+    parts = (geometry.expert_bytes, geometry.attention_bytes, geometry.shared_bytes)
+    experts, attention, shared = (sum(part or ()) for part in parts)
+    assert geometry.other_bytes is not None and (sees > 0) == (model_type == "qwen3_vl_moe")
+    # What sees is not read in a pass over text.
+    assert 8 * experts + attention + shared + geometry.other_bytes + tables + sees == sum(sizes.values())
 
 
 @pytest.mark.parametrize(
