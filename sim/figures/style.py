@@ -54,7 +54,7 @@ STYLE: Any = {
     "figure.dpi": 100,
 }
 
-_FOOTNOTE_POINTS, _LINE_POINTS = 6.0, 7.6
+_FOOTNOTE_POINTS, _LINE_POINTS = 6.0, 8.3
 _notes_drawn: ContextVar[bool] = ContextVar("notes_drawn", default=True)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from sim.assembly.replay import Replay
 from sim.engine.interface import BlockResult
-from sim.timeline.slices import BACK, LINK, STAGING, TRACKS, Event, Mark, Slice, Slicer, step_slices, until_step
+from sim.timeline.slices import BACK, LINK, STAGING, TRACKS, Arrow, Event, Mark, Slice, Slicer, step_slices, until_step
 from traces.whole_file import UnfinishedFile
 
 NAME = "timeline.json.gz"
@@ -39,6 +39,12 @@ def as_json(event: Event) -> str:
         return (
             f'{{"ph":"i","s":"t","pid":{PROCESS},"tid":{event.track},"ts":{microseconds(event.at_ns)},'
             f'"name":"{event.name}","cat":"{event.category}","args":{{{event.args}}}}}'
+        )
+    if isinstance(event, Arrow):
+        end = "" if event.starts else ',"bp":"e"'
+        return (
+            f'{{"ph":"{"s" if event.starts else "f"}","pid":{PROCESS},"tid":{event.track},'
+            f'"ts":{microseconds(event.at_ns)},"name":"copied for","cat":"copy","id":{event.number}{end}}}'
         )
     return (
         f'{{"ph":"C","pid":{PROCESS},"ts":{microseconds(event.at_ns)},"name":"{event.name}","args":{{{event.args}}}}}'
@@ -69,7 +75,8 @@ class TimelineFile:
         self.path, self.unfinished, self.replay = path, UnfinishedFile(path), replay
         self.limit = replay.run.timeline_steps
         self.steps, self.events, self.now_ns = 0, 0, 0
-        self.slicer = Slicer(replay.trace.num_experts, replay.runtime.staging_slots)
+        before_ns = [int(spent_ns) for spent_ns in replay.durations.before_lookup_ns]
+        self.slicer = Slicer(replay.trace.num_experts, replay.runtime.staging_slots, before_ns)
         self.held: dict[int, Slice] = {}
         self.file = gzip.GzipFile("", "wb", GZIP_LEVEL, self.unfinished.open(), mtime=0)
         about = {"label": "SIMULATED", "policy": replay.policy.name, "estimated": replay.notes.estimated}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,11 +14,19 @@ from sim.engine.clocks import timeline_log
 from sim.engine.clocks.timeline_log import STAGED_COPY
 from sim.engine.decision.counters import CHUNK, LOW_COPY
 from sim.engine.interface import BlockResult
-from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LINK_WAIT, SYNC
+from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, SYNC
 
-STEPS, GPU, SKIPPED, LINK, BACK, CPU, STAGING = range(1, 8)
+STEPS, GPU, SKIPPED, LINK, BACK, CPU, HOST_TRACK, STAGING = range(1, 9)
 """Tracks; every staging slot has one of its own from STAGING on."""
-TRACKS = {STEPS: "steps", GPU: "GPU", SKIPPED: "not executed", LINK: "link", BACK: "link back", CPU: "CPU"}
+TRACKS = {
+    STEPS: "steps",
+    GPU: "GPU",
+    SKIPPED: "not executed",
+    LINK: "link",
+    BACK: "link back",
+    CPU: "CPU",
+    HOST_TRACK: "host",
+}
 OUTCOMES = ("hit", "late", "fetch", "cpu", "substitute", "drop", "degrade")
 REPLACEMENT = "replacement"
 """Word for an executed expert that the router did not choose."""
@@ -30,6 +38,8 @@ PART_WORDS = {
     SYNC: ("sync", "synchronise"),
     HOST: ("issue", "issue copies"),
 }
+BEFORE_LOOKUP = {HOST: ("host", "host decisions"), SYNC: ("sync", "read back"), LAUNCH: ("launch", "launches")}
+"""Constants between attention and lookup, in their order."""
 """Part of the GPU's time -> (category, words)."""
 
 
@@ -63,7 +73,16 @@ class Count(NamedTuple):
     args: str
 
 
-Event = Slice | Mark | Count
+class Arrow(NamedTuple):
+    """From a copy to the expert that waited for it: the `number` of both ends is the same."""
+
+    number: int
+    track: int
+    at_ns: int
+    starts: bool
+
+
+Event = Slice | Mark | Count | Arrow
 
 
 def step_slices(result: BlockResult, count: int, first: int, begin_ns: int) -> Iterator[Slice]:
@@ -96,6 +115,11 @@ class Slicer:
 
     num_experts: int
     staging_slots: int
+    before_lookup_ns: Sequence[int] = ()
+    """Constants of a layer before its lookup, by part."""
+    copied: dict[int, int] = field(default_factory=dict)
+    """Key of an expert -> when its copy began, of the copies of this layer step and of prefetches not used yet."""
+    arrows: int = 0
     demanded: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Key of a demanded expert not seen executed yet -> (when it was looked up, outcome)."""
     staged: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -111,10 +135,11 @@ class Slicer:
         for kind, what, begin_ns, end_ns, extra in log.tolist():
             if kind == timeline_log.LOG_LAYER:
                 yield from self._not_executed()
-                yield Slice(GPU, "attention", f"L{what} attention", begin_ns, end_ns, f'"tokens":{extra}')
+                yield from self._layer(what, begin_ns, end_ns, extra)
             elif kind == timeline_log.LOG_EXPERT:
                 yield from self._executed(what, begin_ns, end_ns, extra)
             elif kind in (timeline_log.LOG_COPY, timeline_log.LOG_PREFETCH):
+                self.copied[what] = begin_ns
                 yield self._copy(kind, what, begin_ns, end_ns, extra)
             elif kind == timeline_log.LOG_BACK:
                 layer, expert = divmod(what, self.num_experts)
@@ -132,6 +157,18 @@ class Slicer:
                 yield Count("experts in slots", begin_ns, f'"experts":{what}')
                 yield Count("bytes in slots", begin_ns, f'"bytes":{extra}')
         yield from self._not_executed()
+
+    def _layer(self, layer: int, begin_ns: int, end_ns: int, tokens: int) -> Iterator[Slice]:
+        """Attention on the GPU, then the constants before the lookup; what the host does is on a track of its own."""
+        before = [(part, self.before_lookup_ns[part]) for part in BEFORE_LOOKUP if self.before_lookup_ns]
+        at_ns = end_ns - sum(spent_ns for _, spent_ns in before)
+        yield Slice(GPU, "attention", f"L{layer} attention", begin_ns, at_ns, f'"tokens":{tokens}')
+        for part, spent_ns in before:
+            category, words = BEFORE_LOOKUP[part]
+            if spent_ns > 0:
+                track = HOST_TRACK if part == HOST else GPU
+                yield Slice(track, category, f"L{layer} {words}", at_ns, at_ns + spent_ns)
+            at_ns += spent_ns
 
     def _label(self, key: int) -> str:
         layer, expert = divmod(key, self.num_experts)
@@ -153,6 +190,11 @@ class Slicer:
         word = self._outcome(key)
         args = f'"tokens":{tokens},"outcome":"{word}"'
         yield Slice(GPU, "expert", f"{self._label(key)} {word}", begin_ns, end_ns, args)
+        since_copy_ns = self.copied.pop(key, None)
+        if since_copy_ns is not None and word in ("fetch", "late"):
+            self.arrows += 1
+            yield Arrow(self.arrows, LINK, since_copy_ns, True)
+            yield Arrow(self.arrows, GPU, begin_ns, False)
         if key in self.staged:
             since_ns, slot = self.staged.pop(key)
             self.slot_free_ns[slot] = end_ns
@@ -171,4 +213,4 @@ class Slicer:
         category, words = PART_WORDS[part]
         layer = f"L{key // self.num_experts} "
         where = {LINK_WAIT: f"{self._label(key)} ", ATTENTION: ""}.get(part, layer)
-        return Slice(GPU, category, where + words, begin_ns, end_ns)
+        return Slice(HOST_TRACK if part == HOST else GPU, category, where + words, begin_ns, end_ns)

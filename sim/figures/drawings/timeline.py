@@ -19,7 +19,7 @@ from traces.whole_input import parse_json, read_bounded, unpacked
 FILE = "timeline.json.gz"
 SHOWN_STEPS = 2
 MOST_BYTES, MOST_VALUES = 1 << 26, 1 << 24
-LANES = {2: "GPU", 4: "link", 5: "link back", 6: "CPU"}
+LANES = {2: "GPU", 7: "host", 4: "link", 5: "link back", 6: "CPU"}
 """Track -> lane, from top to bottom."""
 
 ALWAYS = ("GPU", "link", "CPU")
@@ -29,7 +29,9 @@ LABEL_POINTS, EDGE_POINTS = 14.0, 3.0
 
 # Word, colour and hatching of every kind of slice: waits are hatched, what is done for later or for others is dotted.
 LOOKS = {
-    "attention": ("attention and fixed part", SKY, ""),
+    "attention": ("attention", SKY, ""),
+    "host": ("host decisions, issue copies", BLACK, "...."),
+    "launch": ("launches", "#B0B0B0", ""),
     "shared": ("shared experts, head", "#DDDDDD", ""),
     "hit": ("expert: hit", GREEN, ""),
     "late": ("expert: late", YELLOW, ""),
@@ -37,12 +39,12 @@ LOOKS = {
     "replacement": ("expert: replacement", GREEN, "...."),
     "wait_link": ("wait for link", "white", "////"),
     "wait_cpu": ("wait for CPU", "white", "\\\\\\\\"),
-    "sync": ("sync, issue copies", BLACK, ""),
+    "sync": ("synchronise, read back", BLACK, ""),
     "demand": ("copy: demand", VERMILLION, ""),
     "prefetch": ("copy: prefetch", ORANGE, "...."),
     "cpu": ("expert on CPU", BLUE, ""),
 }
-SAME = {"head": "shared", "issue": "sync", "degrade": "fetch", "back": "demand"}
+SAME = {"head": "shared", "issue": "host", "degrade": "fetch", "back": "demand"}
 """Kinds that look like another."""
 
 

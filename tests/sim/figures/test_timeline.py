@@ -50,7 +50,7 @@ def test_bars_by_hand(folder):
     assert span(events, 3, 3) == (17.5 + 0.25, 24.0)  # prefill 7.5 us; A and B hit in 5.25 us each; C is fetched
     bars = bars_within(events, *span(events, 3, 3))
     expected = [
-        Bar("GPU", "attention", "L0 attention", 0.0, 0.005),
+        Bar("host", "host", "L0 host decisions", 0.0, 0.005),
         Bar("GPU", "wait_link", "L0 E2 wait for link", 0.005, 0.001),
         Bar("GPU", "fetch", "L0 E2 fetch", 0.006, 0.00025),
         Bar("link", "demand", "L0 E2 fetch", 0.005, 0.001),
@@ -62,7 +62,7 @@ def test_bars_by_hand(folder):
 
 def test_slices_are_cut_at_the_window(folder):
     bars = bars_within(read_events(folder / NAME), 1.0, 2.0)
-    assert [bar[1:] for bar in bars] == [("attention", "L0 attention", 0.0, pytest.approx(0.001))]
+    assert [bar[1:] for bar in bars] == [("host", "L0 host decisions", 0.0, pytest.approx(0.001))]
 
 
 def test_a_step_of_median_length_is_shown(folder):
@@ -74,12 +74,12 @@ def test_the_figure_has_its_lanes_and_says_what_it_is(folder):
     runs = table(folder)
     figure = timeline(runs, 2, (3, 4))
     (panel,) = figure.axes
-    assert [label.get_text() for label in panel.get_yticklabels()] == ["GPU", "link", "CPU"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["GPU", "host", "link", "CPU"]
     assert panel.get_xlabel() == "Time since the start of step 3 (ms)"
     assert panel.get_xlim() == (0, pytest.approx(0.0115))
     assert [text.get_text() for text in panel.texts][:2] == ["E2", "L0"]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["attention and fixed part", "expert: hit", "expert: fetched", "wait for link", "copy: demand"]
+    assert words == ["host decisions, issue copies", "expert: hit", "expert: fetched", "wait for link", "copy: demand"]
     said = figure.texts[0].get_text().replace("\n", " ")
     assert said == "SIMULATED: policy lru, capacity 50 %, batch size 1. ESTIMATED: sizes are invented."
 
@@ -88,7 +88,7 @@ def test_every_kind_of_slice_has_a_look():
     outcomes = [{"cat": "expert", "args": {"outcome": word}} for word in (*OUTCOMES, REPLACEMENT)]
     never_on_a_gpu = {"substitute", "drop"}
     parts = [{"cat": category, "args": {}} for category, _ in PART_WORDS.values()]
-    others = [{"cat": word, "args": {}} for word in ("attention", "fetch", "prefetch", "back", "cpu")]
+    others = [{"cat": word, "args": {}} for word in ("attention", "launch", "fetch", "prefetch", "back", "cpu")]
     assert {kind_of(event) for event in (*outcomes, *parts, *others)} - never_on_a_gpu == set(LOOKS)
     assert all(TRACKS[track] == lane for track, lane in LANES.items())
     assert FILE == NAME

@@ -62,13 +62,16 @@ def test_two_steps_by_hand(tmp_path):
     hardware = machine(gpu_memory_bytes_per_s=4e9, host_s_per_layer=5e-6)
     events, _ = written(replay_of(trace, "lru", hardware, slots_per_layer=2, timeline=True), tmp_path)
     assert slices(events, track("GPU")) == [
-        ("L0 attention", 0, 5000),
+        ("L0 attention", 0, 0),
         ("L0 E0 wait for link", 5000, 6000),
         ("L0 E0 fetch", 6000, 6250),
-        ("L0 attention", 6250, 11250),
+        ("L0 attention", 6250, 6250),
         ("L0 E0 hit", 11250, 11500),
     ]
+    assert slices(events, track("host")) == [("L0 host decisions", 0, 5000), ("L0 host decisions", 6250, 11250)]
     assert slices(events, track("link")) == [("L0 E0 fetch", 5000, 6000)]
+    arrows = [(event["ph"], event["tid"], event["ts"], event["id"]) for event in events if event["ph"] in "sf"]
+    assert arrows == [("s", track("link"), 5.0, 1), ("f", track("GPU"), 6.0, 1)]
     assert slices(events, track("steps")) == [
         ("step 0 decode request 0", 0, 6250),
         ("step 1 decode request 0", 6250, 11500),
@@ -124,13 +127,15 @@ def assert_trace_event_format(events):
         "i": {"pid": int, "tid": int, "ts": float, "s": str, "name": str, "cat": str, "args": dict},
         "C": {"pid": int, "ts": float, "name": str, "args": dict},
         "M": {"pid": int, "tid": int, "name": str, "args": dict},
+        "s": {"pid": int, "tid": int, "ts": float, "name": str, "cat": str, "id": int},
+        "f": {"pid": int, "tid": int, "ts": float, "name": str, "cat": str, "id": int, "bp": str},
     }
     named = {event["tid"] for event in events if event["name"] == "thread_name"}
     for event in events:
         members = kinds[event["ph"]]
         assert event.keys() == {"ph", *members}
         assert all(isinstance(event[name], kind) for name, kind in members.items()), event
-        if event["ph"] in "Xi":
+        if event["ph"] in "Xisf":
             assert event["tid"] in named
         if event["ph"] == "C":
             assert all(isinstance(value, int) for value in event["args"].values())
@@ -158,13 +163,13 @@ def test_everything_is_shown_once(tmp_path_factory, case):
 
 
 def assert_gpu_covers_the_clock(events, sums):
-    """The GPU's slices follow each other without a gap, and their parts are those that the metrics report."""
-    gpu = slices(events, track("GPU"))
+    """What GPU and host do follows each other without a gap, and their parts are those that the metrics report."""
+    gpu = sorted(slices(events, track("GPU")) + slices(events, track("host")), key=lambda one: (one[1], one[2]))
     assert gpu[0][1] == 0 and gpu[-1][2] == sums["latency_ns"]
     assert all(one[2] == two[1] for one, two in pairwise(gpu))
     spent = Counter()
     for event in events:
-        if event["ph"] == "X" and event["tid"] == track("GPU"):
+        if event["ph"] == "X" and event["tid"] in (track("GPU"), track("host")):
             spent[event["cat"]] += end_ns(event) - begin_ns(event)
     for category, part in PART_OF.items():
         if part in ("link", "cpu"):
