@@ -53,6 +53,7 @@ class Reader:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
+        self.lists: dict[str, frozenset[int]] = {}
 
     def dimensions(self) -> dict[str, Any]:
         """All fields but name and source."""
@@ -112,14 +113,21 @@ class Reader:
         last = self._given("moe_layer_end_index")
         if last is not None and layer > last:
             return False
-        only_dense = self.config.get("mlp_only_layers") or []
-        if isinstance(only_dense, list) and layer in only_dense:
+        if layer in self._listed("mlp_only_layers"):
             return False
-        listed = self.config.get("moe_layers")
-        if isinstance(listed, list) and listed:
+        listed = self._listed("moe_layers")
+        if listed:
             return layer in listed
         step = self._given("decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step", "moe_layer_freq")
         return not step or (layer + 1) % step == 0
+
+    def _listed(self, name: str) -> frozenset[int]:
+        """The layers that a list names; once, since every layer asks."""
+        if name not in self.lists:
+            value = self.config.get(name)
+            values = value if isinstance(value, list) else []
+            self.lists[name] = frozenset(number for number in values if isinstance(number, int))
+        return self.lists[name]
 
     def _shared(self, hidden: int, expert_ffn: int) -> dict[str, int]:
         count, width = self._given(*SHARED_COUNT), self._given(*SHARED_WIDTH)

@@ -113,3 +113,19 @@ def test_what_cannot_be_read_off_is_refused(change, sentence, tmp_path):
 def test_a_folder_without_one_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"config\.json does not exist: must be a folder with a config\.json"):
         compose_run(f"model={tmp_path}")
+
+
+@pytest.mark.parametrize(("name", "routed"), [("mlp_only_layers", 65535), ("moe_layers", 1)])
+def test_a_list_as_long_as_a_file_may_hold_is_read_once(name, routed, tmp_path):
+    """Not once for each layer: 65,535 layers would look through a million numbers each."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(QWEN | {"num_hidden_layers": 65535, name: [-1] * 10**6 + ([7] if routed == 1 else [])}))
+    found = read_config_json(path)
+    assert (found["num_layers"], found["dense_layers"]) == (routed, 65535 - routed)
+
+
+@pytest.mark.parametrize("value", [{}, 7, "a", [[1], {}, "3", None]])
+def test_lists_of_layers_that_are_none_name_no_layer(value, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(QWEN | {"mlp_only_layers": value}))
+    assert read_config_json(path)["dense_layers"] == 0
