@@ -186,7 +186,7 @@ class Slicer:
             yield Mark(SKIPPED, word, f"{self._label(key)} {word}", at_ns, f'"outcome":"{word}"')
         self.demanded.clear()
 
-    def _executed(self, key: int, begin_ns: int, end_ns: int, tokens: int) -> Iterator[Slice]:
+    def _executed(self, key: int, begin_ns: int, end_ns: int, tokens: int) -> Iterator[Slice | Arrow]:
         word = self._outcome(key)
         args = f'"tokens":{tokens},"outcome":"{word}"'
         yield Slice(GPU, "expert", f"{self._label(key)} {word}", begin_ns, end_ns, args)

@@ -30,7 +30,7 @@ LABEL_POINTS, EDGE_POINTS = 14.0, 3.0
 # Word, colour and hatching of every kind of slice: waits are hatched, what is done for later or for others is dotted.
 LOOKS = {
     "attention": ("attention", SKY, ""),
-    "host": ("host decisions, issue copies", BLACK, "...."),
+    "host": ("host decisions, issue copies", "#62809C", ""),
     "launch": ("launches", "#B0B0B0", ""),
     "shared": ("shared experts, head", "#DDDDDD", ""),
     "hit": ("expert: hit", GREEN, ""),
