@@ -24,6 +24,12 @@ def shared_traces() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Folder of small inputs of the kinds that people have; skips where it is absent."""
+    return _shared("cases")
+
+
+@pytest.fixture(scope="session")
 def shared_measurements() -> Path:
     """Folder of real measurements by others; skips where it is absent."""
     return _shared("measurements")

@@ -61,9 +61,36 @@ def describe(trace: Trace, name: str, out: Path) -> str:
         f"{trace.num_requests} requests, {trace.num_tokens - decode} prefill and {decode} decode rows, with "
         f"{' and '.join(held)}{'' if trace.ranked else ' (ids not best first)'}.",
         *trace.provenance.get("notes", ()),
+        *missing(trace),
         f"Wrote {out}{_size(out)}, content hash {trace.content_hash[:16]}.",
     ]
     return "\n".join(lines)
+
+
+def missing(trace: Trace) -> list[str]:
+    """What the trace has not, and which of the shipped policies refuse it for that; empty where nothing is missing."""
+    from policies.needs import Need, lacking
+    from sim.assembly.catalogue import load_policy, system_names  # only now: --help is there at once
+
+    parts = {
+        "weights": trace.topk_weights,
+        "scores of all experts": trace.router_logits,
+        "lookahead of the next gate": trace.lookahead_before or trace.lookahead_after,
+        "token ids": trace.token_ids,
+        "bytes per expert (a run takes those of model=NAME)": trace.geometry.expert_bytes,
+    }
+    absent = [name for name, part in parts.items() if part is None]
+    lines = [f"Missing: {', '.join(absent)}."] if absent else []
+    refused: dict[str, list[str]] = {}
+    for name in system_names():
+        for need in load_policy(name).needs():
+            lacks = lacking(need, trace)
+            if need is Need.FIT and trace.num_requests == 1:
+                lacks = "requests to learn from that are not replayed, and there is one request"
+            if lacks is not None:
+                refused.setdefault(lacks, []).append(name)
+                break
+    return lines + [f"Refused by {', '.join(names)}: needs {lacks}." for lacks, names in refused.items()]
 
 
 def _size(out: Path) -> str:

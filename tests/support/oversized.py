@@ -148,6 +148,7 @@ def cases(root: Path, seed: int) -> Iterator[Case]:
     from sim.validation.raw_runs import gathered
     from traces.demo.cache import training_summary
     from traces.format.files import read_trace
+    from traces.importers._answers import read_answers
     from traces.importers._sources import npz_array, npz_names
     from traces.recording.loading import check_source
 
@@ -200,6 +201,10 @@ def cases(root: Path, seed: int) -> Iterator[Case]:
         yield f"gather {name}", lambda _, folder=folder: _stacked(folder, [folder / "run"], "requests")
     for path in routing_tables(root):
         yield f"import {path.name} 0", lambda _, path=path: import_table(path)
+    for number, data in enumerate((b"[" + b"[]," * (4 * MB) + b"[]]", b'{"choices": [' + b"{}," * (3 * MB) + b"{}]}")):
+        path = root / f"answers{number}.json"
+        path.write_bytes(data)
+        yield f"answers {number}", lambda _, path=path: read_answers(path, 2, 2)
     for number, (arrays, each) in enumerate(((rng.randrange(50, 80), MB), (1, 100 * MB), (300, 160 << 10))):
         path = root / f"{number}.npz"
         archive(path, arrays, each)

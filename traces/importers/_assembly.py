@@ -137,8 +137,9 @@ def _moe_layers(cells: Cells, declared: tuple[int, ...], provenance: dict[str, A
     if numbers != list(range(len(numbers))):
         absent = sorted(set(range(numbers[-1])) - set(found.tolist()) - set(declared))
         named = f"; {_layers(absent)} not in the file, and taken for dense" if absent and len(absent) < 65 else ""
-        provenance["layer_numbers"] = numbers
-        notes.append(f"MoE layers 0 to {len(numbers) - 1} are layers {_spans(numbers)} of the source{named}.")
+        if absent == [0]:
+            named = "; layer 0 is not in the file: dense, or layers are numbered from 1"
+        notes.append(f"The {len(numbers)} MoE layers of the trace are layers {_spans(numbers)} of the source{named}.")
     cells = replace(cells, of=cells.of | {LAYER: (np.cumsum(moe) - 1)[index]})
     return cells if moe.all() else cells.take(moe[index])
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.importers._columns import EXPERT, LAYER, Layout
+from traces.importers._columns import EXPERT, LAYER, Layout, plain_name
 from traces.importers._tables import Batch, Table
 from traces.importers._values import MISSING, Lists, Where, integers, layers, lists, numbers, phases
 
@@ -197,7 +197,7 @@ class Reader:
         if role in self._codes:
             return self._keys(role, values, where, column)
         if role == "phase":
-            return phases(values, where, column.strip().lower())
+            return phases(values, where, plain_name(column))
         if role == LAYER:
             return layers(values, where, column)
         return integers(values, where, column)

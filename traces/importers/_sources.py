@@ -24,7 +24,9 @@ from traces.whole_input import FREE_BYTES, UNPACKED_RATIO
 MAX_LINE_CHARACTERS = 1 << 20
 MAX_ARRAY_BYTES = 1 << 33
 MAX_UNPACKED, MAX_UNPACKED_RATIO = FREE_BYTES, UNPACKED_RATIO
-"""Arrays, or text, of more than ``MAX_UNPACKED`` bytes may not be so many times larger than their file."""
+"""Arrays of more than ``MAX_UNPACKED`` bytes may not be so many times larger than their file."""
+FREE_TEXT, TEXT_RATIO = 1 << 22, 40
+"""What packed text may unpack to, free or in times of its size: lines of routing pack to a tenth."""
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -92,7 +94,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with _opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline=None) as file:
+        with opened(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline=None) as file:
             while line := file.readline(MAX_LINE_CHARACTERS + 1):
                 number += 1
                 if len(line) > MAX_LINE_CHARACTERS:
@@ -104,7 +106,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path.name} is a damaged gzip file near line {number + 1}: {error}") from error
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
     """The bytes of a file, unpacked where it is a gzip file."""
     file = require_regular(path).open("rb")
     packed = file.read(2) == b"\x1f\x8b"
@@ -123,9 +125,9 @@ class _BoundedGzip(gzip.GzipFile):
         """Some bytes, counted."""
         data = super().read1(size)
         self.unpacked += len(data)
-        if self.unpacked > max(MAX_UNPACKED, MAX_UNPACKED_RATIO * self.packed):
+        if self.unpacked > max(FREE_TEXT, TEXT_RATIO * self.packed):
             raise UserError(
-                f"{self.path.name} unpacks {self.packed} bytes into more than {MAX_UNPACKED_RATIO} times as many, "
+                f"{self.path.name} unpacks {self.packed} bytes into more than {TEXT_RATIO} times as many, "
                 "and a trace that repeats itself more than that is no recording"
             )
         return data

@@ -1,8 +1,11 @@
 """Tables that others made, a batch of rows at a time: CSV, TSV, JSON lines, JSON, Parquet; text also as gzip."""
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
-from traces.importers._sources import json_lines, numbered_lines
+from traces.importers._sources import json_lines, numbered_lines, opened
 from traces.special_files import require_regular
-from traces.whole_input import read_json_value
+from traces.whole_input import MOST_JSON_BYTES, parse_json, read_bounded, unpacked
 
 BATCH_ROWS = 1 << 14
 FREE_BYTES, UNPACKED_RATIO, ROW_BYTES = 1 << 26, 200, 50
@@ -65,16 +68,23 @@ def _kind(path: Path) -> str:
     kind = _SUFFIXES.get(name, name)
     if kind in (PARQUET, JSON_LINES, *DELIMITERS):
         return kind
-    with require_regular(path).open("rb") as file:
-        if file.read(4) == b"PAR1":
-            return PARQUET
-    first = next((line.strip() for _, line in numbered_lines(path) if line.strip()), "")
-    if first.startswith("{"):
-        try:
-            return JSON_LINES if isinstance(json.loads(first), dict) else kind
-        except (ValueError, RecursionError):
-            return JSON_VALUE
-    return JSON_VALUE if first.startswith("[") else kind
+    with _refusing_gzip(path), opened(path) as file:
+        head = file.read(1 << 16)
+    if head[:4] == b"PAR1":
+        return PARQUET
+    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if first[:1] == b"{":
+        line, end, _ = first.partition(b"\n")
+        return JSON_LINES if line.rstrip()[-1:] == b"}" or not end else JSON_VALUE
+    return JSON_VALUE if first[:1] == b"[" else kind
+
+
+@contextmanager
+def _refusing_gzip(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path.name} is a damaged gzip file: {error}") from error
 
 
 @dataclass(slots=True)
@@ -187,7 +197,8 @@ class JsonTable:
         if not self.whole:
             yield from json_lines(self.path)
             return
-        value = read_json_value(self.path, "the file")
+        data = read_bounded(self.path, MOST_JSON_BYTES, "the file")
+        value = parse_json(unpacked(data, self.path.name) if data[:2] == b"\x1f\x8b" else data, self.path.name)
         if not isinstance(value, list):
             raise UserError(f"{self.path.name}: must be a list of objects, not one {type(value).__name__}")
         for number, record in enumerate(value, 1):

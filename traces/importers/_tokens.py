@@ -87,12 +87,19 @@ def gather_ranks(cells: Cells, top_k: int | None, notes: list[str]) -> Cells:
         )
     weight = None if cells.weight is None else cells.weight[order]
     counts = np.diff(first, append=len(cell))
+    within = np.arange(len(cell)) - np.repeat(first, counts)
+    if ranked and (gaps := rank - rank.min() != within).any():
+        at = int(np.argmax(gaps))
+        raise UserError(
+            f"{cells.where(int(order[at]))} gives {_place(cells, int(order[at]))}, rank {rank[at]}, and rank "
+            f"{rank.min() + within[at]} is missing"
+        )
     return Cells(
         {role: values[order][first] for role, values in of.items()},
         cells.number[order][first],
         cells.sub[order][first],
         counts,
-        np.arange(len(cell)) - np.repeat(first, counts),
+        within,
         cells.expert[order],
         weight,
         None if cells.scores is None else cells.scores[order][first],
@@ -111,7 +118,7 @@ def _restarts(of: dict[str, Whole], cells: Cells) -> Whole:
         return nothing
     token, layer = of["token"], of[LAYER]
     falls = np.zeros(len(token), np.int64)
-    falls[1:] = (token[1:] < token[:-1]) & (layer[1:] <= layer[:-1])
+    falls[1:] = (token[1:] < token[:-1]) & (layer[1:] <= layer[:-1]) & (token[1:] == token.min())
     return np.cumsum(falls)
 
 

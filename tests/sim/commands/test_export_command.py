@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from sim.__main__ import main
 from sim.results.placements import WRITERS, read_back, read_placement
@@ -17,9 +18,15 @@ def said(capsys, *words):
     return status, capsys.readouterr()
 
 
-def run_of(tmp_path, policy, *words):
-    from hydra.core.global_hydra import GlobalHydra
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder of a run and its hit rate, by policy."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = ("trace.requests=8", "batch_size=2")
+    return {policy: run_of(folder, policy, *words) for policy in ("ktransformers", "lru")}
 
+
+def run_of(tmp_path, policy, *words):
     GlobalHydra.instance().clear()
     folder = tmp_path / policy
     assert main(["run", f"policy={policy}", "engine=untimed", f"out={folder}", "quiet=true", *words]) == 0
@@ -36,8 +43,8 @@ def test_a_table_of_the_embedded_trace_imports_with_the_same_ids(tmp_path, capsy
 
 @pytest.mark.parametrize("kind", ["frequency", "hot_set", "ktransformers"])
 @pytest.mark.parametrize("policy", ["ktransformers", "lru"])
-def test_what_a_run_keeps_hits_as_often_when_it_is_read_back(tmp_path, capsys, kind, policy):
-    folder, rate = run_of(tmp_path, policy, "trace.requests=8", "batch_size=2")
+def test_what_a_run_keeps_hits_as_often_when_it_is_read_back(runs, tmp_path, capsys, kind, policy):
+    folder, rate = runs[policy]
     status, out = said(capsys, folder, tmp_path / "file", "--as", kind, "--first-layer", 1)
     assert status == 0
     found = float(re.search(rf"SIMULATED hit rate of {kind}: ([\d.]+)", out.out)[1])

@@ -1,10 +1,14 @@
 """`import`: writes a valid trace, says what it holds, and leaves nothing behind when it fails."""
 
+import re
+
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from sim.__main__ import main as run_command
-from sim.commands.import_ import main
+from sim.commands.import_ import main, missing
+from tests.support.random_traces import recorded_trace
 from traces.errors import UserError
 from traces.format.files import read_trace
 from traces.importers import importer_names
@@ -69,3 +73,23 @@ def test_help_shows_an_example_of_every_format_and_each_format_its_options(capsy
     with pytest.raises(SystemExit) as ended:
         run_command(["import", "jsonl", "--help"])
     assert ended.value.code == 0 and "--num-experts" in capsys.readouterr().out
+
+
+def test_an_import_says_what_is_missing_and_who_refuses_the_trace(source, tmp_path, capsys):
+    assert main(["routed_experts", str(source), str(tmp_path / "t.safetensors"), "--num-experts", "8"]) == 0
+    text = capsys.readouterr().out
+    assert "Missing: weights, scores of all experts, lookahead of the next gate, token ids, bytes per expert" in text
+    refused = dict(re.findall(r"Refused by (.*): needs (.*)\.", text))
+    named = {name for names in refused for name in names.split(", ")}
+    assert {"importance", "smoe_code", "fiddler", "buddymoe", "mixtral_offloading_paper"} <= named
+    assert not {"lru", "belady", "llama_cpp", "deepspeed"} & named
+    for name in ("buddymoe", "lru"):  # as a run does
+        words = [f"policy={name}", f"trace.path={tmp_path / 't.safetensors'}", "model=mixtral_8x7b", "engine=untimed"]
+        GlobalHydra.instance().clear()
+        status = run_command(["run", *words, f"out={tmp_path / name}", "quiet=true"])
+        assert status == (2 if name in named else 0), capsys.readouterr().err
+
+
+def test_nothing_is_missing_of_a_whole_trace():
+    trace = recorded_trace(0)
+    assert not any(line.startswith("Refused") for line in missing(trace))
