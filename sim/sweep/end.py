@@ -93,7 +93,7 @@ def finish(folder: Path, started_ns: int) -> None:
     kept = sum((run / "metrics.json").stat().st_mtime_ns < started_ns for run in finished_runs(folder))
     before = f", {kept} of them kept from before" if kept else ""
     print(f"{count} runs in {folder / 'results.parquet'}{before}")
-    print(f"next: python -m sim compare {folder}, or report {folder}")
+    print(f"next: python -m sim report {folder}\n      python -m sim compare {folder}")
 
 
 def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:
