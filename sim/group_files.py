@@ -95,7 +95,7 @@ def _choice(group: str, choice: str) -> str:
     if target is not None:
         content = rule_node(group, target)
     elif sizes:
-        from sim.machine.config_json import read_config_json
+        from sim.config_json import read_config_json
 
         content = read_config_json(Path(choice).expanduser())
         choice = str(Path(choice).expanduser().absolute())

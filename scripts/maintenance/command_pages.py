@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sim.__main__ import command_names, load
 from sim.docstrings import docstring
+from sim.help_text import help_of
 from sim.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -22,12 +21,6 @@ SEE_ALSO = {
 }
 
 
-def help_of(name: str) -> str:
-    """What `python -m sim NAME --help` prints."""
-    module: Any = load(name)
-    return str(module.help_text() if hasattr(module, "help_text") else docstring(module)).strip()
-
-
 def pages() -> dict[str, str]:
     """Text of every page by its path below docs."""
     summaries = {name: docstring(load(name)).strip().splitlines()[0] for name in command_names()}
@@ -35,7 +28,7 @@ def pages() -> dict[str, str]:
     index += [f"- [{name}](commands/{name}.md): {summary}" for name, summary in summaries.items()]
     texts = {"commands.md": "\n".join(index) + "\n"}
     for name in summaries:
-        text = f"# python -m sim {name}\n\n```text\n{help_of(name)}\n```\n"
+        text = f"# python -m sim {name}\n\n```text\n{help_of(load(name))}\n```\n"
         texts[f"commands/{name}.md"] = text + (f"\nSee also: {SEE_ALSO[name]}\n" if name in SEE_ALSO else "")
     return texts
 

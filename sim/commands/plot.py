@@ -31,7 +31,7 @@ OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
-  policies=lru,belady only the runs of these policies; order=A,B: these first; names=importance:SMoE,lru:LRU
+  policies=lru,belady  only the runs of these policies; order=A,B: these first; names=importance:SMoE,lru:LRU
   limits=tpot_s.mean:0:40,capacity:10:50   ends of the axes that show these columns, in the unit of the axis
   size=3.35x2.2       inches; style=FILE.mplstyle: a style file of matplotlib over the package's own style
   notes=false         no words under the figures, which are printed in any case: for a paper with its own captions

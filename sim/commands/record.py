@@ -22,7 +22,7 @@ overrides (default):
   model.device_map=null      auto: spread over GPUs, memory and disk (extra `large`); model.device is then not read
   model.trust_remote_code=false  true: Python files that a model brings along are run, with all your rights
   model.train=false          true: train the demo model here, though it comes with the package (13 minutes on 2 cores)
-  model.allow_download=false true fetches a hub id from the network; otherwise only the local cache is read
+  model.allow_download=false  true fetches a hub id from the network; otherwise only the local cache is read
   prompts=builtin            held-out prose and code of the Python library | FILE.txt, one prompt per line |
                              FILE.jsonl, one {"prompt": ..., "label": optional} per line, or {"messages": [{"role":
                              ..., "content": ...}, ...]}: a dialogue in the tokenizer's chat template, one request of

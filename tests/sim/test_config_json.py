@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from sim.assembly.compose import compose_run
-from sim.machine.config_json import read_config_json
+from sim.config_json import read_config_json
 from sim.machine.model import dimensions_from_config, load_dimensions
 from tests.sim.machine.test_model import total_parameters
 from traces.errors import UserError
