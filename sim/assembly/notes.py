@@ -9,6 +9,7 @@ import numpy as np
 from policies.needs import Need
 from sim.assembly.fragility import fragile_trace
 from sim.assembly.replay import Notes, Replay, lookahead_tables
+from sim.machine.machine import Machine
 from traces.format.trace import Trace
 
 
@@ -23,6 +24,10 @@ def describe_replay(replay: Replay) -> Notes:
     if pools.total_bytes > replay.hardware.gpu_memory_bytes:
         held, has = pools.total_bytes / 1e9, replay.hardware.gpu_memory_bytes / 1e9
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
+    if disturbed := not_quiet(replay.setup.machine):
+        warnings.append(
+            f"measured while the machine was NOT QUIET: {', '.join(disturbed)}; calibrate again when nothing else runs"
+        )
     if not trace.ranked and trace.topk_weights is None and trace.router_logits is None:
         warnings.append("experts of a token are not ranked: recency inside a step follows the stored order")
     function = (trace.score_function or "softmax").partition("_")[0]
@@ -48,6 +53,17 @@ def describe_replay(replay: Replay) -> Notes:
         estimated.append("rows of a teacher-forced pass count as decode steps (trace.as_decode=true)")
     warnings += [str(note) for note in trace.provenance.get("notes", [])]
     return Notes((*estimated,), (*warnings, *fragile_trace(trace)))
+
+
+def not_quiet(machine: Machine) -> list[str]:
+    """Figures that `calibrate` took from disturbed samples, as GROUP.FIGURE of NAME."""
+    files = {"hardware": machine.hardware, "runtime": machine.runtime}
+    return [
+        f"{group}.{figure} of {file.name}"
+        for group, file in files.items()
+        for figure, source in file.sources.items()
+        if "NOT QUIET" in source
+    ]
 
 
 def describe_origin(origin: dict[str, Any], trace: Trace) -> str:

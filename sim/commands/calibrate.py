@@ -39,6 +39,7 @@ A paced link is EMULATED and says so; on the CPU "GPU" figures of the file are t
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,18 @@ def configured(values: dict[str, Any]) -> tuple[RealSettings, CalibrationConfig]
     return settings, validate(CalibrationConfig, rest)
 
 
+def _begins(settings: RealSettings) -> str:
+    """What is about to be measured, and how to measure a GPU instead."""
+    from sim.calibrate.hardware_file import device_name
+
+    name = device_name(settings.device)
+    if settings.device == "cuda":
+        return f"measuring the GPU {name} with its host"
+    paced = "as fast as memory copies" if settings.link_bytes_per_s is None else "paced, EMULATED"
+    gpu = "device=cuda link_bytes_per_s=null dtype=bfloat16"
+    return f"measuring the CPU {name}, which plays the device too; the link is {paced}. A GPU: {gpu}"
+
+
 def calibrate_from(config: DictConfig) -> None:
     """Measure as configured, write the file, print the table."""
     from tqdm import tqdm
@@ -101,6 +114,7 @@ def calibrate_from(config: DictConfig) -> None:
         check_place(place)
         if is_stream(place):
             raise UserError(f"{place}: two files are written and read back, so each must be a file")
+    print(_begins(settings), file=sys.stderr)
     with tqdm(total=100, unit="%", desc="measuring", disable=None, leave=False) as bar:
         measured = measure(trace, calibration, settings, lambda share: bar.update(round(100 * share) - bar.n))
     parameters = Parameters(measured)

@@ -7,10 +7,12 @@ import pytest
 
 from sim.assembly.build import few_clusters, split_requests
 from sim.assembly.catalogue import load_policy
+from sim.assembly.notes import describe_replay
 from sim.config import TraceConfig
 from sim.predictors.split import split_requests as split_for_training
 from sim.sweep.key import run_key
 from tests.support.random_traces import random_trace
+from tests.support.replays import machine, replay_of
 from traces.errors import UserError
 
 
@@ -69,3 +71,12 @@ def test_first_requests_from_few_data_sets_are_noted(labels, count, said):
     notes = few_clusters(trace, trace.select_requests(count))
     assert len(notes) == (said is not None)
     assert all(said in note and note.endswith(f"trace.sample={count} takes as many from all") for note in notes)
+
+
+def test_a_run_repeats_which_figures_of_its_machine_were_not_measured_in_quiet():
+    quiet = machine()
+    source = "MEASURED: by calibrate; n=3, 9 dropped for foreign load, NOT QUIET: the rest is the least disturbed"
+    loud = replace(quiet, hardware=replace(quiet.hardware, sources={"link_bytes_per_s": source}, label="MEASURED"))
+    said = [describe_replay(replay_of(random_trace(0), "lru", found)).warnings for found in (quiet, loud)]
+    assert not any("NOT QUIET" in sentence for sentence in said[0])
+    assert any("NOT QUIET: hardware.link_bytes_per_s of test; calibrate again" in sentence for sentence in said[1])
