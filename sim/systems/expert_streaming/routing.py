@@ -26,7 +26,6 @@ class Shape:
 
 
 SHAPES = {
-    "phi_3_5_moe": Shape(4096, 6400, 16, 2, "defaults of PhiMoEConfig, huggingface microsoft/Phi-3.5-MoE-instruct"),
     "yuan_2_0_m32": Shape(2048, 8192, 32, 2, "huggingface IEITYuan/Yuan2-M32 config.json"),
     "phi_3_5_moe_code": Shape(4096, 3200, 16, 2, "github Man0xbfc00380/MoeOpt model_shape_map.py: half the width"),
     "yuan_2_0_m32_code": Shape(2048, 4096, 32, 2, "github Man0xbfc00380/MoeOpt model_shape_map.py: half the width"),

@@ -144,4 +144,9 @@ def text(system: OdMoe, found: Metrics) -> str:
         ("all experts on GPUs, tokens/s", number("all_gpu.tokens_per_s", digits=3)),
     ]
     lines = [f"SIMULATED: {system.name}, {found['model']}, prediction={system.prediction}"]
-    return "\n".join([*lines, *(f"  {name:<32}{value}" for name, value in rows)])
+    lines += [f"  {name:<32}{value}" for name, value in rows]
+    if (system.workload, system.model) == ("trace", "trace"):
+        return "\n".join([*lines, "comparable with runs of `policy=...` over this trace (docs/systems.md)"])
+    lines.append("comparable with the paper's measurements of its cluster; with runs of `policy=...` only under")
+    lines.append("  system.workload=trace system.model=trace and their trace (docs/systems.md)")
+    return "\n".join(lines)
