@@ -106,8 +106,8 @@ def text(found: Comparison, result: Metrics) -> str:
         f"on-chip memory saved {percent(result['sram_saved'])}; published up to 78.8 %",
     ]
     lines.append(
-        "comparable with the paper's speed-ups, one MoE layer on a package of dies; not with times of `run policy=...`, "
-        "of whole tokens on one GPU: docs/systems.md sets both side by side on the same requests"
+        "comparable with the paper's speed-ups, one MoE layer on a package of dies; not with times of `run policy=...`,"
+        "\n  of whole tokens on one GPU: docs/systems.md sets both side by side on the same requests"
     )
     if settings.slack:
         lines.append(f"tokens that waited: {percent(result['waited_rate'])}")
