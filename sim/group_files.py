@@ -58,10 +58,10 @@ def _is_file_name(group: str, choice: str) -> bool:
 
 
 def _is_model_config(group: str, choice: str) -> bool:
-    """Whether a choice is the folder of a model, or its `config.json`."""
+    """Whether a choice is the folder of a model, its `config.json`, or a GGUF file."""
     if group != "model" or choice in ("", ".", "..") or _known(group, choice):
         return False
-    return choice.endswith(".json") or Path(choice).expanduser().is_dir()
+    return choice.endswith((".json", ".gguf")) or Path(choice).expanduser().is_dir()
 
 
 def _rule_target(group: str, choice: str) -> str | None:
@@ -96,8 +96,10 @@ def _choice(group: str, choice: str) -> str:
         content = rule_node(group, target)
     elif sizes:
         from sim.config_json import read_config_json
+        from sim.gguf_header import read_gguf
 
-        content = read_config_json(Path(choice).expanduser())
+        place = Path(choice).expanduser()
+        content = read_gguf(place) if choice.endswith(".gguf") else read_config_json(place)
         choice = str(Path(choice).expanduser().absolute())
     else:
         path = Path(choice).expanduser()

@@ -36,9 +36,12 @@ def shared_measurements() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_choices_end() -> Iterator[None]:
-    """Choices that a test registers by naming a file (`hardware=mine.yaml`) are unknown to the tests after it."""
+def hydra_begins_anew() -> Iterator[None]:
+    """What a test leaves in Hydra, choices from files (`hardware=mine.yaml`) too, is unknown to the tests after it."""
     yield
+    loaded = sys.modules.get("hydra.core.global_hydra")
+    if loaded is not None:
+        loaded.GlobalHydra.instance().clear()
     module = sys.modules.get("hydra.core.config_store")
     if module is not None:
         repo = module.ConfigStore.instance().repo

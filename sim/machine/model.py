@@ -53,11 +53,26 @@ class Dimensions:
     weight_bits: Bits = 16.0
     other_bits: Bits = 16.0
     tied: bool = False
+    stored_expert_bytes: tuple[int, ...] = ()
+    """Bytes of an expert of each MoE layer as stored, where known; this and the next four come before what the
+    dimensions give."""
+    stored_attention_bytes: tuple[int, ...] = ()
+    stored_shared_bytes: tuple[int, ...] = ()
+    stored_other_bytes: Extra | None = None
+    stored_kv_bytes: Extra | None = None
+    """Of one token, over all layers with a cache, for each of the MoE layers."""
 
     def __post_init__(self) -> None:
         check_ranges(self, f"model {self.name}: ")
         if not all(isinstance(name, str) for name in self.names):
             raise UserError(f"model {self.name}: names={self.names!r} must be a list of words")
+        for field in ("stored_expert_bytes", "stored_attention_bytes", "stored_shared_bytes"):
+            stored = getattr(self, field)
+            whole = all(isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**50 for size in stored)
+            if stored and (len(stored) != self.num_layers or not whole):
+                raise UserError(
+                    f"model {self.name}: {field} must list a size in bytes for each of the {self.num_layers} layers"
+                )
         if self.top_k > self.num_experts:
             raise UserError(f"model {self.name}: top_k={self.top_k} must not be above num_experts={self.num_experts}")
         if bool(self.dense_layers) != bool(self.dense_ffn):
@@ -116,18 +131,18 @@ def kv_bytes_per_token(model: Dimensions) -> int:
 
 
 def geometry(model: Dimensions) -> Geometry:
-    """The sizes that the time model needs, every MoE layer alike."""
+    """The sizes that the time model needs; every MoE layer alike unless stored sizes say otherwise."""
     layers = model.num_layers
     return Geometry(
         model=model.name,
         num_layers=layers,
         num_experts=model.num_experts,
         top_k=model.top_k,
-        expert_bytes=(expert_bytes(model),) * layers,
-        attention_bytes=(attention_bytes(model),) * layers,
-        shared_bytes=(shared_bytes(model),) * layers,
-        other_bytes=other_bytes(model),
-        kv_bytes_per_token=kv_bytes_per_token(model),
+        expert_bytes=model.stored_expert_bytes or (expert_bytes(model),) * layers,
+        attention_bytes=model.stored_attention_bytes or (attention_bytes(model),) * layers,
+        shared_bytes=model.stored_shared_bytes or (shared_bytes(model),) * layers,
+        other_bytes=other_bytes(model) if model.stored_other_bytes is None else model.stored_other_bytes,
+        kv_bytes_per_token=kv_bytes_per_token(model) if model.stored_kv_bytes is None else model.stored_kv_bytes,
         hidden_size=model.hidden_size,
         weight_bits=model.weight_bits,
     )

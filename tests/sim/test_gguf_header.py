@@ -1,0 +1,122 @@
+"""`model=FILE.gguf`: sizes from the header, worked out by hand, and what a broken or hostile header ends in."""
+
+import struct
+
+import pytest
+
+from sim.assembly.compose import compose_run
+from sim.gguf_header import read_gguf
+from sim.machine.model import dimensions_from_config, geometry
+from traces.errors import UserError
+
+F32, Q8_0, Q4_K, Q6_K = 0, 8, 12, 14
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def field(name, value):
+    if isinstance(value, str):
+        return text(name) + struct.pack("<I", 8) + text(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return text(name) + struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(text, value))
+    if isinstance(value, list):
+        return text(name) + struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(f"<{len(value)}i", *value)
+    return text(name) + struct.pack("<II", 4, value)
+
+
+def gguf(path, fields, tensors):
+    """A file of nothing but a header; tensors: name -> (dimensions, type)."""
+    body = b"".join(field(*one) for one in fields.items())
+    for name, (dimensions, kind) in tensors.items():
+        body += text(name) + struct.pack("<I", len(dimensions)) + struct.pack(f"<{len(dimensions)}Q", *dimensions)
+        body += struct.pack("<IQ", kind, 0)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields)) + body)
+    return path
+
+
+FIELDS = {
+    "general.architecture": "qwen3moe", "general.file_type": 15, "qwen3moe.block_count": 3,
+    "qwen3moe.embedding_length": 256, "qwen3moe.expert_count": 4, "qwen3moe.expert_used_count": 2,
+    "qwen3moe.expert_feed_forward_length": 512, "qwen3moe.feed_forward_length": 1024,
+    "qwen3moe.attention.head_count": 8, "qwen3moe.attention.head_count_kv": 2, "qwen3moe.attention.key_length": 32,
+    "qwen3moe.attention.value_length": 32, "tokenizer.ggml.tokens": ["a", "bc"],
+}  # fmt: skip
+TENSORS = {
+    "token_embd.weight": ((256, 1000), Q4_K), "output.weight": ((256, 1000), Q6_K), "output_norm.weight": ((256,), F32),
+    "blk.0.ffn_up.weight": ((256, 1024), Q4_K), "blk.0.attn_q.weight": ((256, 256), Q8_0),
+    **{f"blk.{at}.attn_q.weight": ((256, 256), Q8_0) for at in (1, 2)},
+    **{f"blk.{at}.ffn_gate_exps.weight": ((256, 512, 4), Q4_K) for at in (1, 2)},
+    "blk.1.ffn_down_exps.weight": ((512, 256, 4), Q6_K), "blk.2.ffn_down_exps.weight": ((512, 256, 4), Q4_K),
+    "blk.2.ffn_up_shexp.weight": ((256, 512), Q4_K),
+}  # fmt: skip
+Q4_EXPERT, Q6_EXPERT = 256 * 512 // 256 * 144, 256 * 512 // 256 * 210
+
+
+def test_bytes_of_every_layer_are_those_of_its_tensors(tmp_path):
+    found = geometry(dimensions_from_config(read_gguf(gguf(tmp_path / "tiny-Q4_K_M.gguf", FIELDS, TENSORS))))
+    assert (found.model, found.num_layers, found.num_experts, found.top_k) == ("tiny-Q4_K_M", 2, 4, 2)
+    assert found.expert_bytes == (Q4_EXPERT + Q6_EXPERT, 2 * Q4_EXPERT)
+    assert found.attention_bytes == (256 * 256 // 32 * 34,) * 2
+    assert found.shared_bytes == (0, Q4_EXPERT)
+    dense = 256 * 1024 // 256 * 144 + 256 * 256 // 32 * 34
+    assert found.other_bytes == 256_000 // 256 * 210 + 256 * 4 + dense
+    assert found.kv_bytes_per_token == 3 * 2 * 64 * 2 // 2  # three layers cache, for two that route
+
+
+@pytest.mark.parametrize(
+    ("change", "numbers"),
+    [
+        ({"qwen3moe.attention.head_count_kv": [0, 2, 0]}, 2 * 64),
+        ({"qwen3moe.full_attention_interval": 3}, 2 * 64),
+        ({"qwen3moe.attention.kv_lora_rank": 100, "qwen3moe.rope.dimension_count": 28}, 3 * 128),
+    ],
+    ids=["heads by layer", "linear attention between", "latent"],
+)
+def test_only_layers_with_a_cache_count(change, numbers, tmp_path):
+    found = read_gguf(gguf(tmp_path / "t.gguf", FIELDS | change, TENSORS))
+    assert found["stored_kv_bytes"] == numbers * 2 / 2
+
+
+def test_parts_of_a_split_file_count_together(tmp_path):
+    names = list(TENSORS)
+    gguf(tmp_path / "big-00001-of-00002.gguf", FIELDS, {name: TENSORS[name] for name in names[:5]})
+    gguf(tmp_path / "big-00002-of-00002.gguf", {"split.no": 1}, {name: TENSORS[name] for name in names[5:]})
+    whole = read_gguf(gguf(tmp_path / "big.gguf", FIELDS, TENSORS))
+    assert read_gguf(tmp_path / "big-00001-of-00002.gguf") == whole
+    (tmp_path / "big-00002-of-00002.gguf").unlink()
+    with pytest.raises(UserError, match=r"big-00002-of-00002\.gguf does not exist: all parts"):
+        read_gguf(tmp_path / "big-00001-of-00002.gguf")
+
+
+def test_a_run_takes_it(tmp_path):
+    path = gguf(tmp_path / "tiny.gguf", FIELDS, TENSORS)
+    config = compose_run(f"model={path}")
+    assert list(config.model.stored_expert_bytes) == [Q4_EXPERT + Q6_EXPERT, 2 * Q4_EXPERT]
+
+
+def head(version, tensors, fields):
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, fields)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "ends within its header"),
+        (b"GGML" + bytes(40), "is no GGUF file"),
+        (head(1, 0, 0), "is of GGUF version 1: must be 2 or 3"),
+        (head(3, 2**60, 0), "claims 1152921504606846976 entries"),
+        (head(3, 0, 1) + struct.pack("<Q", 2**62), "has a header of more than"),
+        (head(3, 0, 1) + text("a") + struct.pack("<IIQ", 9, 9, 1), "holds a list of lists"),
+        (head(3, 0, 1) + text("a") + struct.pack("<IIQ", 9, 8, 2**62), "ends within its header"),
+        (head(3, 0, 1) + text("a") + struct.pack("<IIQ", 9, 4, 2**61), "has a header of more than"),
+        (head(3, 0, 1) + text("a") + struct.pack("<I", 77), "holds a value of the unknown type 77"),
+        (head(3, 1, 0) + text("t") + struct.pack("<I", 2**31), "has 2147483648 dimensions"),
+        (head(3, 0, 0), "holds no tensors of routed experts"),
+    ],
+)
+def test_what_is_no_such_header_is_refused(content, sentence, tmp_path):
+    (tmp_path / "t.gguf").write_bytes(content)
+    with pytest.raises(UserError, match=f"model=.*{sentence}"):
+        read_gguf(tmp_path / "t.gguf")
