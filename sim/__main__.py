@@ -18,7 +18,6 @@ from typing import Any
 import sim.commands
 from sim.docstrings import docstring
 from sim.errors import sentence_of, system_error
-from sim.help_text import help_of
 from sim.terminal import visible_output
 from traces.errors import UserError
 from traces.text import printable
@@ -178,6 +177,8 @@ def _run(name: str, rest: list[str], interrupted: list[int]) -> int:
         module = load(name)
         formats: tuple[str, ...] = getattr(module, "importer_names", tuple)()  # each has a help of its own
         if any(word in HELP for word in rest) and rest[0] not in formats:
+            from sim.help_text import help_of
+
             print(help_of(module))
             return 0
         return int(module.main(rest))  # type: ignore[attr-defined]
