@@ -26,7 +26,7 @@ SCHEMES = (OWN, INHERIT)
 
 @dataclass(frozen=True, slots=True)
 class GateRule:
-    """How a router makes weights of its logits, as ``traces.recording.score_function`` finds it in recorded weights.
+    """How a router makes weights of its logits, as ``traces.format.score_function`` finds it in recorded weights.
 
     With scores s = softmax, sigmoid or sqrtsoftplus of the logits: ``renormalises`` is w = C * s_e / (sum of s over the
     chosen), else w = C * s_e. The constant is read off each token's own weights. ``function`` None: not known.

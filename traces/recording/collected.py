@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from traces.errors import UserError
 from traces.format.ranks import stored_ids
+from traces.format.score_function import Explanation, are_best
 from traces.format.trace import SCORE_TABLES, Geometry, ScoreTable, Trace, id_dtype
 from traces.recording.choices import best_first, stacked_choices
 from traces.recording.moe_layers import MoELayer, family_name
 from traces.recording.moe_probe import probe_tokens
 from traces.recording.packing import pack_scores
-from traces.recording.score_function import Explanation, are_best
 from traces.recording.similarity import SimilaritySample
 from traces.recording.tap import Routing, Tap
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traces.recording.score_function import (
+from traces.format.score_function import (
     FLOAT32_TOLERANCE,
     LOGITS,
     PROBABILITIES,

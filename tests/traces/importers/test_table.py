@@ -89,6 +89,28 @@ def test_scores_become_logits_where_the_weights_prove_it(tmp_path, shares):
     np.testing.assert_allclose(chosen / chosen.sum(-1, keepdims=True), trace.topk_weights, atol=1e-5)
 
 
+@pytest.mark.parametrize("shares", [False, True])
+def test_scores_and_weights_printed_with_three_digits_prove_each_other(tmp_path, shares):
+    def printed(record):
+        return record | {name: [float(f"{value:.3f}") for value in record[name]] for name in ("weights", "scores")}
+
+    (tmp_path / "a.jsonl").write_text(weighted(printed, shares=shares))
+    assert imported("table", tmp_path / "a.jsonl").score_function == "softmax_topk"
+
+
+def test_one_expert_of_weight_1_proves_nothing_of_its_scores(tmp_path):
+    def one(record):
+        return record | {"experts": record["experts"][:1], "weights": [1.0]}
+
+    def best_last(record):
+        return one(record) | {"scores": record["scores"][::-1]}
+
+    (tmp_path / "a.jsonl").write_text(weighted(one))
+    assert imported("table", tmp_path / "a.jsonl").router_logits is not None
+    (tmp_path / "b.jsonl").write_text(weighted(best_last))
+    assert imported("table", tmp_path / "b.jsonl").router_logits is None
+
+
 def test_scores_that_nothing_explains_are_left_out(tmp_path):
     (tmp_path / "a.jsonl").write_text(weighted(lambda record: record | {"weights": [0.99, 0.01]}))
     trace = imported("table", tmp_path / "a.jsonl")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.support.tiny_models import build
+from traces.format.score_function import are_best, forms_of, name_score_function, to_logits
 from traces.recording.loading import LoadedModel
 from traces.recording.prompts import Prompt
 from traces.recording.recorder import RecordOptions, record
-from traces.recording.score_function import are_best, forms_of, name_score_function, to_logits
 
 RNG = np.random.default_rng(2)
 LOGITS = RNG.standard_normal((40, 2, 8)).astype(np.float32)

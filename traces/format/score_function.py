@@ -1,7 +1,8 @@
 """Proves of recorded numbers how a router makes its choice and its weights of its scores, or that these are no logits.
 
-A router's module returns what it likes: logits, probabilities, log-probabilities, or nothing of use. What is recorded
-as router logits must give the recorded weights by one of the functions named here; else nothing is known of them.
+A router's module returns what it likes, and so does a table of others: logits, probabilities, log-probabilities, or
+nothing of use. What is kept as router logits must give the weights by one of the functions named here; else nothing is
+known of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
 FLOAT32_TOLERANCE = 1e-3
+PRINTED_TOLERANCE = 2e-2
+"""Weights and scores of a table are often printed with three digits."""
 LOGITS, PROBABILITIES, SIGMOIDS = "logits", "probabilities", "sigmoid probabilities"
 """Forms in which a router returns its scores: log-probabilities are logits like any others."""
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
@@ -83,11 +86,11 @@ def are_best(ids: NDArray[np.int64], scores: NDArray[np.float32]) -> bool:
     return bool((chosen >= others.max(axis=-1)).all())
 
 
-def forms_of(scores: NDArray[np.float32]) -> tuple[str, ...]:
-    """The forms that scores [..., E] of a router can have, by their own values."""
+def forms_of(scores: NDArray[np.float32], rounded: float = 0.0) -> tuple[str, ...]:
+    """The forms that scores [..., E] of a router can have, by their own values, `rounded` by at most so much each."""
     if not np.isfinite(scores).all() or float(scores.min()) < 0 or float(scores.max()) > 1 + 1e-3:
         return (LOGITS,)
-    if bool((np.abs(scores.sum(axis=-1) - 1) < 1e-2).all()):
+    if bool((np.abs(scores.sum(axis=-1) - 1) < 1e-2 + rounded * scores.shape[-1]).all()):
         return (PROBABILITIES,)
     return (LOGITS, SIGMOIDS)
 
