@@ -175,6 +175,7 @@ class TimeConfig:
 
 
 ENGINES = ("simpy", "compiled", "untimed")
+RECORDED, CYCLE = "recorded", "cycle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,8 @@ class RunConfig:
     batch_size: Count = 1
     prefill_chunk: Annotated[int | None, Range(1, null="whole prompts")] = None
     """Tokens of a prompt that one step prefills; null: the whole prompt."""
+    layers: Annotated[str, OneOf(RECORDED, CYCLE)] = RECORDED
+    """``cycle``: the recorded layers over and over, to the depth of the model (ESTIMATED)."""
     seed: Seed = 0
     timeline: bool = False
     """Write what GPU, link and CPU did when."""

@@ -8,6 +8,10 @@ from numbers import Real
 from typing import TypeGuard
 
 UNKNOWN = "-"
+DEPTHS = ("layers", "model_layers", "recorded_layers")
+"""What `of_layers` takes, in a provenance: layers that were replayed, those of the model, those that were recorded."""
+BY_REPEATING = " (ESTIMATED: "
+"""Where `of_layers` goes on to say that layers repeat recorded ones."""
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -51,8 +55,13 @@ def with_interval(text: str, low: object, high: object, form: str = ".4g", scale
     return f"{text} {interval(low, high, form, scale)}".rstrip()
 
 
-def of_layers(layers: object, model_layers: object) -> str:
-    """How much of a model a time is for, as "for 6 of 27 layers"; "for all 27 layers"; empty where it is not known."""
+def of_layers(layers: object, model_layers: object, recorded: object = None) -> str:
+    """How much of a model a time is for, as "for 6 of 27 layers"; "for all 27 layers"; empty where it is not known.
+
+    ``recorded``: layers that were recorded, where the replayed ones repeat them.
+    """
+    if is_known(layers) and is_known(recorded):
+        return f"{of_layers(layers, model_layers)}{BY_REPEATING}{recorded:.0f} recorded, {repeated(layers, recorded)})"
     if not is_known(layers):
         return ""
     if not is_known(model_layers):
@@ -60,6 +69,11 @@ def of_layers(layers: object, model_layers: object) -> str:
     return (
         f"for all {layers:.0f} layers" if layers == model_layers else f"for {layers:.0f} of {model_layers:.0f} layers"
     )
+
+
+def repeated(layers: float, recorded: float) -> str:
+    """How often recorded layers are gone through, as "repeated 4.5 times"."""
+    return f"repeated {layers / recorded:.3g} times"
 
 
 def shortlist(names: Sequence[str], count: int, separator: str = ", ") -> str:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from policies.base import Allocation, Policy
 from policies.needs import Need
+from sim.assembly.depth import check_repeatable, missing_layers, to_depth
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
 from sim.assembly.rule_class import about_field, check_class, check_knobs
@@ -238,6 +239,11 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
         trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
         notes = [*notes, shaped]
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
+    if (depth := missing_layers(setup.run.layers, trace, geometry)) is not None:
+        check_repeatable(setup.policy)
+        trace, others, repeats = to_depth(trace, others, depth)
+        geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
+        estimated = [*estimated, repeats]
     try_rules(trace, setup, geometry, trace_config.as_decode, others)
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
     return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.command_words import machines_of, read_words
-from sim.formatting import is_known, number, of_layers, percent, with_interval
+from sim.formatting import DEPTHS, is_known, number, of_layers, percent, with_interval
 from sim.metrics.registry import Quantity, quantity_of
 from traces.errors import UserError
 from traces.text import spreadsheet_cell
@@ -111,7 +111,7 @@ def text(pairs: pd.DataFrame) -> str:
     width = max(len(name) for name in {*pairs["series"], *pairs["against"]})
     for _, rows in pairs.groupby("conditions", sort=False):
         first = rows.iloc[0]
-        layers = of_layers(first["layers"], first["model_layers"]) if quantity.is_time else ""
+        layers = of_layers(*first[list(DEPTHS)]) if quantity.is_time else ""
         where = [f"capacity {first['asked_capacity']}", str(first["hardware"]), on_runtime(first)]
         lines += ["", ", ".join(filter(None, [*where, f"batch size {first['batch_size']}", layers]))]
         heads = (

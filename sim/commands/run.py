@@ -10,6 +10,8 @@
   python -m sim run -m +experiment=capacity                a sweep of conf/experiment; the same command continues it
   python -m sim plot FOLDER                                figures of a run or sweep
 
+  python -m sim run policy=lru layers=cycle                the recorded layers repeated to the depth of the model, for
+                                                           the time of a whole one (ESTIMATED)
   python -m sim run timeline=true                          what GPU, link and CPU did when, for https://ui.perfetto.dev
   python -m sim run what_if=true                           what a faster link, a perfect prefetch, ... would gain
 

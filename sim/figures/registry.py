@@ -19,6 +19,7 @@ from sim.figures.style import notes_drawn
 from sim.figures.text_of_others import figure_style
 from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
+from sim.formatting import BY_REPEATING
 from sim.results.table import layers_of
 from traces.errors import UserError
 from traces.whole_file import check_inside
@@ -100,7 +101,8 @@ def drawn(drawing: Drawing, table: pd.DataFrame, columns: int, asked: Asked, opt
         figure = drawing.draw(table, columns, **{key: options.get(key) for key in drawing.options})
     asked.fit(figure)
     layers = layers_of(table)
-    if layers and "all" not in layers:
+    if layers and ("all" not in layers or BY_REPEATING in layers):
+        layers = layers.replace(BY_REPEATING, f"\n{BY_REPEATING.lstrip()}")
         gap = " " if len(figure.axes) == 1 else "\n"
         for panel in figure.axes:
             across, upward = panel.get_xlabel(), panel.get_ylabel().replace("\n", " ")

@@ -20,7 +20,7 @@ from policies.base import Allocation, Part, Policy
 from sim.assembly.build import PARTS
 from sim.assembly.compose import compose_run
 from sim.errors import sentence_of
-from sim.formatting import of_layers
+from sim.formatting import DEPTHS, of_layers
 from sim.group_files import quoted
 from sim.results.run_files import load_run
 from sim.results.summary import text
@@ -127,7 +127,7 @@ class Result:
     def __repr__(self) -> str:
         hits, tpot = self.metrics["decode.hit_rate"], self.metrics.get("tpot_s.mean")
         rate = "" if not isinstance(hits, float) else f", decode hit rate {hits:.1%}"
-        layers = of_layers(self.provenance["layers"], self.provenance["model_layers"])
+        layers = of_layers(*(self.provenance.get(name) for name in DEPTHS))
         time = "" if not isinstance(tpot, float) else f", TPOT {1e3 * tpot:.3f} ms {layers} SIMULATED"
         return f"<Result {self.name}{rate}{time}>"
 

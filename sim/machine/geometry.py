@@ -9,12 +9,12 @@ from sim.config import TraceConfig
 from sim.machine.capacity import DEFAULT_FRACTION
 from sim.machine.model import dimensions_from_config, geometry, load_geometry
 from traces.errors import UserError
+from traces.format.layers import stretched
 from traces.format.trace import Geometry, Trace
 
 FALLBACK = "deepseek_moe_16b"
 _chosen: dict[str, int] = {}
 """MoE layers of the models whose sizes were chosen by hand in this process, which may be no files of `conf/model`."""
-PER_LAYER = ("expert_bytes", "attention_bytes", "shared_bytes")
 
 
 def resolve_geometry(
@@ -52,12 +52,17 @@ def resolve_geometry(
     )
 
 
-def model_layers(geometry: Geometry) -> int:
-    """MoE layers of the model that sizes are named after; those of the sizes where no file describes that model."""
+def known_layers(geometry: Geometry) -> int | None:
+    """MoE layers of the model that sizes are named after; None where no file describes that model."""
     if geometry.model in _chosen:
         return _chosen[geometry.model]
     known = _known_sizes(geometry.model)
-    return geometry.num_layers if known is None else known.num_layers
+    return None if known is None else known.num_layers
+
+
+def model_layers(geometry: Geometry) -> int:
+    """The same; those of the sizes where no file describes that model."""
+    return known_layers(geometry) or geometry.num_layers
 
 
 def _known_sizes(name: str) -> Geometry | None:
@@ -85,11 +90,9 @@ def _borrow(trace: Trace, model: Geometry) -> tuple[Geometry, list[str], list[st
     own = trace.geometry
     if own.model == model.model and _same_shape(own, model):
         return model, [], []
-    sizes: dict[str, Any] = {name: _stretch(getattr(model, name), own.num_layers) for name in PER_LAYER}
-    sizes |= {"num_layers": own.num_layers, "num_experts": own.num_experts, "top_k": own.top_k}
     estimated = [
         f"sizes of {model.model} ({model.num_layers} MoE layers) under the routing of {own.model} "
-        f"({own.num_layers} MoE layers): times are for {own.num_layers} layers"
+        f"({trace.recorded_layers or own.num_layers} MoE layers): times are for {own.num_layers} layers"
     ]
     own_units = DEFAULT_FRACTION * own.num_experts / own.top_k
     units = DEFAULT_FRACTION * model.num_experts / model.top_k
@@ -98,9 +101,5 @@ def _borrow(trace: Trace, model: Geometry) -> tuple[Geometry, list[str], list[st
         warnings.append(
             f"a quarter of the experts is {own_units:.3g} times top_k in the trace, {units:.3g} times in {model.model}"
         )
-    return replace(model, **sizes), estimated, warnings
-
-
-def _stretch(values: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...] | None:
-    """One entry per layer of the trace; models of the library have equal layers."""
-    return None if values is None else tuple(values[i % len(values)] for i in range(num_layers))
+    sizes = stretched(model, own.num_layers)
+    return replace(sizes, num_experts=own.num_experts, top_k=own.top_k), estimated, warnings

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sim.figures.drawings.attribution import PART_LOOK
 from sim.figures.drawings.bounds import answers_of
-from sim.formatting import is_known, milliseconds, of_layers, percent, shortlist, with_interval
+from sim.formatting import DEPTHS, is_known, milliseconds, of_layers, percent, shortlist, with_interval
 from sim.machine.parts import PARTS
 from sim.machine.runtime import OWN_RUNTIME
 from sim.report.comparison import HITS, Comparison
@@ -93,7 +93,7 @@ def value_and_interval(run: Any, metric: str) -> str:
     if metric != HITS:
         time = with_interval(milliseconds(run[metric], ".2f"), low, high, ".2f", 1e3)
         rate = int(run["batch_size"]) / run[metric] if run[metric] > 0 else float("nan")
-        layers = of_layers(run.get("layers"), run.get("model_layers"))
+        layers = of_layers(*(run.get(name) for name in DEPTHS))
         return ", ".join(filter(None, [f"{time} {layers}".rstrip(), f"{rate:.4g} tokens/s" if is_known(rate) else ""]))
     return with_interval(percent(run[metric], unit=" %"), low, high, ".1f", 100.0)
 

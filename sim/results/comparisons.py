@@ -33,6 +33,7 @@ FIRST_ORDER_NOTE = (
 _CONDITIONS = (
     "layers",
     "model_layers",
+    "recorded_layers",
     "capacity",
     "asked_capacity",
     "hardware",

@@ -58,6 +58,7 @@ def provenance(
         "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
         "layers": replay.trace.num_layers,
         "model_layers": model_layers(replay.geometry),
+        **({} if replay.trace.recorded_layers is None else {"recorded_layers": replay.trace.recorded_layers}),
         "engine": replay.run.engine if replay.timed else "untimed",
         "label": SIMULATED,
         **({} if forecaster is None else {"predictor": forecaster.origin}),

@@ -97,7 +97,7 @@ def gains(answers: dict[str, Any], layers: str) -> list[str]:
 def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None, words: Sequence[str] = ()) -> str:
     """Everything a person wants to see first; `words`: the overrides of the run."""
     lines = head(replay, metrics, words)
-    layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry))
+    layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry), replay.trace.recorded_layers)
     lines += ["", f"{'':<34}{'all':>12}{'prefill':>12}{'decode':>12}"]
     lines += [
         f"{title:<34}{everything:>12}{prefill:>12}{decode:>12}" for title, everything, prefill, decode in rows(metrics)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sim.formatting import of_layers
+from sim.formatting import DEPTHS, of_layers
 from sim.machine.runtime import OWN_RUNTIME
 from sim.metrics.registry import QUANTITIES
 from sim.results.json_files import read_json
@@ -40,7 +40,8 @@ def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
 
     Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `runtime`, `comparison`
     ("same runtime", or each on its own: runs on different runtimes are compared in the latter only), `model`,
-    `trace`, `trace_hash`, `layers` (replayed) and `model_layers` (of the model whose sizes they have), `batch_size`,
+    `trace`, `trace_hash`, `layers` (replayed), `model_layers` (of the model whose sizes they have) and
+    `recorded_layers` (NaN but where the replayed ones repeat them), `batch_size`,
     `seed`, `label`, `engine`, `key`, `code_version`, `replay_wall_s`, `estimated`, `warnings` and `overrides` (tuples
     of texts), `capacity` (share of all experts that the cache holds), `asked_capacity` (as configured), `requests`
     (blocks of the intervals: requests, lockstep batches, or data sets and conversations), `METRIC.low` and
@@ -142,7 +143,7 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, wi
         raise UserError(f"{run / 'provenance.json'} lacks cache.effective_fraction, the axis of every figure")
     row: dict[str, Any] = {key: np.nan if value is None else value for key, value in metrics.items()}
     row |= {key: provenance.get(key) for key in (*_SETTINGS, *_IDENTITY)}
-    row |= {name: np.nan if provenance.get(name) is None else provenance[name] for name in ("layers", "model_layers")}
+    row |= {name: np.nan if provenance.get(name) is None else provenance[name] for name in DEPTHS}
     row["trace"] = Path(str(row["trace"])).name
     row |= {key: short_name(row[key]) for key in ("policy", "hardware", "model", "trace") if row[key] is not None}
     asked = [provenance["cache"].get(key.partition(".")[2]) for key in _CAPACITY]
@@ -173,8 +174,8 @@ def interval_columns(run: Run, metrics: Sequence[str]) -> dict[str, float]:
 
 def layers_of(table: pd.DataFrame) -> str:
     """What the times of these runs are for, as `of_layers` says it; several where they differ."""
-    known = zip(table["layers"], table["model_layers"], strict=True) if "layers" in table else ()
-    return ", ".join(dict.fromkeys(filter(None, (of_layers(*pair) for pair in known))))
+    known = table.reindex(columns=list(DEPTHS)).itertuples(index=False, name=None) if "layers" in table else ()
+    return ", ".join(dict.fromkeys(filter(None, (of_layers(*depths) for depths in known))))
 
 
 def tokens_per_s(table: pd.DataFrame) -> pd.Series[float]:

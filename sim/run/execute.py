@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from sim.assembly.build import build, open_requests
 from sim.assembly.replay import Replay
-from sim.config import SweepConfig, to_plain_dict, validate
+from sim.config import RECORDED, SweepConfig, to_plain_dict, validate
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Metrics, StepTable
 from sim.results.json_files import write_json
 from sim.results.outputs import write_run
 from sim.results.table_file import Sinks, TableFile
 from sim.systems import load_system
+from traces.errors import UserError
 from traces.format.trace import Trace
 
 MANY_LAYER_STEPS = 1_000_000
@@ -75,6 +76,8 @@ def run_device(config: DictConfig, folder: Path, given: Trace | None = None) -> 
 
 def run_system(config: DictConfig, folder: Path) -> SystemRun:
     """Run a system of several devices on the configured requests."""
+    if config.get("layers", RECORDED) != RECORDED:
+        raise UserError(f"layers={config.layers}: only for system=device; systems take their depth from system.model")
     system = load_system(to_plain_dict(config.system, "system"))
     trace = open_requests(config.trace, int(config.seed))
     return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))

@@ -160,7 +160,7 @@ def _summary(one: OneRun, done: DeviceRun | SystemRun) -> str:
     if is_known(value := metrics[time]):
         title = "TPOT" if time.startswith("tpot") else "decode step"
         rate = f"{replay.run.batch_size / value:.4g} tokens/s" if value > 0 else ""
-        layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry))
+        layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry), replay.trace.recorded_layers)
         found.append(f"{title} {milliseconds(value)} {layers}, {rate}")
     return f"{name}: {', '.join(found)}"
 

@@ -5,6 +5,7 @@ import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -115,18 +116,55 @@ def take_spans(array: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[
             done += length
         return joined
     rows = max(1, PIECE_BYTES // max(1, row_bytes))
+    pieces = (
+        load(array[first : min(first + rows, start + length)])
+        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        for first in range(start, start + length, rows)
+    )
+    return in_file(pieces, (total, *array.shape[1:]), array.dtype)
+
+
+def take_columns(array: NDArray[Any], columns: NDArray[np.int64]) -> NDArray[Any]:
+    """Columns of every row, by number, some of them more than once: in ordinary memory or in a file, as `take_spans`.
+
+    Raises: UserError as `take_spans`.
+    """
+    shape = (len(array), columns.size, *array.shape[2:])
+    row_bytes = array[:1, :1].nbytes * columns.size
+    rows = max(1, PIECE_BYTES // max(1, row_bytes))
+    starts = range(0, len(array), rows)
+    if len(array) * row_bytes > HELD_BYTES:
+        return in_file((_columns_of(array, columns, start, rows) for start in starts), shape, array.dtype)
+    taken = np.empty(shape, array.dtype)
+    for start in starts:
+        taken[start : start + rows] = _columns_of(array, columns, start, rows)
+    return taken
+
+
+def _columns_of(array: NDArray[Any], columns: NDArray[np.int64], start: int, rows: int) -> NDArray[Any]:
+    """Those of some rows, which are not needed in memory any more."""
+    span = array[start : start + rows]
+    taken = load(span)[:, columns]
+    release(span)
+    return taken
+
+
+def in_file(pieces: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Rows that come piece by piece, as an array in a mapped file without a name.
+
+    Raises: UserError where the file cannot be written.
+    """
     file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the mapping
     try:
-        for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-            for first in range(start, start + length, rows):
-                file.write(load(array[first : min(first + rows, start + length)]).tobytes())
+        for piece in pieces:
+            file.write(piece.tobytes())
         file.flush()
     except OSError as error:
         raise UserError(
             f"a temporary file in {tempfile.gettempdir()} cannot be written: {error.strerror or error}; "
             "set TMPDIR to a folder with more room"
         ) from error
-    return map_file(file).view(array.dtype).reshape(total, *array.shape[1:])
+    return map_file(file).view(dtype).reshape(shape)
 
 
 def _watch(array: NDArray[Any]) -> _Watch | None:

@@ -107,6 +107,8 @@ class Trace:
     without a row (a cached prefix, or none recorded) come before its first row. `score_function`: how weights come from
     logits ("softmax", "softmax_topk", "sigmoid", ...). `request_labels`: data set or conversation of each request;
     `request_numbers` [R] int64: where they stood in the trace that they were taken from, None for a whole one.
+    `recorded_layers`: of a trace in memory whose layers are the recorded ones over and over
+    (`traces.format.layers`), how many those are; None for one as recorded.
     `expert_similarity` [L, E, E] float16: cosine of two experts' outputs on the same inputs, averaged over measured
     tokens. `content_hash`: sha256 of tensors and geometry, set by reading and writing, empty for a trace that has not
     been written yet.
@@ -129,6 +131,7 @@ class Trace:
     score_function: str | None = None
     request_labels: tuple[str, ...] | None = None
     request_numbers: NDArray[np.int64] | None = None
+    recorded_layers: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     content_hash: str = ""
 

@@ -1,0 +1,58 @@
+"""A trace with more layers than were recorded: those recorded, over and over."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traces.format.mapped import take_columns
+from traces.format.trace import Geometry, ScoreTable, Trace
+
+PER_LAYER = ("expert_bytes", "attention_bytes", "shared_bytes")
+"""Sizes with one entry for each layer."""
+
+
+def repeat_layers(trace: Trace, num_layers: int) -> Trace:
+    """The same requests with `num_layers` layers: layer i routes as the recorded layer i modulo those recorded.
+
+    What no recording has between its last layer and its first, and what a layer's place decides, is left out: the
+    lookahead tables and the similarity of experts. Large tables go to a file without a name (`take_columns`).
+
+    Raises: UserError where that file cannot be written.
+    """
+    recorded = np.arange(num_layers) % trace.num_layers
+    file, slash, chosen = trace.content_hash.partition("/")
+
+    def layers_of(array: NDArray[Any]) -> NDArray[Any]:
+        return take_columns(array, recorded)
+
+    return replace(
+        trace,
+        geometry=stretched(trace.geometry, num_layers),
+        topk_ids=layers_of(trace.topk_ids),
+        topk_weights=None if trace.topk_weights is None else layers_of(trace.topk_weights),
+        router_logits=_table(trace.router_logits, layers_of),
+        selection_scores=_table(trace.selection_scores, layers_of),
+        lookahead_before=None,
+        lookahead_after=None,
+        expert_similarity=None,
+        recorded_layers=trace.num_layers,
+        content_hash=f"{file}/layers[{num_layers} of {trace.num_layers}]{slash}{chosen}",
+    )
+
+
+def stretched(geometry: Geometry, num_layers: int) -> Geometry:
+    """The sizes with as many layers: those of its own, over and over."""
+    sizes: dict[str, Any] = {name: stretch(getattr(geometry, name), num_layers) for name in PER_LAYER}
+    return replace(geometry, num_layers=num_layers, **sizes)
+
+
+def stretch(values: tuple[int, ...] | None, num_layers: int) -> tuple[int, ...] | None:
+    """One entry for each layer."""
+    return None if values is None else tuple(values[i % len(values)] for i in range(num_layers))
+
+
+def _table(table: ScoreTable | None, layers_of: Callable[[NDArray[Any]], NDArray[Any]]) -> ScoreTable | None:
+    return None if table is None else table.take(layers_of)
