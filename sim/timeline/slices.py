@@ -28,6 +28,8 @@ TRACKS = {
     HOST_TRACK: "host",
 }
 OUTCOMES = ("hit", "late", "fetch", "cpu", "substitute", "drop", "degrade")
+SUBSTITUTE = "substitute"
+"""Word for a demanded expert in whose place another is executed."""
 REPLACEMENT = "replacement"
 """Word for an executed expert that the router did not choose."""
 PART_WORDS = {
@@ -85,6 +87,11 @@ class Arrow(NamedTuple):
 Event = Slice | Mark | Count | Arrow
 
 
+def _experts(numbers: Sequence[int]) -> str:
+    """Experts of one layer, as "E3, E5"."""
+    return ", ".join(f"E{number}" for number in numbers)
+
+
 def step_slices(result: BlockResult, count: int, first: int, begin_ns: int) -> Iterator[Slice]:
     """The first ``count`` steps of a block that begins with step ``first`` at ``begin_ns``."""
     block = result.block
@@ -122,6 +129,10 @@ class Slicer:
     arrows: int = 0
     demanded: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Key of a demanded expert not seen executed yet -> (when it was looked up, outcome)."""
+    stands_in: dict[int, list[int]] = field(default_factory=dict)
+    """Key of an expert of this layer step -> experts executed in its place, for some token."""
+    stands_for: dict[int, list[int]] = field(default_factory=dict)
+    """The same the other way round."""
     staged: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Key of an expert in a staging slot -> (when its copy began, slot)."""
     slot_free_ns: list[int] = field(default_factory=list)
@@ -146,11 +157,15 @@ class Slicer:
                 yield Slice(BACK, "back", f"L{layer} make room for E{expert}", begin_ns, end_ns)
             elif kind == timeline_log.LOG_CPU:
                 word = self._outcome(what)
-                yield Slice(CPU, "cpu", f"{self._label(what)} {word}", begin_ns, end_ns, f'"outcome":"{word}"')
+                name, args = self._as_what(what, word)
+                yield Slice(CPU, "cpu", name, begin_ns, end_ns, args)
             elif kind == timeline_log.LOG_PART:
                 yield self._part(what, begin_ns, end_ns, extra)
             elif kind == timeline_log.LOG_OUTCOME:
                 self.demanded[what] = (begin_ns, extra)
+            elif kind == timeline_log.LOG_STAND_IN:
+                self.stands_in.setdefault(what, []).append(extra)
+                self.stands_for.setdefault(what - what % self.num_experts + extra, []).append(what % self.num_experts)
             elif kind == timeline_log.LOG_QUEUE:
                 yield Count("queued copies", begin_ns, f'"demand":{what},"prefetch":{extra}')
             elif kind == timeline_log.LOG_HELD:
@@ -183,13 +198,22 @@ class Slicer:
         """What was demanded and is not executed, once the layer step is over."""
         for key, (at_ns, outcome) in self.demanded.items():
             word = OUTCOMES[outcome]
-            yield Mark(SKIPPED, word, f"{self._label(key)} {word}", at_ns, f'"outcome":"{word}"')
-        self.demanded.clear()
+            by = self.stands_in.get(key, []) if word == SUBSTITUTE else []
+            name = f"{self._label(key)} {word}" + (f" {_experts(by)}" if by else "")
+            yield Mark(SKIPPED, word, name, at_ns, f'"outcome":"{word}"' + (f',"by":{by}' if by else ""))
+        for kept in (self.demanded, self.stands_in, self.stands_for):
+            kept.clear()
+
+    def _as_what(self, key: int, word: str) -> tuple[str, str]:
+        """(name, members of its arguments) of an expert that is executed, with the experts in whose place it is."""
+        others = self.stands_for.get(key, [])
+        name = f"{self._label(key)} {word}" + (f" for {_experts(others)}" if others and word == REPLACEMENT else "")
+        return name, f'"outcome":"{word}"' + (f',"in_place_of":{others}' if others else "")
 
     def _executed(self, key: int, begin_ns: int, end_ns: int, tokens: int) -> Iterator[Slice | Arrow]:
         word = self._outcome(key)
-        args = f'"tokens":{tokens},"outcome":"{word}"'
-        yield Slice(GPU, "expert", f"{self._label(key)} {word}", begin_ns, end_ns, args)
+        name, args = self._as_what(key, word)
+        yield Slice(GPU, "expert", name, begin_ns, end_ns, f'"tokens":{tokens},{args}')
         since_copy_ns = self.copied.pop(key, None)
         if since_copy_ns is not None and word in ("fetch", "late"):
             self.arrows += 1
@@ -212,5 +236,6 @@ class Slicer:
     def _part(self, key: int, begin_ns: int, end_ns: int, part: int) -> Slice:
         category, words = PART_WORDS[part]
         layer = f"L{key // self.num_experts} "
-        where = {LINK_WAIT: f"{self._label(key)} ", ATTENTION: ""}.get(part, layer)
+        waits = f"{self._label(key)} "
+        where = {LINK_WAIT: waits, CPU_WAIT: waits, ATTENTION: ""}.get(part, layer)
         return Slice(HOST_TRACK if part == HOST else GPU, category, where + words, begin_ns, end_ns)

@@ -39,7 +39,8 @@ class CompiledEngine:
 
     def __init__(self, spec: DeviceSpec, durations: Durations, resets: bool, timeline: bool) -> None:
         self.device, self.resets, self.timeline = Device(spec), resets, timeline
-        most = log_rows(spec.num_layers, spec.num_experts, spec.policy.prefetch.chunks())
+        ranks = spec.max_tokens * spec.top_k
+        most = log_rows(spec.num_layers, spec.num_experts, spec.policy.prefetch.chunks(), ranks)
         self.log = np.zeros((max(LOG_ROWS, most) if timeline else 0, 5), np.int64)
         self.totals = np.zeros(3, np.int64)
         self.clock = Struct(

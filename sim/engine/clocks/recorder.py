@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.state import DROPPED
 from sim.engine.clocks.timeline_log import (
     LOG_BACK,
     LOG_COPY,
@@ -16,6 +17,7 @@ from sim.engine.clocks.timeline_log import (
     LOG_PART,
     LOG_PREFETCH,
     LOG_QUEUE,
+    LOG_STAND_IN,
     STAGED_COPY,
 )
 from sim.engine.decision.core import DEMAND_COPY
@@ -44,11 +46,22 @@ class Recorder:
         demand = self.device.arrays["demand"][: self.device.state.get("num_demand")].tolist()
         for expert, outcome in zip(demand, arrays["outcome"].tolist(), strict=False):
             self.rows.append((LOG_OUTCOME, first + expert, now_ns, now_ns, outcome))
+        self.rows += [(LOG_STAND_IN, first + routed, now_ns, now_ns, stands) for routed, stands in self._stand_ins()]
         demanded, prefetches = (
             cache.get(f"{name}_tail") - cache.get(f"{name}_head") for name in ("demand", "prefetch")
         )
         self.rows.append((LOG_QUEUE, demanded, now_ns, now_ns, prefetches))
         self.rows.append((LOG_HELD, int(arrays["member_count"].sum()), now_ns, now_ns, int(arrays["used"].sum())))
+
+    def _stand_ins(self) -> dict[tuple[int, int], None]:
+        """(routed, executed) experts of this layer that differ, each pair once, by token and rank."""
+        arrays, count = self.device.arrays, self.device.state.get("num_tokens")
+        if not self.device.cache.get("has_substitute"):
+            return {}
+        routed, executed = arrays["ids"][:count], arrays["executed_ids"][:count]
+        differs = (routed != executed) & (executed != DROPPED)
+        differs &= np.arange(routed.shape[1]) < arrays["token_ranks"][:count, None]
+        return dict.fromkeys(zip(routed[differs].tolist(), executed[differs].tolist(), strict=True))
 
     def part(self, part: int, layer: int, begin_ns: int, end_ns: int, expert: int = 0) -> None:
         """What the GPU's time goes to beside experts and what comes ahead of a lookup."""

@@ -13,7 +13,7 @@ from numba import b1, f8, i8, njit, u1
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from policies.state import State
+from policies.state import DROPPED, State
 from sim.engine.clocks import timeline_log
 from sim.engine.clocks.clock import Clock, as_clock
 from sim.engine.clocks.lean import lean_step
@@ -30,6 +30,7 @@ from sim.engine.clocks.timeline_log import (
     LOG_PART,
     LOG_PREFETCH,
     LOG_QUEUE,
+    LOG_STAND_IN,
     STAGED_COPY,
 )
 from sim.engine.decision import core
@@ -75,8 +76,26 @@ def note_lookup(state: State, cache: Cache, clock: Clock) -> None:
     base, now = state.layer * state.num_experts, clock.now_ns
     for i in range(state.num_demand):
         note(clock, LOG_OUTCOME, base + state.demand[i], now, now, cache.outcome[i])
+    if cache.has_substitute:
+        note_stand_ins(state, clock)
     note(clock, LOG_QUEUE, cache.demand_tail - cache.demand_head, now, now, cache.prefetch_tail - cache.prefetch_head)
     note(clock, LOG_HELD, cache.member_count.sum(), now, now, cache.used.sum())
+
+
+@core_jit
+def note_stand_ins(state: State, clock: Clock) -> None:
+    """Keep which experts are executed in others' places, each pair once."""
+    base, now, first = state.layer * state.num_experts, clock.now_ns, clock.log_size
+    for token in range(state.num_tokens):
+        for rank in range(state.token_ranks[token]):
+            routed, executed = base + state.ids[token, rank], state.executed_ids[token, rank]
+            if executed == DROPPED or base + executed == routed:
+                continue
+            row = first
+            while row < clock.log_size and (clock.log[row, 1] != routed or clock.log[row, 4] != executed):
+                row += 1
+            if row == clock.log_size:
+                note(clock, LOG_STAND_IN, routed, now, now, executed)
 
 
 @core_jit
@@ -223,7 +242,8 @@ def wait_for_cpu(state: State, cache: Cache, rules: Rules, clock: Clock) -> None
     while clock.cpu_left > 0:
         at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
         if clock.cpu_left == 0 and at_ns > clock.now_ns:
-            book(clock, CPU_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts)
+            last = cache.cpu_queue[cache.num_cpu - 1]
+            book(clock, CPU_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts + last)
 
 
 @core_jit
@@ -329,7 +349,8 @@ def run_steps(
     """
     state, cache = as_state(state_address), as_cache(cache_address)
     rules, clock = as_rules(rules_address), as_clock(clock_address)
-    step, room = first, log_rows(state.num_layers, state.num_experts, cache.num_chunks)
+    room = log_rows(state.num_layers, state.num_experts, cache.num_chunks, state.executed_ids.size)
+    step = first
     clock.log_size = 0
     if fresh:
         clock.link_state = LINK_IDLE

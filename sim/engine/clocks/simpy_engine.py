@@ -73,6 +73,7 @@ class SimpyEngine:
         self.cpu: End | None = None
         """The end of the expert that the CPU computes; None: it is free."""
         self.cpu_queue: list[int] = []
+        self.on_cpu = 0
         self.cpu_busy_ns = 0
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
@@ -194,7 +195,7 @@ class SimpyEngine:
         """Let the GPU wait until the CPU has computed its experts."""
         while self.cpu is not None:
             yield self.cpu
-        self._waited(CPU_WAIT)
+        self._waited(CPU_WAIT, self.on_cpu)
 
     def _waited(self, part: int, expert: int = 0) -> None:
         """The GPU has waited until now, unless its own time had run ahead further."""
@@ -210,6 +211,7 @@ class SimpyEngine:
             self.cpu = None
             return
         expert, beside_copy = self.cpu_queue[0], int(self.copying >= 0)
+        self.on_cpu = expert
         compute_ns = self.cpu_ns[beside_copy][self.layer][int(self.device.tokens_of[expert])]
         self.cpu_busy_ns += compute_ns
         if self.recorder.on:

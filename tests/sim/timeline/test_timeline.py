@@ -87,6 +87,38 @@ def test_two_steps_by_hand(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("engine", ["simpy", "compiled"])
+def test_a_substitute_names_who_stands_in(engine, tmp_path):
+    """Two tokens, B and A of nearly the same score, in both steps: B is executed for both, in A's place too."""
+    logits = np.full((4, 1, 4), -9.0, np.float32)
+    logits[:, 0, :2] = [[1, 9], [9, 8.99], [9, 8.99], [8.99, 9]]
+    trace = routed(np.array([[[1]], [[0]], [[0]], [[1]]]), 4, [0, 0], [2, 2], logits)
+    setting = {"slots_per_layer": 2, "timeline": True, "batch_size": 2, "engine": engine}
+    events, _ = written(replay_of(trace, "substitute", machine(), **setting), tmp_path)
+    marks = [(event["name"], event["args"]) for event in events if event["ph"] == "i"]
+    assert marks == 2 * [("L0 E0 substitute E1", {"outcome": "substitute", "by": [1]})]
+    named = [event for event in events if event.get("cat") == "expert"]
+    assert [event["name"] for event in named][-1] == "L0 E1 hit"
+    assert named[-1]["args"]["in_place_of"] == [0]
+
+
+@pytest.mark.parametrize("engine", ["simpy", "compiled"])
+def test_a_replacement_and_a_wait_name_their_expert(engine, tmp_path):
+    """B, then A alone: only B is executed, in A's place. Where C and D go to the CPU, the GPU waits for the last."""
+    logits = np.full((2, 1, 4), -9.0, np.float32)
+    logits[:, 0, :2] = [[1, 9], [9, 8.99]]
+    trace = routed(np.array([[[1]], [[0]]]), 4, [0], [2], logits)
+    setting = {"slots_per_layer": 2, "timeline": True, "engine": engine}
+    events, _ = written(replay_of(trace, "substitute", machine(), **setting), tmp_path)
+    assert [name for name, *_ in slices(events, track("GPU")) if "replacement" in name] == ["L0 E1 replacement for E0"]
+    (tmp_path / "cpu").mkdir()
+    trace = routed(np.array([[[0, 2, 3]]]), 4, [0], [1], np.zeros((1, 1, 4), np.float32))
+    events, _ = written(replay_of(trace, "cpu", machine(0.75), **setting), tmp_path / "cpu")
+    computed = [name.removesuffix(" cpu") for name, *_ in slices(events, track("CPU"))]
+    waits = [name for name, *_ in slices(events, track("GPU")) if "wait for CPU" in name]
+    assert waits == [f"{computed[-1]} wait for CPU"]
+
+
 def test_experts_that_pass_by_the_cache_sit_in_staging_slots(tmp_path):
     """Nothing is kept: A B arrive at 1000 and 2000 ns and leave once executed, 500 ns later each."""
     trace = routed(np.array([[[0, 1]]]), 4, [0], [1])
