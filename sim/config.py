@@ -174,6 +174,53 @@ class TimeConfig:
     cpu_transfer: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """The `session` group: chats of several turns. The defaults replay every request as it was recorded.
+
+    With any but ``prompt_rows`` every turn of a request is replayed as a request of its own, on the context that the
+    turns before it left.
+    """
+
+    by_turn: bool = False
+    """Tell the turns of recorded requests apart."""
+    turns: Annotated[int | None, Range(1, null="as recorded")] = None
+    """So many requests of one label in a row become the turns of one chat (SYNTHETIC)."""
+    prompt_rows: Annotated[int | None, Range(1, null="as recorded")] = None
+    """The first n recorded rows of every request count as its prompt, the others as decoded; shorter requests are left
+    out."""
+    think_s: Annotated[float, Range(0, 1e6)] = 0.0
+    """Between two turns of a chat: the device is idle, copies go on."""
+    keep: Annotated[str, OneOf("all", "experts", "kv", "none")] = "all"
+    """What a chat finds again at its next turn. Without its KV cache the whole context is prefilled again; without its
+    experts, which other sessions have pushed out, every turn finds the cache as at the start."""
+    interleave: bool = False
+    """All chats at once: the first turn of each, then the second of each, ..."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "session.")
+        if self.interleave and self.think_s:
+            raise UserError(
+                f"session.think_s={self.think_s:g}: with session.interleave=true the turns of other chats fill the "
+                "time between two turns; use 0"
+            )
+
+    @property
+    def cuts(self) -> bool:
+        """Whether every turn is replayed as a request of its own."""
+        return self.by_turn or self.interleave or self.turns is not None or self.think_s > 0 or self.keep != "all"
+
+    @property
+    def keeps_kv(self) -> bool:
+        """Whether a turn finds the KV cache of the turns before it."""
+        return self.keep in ("all", "kv")
+
+    @property
+    def keeps_experts(self) -> bool:
+        """Whether a turn finds the experts that the turn before it left."""
+        return self.keep in ("all", "experts")
+
+
 ENGINES = ("simpy", "compiled", "untimed")
 RECORDED, CYCLE = "recorded", "cycle"
 

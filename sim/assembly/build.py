@@ -16,7 +16,7 @@ from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
 from sim.assembly.rule_class import about_field, check_class, check_knobs
 from sim.assembly.trial import try_rules
-from sim.config import RunConfig, TimeConfig, TraceConfig, suggest, to_plain_dict, validate
+from sim.config import RunConfig, SessionConfig, TimeConfig, TraceConfig, suggest, to_plain_dict, validate
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
@@ -29,6 +29,7 @@ from sim.predictors.checkpoint import checkpoint_of, require_trained
 from sim.predictors.split import count_learned_last
 from sim.rule_files import find_class
 from sim.shipped_rules import is_shipped
+from sim.workload.chats import as_session
 from traces.demo.stand_in import stand_in
 from traces.embedded import embedded_trace_path
 from traces.errors import UserError
@@ -37,7 +38,7 @@ from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
-GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "sweep")
+GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "session", "sweep")
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
 
@@ -200,6 +201,17 @@ def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
     )
 
 
+def read_session(config: DictConfig) -> SessionConfig:
+    """The group `session`. Raises: UserError where a knob of it is not known or out of range."""
+    return validate(SessionConfig, to_plain_dict(config.session, "session"), "session.")
+
+
+def in_session(setup: DeviceSetup, session: SessionConfig) -> DeviceSetup:
+    """The set-up between whose turns happens what ``session`` says: experts that are lost are a cache that is reset."""
+    lost = session.cuts and not session.keeps_experts and not setup.cache.resets
+    return replace(setup, session=session, cache=replace(setup.cache, reset="request") if lost else setup.cache)
+
+
 def in_shape_of(
     model: dict[str, Any], trace: Trace, others: Trace | None, gate_slope: float
 ) -> tuple[Trace, Trace | None, str]:
@@ -230,7 +242,7 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
         to_plain_dict(config.get(name), name)
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
-    setup = read_device(config, validate(RunConfig, knobs))
+    setup = in_session(read_device(config, validate(RunConfig, knobs)), read_session(config))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
     model = to_plain_dict(config.model)
     recorded = open_trace(trace_config.recorded()) if given is None else given
@@ -238,6 +250,7 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
     if trace_config.shape == "model":
         trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
         notes = [*notes, shaped]
+    trace, made, said = as_session(trace, setup.session)
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
     if (depth := missing_layers(setup.run.layers, trace, geometry)) is not None:
         check_repeatable(setup.policy)
@@ -246,4 +259,4 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
         estimated = [*estimated, repeats]
     try_rules(trace, setup, geometry, trace_config.as_decode, others)
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
-    return replace(replay, notes=Notes((*estimated,), (*warnings, *notes)) + describe_replay(replay))
+    return replace(replay, notes=Notes((*estimated, *made), (*warnings, *notes, *said)) + describe_replay(replay))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from sim.config import RunConfig
+from sim.config import RunConfig, SessionConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
@@ -43,6 +43,29 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
         _check_sequential(policy)
     if cache.holds:
         _check_hold(policy)
+
+
+def check_session(policy: Policy, cache: CacheConfig, run: RunConfig, session: SessionConfig) -> None:
+    """Raises UserError where the turns of chats cannot be replayed so."""
+    if not session.cuts:
+        return
+    if run.batch_size > 1:
+        raise UserError(
+            f"batch_size={run.batch_size}: the turns of chats (session.*) are replayed one after the other; use 1, "
+            "with session.interleave=true for chats that take turns"
+        )
+    if session.interleave and not session.keeps_experts:
+        raise UserError(
+            f"session.keep={session.keep}: with session.interleave=true chats push each other's experts out; use all "
+            "or experts"
+        )
+    if session.interleave and cache.resets:
+        raise UserError(f"cache.reset={cache.reset}: with session.interleave=true chats share the cache; use never")
+    if Need.FORECAST in policy.needs():
+        raise UserError(
+            f"policy {policy.name}: {policy.needs()[Need.FORECAST]} reads requests from their first token on, and "
+            "session.* cuts them into turns; use a policy without a trained prediction"
+        )
 
 
 def _check_sequential(policy: Policy) -> None:

@@ -22,7 +22,7 @@ def steps_at_once(schedule: Schedule, durations: Durations, pools: Pools) -> int
     most_ps = max(kv_tokens * durations.kv_ps_per_token, pairs * durations.pair_ps)
     if not most_ps < MOST:
         raise UserError(f"attention over {context:.3g} tokens would take {most_ps / 1e12:.3g} s in one layer: {CHECK}")
-    longest_ns = durations.longest_step_ns(trace.num_experts, kv_tokens, pairs) * schedule.batch
+    longest_ns = durations.longest_step_ns(trace.num_experts, kv_tokens, pairs) * schedule.batch + schedule.think_ns
     most_bytes = 4.0 * trace.num_layers * float(pools.size.sum(dtype=float)) * trace.num_experts
     steps = min(MOST / 2 / max(longest_ns, 1.0), MOST / 2 / max(most_bytes, 1.0))
     if steps < 1:
@@ -41,7 +41,7 @@ class Sums:
 
     def add(self, result: BlockResult) -> None:
         """Raises: UserError where the next block might not be counted any more."""
-        self.latency_ns += int(result.latency_ns.sum())
+        self.latency_ns += int(result.latency_ns.sum() + result.block.pause_ns.sum())
         self.bytes += int(result.count("copied_bytes").sum()) + int(result.count("written_back_bytes").sum())
         if self.latency_ns * self.batch > MOST / 2 or self.bytes > MOST / 2:
             raise UserError(

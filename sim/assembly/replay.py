@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.needs import Need
-from sim.assembly.combinations import check_combination, has_clock
+from sim.assembly.combinations import check_combination, check_session, has_clock
 from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, wants_scores, wants_weights
 from sim.assembly.rule_class import place_of
-from sim.config import RunConfig, TimeConfig
+from sim.config import RunConfig, SessionConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig, Pools, make_pools
-from sim.machine.durations import Durations, tabulate
+from sim.machine.durations import Durations, tabulate, whole_ns
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
@@ -60,6 +60,8 @@ class DeviceSetup:
     cache: CacheConfig = field(default_factory=CacheConfig)
     run: RunConfig = field(default_factory=RunConfig)
     time: TimeConfig = field(default_factory=TimeConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+    """What happens between the turns of chats, where the trace's requests are turns."""
     own_runtime: bool = False
     """The runtime is the one that the policy names, not one for all policies."""
 
@@ -208,10 +210,12 @@ def assemble(
     policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
     check_combination(policy, cache, run)
+    check_session(policy, cache, run, setup.session)
     check_needs(policy, trace, machine.hardware)
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
-    schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk)
+    think_ns = whole_ns(setup.session.think_s)
+    schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk, think_ns)
     pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()

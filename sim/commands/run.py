@@ -130,7 +130,7 @@ def run_once(config: DictConfig, printed: str) -> None:
     if isinstance(done, DeviceRun):
         from sim.results.summary import text
 
-        print(text(done.replay, done.metrics, done.what_if, HydraConfig.get().overrides.task))
+        print(text(done.replay, done.metrics, done.what_if, HydraConfig.get().overrides.task, done.requests))
         if done.timeline is not None:
             print(f"{done.timeline}: open it in https://ui.perfetto.dev")
     else:

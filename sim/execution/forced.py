@@ -50,6 +50,7 @@ def select_steps(block: StepBlock, steps: NDArray[np.bool_]) -> StepBlock:
         block.phase[steps],
         block.kv_tokens[steps],
         block.attended_pairs[steps],
+        block.pause_ns[steps],
     )
 
 

@@ -210,7 +210,7 @@ def replay(
         if (folder / "metrics.json").exists():
             raise UserError(f"out={folder}: holds the results of a run already: must be another folder")
     done = run_device(config, folder, given)
-    return Result(folder, text(done.replay, done.metrics, done.what_if), kept)
+    return Result(folder, text(done.replay, done.metrics, done.what_if, requests=done.requests), kept)
 
 
 def _composed(words: list[str]) -> DictConfig:

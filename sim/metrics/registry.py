@@ -153,6 +153,15 @@ REQUEST_TIMES = (
 )  # fmt: skip
 """Means and quantiles over requests."""
 
+TURN_TIMES = (
+    Metric(
+        "later_ttft_s", "TTFT of later turns",
+        "TTFT of the turns of chats after their first; only where the turns of chats are told apart (`session.*`), "
+        "each a request of its own", SECONDS, heading="later TTFT ms", form=".1f",
+    ),
+)  # fmt: skip
+"""Means and quantiles over requests that are turns of chats."""
+
 TOKEN_TIME = Metric(
     "itl_s", "time per decode token",
     "latency of single decode steps, over decode tokens; a batch step's time is each of its members'",
@@ -209,7 +218,7 @@ class Quantity:
     @property
     def request_time(self) -> str | None:
         """The column of the requests' table that it is a mean or quantile of."""
-        return self.metric.name if self.metric in REQUEST_TIMES else None
+        return self.metric.name if self.metric in (*REQUEST_TIMES, *TURN_TIMES) else None
 
     @property
     def is_time(self) -> bool:
@@ -238,14 +247,23 @@ MEASURES = {
 }
 
 
+OF_TURNS = {
+    f"{time.name}.{kind}": Quantity(f"{time.name}.{kind}", time, PREFIXES[""], QUANTILES.get(kind))
+    for time in TURN_TIMES
+    for kind in ("mean", *QUANTILES)
+}
+"""Those of runs whose requests are turns of chats, which others do not know."""
+
+
 def quantity_of(name: str) -> Quantity:
     """What stands under `name` in metrics.json; `tpot_s` alone is its mean.
 
     Raises: UserError for a name without interval.
     """
-    if f"{name}.mean" in QUANTITIES and name != TOKEN_TIME.name:
-        return replace(QUANTITIES[f"{name}.mean"], name=name)
-    quantity = QUANTITIES.get(name) or MEASURES.get(name)
+    known = QUANTITIES | OF_TURNS
+    if f"{name}.mean" in known and name != TOKEN_TIME.name:
+        return replace(known[f"{name}.mean"], name=name)
+    quantity = known.get(name) or MEASURES.get(name)
     if quantity is None:
         raise UserError(f"metric {name} is not known: those that can be compared are {', '.join(QUANTITIES)}")
     return quantity

@@ -19,7 +19,16 @@ from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import BlockResult
 from sim.machine.parts import PARTS
 from sim.metrics.quantiles import quantiles, total
-from sim.metrics.registry import GATE_MASSES, PART_TIMES, PREFIXES, QUANTILES, RATES, REQUEST_TIMES, TOKEN_TIME
+from sim.metrics.registry import (
+    GATE_MASSES,
+    PART_TIMES,
+    PREFIXES,
+    QUANTILES,
+    RATES,
+    REQUEST_TIMES,
+    TOKEN_TIME,
+    TURN_TIMES,
+)
 from sim.metrics.request_times import RequestTimes
 from sim.spill import Spill
 
@@ -43,6 +52,7 @@ class StepTable:
         self.kept: list[Columns] = []
         self.sums = np.zeros((2, len(COLUMNS)), np.int64)  # by phase
         self.steps = np.zeros(2, np.int64)  # by phase
+        self.pauses_ns = 0
         self.decode_parts_ns = np.zeros(len(PARTS), np.int64)  # times tokens
         self.request_times = RequestTimes(replay.trace.num_requests)
         self.token_latency_ns = Spill(np.int64)  # of decode tokens
@@ -67,6 +77,7 @@ class StepTable:
             chosen = result.block.phase == phase
             self.sums[phase] += rows[chosen].sum(axis=0)
             self.steps[phase] += np.count_nonzero(chosen)
+        self.pauses_ns += int(result.block.pause_ns.sum())
         self._add_decode_times(rows[result.block.phase == DECODE])
         if self.knows_gate_mass:
             for (name, phases), spill in self.masses.items():
@@ -111,10 +122,17 @@ class StepTable:
         return np.stack([columns.get(name, nothing) for name in COLUMNS], axis=1)
 
     def requests(self) -> Columns:
-        """One row per request: see ``RequestTimes.columns``; its number in the whole trace, its label as a number."""
+        """One row per request: see ``RequestTimes.columns``; its number in the whole trace, its label as a number.
+
+        Of a request that is a turn of a chat also both numbers, from 0, and its TTFT again unless it is the first.
+        """
         trace, columns = self.replay.trace, self.request_times.columns(self.replay.timed)
         numbers, clusters = trace.request_numbers, trace.clusters()
         columns["trace_request"] = columns["request"] if numbers is None else numbers
+        if trace.request_turns is not None:
+            columns["chat"], columns["turn"] = trace.request_turns.T
+        if trace.request_turns is not None and self.replay.timed:
+            columns["later_ttft_s"] = np.where(columns["turn"] > 0, columns["ttft_s"], np.nan)
         return columns if clusters is None else columns | {"cluster": clusters}
 
     def metrics(self) -> Metrics:
@@ -138,7 +156,7 @@ class StepTable:
 
     def _times(self) -> Metrics:
         requests, result = self.requests(), Metrics()
-        for time in REQUEST_TIMES:
+        for time in REQUEST_TIMES if self.replay.trace.request_turns is None else (*REQUEST_TIMES, *TURN_TIMES):
             values = requests.get(time.name, np.empty(0))
             result |= summary(time.name, values[~np.isnan(values)])
         result |= spilled_summary(TOKEN_TIME.name, self.token_latency_ns)
@@ -148,7 +166,7 @@ class StepTable:
 
     def _totals(self) -> Metrics:
         timed, result = self.replay.timed, Metrics()
-        clock_ns = float(self.sums[:, LATENCY].sum())
+        clock_ns = float(self.sums[:, LATENCY].sum() + self.pauses_ns)
         result["link_utilisation"] = self.replay.engine.link_busy_ns / clock_ns if timed and clock_ns else None
         result["cpu_utilisation"] = self.replay.engine.cpu_busy_ns / clock_ns if timed and clock_ns else None
         result["simulated_s"] = clock_ns / 1e9 if timed else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim.assembly.fragility import fragile_capacity
 from sim.assembly.replay import Replay
@@ -23,6 +26,9 @@ TIMES_SHOWN = {"tpot_s": "TPOT over requests", "itl_s": "time per decode token",
 BATCH_TIMES_SHOWN = {"itl_s": "decode step", "tpot_s": "TPOT over requests, with prefills", "ttft_s": "TTFT"}
 """In a batch, a request's TPOT includes waiting while others' prompts are prefilled; a paper's decoding latency is the
 time of a decode step."""
+
+
+TURNS_SHOWN = 8
 
 
 def exchanged(words: Sequence[str]) -> list[str]:
@@ -94,8 +100,27 @@ def gains(answers: dict[str, Any], layers: str) -> list[str]:
     return [*lines, f"  {answers['binding']}", f"  {answers['bound']}"]
 
 
-def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None, words: Sequence[str] = ()) -> str:
-    """Everything a person wants to see first; `words`: the overrides of the run."""
+def by_turn(requests: Mapping[str, NDArray[Any]], layers: str) -> list[str]:
+    """TTFT of the first turns of chats, where the requests are turns; `layers`: what times are for."""
+    if "turn" not in requests or "ttft_s" not in requests:
+        return []
+    turns, ttft_s = requests["turn"], requests["ttft_s"]
+    means = []
+    for turn in range(min(TURNS_SHOWN, int(turns.max(initial=-1)) + 1)):
+        known = ttft_s[(turns == turn) & ~np.isnan(ttft_s)]
+        means.append(f"{turn + 1}: {milliseconds(float(known.mean()) if known.size else None)}")
+    return [f"mean TTFT by turn   {'   '.join(means)}   {layers}"]
+
+
+def text(
+    replay: Replay,
+    metrics: Metrics,
+    answers: dict[str, Any] | None = None,
+    words: Sequence[str] = (),
+    requests: Mapping[str, NDArray[Any]] | None = None,
+) -> str:
+    """Everything a person wants to see first; `words`: the overrides of the run; `requests`: the table of requests."""
+    requests = requests or {}
     lines = head(replay, metrics, words)
     layers = of_layers(replay.trace.num_layers, model_layers(replay.geometry), replay.trace.recorded_layers)
     lines += ["", f"{'':<34}{'all':>12}{'prefill':>12}{'decode':>12}"]
@@ -104,6 +129,7 @@ def text(replay: Replay, metrics: Metrics, answers: dict[str, Any] | None = None
     ]
     lines.append("")
     lines += times(metrics, replay.run.batch_size, layers)
+    lines += by_turn(requests, layers)
     if answers is not None:
         lines += ["", *gains(answers, layers), ""]
     lines += [f"ESTIMATED: {printable(note)}" for note in replay.notes.estimated]

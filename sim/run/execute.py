@@ -12,11 +12,11 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from sim.assembly.build import build, open_requests
+from sim.assembly.build import build, open_requests, read_session
 from sim.assembly.replay import Replay
-from sim.config import RECORDED, SweepConfig, to_plain_dict, validate
+from sim.config import RECORDED, SessionConfig, SweepConfig, to_plain_dict, validate
 from sim.metrics.block_sums import BlockSums
-from sim.metrics.step_table import Metrics, StepTable
+from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.results.json_files import write_json
 from sim.results.outputs import write_run
 from sim.results.table_file import Sinks, TableFile
@@ -39,6 +39,8 @@ class DeviceRun:
     """Results of the what-if scenarios, where asked for."""
     timeline: str | None
     """Where the timeline is and what it holds, where one was kept."""
+    requests: Columns
+    """The table of requests, as requests.parquet holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,17 @@ def run_device(config: DictConfig, folder: Path, given: Trace | None = None) -> 
     wall_s = time.perf_counter() - start
     scenarios = replay_what_if(folder, replay, table) if replay.run.what_if else None
     metrics = write_run(folder, replay, table, to_plain_dict(config), wall_s, blocks)
-    return DeviceRun(replay, metrics, scenarios, timeline)
+    return DeviceRun(replay, metrics, scenarios, timeline, table.requests())
 
 
 def run_system(config: DictConfig, folder: Path) -> SystemRun:
     """Run a system of several devices on the configured requests."""
     if config.get("layers", RECORDED) != RECORDED:
         raise UserError(f"layers={config.layers}: only for system=device; systems take their depth from system.model")
+    if read_session(config) != SessionConfig():
+        raise UserError(
+            f"session.*: system={config.system.name} replays requests as they were recorded; use system=device"
+        )
     system = load_system(to_plain_dict(config.system, "system"))
     trace = open_requests(config.trace, int(config.seed))
     return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))

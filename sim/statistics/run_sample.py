@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.metrics.registry import FRACTION, REQUEST_TIMES, Quantity, quantity_of
+from sim.metrics.registry import FRACTION, REQUEST_TIMES, TURN_TIMES, Quantity, quantity_of
 from sim.statistics.bootstrap import (
     DRAWS,
     SEED,
@@ -31,7 +31,7 @@ FIRST = re.compile(r"/requests\[(\d+):\d+\]$")
 """The end of the hash of a part of a trace: number of its first request."""
 MOST_BLOCKS = 10_000
 """Blocks that are drawn again; neighbours are taken together where there are more."""
-TIMES = tuple(time.name for time in REQUEST_TIMES)
+TIMES = tuple(time.name for time in (*REQUEST_TIMES, *TURN_TIMES))
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class TimelineFile:
         self._put(step_slices(result, count, self.steps, self.now_ns))
         self._put(self._in_order(self.slicer.events(log)))
         self.steps += count
-        self.now_ns += int(result.latency_ns[:count].sum())
+        self.now_ns += int(result.latency_ns[:count].sum() + result.block.pause_ns[:count].sum())
         if self.steps == self.limit:
             self.replay.engine.stop_log()
 

@@ -99,6 +99,7 @@ def step_slices(result: BlockResult, count: int, first: int, begin_ns: int) -> I
         a, b = int(block.bounds[i]), int(block.bounds[i + 1])
         requests = np.unique(block.requests[a:b]).tolist()
         phase = "prefill" if block.phase[i] == PREFILL else "decode"
+        begin_ns += int(block.pause_ns[i])
         end_ns = begin_ns + int(result.latency_ns[i])
         name = f"step {first + i} {phase} request {' '.join(map(str, requests))}"
         args = f'"step":{first + i},"requests":{requests},"tokens":{b - a}'

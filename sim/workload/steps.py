@@ -36,6 +36,8 @@ class StepBlock:
     """[S] cached tokens whose keys and values are read."""
     attended_pairs: Times
     """[S] (query, key) pairs computed."""
+    pause_ns: Times
+    """[S] how long the device is idle before the step: a user thinks."""
 
     def __len__(self) -> int:
         return self.phase.size
@@ -111,6 +113,8 @@ class Schedule:
     batch_size: int = 1
     as_decode: bool = False
     prefill_chunk: int | None = None
+    think_ns: int = 0
+    """Pause before every turn of a chat but its first."""
 
     @property
     def batch(self) -> int:
@@ -171,5 +175,14 @@ class Schedule:
             if steps:
                 yield StepBlock(
                     rows[:size], requests[:size], bounds[: steps + 1], group[:steps], phase[:steps],
-                    kv_tokens[:steps], pairs[:steps],
+                    kv_tokens[:steps], pairs[:steps], self._pauses(rows, requests, bounds[:steps]),
                 )  # fmt: skip
+
+    def _pauses(self, rows: Times, requests: Times, firsts: Times) -> Times:
+        """Idle time before the steps whose first rows are ``rows[firsts]``."""
+        turns = self.trace.request_turns
+        if turns is None or self.think_ns == 0:
+            return np.zeros(firsts.size, np.int64)
+        of = requests[firsts]
+        begins = (rows[firsts] == self.trace.request_offsets[of]) & (turns[of, 1] > 0)
+        return np.where(begins, self.think_ns, 0)

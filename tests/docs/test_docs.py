@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.maintenance import command_pages
-from sim.metrics.registry import PART_TIMES, RATES, REQUEST_TIMES, TOKEN_TIME, TOTALS
+from sim.metrics.registry import PART_TIMES, RATES, REQUEST_TIMES, TOKEN_TIME, TOTALS, TURN_TIMES
 from tests.support.random_traces import random_trace
 from tests.support.replays import replay_of, run
 
@@ -56,7 +56,7 @@ def test_every_metric_is_defined():
 
 def test_the_tables_of_metrics_repeat_the_registry():
     parts = {re.sub(r"\.[a-z]+$", ".PART", part.name): part.definition for part in PART_TIMES}
-    singles = {metric.name: metric.definition for metric in (*RATES, *REQUEST_TIMES, TOKEN_TIME)}
+    singles = {metric.name: metric.definition for metric in (*RATES, *REQUEST_TIMES, *TURN_TIMES, TOKEN_TIME)}
     totals = {metric.name: metric.definition for metric in TOTALS}
     rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     assert rows == [*(singles | parts | totals).items()]

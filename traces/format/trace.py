@@ -109,6 +109,8 @@ class Trace:
     `request_numbers` [R] int64: where they stood in the trace that they were taken from, None for a whole one.
     `recorded_layers`: of a trace in memory whose layers are the recorded ones over and over
     (`traces.format.layers`), how many those are; None for one as recorded.
+    `request_turns` [R, 2] int64: chat of each request and which of its turns it is, both from 0, where requests are the
+    turns of chats; never stored.
     `expert_similarity` [L, E, E] float16: cosine of two experts' outputs on the same inputs, averaged over measured
     tokens. `content_hash`: sha256 of tensors and geometry, set by reading and writing, empty for a trace that has not
     been written yet.
@@ -132,6 +134,7 @@ class Trace:
     request_labels: tuple[str, ...] | None = None
     request_numbers: NDArray[np.int64] | None = None
     recorded_layers: int | None = None
+    request_turns: NDArray[np.int64] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     content_hash: str = ""
 
@@ -231,7 +234,8 @@ class Trace:
             prompt_len=self.prompt_len[requests],
             request_labels=None if labels is None else tuple(labels[request] for request in requests),
             request_numbers=requests if numbers is None else numbers[requests],
-            provenance=_renumber(self.provenance, requests.tolist()),
+            request_turns=None if self.request_turns is None else self.request_turns[requests],
+            provenance=renumbered(self.provenance, requests.tolist()),
             content_hash=f"{self.content_hash}/{part}",
         )
 
@@ -271,7 +275,7 @@ def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:
     return np.uint8 if num_experts <= 256 else np.uint16
 
 
-def _renumber(provenance: dict[str, Any], requests: list[int]) -> dict[str, Any]:
+def renumbered(provenance: dict[str, Any], requests: list[int]) -> dict[str, Any]:
     """The provenance with the numbers of looping requests as a selection of requests counts them."""
     looping = provenance.get("requests_with_repetition")
     if not isinstance(looping, list):

@@ -106,7 +106,8 @@ class CompiledEngine:
         device = self.device
         done = run_steps(
             *device.structs, self.clock.address, fresh, start, stop, self.totals,
-            block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, *data.arrays(),
+            block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, block.pause_ns,
+            *data.arrays(),
             result.latency_ns, result.parts_ns, result.counts, result.lost,
         )  # fmt: skip
         if self.timeline:

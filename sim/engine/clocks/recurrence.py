@@ -327,7 +327,7 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
 
 @njit(
     i8(
-        i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1],
+        i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1], i8[::1],
         IDS, SCORES, SCORES, AHEAD, TIMES,
         i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
     ),
@@ -337,7 +337,7 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
 def run_steps(
     state_address: int, cache_address: int, rules_address: int, clock_address: int,
     fresh: bool, first: int, stop: int, totals: Any,
-    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any,
+    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
     latency_ns: Any, parts: Any, counts: Any, lost: Any,
 ) -> int:  # fmt: skip
@@ -364,6 +364,7 @@ def run_steps(
             next_use[a:b] if next_use.shape[0] > 0 else next_use,
         )  # fmt: skip
         core.enter(state, cache, phases[step], groups[step])
+        clock.now_ns += pause_ns[step]
         begin_ns = clock.now_ns
         clock.parts[:] = 0
         copy_to(counts[step], cache.counts)

@@ -83,6 +83,7 @@ class SimpyEngine:
             first, last = int(block.bounds[step]), int(block.bounds[step + 1])
             if self.resets and device.enter_group(int(block.group[step])):
                 self.link, self.copying = None, -1
+            self.now_ns += int(block.pause_ns[step])
             begin_ns, self.parts, before = self.now_ns, [0] * len(PARTS), device.totals()
             device.load(data.rows(first, last), int(block.phase[step]), int(block.group[step]))
             tokens, kv_tokens, pairs = last - first, int(block.kv_tokens[step]), int(block.attended_pairs[step])

@@ -40,6 +40,7 @@ def a_block(phases, sizes, requests, latency_ns, group=None):
         phase=np.array(phases, np.uint8),
         kv_tokens=np.ones(steps, np.int64),
         attended_pairs=np.ones(steps, np.int64),
+        pause_ns=np.zeros(steps, np.int64),
     )
     lost = np.stack([np.arange(steps) / 4, np.ones(steps), np.arange(steps) / 8], axis=1)
     return BlockResult(np.array(latency_ns), parts, counts, lost, block)
