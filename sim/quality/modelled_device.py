@@ -66,7 +66,8 @@ class ModelledDevice:
         results, context = StepResults.zeros(steps), np.arange(1, steps + 1)
         run_steps(
             *self.addresses, self.clock.address, False, 0, steps, self.engine.totals,
-            np.arange(steps + 1), np.full(steps, phase, np.uint8), np.full(steps, group), context, context, *arrays,
+            np.arange(steps + 1), np.full(steps, phase, np.uint8), np.full(steps, group), context, context,
+            np.zeros(steps, np.int64), *arrays,
             results.latency_ns, results.parts_ns, results.counts, results.lost,
         )  # fmt: skip
         return results
