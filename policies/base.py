@@ -50,9 +50,9 @@ class Part:
         """What ``memory`` holds at the start, [memory_size]: zeros, or what ``fit`` learns for a part with that need.
 
         ``similarity`` [L, E, E] of the experts' outputs is there for parts that need it; ``others`` are the requests to
-        learn from, which are never replayed.
+        learn from, which are not those replayed but for a part with the need 'hindsight'.
         """
-        if Need.FIT in self.all_needs():
+        if {Need.FIT, Need.HINDSIGHT} & self.all_needs():
             assert others is not None
             return self.fit(others)
         return np.zeros(self.memory_size(geometry.num_layers, geometry.num_experts, geometry.top_k))
@@ -111,6 +111,11 @@ class Prediction(Part):
 class Prefetch(Part):
     """What to fetch early: writes ``prefetch_layer``, ``prefetch_expert``, ``num_prefetch`` in the order to fetch."""
 
+    promotes: ClassVar[bool] = False
+    """True for background admission: ``choose`` is called once a layer's experts have run, without a prediction, and
+    may choose experts of any layer for later steps. Nothing protects them once they have arrived; what has not started
+    when their layer comes is cancelled."""
+
     def choose(self, state: State, memory: Vector) -> None:
         """Called after ``predict`` with ``num_prefetch`` = 0; experts already present or queued are skipped."""
 
@@ -148,6 +153,9 @@ class Assignment(Part):
 
     Both start as: everything over the link, in order of the demand.
     """
+
+    takes_late: ClassVar[bool] = False
+    """True if experts that are still on the link count as missing, whatever the runtime does: no copy is awaited."""
 
     def assign(self, state: State, memory: Vector) -> None:
         """Called once per layer step that misses something."""
@@ -190,8 +198,8 @@ class Policy:
     'none' (no slots: every expert is fetched for each layer step and kept nowhere: the other bound).
     ``write_back``: 'none' (the host keeps every expert), 'serial' (a victim is copied home before its replacement
     comes) or 'overlap' (both directions at once; the link is free again when both are done). ``scope`` ('layer' or
-    'global') and ``start`` ('cold' or 'warm') of the cache are what the policy is meant for; a run may ask for others.
-    ``runtime``: the software that it was published with, by its name in `conf/runtime`.
+    'global') and ``start`` ('cold', 'warm' or 'profile') of the cache are what the policy is meant for; a run may ask
+    for others. ``runtime``: the software that it was published with, by its name in `conf/runtime`.
     """
 
     name: str
@@ -214,8 +222,8 @@ class Policy:
             raise UserError(f"policy.write_back={self.write_back}: must be none, serial or overlap")
         if self.scope not in ("layer", "global"):
             raise UserError(f"policy.scope={self.scope}: must be layer or global")
-        if self.start not in ("cold", "warm"):
-            raise UserError(f"policy.start={self.start}: must be cold or warm")
+        if self.start not in ("cold", "warm", "profile"):
+            raise UserError(f"policy.start={self.start}: must be cold, warm or profile")
 
     def parts(self) -> tuple[Part, ...]:
         return (self.eviction, self.prediction, self.prefetch, self.substitution, self.assignment)

@@ -22,6 +22,7 @@ class Need(StrEnum):
     LOW_PRECISION = "low_precision"
     FUTURE = "future"
     ORACLE = "oracle"
+    HINDSIGHT = "hindsight"
 
     @property
     def sentence(self) -> str:
@@ -46,6 +47,7 @@ SENTENCES = {
     Need.LOW_PRECISION: "bits per weight of the model, and the hardware's dequantise_bytes_per_s",
     Need.FUTURE: "sees the FUTURE: when every expert is demanded next; a bound, no rule for a live system",
     Need.ORACLE: "sees the FUTURE: what later layers choose; a bound, no rule for a live system",
+    Need.HINDSIGHT: "sees the FUTURE: all that the replayed requests will use; a bound, no rule for a live system",
 }
 UNLESS_RUNNING = {
     Need.EXPERT_SIMILARITY: "reads measured similarities of expert outputs, which a running model does not have",
@@ -53,12 +55,13 @@ UNLESS_RUNNING = {
     Need.LOW_PRECISION: "executes low-precision copies of experts, and the running model has none",
     Need.FUTURE: "sees the future, which a running model does not have",
     Need.ORACLE: "sees the routing of later layers, which a running model does not have",
+    Need.HINDSIGHT: "sees the whole future, which a running model does not have",
 }
 UNKNOWN_SCORES = (
     "full gate scores, and nothing proves the trace's router logits: its score_function, which says how weights come "
     "from them, is not set"
 )
-SEES_FUTURE = frozenset({Need.FUTURE, Need.ORACLE})
+SEES_FUTURE = frozenset({Need.FUTURE, Need.ORACLE, Need.HINDSIGHT})
 """Needs that no live system can meet."""
 
 

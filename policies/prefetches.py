@@ -28,6 +28,15 @@ def fetch(state: State, layer: int, expert: int) -> None:
 
 
 @jitable
+def is_chosen(state: State, expert: int) -> bool:
+    """Whether an expert of any layer with this id is in the list of what to fetch."""
+    found = False
+    for i in range(state.num_prefetch):
+        found = found or state.prefetch_expert[i] == expert
+    return bool(found)
+
+
+@jitable
 def summed_scores(state: State, ahead: int, total: Scores) -> None:
     """Write the predicted scores of layer + 1 + ``ahead``, summed over the rows of the prediction, to ``total`` [E]."""
     predicted = state.predicted

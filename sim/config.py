@@ -109,6 +109,11 @@ class TraceConfig:
     fit_requests: Amount | None = None
     """Hold out the last n requests: not replayed, for rules that learn from other requests. null: those that
     ``requests`` leaves out, else the last quarter if a rule of the policy needs them, else none."""
+    fit_on: Annotated[str, OneOf("others", "prompts", "tokens")] = "others"
+    """What rules learn from that learn before a run. ``others``: requests that are not replayed; ``prompts``: the first
+    prompt of each replayed request; ``tokens``: the first ``fit_tokens`` of each replayed request."""
+    fit_tokens: Count | None = None
+    """For ``fit_on=tokens``."""
     as_decode: bool = False
     """Count rows recorded in one teacher-forced pass as decode steps (labelled in the output)."""
     geometry: str | None = None
@@ -122,6 +127,11 @@ class TraceConfig:
             raise UserError(
                 f"trace.sample={self.sample} and trace.requests={self.requests} exclude each other: the first n "
                 "requests, or n spread over all"
+            )
+        if (self.fit_on == "tokens") != (self.fit_tokens is not None):
+            raise UserError(
+                f"trace.fit_tokens={self.fit_tokens} and trace.fit_on={self.fit_on}: fit_on=tokens takes a number of "
+                "tokens, and no other does"
             )
         if self.shape == "own" and self.gate_slope != 1.0:
             raise UserError(f"trace.gate_slope={self.gate_slope}: only for a stand-in; trace.shape=own takes 1")

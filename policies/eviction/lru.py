@@ -26,5 +26,5 @@ class Lru(Eviction):
             state.priority[state.layer, state.executed[i]] = state.now + i * share
 
     def admit(self, state: State, memory: Vector, layer: int, expert: int, prefetched: bool) -> None:
-        if prefetched:
-            state.priority[layer, expert] = state.now
+        if prefetched:  # one of background admission keeps its place in the step that has just used it
+            state.priority[layer, expert] = max(state.priority[layer, expert], state.now)

@@ -84,6 +84,8 @@ def open_requests(config: Any, seed: int = 0) -> Trace:
     `seed`: of `trace.sample`.
     """
     trace_config = validate(TraceConfig, to_plain_dict(config, "trace"), "trace.")
+    if trace_config.fit_on != "others":
+        raise UserError(f"trace.fit_on={trace_config.fit_on}: nothing learns from requests here; use others")
     trace = open_trace(trace_config)
     if trace_config.sample is not None:
         return trace.sample_requests(trace_config.sample, seed)
@@ -91,12 +93,16 @@ def open_requests(config: Any, seed: int = 0) -> Trace:
 
 
 def split_requests(
-    trace: Trace, config: TraceConfig, policy: Policy, seed: int = 0
+    trace: Trace, config: TraceConfig, policy: Policy, seed: int = 0, profiled: bool = False
 ) -> tuple[Trace, Trace | None, list[str]]:
-    """(the requests to replay, those to learn from or None, notes); the two never overlap. `seed`: of `trace.sample`.
+    """(the requests to replay, those to learn from or None, notes); the two overlap only as `trace.fit_on` says.
+
+    `seed`: of `trace.sample`; `profiled`: `cache.start=profile` learns from requests, too.
 
     Raises: UserError where the trace has too few requests.
     """
+    if config.fit_on != "others":
+        return split_heads(trace, config, policy, seed, profiled)
     total, held = trace.num_requests, config.fit_requests
     for name, asked in (("requests", config.requests), ("sample", config.sample)):
         if asked is not None and asked > total - (held or 0):
@@ -104,12 +110,12 @@ def split_requests(
             raise UserError(f"trace.{name}={asked}: the trace has {total} requests{less}")
     if held is not None and held >= total:
         raise UserError(f"trace.fit_requests={held}: must be below the trace's {total} requests")
-    learner, notes = policy.needs().get(Need.FIT), []
+    learner, notes = learner_of(policy, profiled), []
     learns = learner is not None
     if held is None and config.requests is not None:
         held = total - config.requests
     elif held is None:
-        held = count_held_out(trace, policy)
+        held = count_held_out(trace, policy, learns)
         if held and total > 1:
             notes = [
                 f"{learner or policy.needs()[Need.FORECAST]} learned from the last {held} requests, which are not "
@@ -143,10 +149,45 @@ def few_clusters(trace: Trace, first: Trace) -> list[str]:
     ]
 
 
-def count_held_out(trace: Trace, policy: Policy) -> int:
+def learner_of(policy: Policy, profiled: bool) -> str | None:
+    """What learns from requests before a run, in words; None if nothing does."""
+    return policy.needs().get(Need.FIT) or ("cache.start=profile" if profiled else None)
+
+
+def split_heads(
+    trace: Trace, config: TraceConfig, policy: Policy, seed: int, profiled: bool
+) -> tuple[Trace, Trace | None, list[str]]:
+    """As `split_requests`, where rules learn from the beginnings of the very requests that are replayed.
+
+    Raises: UserError where nothing learns, or requests would be held out as well.
+    """
+    learner = learner_of(policy, profiled)
+    if learner is None:
+        raise UserError(
+            f"trace.fit_on={config.fit_on}: nothing of policy {policy.name} learns before a run; use others"
+        )
+    if config.fit_requests:
+        raise UserError(
+            f"trace.fit_requests={config.fit_requests} holds requests out to learn from, and trace.fit_on="
+            f"{config.fit_on} learns from those that are replayed: give one of them"
+        )
+    replayed = trace
+    if config.sample is not None:
+        replayed = trace.sample_requests(config.sample, seed)
+    elif config.requests is not None:
+        replayed = trace.select_requests(config.requests)
+    if config.fit_on == "prompts":
+        note = "the prompts of the requests that are replayed: only their decode steps are new to it"
+        return replayed, replayed.take_prompts(), [f"{learner} learned from {note}"]
+    assert config.fit_tokens is not None
+    note = f"the first {config.fit_tokens} tokens of each request that is replayed, which are not new to it"
+    return replayed, replayed.take_first_tokens(config.fit_tokens), [f"{learner} learned from {note}"]
+
+
+def count_held_out(trace: Trace, policy: Policy, learns: bool) -> int:
     """How many of the last requests a policy learns or has learned from: a quarter, or all that its predictor saw."""
     needs = policy.needs()
-    quarter = -(-trace.num_requests // 4) if Need.FIT in needs else 0
+    quarter = -(-trace.num_requests // 4) if learns else 0
     if Need.FORECAST not in needs:
         return quarter
     return max(quarter, count_learned_last(trace, checkpoint_of(require_trained(policy.prediction)).training))
@@ -246,7 +287,7 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
     model = to_plain_dict(config.model)
     recorded = open_trace(trace_config.recorded()) if given is None else given
-    trace, others, notes = split_requests(recorded, trace_config, setup.policy, setup.run.seed)
+    trace, others, notes = split_requests(recorded, trace_config, setup.policy, setup.run.seed, setup.cache.profiled)
     if trace_config.shape == "model":
         trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
         notes = [*notes, shaped]

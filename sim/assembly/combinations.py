@@ -19,7 +19,9 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
     """Raises UserError naming the two knobs that contradict each other."""
     predicts = decides(policy.prediction, Prediction, "predict")
     prefetches = decides(policy.prefetch, Prefetch, "choose")
-    if prefetches and not predicts:
+    if prefetches and policy.prefetch.promotes:
+        _check_promotion(policy, predicts)
+    elif prefetches and not predicts:
         raise UserError(
             f"policy {policy.name}: {type(policy.prefetch).__name__} has no prediction to choose from: "
             "set policy/prediction, or policy/prefetch=none"
@@ -65,6 +67,21 @@ def check_session(policy: Policy, cache: CacheConfig, run: RunConfig, session: S
         raise UserError(
             f"policy {policy.name}: {policy.needs()[Need.FORECAST]} reads requests from their first token on, and "
             "session.* cuts them into turns; use a policy without a trained prediction"
+        )
+
+
+def _check_promotion(policy: Policy, predicts: bool) -> None:
+    """Background admission chooses by what has run, and what it takes from the CPU has to run there."""
+    rule = type(policy.prefetch).__name__
+    if predicts:
+        raise UserError(
+            f"policy {policy.name}: {rule} brings experts for later steps and asks no prediction, so that "
+            f"{type(policy.prediction).__name__} would do nothing: set policy/prediction=none"
+        )
+    if Need.CPU in policy.prefetch.all_needs() and Need.CPU not in policy.assignment.all_needs():
+        raise UserError(
+            f"policy {policy.name}: {rule} brings what the CPU has computed, and {type(policy.assignment).__name__} "
+            "gives it nothing: set policy/assignment=cpu_and_promote"
         )
 
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from policies.base import Policy, Substitution, Vector
 from policies.needs import Need, lacking
 from sim.engine.decision.device import BASES, decides
+from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from traces.errors import UserError
 from traces.format.mapped import load
+from traces.format.ranks import use_counts
 from traces.format.trace import Geometry, Trace
 
 
@@ -51,11 +53,16 @@ def wants_weights(policy: Policy) -> bool:
 
 
 def initial_memories(
-    policy: Policy, geometry: Geometry, similarity: NDArray[Any] | None, others: Trace | None
+    policy: Policy,
+    geometry: Geometry,
+    similarity: NDArray[Any] | None,
+    others: Trace | None,
+    replayed: Trace | None = None,
 ) -> dict[str, Vector]:
     """What each part knows at the start.
 
-    ``similarity``: of the experts' outputs, [L, E, E]; ``others``: requests to learn from.
+    ``similarity``: of the experts' outputs, [L, E, E]; ``others``: requests to learn from; ``replayed``: what bounds
+    know in hindsight.
 
     Raises: UserError where a part learns from other requests and there are none.
     """
@@ -63,12 +70,28 @@ def initial_memories(
     for name, part in zip(BASES, policy.parts(), strict=True):
         if Need.FIT in part.all_needs() and others is None:
             raise UserError(f"policy {policy.name}: {type(part).__name__} learns from other requests; none given")
-        memory = np.ascontiguousarray(part.initial_memory(geometry, similarity, others), dtype=np.float64)
+        learns_from = replayed if Need.HINDSIGHT in part.all_needs() else others
+        memory = np.ascontiguousarray(part.initial_memory(geometry, similarity, learns_from), dtype=np.float64)
         size = part.memory_size(geometry.num_layers, geometry.num_experts, geometry.top_k)
         if memory.shape != (size,):
             raise ValueError(f"{type(part).__name__} remembers {memory.shape} at the start, memory_size says {size}")
         memories[name] = memory
     return memories
+
+
+def profile_of(cache: CacheConfig, others: Trace | None) -> NDArray[np.float64] | None:
+    """How often other requests used each expert, [L, E], where ``cache.start=profile`` fills the cache by it.
+
+    Raises: UserError where there are no other requests.
+    """
+    if not cache.profiled:
+        return None
+    if others is None:
+        raise UserError(
+            "cache.start=profile holds what other requests used most, and there are none: give trace.fit_requests=N or "
+            "trace.fit_on, or use cache.start=warm"
+        )
+    return use_counts(load(others.topk_ids), others.fewer, others.num_experts).astype(np.float64)
 
 
 def _check_floor(policy: Policy, trace: Trace) -> None:

@@ -16,7 +16,7 @@ from policies.base import Policy
 from policies.needs import Need
 from sim.assembly.combinations import check_combination, check_session, has_clock
 from sim.assembly.limits import Sums, steps_at_once
-from sim.assembly.needs import check_needs, initial_memories, wants_scores, wants_weights
+from sim.assembly.needs import check_needs, initial_memories, profile_of, wants_scores, wants_weights
 from sim.assembly.rule_class import place_of
 from sim.config import RunConfig, SessionConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
@@ -233,12 +233,13 @@ def assemble(
         max_tokens=max_tokens,
         costs=costs_of(durations, policy, has_clock(cache, run)),
         low_size=np.asarray(low_bytes or (0,) * trace.num_layers, np.int64),
-        memories=initial_memories(policy, trace.geometry, trace.expert_similarity, others),
+        memories=initial_memories(policy, trace.geometry, trace.expert_similarity, others, trace),
         launch_ns=durations.expert_launch_ns,
         has_scores=wants_scores(policy, trace),
         staging_slots=int(min(machine.runtime.staging_slots, trace.num_experts)),  # never more are in use
         hold=cache.holds,
         warm=cache.warm or policy.eviction.static,
+        profile=profile_of(cache, others),
         seed=run.seed,
         forgets=cache.forgets,
         late_copy_to_cpu=machine.runtime.late_copy_to_cpu,

@@ -186,9 +186,11 @@ def check_choose(device: Device, part: Part) -> None:
     layers, experts = device.arrays["prefetch_layer"], device.arrays["prefetch_expert"]
     if not 0 <= count <= layers.size:
         raise Fault(f"sets state.num_prefetch to {count}: must be from 0 to {layers.size}")
+    promotes = bool(device.cache.get("promotes"))
     for target, expert in zip(layers[:count].tolist(), experts[:count].tolist(), strict=True):
-        if not layer < target < device.spec.num_layers:
-            raise Fault(f"prefetches for layer {target} in layer {layer}: must be a later layer of the model")
+        if not (0 if promotes else layer + 1) <= target < device.spec.num_layers:
+            which = f"from 0 to {device.spec.num_layers - 1}" if promotes else "a later layer of the model"
+            raise Fault(f"prefetches for layer {target} in layer {layer}: must be {which}")
         if not 0 <= expert < device.spec.num_experts:
             raise Fault(f"prefetches expert {expert}: must be from 0 to {device.spec.num_experts - 1}")
 

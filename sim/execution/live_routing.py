@@ -7,7 +7,7 @@ import numpy as np
 from policies.base import Policy
 from policies.needs import Need
 from sim.assembly.combinations import check_combination
-from sim.assembly.needs import check_cpu, initial_memories
+from sim.assembly.needs import check_cpu, initial_memories, profile_of
 from sim.assembly.replay import DeviceSetup, costs_of
 from sim.config import RunConfig
 from sim.engine.decision.device import DeviceSpec
@@ -48,6 +48,7 @@ def live_spec(geometry: Geometry, setup: DeviceSetup, max_tokens: int, others: T
         has_scores=Need.GATE_SCORES in policy.needs(),
         staging_slots=machine.runtime.staging_slots,
         warm=cache.warm or policy.eviction.static,
+        profile=profile_of(cache, others),
         seed=setup.run.seed,
     )
 

@@ -38,9 +38,10 @@ class CacheConfig:
     overflow: Annotated[str, OneOf("stream", "hold")] = "stream"
     """What happens when a layer step demands more than the capacity. ``stream``: the capacity is strict, the rest goes
     through staging slots; ``hold``: the step stays whole until the next one evicts (no clock)."""
-    start: Annotated[str | None, OneOf("cold", "warm")] = None
+    start: Annotated[str | None, OneOf("cold", "warm", "profile")] = None
     """``cold``: empty; ``warm``: filled with the experts of highest initial priority, else in order of layer and
-    expert; None: as the policy says."""
+    expert; ``profile``: with those that other requests used most (a static placement is what its rule says, whatever
+    stands here); None: as the policy says."""
     reset: Annotated[str, OneOf("never", "request", "all")] = "never"
     """What every lockstep batch finds as at the start. ``request``: residency and the eviction rule's memory;
     predictions, prefetches, substitutions and assignments keep what they have learned. ``all``: that too, and the
@@ -81,7 +82,12 @@ class CacheConfig:
     @property
     def warm(self) -> bool:
         """Whether the cache is full at the start."""
-        return self.start == "warm"
+        return self.start in ("warm", "profile")
+
+    @property
+    def profiled(self) -> bool:
+        """Whether other requests say what the cache is filled with at the start."""
+        return self.start == "profile"
 
 
 @dataclass(frozen=True, slots=True)

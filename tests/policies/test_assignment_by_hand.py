@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 
+from policies.assignment.bandwidth_split import BandwidthSplit
 from policies.assignment.best_split import BestSplit
 from policies.assignment.cheaper_side import CheaperSide
+from policies.assignment.cpu_and_promote import CpuAndPromote
 from policies.assignment.cpu_only import CpuOnly
 from policies.assignment.greedy_balance import GreedyBalance
 from policies.assignment.simulated_split import SimulatedSplit
@@ -54,6 +56,27 @@ def test_two_pointer_balances_link_and_cpu():
     # by importance: 1, 4, 2, 3, 0. Link takes 1 (30); CPU takes 0, 3, 2 (10, 20, 30 < 30 is false after the third)
     assert state.order[:5].tolist() == [1, 4, 2, 3, 0]
     assert state.side[:5].tolist() == [CPU, LINK, CPU, CPU, LINK]
+
+
+@pytest.mark.parametrize(
+    ("load", "cpu", "on_link"),
+    [([40] * 4, 10, 1), ([40] * 6, 10, 2), ([40] * 5, 10, 1), ([40], 10, 0), ([20], 10, 1), ([10] * 3, 30, 3)],
+)
+def test_bandwidth_split_fetches_in_the_ratio_of_the_rates(load, cpu, on_link):
+    """q = m * cpu / copy: 1, 1.5, 1.25, 0.25, 0.5 and more than there are; rounded to the nearest, halves up."""
+    experts = list(range(len(load)))
+    assert split(BandwidthSplit(), missing_state(load, cpu)) == (experts[on_link:], experts[:on_link])
+
+
+def test_bandwidth_split_on_an_endless_link_fetches_all():
+    assert split(BandwidthSplit(), missing_state([0, 0], 10)) == ([], [0, 1])
+
+
+@pytest.mark.parametrize(("limit", "on_cpu"), [(None, [0, 1]), (2, [0, 1]), (1, [])])
+def test_cpu_and_promote_copies_from_so_many_tokens_on(limit, on_cpu):
+    state = missing_state([1, 1], 99)
+    state.num_tokens = 1
+    assert split(CpuAndPromote(limit), state)[0] == on_cpu
 
 
 def test_cpu_only():

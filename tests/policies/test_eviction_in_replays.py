@@ -1,6 +1,7 @@
 """Every eviction yaml through the compiled core: it runs, keeps to the capacity and repeats itself."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sim.machine.capacity import CacheConfig
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine, replay_of, run
 from traces.errors import UserError
+from traces.format.ranks import use_counts
 
 NAMES = rule_names("eviction")
 LEARNS_FROM = random_trace(7)
@@ -76,10 +78,9 @@ def test_no_rule_that_admits_every_miss_beats_belady_admit(name):
     for seed in range(5):
         trace = random_trace(seed, prompts=(0, 0), decodes=(30, 25))
         best = run(replay_of(trace, "belady_admit", slots_per_layer=3))["hit_rate"]
-        assert (
-            run(replay_of(trace, replace(BARE, eviction=load_part("eviction", name)), slots_per_layer=3))["hit_rate"]
-            <= best
-        )
+        policy = replace(BARE, eviction=load_part("eviction", name))
+        setup = DeviceSetup(policy, machine(), CacheConfig(slots_per_layer=3))
+        assert run(assemble(trace, setup, others=LEARNS_FROM))["hit_rate"] <= best
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
@@ -136,3 +137,46 @@ def test_frozen_layers_keep_the_last_layers_whole():
     )  # 9 slots for 3 layers of 8
     run(replay)
     assert replay.device.residents().sum(axis=1).tolist() == [0, 1, 8]
+
+
+def held_at_the_end(rule, trace, **knobs):
+    replay = replay_with(rule, trace, **knobs)
+    run(replay)
+    return replay.device.residents()
+
+
+def test_frozen_hindsight_is_the_best_placement_of_single_tokens():
+    """No other set of as many experts per layer is demanded more often: all of them are tried."""
+    trace = random_trace(4, num_layers=1, num_experts=6, prompts=(0,), decodes=(40,))
+    uses = np.bincount(trace.topk_ids.ravel(), minlength=6)
+    best = max(uses[list(chosen)].sum() for chosen in combinations(range(6), 3))
+    replay = replay_with(load_part("eviction", "frozen_hindsight"), trace, slots_per_layer=3)
+    assert run(replay)["hit_rate"] == best / uses.sum()
+
+
+def test_pinned_experts_stay_and_the_rest_is_lru():
+    trace = random_trace(4, prompts=(0,), decodes=(60,))
+    hottest = np.argmax(use_counts(LEARNS_FROM.topk_ids, False, 8), axis=1)
+    rule = load_part("eviction", "pinned_lru")
+    assert held_at_the_end(rule, trace, slots_per_layer=5, start="warm")[range(3), hottest].all()
+    plain = held_at_the_end(load_part("eviction", "lru"), trace, slots_per_layer=3)
+    unpinned = held_at_the_end(replace(rule, pinned=0), trace, slots_per_layer=3)
+    np.testing.assert_array_equal(plain, unpinned)
+
+
+def test_recent_frequency_over_all_tokens_is_lifetime_lfu():
+    trace = random_trace(4, prompts=(3,), decodes=(60,))
+    found = [
+        held_at_the_end(load_part("eviction", name), trace, slots_per_layer=3)
+        for name in ("recent_frequency", "lfu_lifetime")
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_profile_start_holds_what_others_used_most():
+    trace = random_trace(4, prompts=(0,), decodes=(1,))
+    replay = replay_with(load_part("eviction", "lru"), trace, slots_per_layer=3, start="profile")
+    counts = use_counts(LEARNS_FROM.topk_ids, False, 8)
+    expected = np.zeros(counts.shape, bool)
+    np.put_along_axis(expected, np.argsort(-counts, axis=1, kind="stable")[:, :3], True, axis=1)
+    assert (replay.device.residents() == expected).all()

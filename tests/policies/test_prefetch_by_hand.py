@@ -9,10 +9,12 @@ from policies.prefetch.chunked import Chunked
 from policies.prefetch.cumulative_probability import CumulativeProbability
 from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.none import NoPrefetch
+from policies.prefetch.promote_frequent import PromoteFrequent
+from policies.prefetch.promote_missed import PromoteMissed
 from policies.prefetch.smoe_code import SmoeCode
 from policies.prefetch.top_n import TopN
 from policies.prefetch.top_score import TopScore
-from policies.state import IN_FLIGHT, LOW, RESIDENT
+from policies.state import CPU, IN_FLIGHT, LINK, LOW, RESIDENT
 from sim.assembly.catalogue import load_part, rule_names
 from tests.policies.hand import choose, decode_state
 from traces.errors import UserError
@@ -25,11 +27,57 @@ def state_of(layers=4, experts=4, ranks=2, tokens=3):
     return decode_state(layers, experts, ranks, tokens)
 
 
-@pytest.mark.parametrize("name", rule_names("prefetch"))
+@pytest.mark.parametrize("name", [one for one in rule_names("prefetch") if not load_part("prefetch", one).promotes])
 def test_nothing_predicted_is_nothing_fetched(name):
     state = state_of()
     state.num_missing, state.window_ns = 1, 10**9
     assert choose(load_part("prefetch", name), state) == []
+
+
+def missed(*tokens, side=CPU):
+    """A decode step whose missing experts 0, 1, ... serve so many tokens each."""
+    state = state_of(experts=8)
+    state.num_missing = len(tokens)
+    state.missing[: len(tokens)] = range(len(tokens))
+    state.missing_tokens[: len(tokens)], state.side[: len(tokens)] = tokens, side
+    return state
+
+
+def test_promote_missed_takes_what_serves_most_tokens_first():
+    assert choose(PromoteMissed(2), missed(1, 3, 3, 2)) == [(0, 1), (0, 2)]
+    assert choose(PromoteMissed(9), missed(1, 3, 3, 2)) == [(0, 1), (0, 2), (0, 3), (0, 0)]
+    assert choose(PromoteMissed(2), missed(1, 3, side=LINK)) == []
+    state = missed(1, 3)
+    state.status[0, 1] = IN_FLIGHT
+    assert choose(PromoteMissed(2), state) == [(0, 0)]
+
+
+def routed(*tokens):
+    state = state_of(experts=6, ranks=2, tokens=len(tokens))
+    state.ids[:] = tokens
+    return state
+
+
+def test_promote_frequent_counts_the_last_tokens():
+    """Uses: 1 three times, 2 twice, 4 once; resident are 4 and, unused, 5."""
+    state = routed([1, 2], [1, 4], [2, 1])
+    state.status[0, [4, 5]] = RESIDENT
+    assert choose(PromoteFrequent(limit=2), state) == [(0, 1), (0, 2)]
+    state.status[0, 5] = 0
+    assert choose(PromoteFrequent(limit=4), state) == [(0, 1), (0, 2)]
+    assert choose(PromoteFrequent(window=1, limit=4), state) == [(0, 1), (0, 2)]  # the last token alone
+    state.status[0, 2] = RESIDENT
+    assert choose(PromoteFrequent(limit=4), state) == [(0, 1)]
+
+
+def test_promote_frequent_chooses_every_so_many_tokens():
+    part, memory = PromoteFrequent(every=2), np.zeros(PromoteFrequent().memory_size(4, 6, 2))
+    found = []
+    for _ in range(4):
+        state = routed([1, 2])
+        part.choose(state, memory)
+        found.append(state.num_prefetch)
+    assert found == [0, 2, 0, 2]
 
 
 def test_none_fetches_nothing():
@@ -162,6 +210,8 @@ def test_smoe_code_fetches_one_missing_top_score_expert_after_a_miss():
 def test_what_is_fetched_lies_in_later_layers_and_is_named_once():
     rng = np.random.default_rng(0)
     for name in rule_names("prefetch"):
+        if load_part("prefetch", name).promotes:
+            continue
         state = state_of(tokens=4)
         state.num_missing, state.window_ns, state.load_ns[:] = 1, 300, 100
         predicted = rng.dirichlet(np.ones(4), size=(3, 4))

@@ -213,9 +213,29 @@ class Trace:
         """
         if np.array_equal(requests, np.arange(self.num_requests)):
             return self
-        first_rows, lengths = self.request_offsets[requests], np.diff(self.request_offsets)[requests]
+        return self._take_heads(requests, np.diff(self.request_offsets)[requests], part)
+
+    def take_prompts(self) -> "Trace":
+        """What each request begins with: its first stretch of prefill. Requests without one are left out.
+
+        Raises: UserError if none has one.
+        """
+        lengths = first_prompts(self, self.phase)
+        chosen = np.flatnonzero(lengths)
+        if chosen.size == 0:
+            raise UserError("trace.fit_on=prompts: no request of this trace has rows of its prompt")
+        return self._take_heads(chosen, lengths[chosen], "prompts")
+
+    def take_first_tokens(self, count: int) -> "Trace":
+        """The first `count` rows of each request, or all that it has."""
+        lengths = np.minimum(np.diff(self.request_offsets), count)
+        return self._take_heads(np.arange(self.num_requests), lengths, f"tokens[:{count}]")
+
+    def _take_heads(self, requests: NDArray[np.int64], lengths: NDArray[np.int64], part: str) -> "Trace":
+        """The first `lengths` rows of some requests."""
+        first_rows = self.request_offsets[requests]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        neighbours = bool((np.diff(requests) == 1).all())
+        neighbours = bool((np.diff(first_rows) == lengths[:-1]).all())
 
         def rows_of(array: NDArray[Any]) -> NDArray[Any]:
             if neighbours:

@@ -20,7 +20,7 @@ LOG_ROWS = 1 << 18
 
 
 FAST_PATH_EXCLUDES = (
-    "has_bypass", "has_predict", "has_choose", "has_substitute", "has_assign", "holds_overflow", "is_static",
+    "has_bypass", "has_predict", "fetches_early", "has_substitute", "has_assign", "holds_overflow", "is_static",
     "after_step",
 )  # fmt: skip
 

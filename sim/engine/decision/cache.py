@@ -48,6 +48,10 @@ class Cache:
     """The assignment rule may give the CPU an expert that is still on the link."""
     cancels_late: int
     """A prefetch on the link whose layer has come stops unless the step waits for it."""
+    promotes: int
+    """The prefetch rule is one of background admission: ``policies.base.Prefetch.promotes``."""
+    fetches_early: int
+    """Copies that no demand asked for may hold slots."""
     link_idle: int
     """Prefetches are queued only as far as they fit into the time in which the link stands idle."""
     num_chunks: int

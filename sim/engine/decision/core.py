@@ -243,6 +243,26 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
 
 
 @core_jit
+def promote(state: State, cache: Cache, rules: Rules) -> None:
+    """Let a rule of background admission choose; queue what is neither present nor queued yet."""
+    state.num_prefetch = 0
+    rules.choose(rules.prefetch, state, rules.prefetch_memory)
+    if state.num_prefetch > state.prefetch_layer.shape[0]:
+        raise ValueError("a prefetch rule wrote more experts than prefetch_expert holds")
+    if cache.prefetch_head > 0:
+        close_gap(cache)
+    for i in range(state.num_prefetch):
+        layer, expert = state.prefetch_layer[i], state.prefetch_expert[i]
+        if not (0 <= layer < state.num_layers and 0 <= expert < state.num_experts):
+            raise ValueError("a prefetch rule chose an expert that the model does not have")
+        key = layer * state.num_experts + expert
+        if cache.status[key] != RESIDENT and cache.status[key] != IN_FLIGHT and cache.queued[key] == 0:
+            cache.queued[key] = 1
+            cache.prefetch_queue[cache.prefetch_tail] = key
+            cache.prefetch_tail += 1
+
+
+@core_jit
 def under_way_ns(state: State, cache: Cache) -> int:
     """What prefetches that are on the link, paused or queued will take."""
     total = 0
@@ -475,6 +495,8 @@ def end(state: State, cache: Cache, rules: Rules) -> None:
     layer, base = state.layer, state.layer * state.num_experts
     if cache.has_predict and cache.predicts_at_end:
         predict_and_queue(state, cache, rules)
+    if cache.promotes:
+        promote(state, cache, rules)
     if cache.holds_overflow:
         trim(state, cache, rules, layer)
     executed, shield, transient = state.executed, cache.shield, cache.transient

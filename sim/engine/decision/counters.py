@@ -37,7 +37,8 @@ COUNTERS = (
 )
 """Indices of ``Cache.counts``; the first seven are the outcomes and sum to ``demanded``. A prefetch that started ends
 as used, late, wasted or (stopped on the link or between two chunks, then not wanted) abandoned; one that never started
-is cancelled."""
+is cancelled. One of background admission is used or late when it is demanded for the first time, wasted when it is
+evicted before; what waits when a replay ends or a cache is emptied counts as neither."""
 
 (
     N_HITS,

@@ -283,6 +283,8 @@ def queue_work(state: State, cache: Cache) -> None:
         if cache.runs_low[expert]:
             run_ns[i] += cache.dequantise_ns[state.layer]
     cache.num_gpu, cache.num_cpu, cache.num_demand_copies = gpu, cpu, copies
-    cache.may_release = cache.overflows or cache.has_bypass or cache.is_static or cache.has_choose or cache.after_step
+    cache.may_release = (
+        cache.overflows or cache.has_bypass or cache.is_static or cache.fetches_early or cache.after_step
+    )
     cache.counts[N_EXECUTED] += state.num_executed
     cache.counts[N_RESIDENT_EXECUTED] += cache.num_ready

@@ -85,6 +85,8 @@ class DeviceSpec:
     staging_slots: int = 1
     hold: bool = False
     warm: bool = False
+    profile: NDArray[np.float64] | None = None
+    """[L, E] worth of each expert at a warm start, instead of what the eviction rule says."""
     seed: int = 0
     late_copy_to_cpu: bool = False
     cancel_late_copy: bool = False
@@ -186,15 +188,20 @@ class Device:
         decisions = {
             f"has_{name}": int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()
         }
+        takes_late = self.spec.late_copy_to_cpu or policy.assignment.takes_late
+        promotes = policy.prefetch.promotes and bool(decisions["has_choose"])
         return decisions | {
+            "has_choose": int(decisions["has_choose"] and not promotes),
+            "promotes": int(promotes),
+            "fetches_early": decisions["has_choose"],
             "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
             "holds_overflow": int(self.spec.hold),
             "is_static": int(policy.eviction.static),
             "after_step": int(policy.eviction.after_step),
             "predicts_at_end": int(policy.prediction.available_at_end()),
             "launch_ns": self.spec.launch_ns,
-            "offers_late": int(self.spec.late_copy_to_cpu and decides(policy.assignment, Assignment, "assign")),
-            "cancels_late": int(self.spec.cancel_late_copy),
+            "offers_late": int(takes_late and decides(policy.assignment, Assignment, "assign")),
+            "cancels_late": int(self.spec.cancel_late_copy and not promotes),
             "link_idle": int(policy.prefetch.only_on_idle_link()),
             "num_chunks": policy.prefetch.chunks(),
             "staging_free": self.spec.staging_slots,
@@ -219,9 +226,10 @@ class Device:
 
     def _filling_order(self) -> NDArray[np.int32]:
         """Keys of all experts, highest initial priority first, ties in order of layer and expert."""
-        priority = self.spec.policy.eviction.initial(
-            self.spec.num_layers, self.spec.num_experts, self.memories["eviction"]
-        )
+        rule = self.spec.policy.eviction
+        priority = self.spec.profile
+        if priority is None or rule.static:
+            priority = rule.initial(self.spec.num_layers, self.spec.num_experts, self.memories["eviction"])
         size = self.spec.num_layers * self.spec.num_experts
         if priority is None:
             return np.arange(size, dtype=np.int32)

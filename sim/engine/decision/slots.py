@@ -6,7 +6,7 @@ import numpy as np
 
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT, State
 from sim.engine.decision.cache import Cache
-from sim.engine.decision.counters import N_BYPASSES, N_EVICTIONS, N_WRITTEN_BACK_BYTES
+from sim.engine.decision.counters import N_BYPASSES, N_EVICTIONS, N_PREFETCH_WASTED, N_WRITTEN_BACK_BYTES
 from sim.engine.decision.layout import Rules
 from sim.engine.decision.struct_views import core_jit
 
@@ -83,6 +83,9 @@ def evict(state: State, cache: Cache, pool: int, victim: int) -> None:
     """Take a resident expert out of its pool; write it back to the host where the policy wants that."""
     leave(cache, pool, victim)
     cache.counts[N_EVICTIONS] += 1
+    if cache.promotes and cache.prefetched[victim]:
+        cache.prefetched[victim] = 0
+        cache.counts[N_PREFETCH_WASTED] += 1
     if cache.write_back_ns.shape[0] > 0:
         layer = victim // state.num_experts
         cache.back_ns += cache.write_back_ns[
@@ -169,5 +172,8 @@ def place_prefetch(state: State, cache: Cache, rules: Rules, key: int) -> bool:
         leave(cache, pool, key)
     take_slot(state, cache, rules, layer, key % state.num_experts, size, True)
     cache.prefetched[key] = 1
-    cache.prefetched_count[layer] += 1
+    if cache.promotes:
+        cache.shield[key] = shield
+    else:
+        cache.prefetched_count[layer] += 1
     return True
