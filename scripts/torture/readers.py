@@ -114,6 +114,7 @@ def readers() -> dict[str, Reader]:
         Reader(
             "policy yaml", inputs.yaml("policy/eviction/mrs", "eviction"), {"eviction/a.yaml": TEXT}, read_rule, 0.3
         ),
+        Reader("corpus", inputs.corpus, {"corpus.csv": TEXT, "machines.csv": TEXT}, read_published, 0.5),
         Reader("results", inputs.results, RESULTS, read_results, 0.2),
         Reader("predictor", inputs.predictor, {"p.safetensors": HEADER}, read_predictor),
         Reader("demo training", inputs.training, {"checkpoint.safetensors": HEADER}, read_training, 0.2),
@@ -196,6 +197,17 @@ def read_hardware(folder: Path) -> None:
         machine = sim.machine.hardware.load_hardware("a")
     figures = [getattr(machine, name) for name in sim.machine.hardware.FIGURES]
     assert all(figure is None or (np.isfinite(figure) and figure >= 0) for figure in figures)
+
+
+def read_published(folder: Path) -> None:
+    """Every row that can be expressed has a time that is finite and above zero."""
+    from sim.validation.published.corpus.estimate import prior, problem_of, seconds
+    from sim.validation.published.corpus.predict import settings_of
+    from sim.validation.published.corpus.tables import read_corpus
+
+    settings, _ = settings_of(read_corpus(folder))
+    times = seconds(problem_of(settings), prior()[0])
+    assert ((times > 0) & np.isfinite(times)).all()
 
 
 def read_model(folder: Path) -> None:

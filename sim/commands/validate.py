@@ -10,6 +10,7 @@ same out=FOLDER goes on after Ctrl-C, or measures anew where FOLDER is finished.
 examples:
   python -m sim validate out=docs/validation/cpu                            real runs on this machine, about 15 minutes
   python -m sim validate real=cuda                                          on its GPU
+  python -m sim validate published=corpus                                   published tokens/s of many machines
   python -m sim validate published=mixtral_offloading published.path=FOLDER published tokens/s of several GPUs
 
 overrides (default):
@@ -26,7 +27,11 @@ overrides (default):
   published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
                              big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
                              measurements: the time model's terms one by one, copies, experts, tokens, kernels
-  published.path=null        folder with the published files; without it the error names them and their origin
+                             corpus: speeds of many machines, each predicted without it, then after one and two of its
+                             rows, beside two public formulas
+  published.path=null        folder with the published files; without it the error names them and their origin, and
+                             corpus takes the shipped one; of another folder with corpus.csv and machines.csv it
+                             predicts every row with what is fitted on the shipped one
   published.seeds=12         over which random eviction is averaged
   published.draws=1000       of the bootstrap that gives the 90 % intervals
 

@@ -69,13 +69,14 @@ def scatter(findings: Findings, columns: int = 1) -> Figure:
     values = np.array([(point.measured, point.predicted) for point in findings.points])
     low, high = float(values.min()), float(values.max())
     if findings.log_axes:
-        panel.set_xscale("log")
-        panel.set_yscale("log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+            axis.set_major_formatter(lambda value, _: f"{value:g}")  # text of others is drawn without mathematics
     panel.plot([low, high], [low, high], color="#888888", linewidth=0.8, zorder=1)
     panel.set_xlabel(f"Measured ({findings.unit})")
     panel.set_ylabel(f"Predicted ({findings.unit})")
     handles, names = panel.get_legend_handles_labels()
-    if len(names) > 5:
+    if len(names) > 4:
         figure.legend(
             handles, names, loc="outside upper center", ncols=2, handlelength=1, fontsize=6, columnspacing=0.6
         )

@@ -1,0 +1,195 @@
+"""Shares of nominal rates and factors on software, FITTED over machines and then on one machine's own rows.
+
+Two steps of one method. ``fit`` finds, from rows of other machines, what their memories, links, cores and runtimes
+share; what few rows speak of stays near the figure of `conf/runtime`, within the error stated there (maximum a
+posteriori). ``calibrate`` then moves a machine's own factors by one or two of its rows, each within the spread that
+machines have. With no row of a machine its factors are 1. All of it in logarithms, where errors are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from sim.validation.published.corpus.parts import SPECIFIED
+from sim.validation.published.corpus.placement import CPU_ONLY
+from sim.validation.published.corpus.rule import GRAPHS, IMP, KTRANSFORMERS, LLAMA, OTHER, Setting
+from sim.validation.published.corpus.terms import Terms, terms_of
+
+Vector = NDArray[np.float64]
+ON_CPU = "all on the CPU"
+CLASSES = (LLAMA, GRAPHS, KTRANSFORMERS, IMP, OTHER, ON_CPU)
+"""Of software costs: classes of runtimes, and rows without a GPU, whose threads meet after every operation."""
+PRIOR: dict[str, tuple[float, float]] = {
+    "gpu_share": (0.8, 0.1),
+    **{f"software_{name}": (1.0, error) for name, error in zip(CLASSES, (0.3, 0.5, 0.5, 0.5, 0.7, 1.0), strict=True)},
+    "dram_share": (0.5, 0.3),
+    "core_flops_per_s": (12e9, 0.5),
+    "core_flops_per_s_other": (6e9, 0.7),
+    "link_share": (0.9, 0.2),
+    "storage_share": (0.8, 0.4),
+}
+"""(value, relative error) before any row: of `conf/runtime` and `conf/hardware` (the GPU's share, software costs, half
+of a datasheet's DRAM rate), the others ESTIMATED."""
+NAMES = tuple(PRIOR)
+FACTORS = ("gpu", "software", "dram", "core", "link", "storage")
+"""Of one machine, on top."""
+SPREAD = (0.1, 0.3, 0.25, 0.3, 0.25, 0.4)
+"""Relative spread of each factor among machines, ESTIMATED."""
+SPECIFIED_SPREAD, UNKNOWN_SPREAD = 0.35, 0.6
+"""Of a rate that only a datasheet of the CPU or of the GPU's lanes says, or that nothing says."""
+ROW_NOISE = 0.07
+"""Relative spread of one row about its machine's own truth: builds, prompts, repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Rows as arrays, [n] each, and how far each machine's factors may be from 1, [n, factors]."""
+
+    settings: tuple[Setting, ...]
+    terms: tuple[Terms, ...]
+    columns: dict[str, Vector]
+    classes: NDArray[np.int64]
+    other_cores: NDArray[np.bool_]
+    log_measured_s: Vector
+    spread: Vector
+
+    def chosen(self, rows: NDArray[np.bool_]) -> Problem:
+        """Some of the rows."""
+        places = np.flatnonzero(rows)
+        return Problem(
+            tuple(self.settings[i] for i in places),
+            tuple(self.terms[i] for i in places),
+            {name: values[rows] for name, values in self.columns.items()},
+            self.classes[rows],
+            self.other_cores[rows],
+            self.log_measured_s[rows],
+            self.spread[rows],
+        )
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+
+def problem_of(settings: Sequence[Setting]) -> Problem:
+    """The rows ready to be fitted or predicted."""
+    terms = tuple(terms_of(setting) for setting in settings)
+    names = ("gpu_s", "beside_s", "software_s", "dram_s", "cpu_weights", "cores", "link_s", "storage_s")
+    return Problem(
+        tuple(settings),
+        terms,
+        {name: np.array([getattr(term, name) for term in terms], np.float64) for name in names},
+        np.array([CLASSES.index(_class(setting)) for setting in settings], np.int64),
+        np.array([setting.runtime == OTHER for setting in settings], np.bool_),
+        -np.log(np.array([setting.measured for setting in settings], np.float64)),
+        np.array([_spread(setting) for setting in settings], np.float64).reshape(-1, len(FACTORS)),
+    )
+
+
+def _class(setting: Setting) -> str:
+    return ON_CPU if setting.placement.kind == CPU_ONLY else setting.runtime
+
+
+def _spread(setting: Setting) -> list[float]:
+    spread = dict(zip(FACTORS, SPREAD, strict=True))
+    rates = setting.rates
+    if rates.gpu is not None:
+        spread["gpu"] = float(np.hypot(spread["gpu"], rates.gpu.uncertainty))
+    if rates.ram_known != "stated":
+        spread["dram"] = SPECIFIED_SPREAD if rates.ram_known == SPECIFIED else UNKNOWN_SPREAD
+    if rates.link_known != "stated":
+        spread["link"] = SPECIFIED_SPREAD if rates.link_known == SPECIFIED else UNKNOWN_SPREAD
+    if rates.storage_bytes_per_s is None:
+        spread["storage"] = UNKNOWN_SPREAD
+    return [spread[name] for name in FACTORS]
+
+
+def seconds(problem: Problem, parameters: Vector, factors: Vector | None = None) -> Vector:
+    """[n] seconds per token; ``parameters`` as ``NAMES``, ``factors`` [n, factors] or [factors], logarithms of both.
+
+    Weights over the sustained rate, software, the CPU's experts at the slower of DRAM and cores (or the GPU's beside
+    them), copies and reads one after the other: the order in which ``sim.engine`` runs a layer without prefetches.
+    """
+    value = dict(zip(NAMES, np.exp(parameters).tolist(), strict=True))
+    shape = (len(problem), len(FACTORS))
+    own = np.ones(shape) if factors is None else np.broadcast_to(np.exp(factors), shape)
+    gpu, software, dram, core, link, storage = own.T
+    columns = problem.columns
+    per_class = np.array([value[f"software_{name}"] for name in CLASSES])[problem.classes]
+    flops = np.where(problem.other_cores, value["core_flops_per_s_other"], value["core_flops_per_s"])
+    gpu_rate = value["gpu_share"] * gpu
+    by_dram = columns["dram_s"] / (value["dram_share"] * dram)
+    by_cores = 2.0 * columns["cpu_weights"] / (columns["cores"] * flops * core)
+    on_cpu = np.maximum(by_dram, by_cores)
+    total = columns["gpu_s"] / gpu_rate + columns["software_s"] * per_class * software
+    total += np.maximum(on_cpu, columns["beside_s"] / gpu_rate)
+    total += columns["link_s"] / (value["link_share"] * link)
+    return np.asarray(total + columns["storage_s"] / (value["storage_share"] * storage), np.float64)
+
+
+def prior() -> tuple[Vector, Vector]:
+    """Logarithms of the parameters before any row, and their errors."""
+    values = np.array(list(PRIOR.values()))
+    return np.log(values[:, 0]), values[:, 1]
+
+
+def fit(problem: Problem, weights: Vector) -> Vector:
+    """Logarithms of the parameters that rows speak for, each row by its weight and by what its machine leaves open."""
+    mean, error = prior()
+    if not len(problem):
+        return mean
+    reach = np.sqrt((gradient(problem, mean) ** 2 * problem.spread**2).sum(axis=1) + ROW_NOISE**2)
+
+    def residuals(parameters: Vector) -> Vector:
+        rows = np.log(seconds(problem, parameters)) - problem.log_measured_s
+        return np.concatenate([np.sqrt(weights) * soft(rows / reach), (parameters - mean) / error])
+
+    return np.asarray(least_squares(residuals, mean, method="trf").x, np.float64)
+
+
+def soft(deviations: Vector) -> Vector:
+    """Deviations with those beyond two of their widths drawn in, so that no single row decides (Huber's loss)."""
+    size = np.abs(deviations)
+    return np.asarray(
+        np.sign(deviations) * np.where(size <= 2, size, np.sqrt(np.maximum(4 * size - 4, 0.0))), np.float64
+    )
+
+
+def gradient(problem: Problem, parameters: Vector, factors: Vector | None = None) -> Vector:
+    """[n, factors] change of the logarithm of a row's seconds by the logarithm of each factor of its machine."""
+    here = np.zeros(len(FACTORS)) if factors is None else factors
+    step = 1e-4
+    base = np.log(seconds(problem, parameters, here))
+    columns = [
+        (np.log(seconds(problem, parameters, here + step * (np.arange(len(FACTORS)) == i))) - base) / step
+        for i in range(len(FACTORS))
+    ]
+    return np.stack(columns, axis=1)
+
+
+def calibrate(problem: Problem, parameters: Vector) -> Vector:
+    """[factors] logarithms of a machine's own factors by its rows; 0 where they say nothing."""
+    if not len(problem):
+        return np.zeros(len(FACTORS))
+    spread = problem.spread[0]
+
+    def residuals(factors: Vector) -> Vector:
+        rows = np.log(seconds(problem, parameters, factors)) - problem.log_measured_s
+        return np.concatenate([rows / ROW_NOISE, factors / spread])
+
+    return np.asarray(least_squares(residuals, np.zeros(len(FACTORS))).x, np.float64)
+
+
+def widths(problem: Problem, parameters: Vector, factors: Vector, calibrating: Problem) -> Vector:
+    """[n] relative error left for each row once some calibrate: of what they leave open, and of a row itself."""
+    precision = np.diag(1.0 / problem.spread[0] ** 2)
+    if len(calibrating):
+        told = gradient(calibrating, parameters, factors)
+        precision = precision + told.T @ told / ROW_NOISE**2
+    slope = gradient(problem, parameters, factors)
+    left = np.einsum("nf,fg,ng->n", slope, np.linalg.inv(precision), slope)
+    return np.asarray(np.sqrt(left + ROW_NOISE**2), np.float64)
