@@ -68,11 +68,11 @@ def test_of_rates_the_lower_end_is_the_longer_time(tmp_path: Path) -> None:
 
 
 def test_published_sources_are_the_packages_of_their_folder() -> None:
-    assert set(published_names()) == {"mixtral_offloading", "big_moe_on_edge", "measurements"}
+    assert set(published_names()) == {"mixtral_offloading", "big_moe_on_edge", "measurements", "corpus"}
     assert set(published_names()) < {path.stem for path in Path("conf/published").glob("*.yaml")}
 
 
-@pytest.mark.parametrize("name", published_names())
+@pytest.mark.parametrize("name", sorted({*published_names()} - {"corpus"}))
 def test_missing_files_end_in_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +84,16 @@ def test_missing_files_end_in_one_sentence(
     assert "github.com" in error
     assert main(["validate", f"published={name}", f"published.path={tmp_path}"]) == 2
     assert re.search(r"published.path=\S+ holds no \S+: the files are those of", capsys.readouterr().err)
+    assert not list(tmp_path.glob("outputs/validate/*"))
+
+
+def test_a_folder_that_is_no_corpus_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["validate", "published=corpus", f"published.path={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"^error: \S+machines.csv is missing: a corpus has corpus.csv and machines.csv\n$", error)
     assert not list(tmp_path.glob("outputs/validate/*"))
 
 
