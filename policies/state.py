@@ -66,6 +66,8 @@ class State:
     """Index of the lockstep batch: it changes when new requests begin."""
     num_tokens: int
     """B of the current step."""
+    num_requests: int
+    """Requests whose rows the step holds: fewer than B where it prefills, or verifies drafts behind each row."""
     has_scores: int
     """1 if ``scores`` holds the gate scores of the trace."""
 

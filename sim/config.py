@@ -231,8 +231,54 @@ class SessionConfig:
         return self.keep in ("all", "experts")
 
 
-ENGINES = ("simpy", "compiled", "untimed")
+DRAFTS = ("ngram", "mtp", "model")
 RECORDED, CYCLE = "recorded", "cycle"
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculateConfig:
+    """The `speculate` group: drafts that a decode step verifies together with a request's next token."""
+
+    tokens: Annotated[int, Range(0, 64)] = 0
+    """Drafts per step and request; 0: no speculation."""
+    acceptance: float | list[float] | str = 0.7
+    """Probability that a draft is accepted once all before it were; a list: of the first, the second, ... draft."""
+    decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Factor on that probability from one draft to the next."""
+    draft: Annotated[str, OneOf(*DRAFTS)] = "mtp"
+    """What drafts: ``ngram`` (takes no time), ``mtp`` (a layer of the model's own), ``model`` (a model of its own)."""
+    draft_bytes: Annotated[int | None, Range(1, null="the sizes of the model")] = None
+    """Bytes of weights that one pass of the draft reads; null, for ``mtp`` only: derived from the model's sizes."""
+    draft_layers: Count = 1
+    """Layers of the draft, each with the launches and the host time of one."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "speculate.")
+        said = f"speculate.acceptance={self.acceptance}"
+        if self.acceptance == RECORDED:
+            raise UserError(
+                f"{said}: the trace format has no place for drafts that were recorded: give a probability, as measured"
+            )
+        if isinstance(self.acceptance, str):
+            raise UserError(f"{said}: must be a probability, or a list of them")
+        each = self.acceptance if isinstance(self.acceptance, list) else [self.acceptance]
+        if not all(_fits(one, float) and 0 <= one <= 1 for one in each):
+            raise UserError(f"{said}: must be between 0 and 1")
+        if isinstance(self.acceptance, list) and len(each) != self.tokens:
+            raise UserError(
+                f"{said}: a list must have a probability for each of the speculate.tokens={self.tokens} drafts"
+            )
+        if self.draft == "model" and self.tokens and self.draft_bytes is None:
+            raise UserError("speculate.draft=model: state speculate.draft_bytes, the weights that one pass reads")
+
+    def chances(self) -> list[float]:
+        """[tokens] probability that each draft is accepted once all before it were."""
+        if isinstance(self.acceptance, list):
+            return [one * self.decay**i for i, one in enumerate(self.acceptance)]
+        return [float(self.acceptance) * self.decay**i for i in range(self.tokens)]
+
+
+ENGINES = ("simpy", "compiled", "untimed")
 
 
 @dataclass(frozen=True, slots=True)

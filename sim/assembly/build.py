@@ -16,7 +16,16 @@ from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
 from sim.assembly.rule_class import about_field, check_class, check_knobs
 from sim.assembly.trial import try_rules
-from sim.config import RunConfig, SessionConfig, TimeConfig, TraceConfig, suggest, to_plain_dict, validate
+from sim.config import (
+    RunConfig,
+    SessionConfig,
+    SpeculateConfig,
+    TimeConfig,
+    TraceConfig,
+    suggest,
+    to_plain_dict,
+    validate,
+)
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
@@ -38,7 +47,12 @@ from traces.format.sampling import FEWEST_CLUSTERS
 from traces.format.trace import Trace
 
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
-GROUPS = ("trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "session", "sweep")
+GROUPS = (
+    "trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "session", "speculate",
+    "sweep",
+)  # fmt: skip
+LATER = ("speculate",)
+"""Groups that runs of earlier versions do not have."""
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
 
@@ -48,7 +62,7 @@ def check_keys(config: DictConfig) -> None:
         if name not in (*GROUPS, *KNOBS):
             raise UserError(f"{name!s} is not a key of the configuration: {suggest(name, (*GROUPS, *KNOBS))}")
     for name in (*GROUPS, *KNOBS):
-        if name not in config:
+        if name not in config and name not in LATER:
             raise UserError(f"{name} is missing from the configuration")
     for name in (*(f"policy.{part}" for part in BASES), "policy.name", "policy.residency", "engine.name"):
         if OmegaConf.select(config, name) is None:
@@ -235,6 +249,7 @@ def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
     return DeviceSetup(
         cache=validate(CacheConfig, to_plain_dict(config.cache, "cache"), "cache."),
         time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
+        speculate=read_speculation(config),
         policy=policy,
         machine=Machine(hardware, runtime),
         own_runtime=config.runtime.get("name") == OWN,
@@ -251,6 +266,13 @@ def in_session(setup: DeviceSetup, session: SessionConfig) -> DeviceSetup:
     """The set-up between whose turns happens what ``session`` says: experts that are lost are a cache that is reset."""
     lost = session.cuts and not session.keeps_experts and not setup.cache.resets
     return replace(setup, session=session, cache=replace(setup.cache, reset="request") if lost else setup.cache)
+
+
+def read_speculation(config: DictConfig) -> SpeculateConfig:
+    """The group `speculate`; no drafts where a command's configuration has none. Raises: UserError as above."""
+    if "speculate" not in config:
+        return SpeculateConfig()
+    return validate(SpeculateConfig, to_plain_dict(config.speculate, "speculate"), "speculate.")
 
 
 def in_shape_of(
@@ -280,7 +302,8 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
     Raises: UserError before any work where the configuration cannot be run.
     """
     for name in GROUPS:
-        to_plain_dict(config.get(name), name)
+        if name in config or name not in LATER:
+            to_plain_dict(config.get(name), name)
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     setup = in_session(read_device(config, validate(RunConfig, knobs)), read_session(config))

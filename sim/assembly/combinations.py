@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from sim.config import RunConfig, SessionConfig
+from sim.config import RunConfig, SessionConfig, SpeculateConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
@@ -15,7 +15,9 @@ def has_clock(cache: CacheConfig, run: RunConfig) -> bool:
     return run.engine != "untimed" and not cache.holds and not cache.sequential
 
 
-def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> None:
+def check_combination(
+    policy: Policy, cache: CacheConfig, run: RunConfig, speculate: SpeculateConfig | None = None
+) -> None:
     """Raises UserError naming the two knobs that contradict each other."""
     predicts = decides(policy.prediction, Prediction, "predict")
     prefetches = decides(policy.prefetch, Prefetch, "choose")
@@ -41,6 +43,11 @@ def check_combination(policy: Policy, cache: CacheConfig, run: RunConfig) -> Non
             raise UserError(
                 f"{knob}=true: this replay has no clock (engine=untimed, cache.overflow=hold or sequential)"
             )
+    if cache.sequential and speculate is not None and speculate.tokens:
+        raise UserError(
+            f"speculate.tokens={speculate.tokens}: its step demands the experts of all its tokens at once, and "
+            "cache.semantics=sequential replays single accesses: use cache.semantics=step"
+        )
     if cache.sequential:
         _check_sequential(policy)
     if cache.holds:

@@ -9,6 +9,7 @@ import numpy as np
 from policies.needs import Need
 from sim.assembly.fragility import fragile_trace
 from sim.assembly.replay import Notes, Replay, lookahead_tables
+from sim.machine.drafts import describe_drafts
 from sim.machine.machine import Machine
 from traces.format.trace import Trace
 
@@ -51,6 +52,12 @@ def describe_replay(replay: Replay) -> Notes:
         estimated.append(f"routing of {trace.geometry.model}: {trace.provenance['statement']}")
     if replay.schedule.as_decode:
         estimated.append("rows of a teacher-forced pass count as decode steps (trace.as_decode=true)")
+    if replay.setup.speculate.tokens:
+        estimated.append(
+            "a rejected draft is another token than that of the recorded text, whose routing stands in for its own"
+        )
+        if replay.timed:
+            estimated.append(describe_drafts(replay.setup.speculate, replay.geometry))
     warnings += [str(note) for note in trace.provenance.get("notes", [])]
     return Notes((*estimated,), (*warnings, *fragile_trace(trace)))
 

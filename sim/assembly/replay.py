@@ -18,11 +18,12 @@ from sim.assembly.combinations import check_combination, check_session, has_cloc
 from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, profile_of, wants_scores, wants_weights
 from sim.assembly.rule_class import place_of
-from sim.config import RunConfig, SessionConfig, TimeConfig
+from sim.config import RunConfig, SessionConfig, SpeculateConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig, Pools, make_pools
+from sim.machine.drafts import with_drafts
 from sim.machine.durations import Durations, tabulate, whole_ns
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
@@ -62,6 +63,7 @@ class DeviceSetup:
     time: TimeConfig = field(default_factory=TimeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     """What happens between the turns of chats, where the trace's requests are turns."""
+    speculate: SpeculateConfig = field(default_factory=SpeculateConfig)
     own_runtime: bool = False
     """The runtime is the one that the policy names, not one for all policies."""
 
@@ -209,19 +211,20 @@ def assemble(
     """
     policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
-    check_combination(policy, cache, run)
+    check_combination(policy, cache, run, setup.speculate)
     check_session(policy, cache, run, setup.session)
     check_needs(policy, trace, machine.hardware)
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
     think_ns = whole_ns(setup.session.think_s)
-    schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk, think_ns)
+    schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk, think_ns, setup.speculate, run.seed)
     pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
     durations = tabulate(
         geometry, machine, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes, policy.residency == "all"
     )
+    durations = with_drafts(durations, setup.speculate, geometry, machine, schedule.batch, setup.time)
     at_once = steps_at_once(schedule, durations, pools)
     future = _future(policy, schedule, cache.sequential)
     spec = DeviceSpec(

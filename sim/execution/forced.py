@@ -51,6 +51,7 @@ def select_steps(block: StepBlock, steps: NDArray[np.bool_]) -> StepBlock:
         block.kv_tokens[steps],
         block.attended_pairs[steps],
         block.pause_ns[steps],
+        None if block.drafted is None else block.drafted.take(steps, rows),
     )
 
 

@@ -7,7 +7,7 @@ read and write is left out: at these widths it is below one percent of the weigh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ Table = NDArray[np.int64]
 # Stored bits of the weights that are not experts: models quantise their experts first and keep the rest in 16 bits.
 _LEAST_OTHER_BITS = 16.0
 _LONGEST = 2.0**53
+MOST_DRAFTS = 64
+"""Of a step, see ``sim.config.SpeculateConfig``."""
 MOST = 2.0**62
 """Sums of 64 bits stay below it: times in ns, bytes, what attention multiplies."""
 
@@ -82,6 +84,13 @@ class Durations:
     """[parts] constants at the end of every layer."""
     unmodelled: tuple[str, ...]
     """What is left out of the time because the model's sizes are not known; print it with every result."""
+    draft_parts_ns: Table = field(default_factory=lambda: np.zeros((1, len(PARTS)), np.int64))
+    """[requests + 1, parts] one pass of the draft over the requests of a step, by part; see ``drafts``."""
+
+    def drafting_ns(self, passes: Table, requests: Table) -> Table:
+        """[S, parts] drafting ahead of steps: so many passes [S] over so many requests [S]."""
+        held = np.minimum(requests, len(self.draft_parts_ns) - 1)
+        return np.asarray(passes[:, None] * self.draft_parts_ns[held], np.int64)
 
     def attention_ns(self, layer: int, num_tokens: int, kv_tokens: int, attended_pairs: int) -> int:
         """Attention of one layer for a step of `num_tokens` new tokens; see `attention_time`."""
@@ -107,7 +116,8 @@ class Durations:
         expert += self.link_call_ns + float(self.copies().max()) + float(self.cpu_experts().max(initial=0))
         expert += float(self.write_back_ns.max()) + float(self.low_write_back_ns.max())
         layers = len(self.copy_ns)
-        return layers * (before_and_after + attention + (num_experts + 1) * expert) + float(self.head_ns.max())
+        step = layers * (before_and_after + attention + (num_experts + 1) * expert) + float(self.head_ns.max())
+        return step + float(self.draft_parts_ns.sum(axis=1).max()) * MOST_DRAFTS
 
     def layer_ns(self) -> Table:
         """[L] a decode layer without routed experts, K and V left out."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sim.engine.decision.counters import COUNTERS
 from sim.machine.parts import PARTS
+from sim.metrics.drafts import DRAFT_COLUMNS
 from sim.metrics.registry import GATE_MASSES
 
 Columns = dict[str, NDArray[Any]]
@@ -24,11 +25,13 @@ class BlockSums:
     def __init__(self, num_layers: int, slots: float, sequential: bool = False) -> None:
         self.num_layers, self.slots, self.sequential = num_layers, slots, sequential
         self.timed = self.knows_gate_mass = False
+        self.drafts: list[str] = []
         self.kept: list[tuple[NDArray[np.int64], NDArray[np.float64]]] = []
 
     def write(self, steps: Columns) -> None:
         """Take in a piece of the per-step table."""
         self.timed, self.knows_gate_mass = "latency_ns" in steps, "lost_gate_mass" in steps
+        self.drafts = [name for name in DRAFT_COLUMNS if name in steps]
         keys = np.asarray(steps["group"], np.int64) * 2 + np.asarray(steps["phase"], np.int64)
         names, places = np.unique(keys, return_inverse=True)
         columns = [np.bincount(places, column, len(names)) for column in self._amounts(steps)]
@@ -43,7 +46,9 @@ class BlockSums:
         amounts += [np.asarray(steps[name], np.float64) for name in COUNTERS]
         if self.timed:
             times = [np.asarray(steps[name], np.float64) for name in TIMES]
-            amounts += times + [time * tokens for time in times]
+            members = np.asarray(steps.get("num_requests", tokens), np.float64)
+            amounts += times + [time * members for time in times]
+        amounts += [np.asarray(steps[name], np.float64) for name in self.drafts]
         if self.knows_gate_mass:
             amounts += [np.nan_to_num(np.asarray(steps[name], np.float64)) * tokens for name in GATE_MASSES]
         return amounts
@@ -52,13 +57,14 @@ class BlockSums:
         """Names of the amounts, in order."""
         names = ["steps", "num_tokens", "layer_steps", "slot_steps", *COUNTERS]
         names += [*TIMES, *(f"token_{name}" for name in TIMES)] if self.timed else []
+        names += self.drafts
         return names + ([f"{name}_tokens" for name in GATE_MASSES] if self.knows_gate_mass else [])
 
     def columns(self) -> Columns:
         """One row per (block, phase): `group`, `phase`, and sums over the block's steps.
 
         `layer_steps`: steps times MoE layers, or single accesses where they are looked up one at a time; `slot_steps`:
-        that times the slots of a layer; `token_*_ns`: times multiplied by the tokens of their step;
+        that times the slots of a layer; `token_*_ns`: times multiplied by the requests that decode in their step;
         `*_gate_mass_tokens`: share of gate mass times tokens. Every sum of whole numbers is exact.
         """
         names = np.unique(np.concatenate([keys for keys, _ in self.kept])) if self.kept else np.empty(0, np.int64)

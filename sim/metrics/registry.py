@@ -139,8 +139,8 @@ RATES = (
 REQUEST_TIMES = (
     Metric(
         "tpot_s", "TPOT over requests",
-        "time per output token of a request: (latency - TTFT) / its decode steps; in a batch it includes waiting while "
-        "other prompts are prefilled", SECONDS, heading="TPOT ms",
+        "time per output token of a request: (latency - TTFT) / its decode tokens, of drafts the accepted ones; in a "
+        "batch it includes waiting while other prompts are prefilled", SECONDS, heading="TPOT ms",
     ),
     Metric(
         "ttft_s", "TTFT",
@@ -164,7 +164,8 @@ TURN_TIMES = (
 
 TOKEN_TIME = Metric(
     "itl_s", "time per decode token",
-    "latency of single decode steps, over decode tokens; a batch step's time is each of its members'",
+    "latency of single decode steps, over decode tokens; a batch step's time is each of its members', and is shared by "
+    "the tokens that are accepted in it",
     SECONDS, ("token_latency_ns",), ("num_tokens",), 1e9, heading="decode step ms",
 )  # fmt: skip
 """Mean and quantiles over decode tokens."""
@@ -204,6 +205,56 @@ DECODE_MEASURES = (
     ),
 )  # fmt: skip
 """Of decode steps, with the prefix `decode.`: what figures show beside metrics.json."""
+
+SPECULATION = (
+    Metric(
+        "tokens_per_s", "tokens per second", "decode tokens, of drafts the accepted ones / time of all decode steps",
+        PLAIN, ("num_tokens",), ("latency_ns",), 1e-9, higher_is_better=True, heading="tokens/s",
+    ),
+    Metric(
+        "acceptance_rate", "drafts accepted", "accepted drafts / drafts that were verified; those behind the first "
+        "rejected one count as verified",
+        FRACTION, ("accepted_drafts",), ("drafts",), higher_is_better=True, heading="accepted %",
+    ),
+    Metric(
+        "accepted_tokens_per_step", "tokens per step and request", "decode tokens / (decode step, request) pairs: one, "
+        "and the drafts accepted with it",
+        PLAIN, ("num_tokens",), ("num_requests",), higher_is_better=True, heading="tokens per step",
+    ),
+    Metric(
+        "union_size", "distinct experts per layer step", "distinct experts that a decode step demands of a layer: the "
+        "union over its rows",
+        PLAIN, ("demanded",), ("layer_steps",), heading="distinct experts",
+    ),
+    Metric(
+        "rolled_back_per_token", "K and V rolled back per token", "rejected drafts, whose keys and values were written "
+        "and are thrown away / decode tokens; it takes no time",
+        PLAIN, ("rejected_drafts",), ("num_tokens",),
+    ),
+    Metric(
+        "draft_s_per_token", "time of drafting", "time that the draft's passes take / decode tokens; it is contained "
+        "in the times of `attention`, `launch` and `host`",
+        SECONDS, ("token_draft_ns",), ("num_tokens",), 1e9,
+    ),
+)  # fmt: skip
+"""Of decode steps, in runs with ``speculate.tokens`` above 0."""
+
+BESIDE_PLAIN = (
+    Metric(
+        "verify_over_plain", "verifying step / plain step", "mean time of a decode step, drafting included / that of "
+        "the same replay with `speculate.tokens=0`", PLAIN,
+    ),
+    Metric(
+        "speedup_over_plain", "speedup over no drafts", "`tokens_per_s` / that of the same replay with "
+        "`speculate.tokens=0`", PLAIN, higher_is_better=True,
+    ),
+    Metric(
+        "break_even_acceptance", "break-even acceptance", "`speculate.acceptance` at which as many tokens per step are "
+        "expected as `verify_over_plain` says, with the decay as it is, so that neither way is faster; the step's time "
+        "is taken not to depend on it; null where even 1 does not suffice", FRACTION,
+    ),
+)  # fmt: skip
+"""Of runs with ``speculate.tokens`` above 0 and a clock, without an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +297,9 @@ MEASURES = {
     for measure in DECODE_MEASURES
 }
 
+SPECULATIONS = {metric.name: Quantity(metric.name, metric, PREFIXES["decode."]) for metric in SPECULATION}
+"""What has an interval in runs that speculate."""
+
 
 OF_TURNS = {
     f"{time.name}.{kind}": Quantity(f"{time.name}.{kind}", time, PREFIXES[""], QUANTILES.get(kind))
@@ -260,7 +314,7 @@ def quantity_of(name: str) -> Quantity:
 
     Raises: UserError for a name without interval.
     """
-    known = QUANTITIES | OF_TURNS
+    known = QUANTITIES | OF_TURNS | SPECULATIONS
     if f"{name}.mean" in known and name != TOKEN_TIME.name:
         return replace(known[f"{name}.mean"], name=name)
     quantity = known.get(name) or MEASURES.get(name)

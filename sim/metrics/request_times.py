@@ -29,7 +29,8 @@ class RequestTimes:
         rows = np.flatnonzero(decode)[::-1]
         begun[block.requests[rows]] = np.minimum(begun[block.requests[rows]], rows)
         first_prompt = np.arange(len(decode)) < begun[block.requests]
-        self.decode_steps += np.bincount(block.requests[decode], minlength=len(self.decode_steps))
+        kept = decode & block.accepted()
+        self.decode_steps += np.bincount(block.requests[kept], minlength=len(self.decode_steps))
         if result.latency_ns is None:
             return
         clock_s = self._clock_ns(block.group, result.latency_ns)[step_of] / 1e9
@@ -48,9 +49,11 @@ class RequestTimes:
     def columns(self, timed: bool) -> dict[str, NDArray[Any]]:
         """Batch, decode steps, and where there is a clock ttft_s, tpot_s and latency_s of every request.
 
+        With drafts a decode step counts once for every token that the request accepts in it.
+
         Times count from the start of the request's batch. TTFT: until its first prompt has been prefilled (NaN without
-        recorded prompt). TPOT = (latency - TTFT) / decode steps, which includes waiting while other prompts of the
-        batch, or its own of later turns, are prefilled (NaN without decode steps).
+        recorded prompt). TPOT = (latency - TTFT) / decode tokens, which includes waiting while other prompts of the
+        batch, or its own of later turns, are prefilled (NaN without decode tokens).
         """
         steps, first, last = self.decode_steps, self.first_s, self.last_s
         columns: dict[str, NDArray[Any]] = {

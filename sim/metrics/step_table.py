@@ -1,7 +1,8 @@
 """From steps to numbers: one flat row of metrics and a table with one row per step, in memory that does not grow.
 
 Times are SIMULATED. Rates and bytes without prefix count all steps; ``prefill.`` and ``decode.`` count theirs. Times
-per token are those of decode tokens: a batch step's time is each of its members'. A metric that a replay cannot
+per token are those of decode tokens: a batch step's time is each of its members'. Of drafts the accepted ones are
+tokens. A metric that a replay cannot
 know is None.
 """
 
@@ -18,6 +19,7 @@ from sim.assembly.replay import Replay
 from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import BlockResult
 from sim.machine.parts import PARTS
+from sim.metrics.drafts import draft_columns, token_times
 from sim.metrics.quantiles import quantiles, total
 from sim.metrics.registry import (
     GATE_MASSES,
@@ -26,6 +28,7 @@ from sim.metrics.registry import (
     QUANTILES,
     RATES,
     REQUEST_TIMES,
+    SPECULATION,
     TOKEN_TIME,
     TURN_TIMES,
 )
@@ -35,11 +38,19 @@ from sim.spill import Spill
 Metrics = dict[str, float | int | str | None]
 Columns = dict[str, NDArray[Any]]
 COLUMNS = ("group", "request", "phase", "num_tokens", "latency_ns", *(f"{part}_ns" for part in PARTS), *COUNTERS)
-LATENCY, FIRST_PART, FIRST_COUNTER = (COLUMNS.index(n) for n in ("latency_ns", f"{PARTS[0]}_ns", COUNTERS[0]))
+NUM_TOKENS, LATENCY, FIRST_PART, FIRST_COUNTER = (
+    COLUMNS.index(name) for name in ("num_tokens", "latency_ns", f"{PARTS[0]}_ns", COUNTERS[0])
+)
 
 
 class Sink(Protocol):
     """Takes the columns of the per-step table piece by piece."""
+
+    def write(self, columns: Columns) -> None: ...
+
+
+class Forget:
+    """A sink that keeps no steps."""
 
     def write(self, columns: Columns) -> None: ...
 
@@ -53,7 +64,9 @@ class StepTable:
         self.sums = np.zeros((2, len(COLUMNS)), np.int64)  # by phase
         self.steps = np.zeros(2, np.int64)  # by phase
         self.pauses_ns = 0
-        self.decode_parts_ns = np.zeros(len(PARTS), np.int64)  # times tokens
+        self.decode_parts_ns = np.zeros(len(PARTS), np.int64)  # times requests
+        self.speculates = replay.schedule.speculate.tokens > 0
+        self.drafts: dict[str, int] = {}  # sums over decode steps
         self.request_times = RequestTimes(replay.trace.num_requests)
         self.token_latency_ns = Spill(np.int64)  # of decode tokens
         self.knows_gate_mass = knows_gate_mass(replay)
@@ -78,32 +91,43 @@ class StepTable:
             self.sums[phase] += rows[chosen].sum(axis=0)
             self.steps[phase] += np.count_nonzero(chosen)
         self.pauses_ns += int(result.block.pause_ns.sum())
-        self._add_decode_times(rows[result.block.phase == DECODE])
+        drafts = draft_columns(result.block, self.replay.durations, self.replay.timed) if self.speculates else {}
+        decodes = result.block.phase == DECODE
+        for name, column in drafts.items():
+            self.drafts[name] = self.drafts.get(name, 0) + int(column[decodes].sum())
+        self._add_decode_times(rows[decodes], result.block.num_requests()[decodes])
         if self.knows_gate_mass:
             for (name, phases), spill in self.masses.items():
                 chosen = np.isin(result.block.phase, phases)
-                spill.append(shares[name][chosen] * np.diff(result.block.bounds)[chosen])
+                spill.append(shares[name][chosen] * rows[chosen, NUM_TOKENS])
         self.request_times.add(result)
-        self._pass_on(rows, shares)
+        self._pass_on(rows, drafts | shares if self.knows_gate_mass else drafts)
         self.length += len(rows)
 
-    def _add_decode_times(self, rows: NDArray[np.int64]) -> None:
+    def _add_decode_times(self, rows: NDArray[np.int64], requests: NDArray[np.int64]) -> None:
+        """Take in decode steps, of so many requests each."""
         if self.replay.timed:
-            tokens = rows[:, COLUMNS.index("num_tokens")]
-            self.token_latency_ns.append(np.repeat(rows[:, LATENCY], tokens))
-            self.decode_parts_ns += tokens @ rows[:, FIRST_PART : FIRST_PART + len(PARTS)]
+            self.token_latency_ns.append(token_times(rows[:, LATENCY], requests, rows[:, NUM_TOKENS]))
+            self.decode_parts_ns += requests @ rows[:, FIRST_PART : FIRST_PART + len(PARTS)]
 
-    def _pass_on(self, rows: NDArray[np.int64], shares: dict[str, NDArray[np.float64]]) -> None:
+    def _pass_on(self, rows: NDArray[np.int64], more: Columns) -> None:
         columns: Columns = {"step": np.arange(self.length, self.length + len(rows))}
         for i, name in enumerate(COLUMNS):
             if self.replay.timed or not name.endswith("_ns"):
                 columns[name] = rows[:, i]
-        if self.knows_gate_mass:
-            columns |= shares
+        columns |= more
         if self.sink is not None:
             self.sink.write(columns)
         else:
             self.kept.append(columns)
+
+    def decode_step_ns(self) -> float | None:
+        """Mean time of a decode step; None without any."""
+        return ratio(float(self.sums[DECODE, LATENCY]), float(self.steps[DECODE]))
+
+    def tokens_per_decode_step(self) -> float:
+        """Mean number of tokens that a decode step brings; 0 without any."""
+        return ratio(float(self.sums[DECODE, NUM_TOKENS]), float(self.steps[DECODE])) or 0.0
 
     def __len__(self) -> int:
         """Number of steps taken in."""
@@ -141,7 +165,16 @@ class StepTable:
         for prefix, phases in PREFIXES.items():
             sums = self._sums(phases)
             result |= {f"{prefix}{rate.name}": rate.value(sums) for rate in RATES}
-        return result | self._times() | self._totals()
+        return result | self._times() | self._totals() | self._speculation()
+
+    def _speculation(self) -> Metrics:
+        """Metrics of drafts, none where nothing is drafted."""
+        if not self.speculates:
+            return {}
+        sums = self._sums(PREFIXES["decode."]) | self.drafts
+        if not self.replay.timed:
+            del sums["latency_ns"]
+        return {metric.name: metric.value(sums) for metric in SPECULATION}
 
     def _sums(self, phases: tuple[int, ...]) -> dict[str, float]:
         """Sums over the steps of these phases, under the names of ``BlockSums``."""
@@ -178,7 +211,7 @@ def step_rows(result: BlockResult) -> NDArray[np.int64]:
     block = result.block
     rows = np.zeros((len(block), len(COLUMNS)), np.int64)
     rows[:, 0], rows[:, 1], rows[:, 2] = block.group, block.requests[block.bounds[:-1]], block.phase
-    rows[:, 3] = np.diff(block.bounds)
+    rows[:, NUM_TOKENS] = block.num_tokens()
     if result.latency_ns is not None and result.parts_ns is not None:
         rows[:, LATENCY], rows[:, FIRST_PART:FIRST_COUNTER] = result.latency_ns, result.parts_ns
     rows[:, FIRST_COUNTER:] = result.counts

@@ -100,7 +100,7 @@ def layer_over_tokens(
             scores[row] if scores.shape[0] > 0 else scores,
             lookahead, next_use,
         )  # fmt: skip
-        state.phase, state.group, state.step = DECODE, group, first_step + token
+        state.phase, state.group, state.step, state.num_requests = DECODE, group, first_step + token, 1
         state.now = state.step * state.num_layers + layer
         untimed_layer(state, cache, rules, layer)
         note_executed(state, cache, stand_in, executed[row])
@@ -113,7 +113,8 @@ def begin_step(
 ) -> None:  # fmt: skip
     """Begin a forward pass; the caller fills each layer of the arrays before ``time_layer`` reads it."""
     core.load(as_state(state_address), as_cache(cache_address), ids, weights, scores, lookahead, next_use)
-    core.enter(as_state(state_address), as_cache(cache_address), phase, group)
+    requests = ids.shape[0] if phase == DECODE else 1
+    core.enter(as_state(state_address), as_cache(cache_address), phase, group, requests)
     as_clock(clock_address).parts[:] = 0
 
 

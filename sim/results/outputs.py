@@ -82,12 +82,15 @@ def write_run(
     config: dict[str, Any],
     wall_s: float,
     blocks: BlockSums | None = None,
+    more: Metrics | None = None,
 ) -> Metrics:
     """Write a run's folder, the steps too where no sink took them, and the sums of each lockstep batch where given.
 
+    ``more``: further metrics.
+
     metrics.json comes last, so that its presence means that the run is complete.
     """
-    metrics = table.metrics()
+    metrics = table.metrics() | (more or {})
     if table.sink is None:
         write_table(folder / "steps.parquet", table.columns())
     write_table(folder / "requests.parquet", table.requests())

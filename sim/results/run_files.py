@@ -119,7 +119,7 @@ def _blocks(run: Path) -> pd.DataFrame:
         steps["phase"] = 1
     if "num_tokens" in steps:
         for name in [str(name) for name in steps if str(name).endswith("_ns")]:
-            steps[f"token_{name}"] = steps[name] * steps["num_tokens"]
+            steps[f"token_{name}"] = steps[name] * steps.get("num_requests", steps["num_tokens"])
         for name in (name for name in GATE_MASSES if name in steps):
             steps[f"{name}_tokens"] = steps[name] * steps["num_tokens"]
     return steps.groupby(["group", "phase"], as_index=False).sum()

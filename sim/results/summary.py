@@ -13,7 +13,7 @@ from sim.assembly.replay import Replay
 from sim.formatting import milliseconds, number, of_layers, percent, size
 from sim.machine.geometry import model_layers
 from sim.machine.parts import PARTS
-from sim.metrics.registry import PREFIXES, QUANTILES, decode_time, quantity_of
+from sim.metrics.registry import BESIDE_PLAIN, PREFIXES, QUANTILES, SPECULATION, decode_time, quantity_of
 from sim.metrics.step_table import Metrics
 from sim.statistics.bootstrap import blocks_needed
 from traces.text import printable, short_name
@@ -84,6 +84,13 @@ def times(metrics: Metrics, batch_size: int, layers: str) -> list[str]:
     return lines
 
 
+def drafting(metrics: Metrics) -> list[str]:
+    """What speculation came to, nothing where nothing was drafted."""
+    shown = [metric for metric in (*SPECULATION, *BESIDE_PLAIN) if metric.name in metrics]
+    lines = [f"  {metric.title:<32}{metric.unit.format(metrics[metric.name]):>14}" for metric in shown]
+    return ["drafts, over decode steps:", *lines] if lines else []
+
+
 def gains(answers: dict[str, Any], layers: str) -> list[str]:
     """What every scenario of ``sim.run.what_if`` would gain."""
     base = answers["baseline"]
@@ -130,6 +137,7 @@ def text(
     lines.append("")
     lines += times(metrics, replay.run.batch_size, layers)
     lines += by_turn(requests, layers)
+    lines += drafting(metrics)
     if answers is not None:
         lines += ["", *gains(answers, layers), ""]
     lines += [f"ESTIMATED: {printable(note)}" for note in replay.notes.estimated]

@@ -20,6 +20,7 @@ from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.results.json_files import write_json
 from sim.results.outputs import write_run
 from sim.results.table_file import Sinks, TableFile
+from sim.run.beside_plain import beside_plain
 from sim.systems import load_system
 from traces.errors import UserError
 from traces.format.trace import Trace
@@ -72,7 +73,8 @@ def run_device(config: DictConfig, folder: Path, given: Trace | None = None) -> 
     table, blocks, timeline = replay_into(folder, replay, sweep.steps)
     wall_s = time.perf_counter() - start
     scenarios = replay_what_if(folder, replay, table) if replay.run.what_if else None
-    metrics = write_run(folder, replay, table, to_plain_dict(config), wall_s, blocks)
+    more = beside_plain(replay, table)
+    metrics = write_run(folder, replay, table, to_plain_dict(config), wall_s, blocks, more)
     return DeviceRun(replay, metrics, scenarios, timeline, table.requests())
 
 
@@ -85,6 +87,11 @@ def run_system(config: DictConfig, folder: Path) -> SystemRun:
             f"session.*: system={config.system.name} replays requests as they were recorded; use system=device"
         )
     system = load_system(to_plain_dict(config.system, "system"))
+    if "speculate" in config and to_plain_dict(config.speculate, "speculate").get("tokens"):
+        raise UserError(
+            f"speculate.tokens={config.speculate.tokens}: system={config.system.name} decodes a token per step: "
+            "use system=device"
+        )
     trace = open_requests(config.trace, int(config.seed))
     return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))
 

@@ -26,7 +26,7 @@ from sim.machine.machine import PARAMETERS, Machine
 from sim.machine.runtime import RUNTIME_PARAMETERS
 from sim.machine.uncertainty import drawn_machine, moved_machine
 from sim.metrics.registry import QUANTITIES, Quantity, quantity_of
-from sim.metrics.step_table import Columns, StepTable
+from sim.metrics.step_table import Forget, StepTable
 from sim.paths import CONF
 from sim.results.comparisons import Batch, batches_of
 from sim.results.json_files import read_json
@@ -49,12 +49,6 @@ MOST_FLIPS = 6
 """Pairs of a comparison of which flips are looked for."""
 FARTHEST, CLOSE = 3.0, 0.05
 """How far figures are moved, and how closely a flip is found, in standard errors of their logarithm."""
-
-
-class Forget:
-    """A sink that keeps no steps."""
-
-    def write(self, columns: Columns) -> None: ...
 
 
 @dataclass

@@ -21,7 +21,7 @@ from sim.assembly.replay import Replay, blocks_together
 from sim.config import TimeConfig
 from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
-from sim.metrics.step_table import Columns, Metrics, StepTable
+from sim.metrics.step_table import Columns, Forget, Metrics, StepTable
 from sim.statistics.bootstrap import request_interval
 from traces.errors import UserError
 
@@ -96,12 +96,6 @@ SCENARIOS = (
 )
 TOGETHER = "together, without all resident"
 """All resident leaves nothing for link, prefetch and eviction to do."""
-
-
-class Forget:
-    """A sink that keeps no steps."""
-
-    def write(self, columns: Columns) -> None: ...
 
 
 @dataclass(slots=True)

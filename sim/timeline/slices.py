@@ -40,6 +40,8 @@ PART_WORDS = {
     SYNC: ("sync", "synchronise"),
     HOST: ("issue", "issue copies"),
 }
+DRAFT_WORDS = {ATTENTION: "computation", LAUNCH: "launches", HOST: "host"}
+"""Part of drafting -> words."""
 BEFORE_LOOKUP = {HOST: ("host", "host decisions"), SYNC: ("sync", "read back"), LAUNCH: ("launch", "launches")}
 """Constants between attention and lookup, in their order."""
 """Part of the GPU's time -> (category, words)."""
@@ -110,7 +112,11 @@ def step_slices(result: BlockResult, count: int, first: int, begin_ns: int) -> I
 def until_step(log: NDArray[np.int64], num_steps: int, num_layers: int) -> NDArray[np.int64]:
     """The rows of a block's log that belong to its first ``num_steps`` steps."""
     layers = np.flatnonzero(log[:, 0] == timeline_log.LOG_LAYER)
-    return log[: layers[num_steps * num_layers]] if layers.size > num_steps * num_layers else log
+    if layers.size <= num_steps * num_layers:
+        return log
+    drafts = np.flatnonzero(log[:, 0] == timeline_log.LOG_DRAFT)
+    drafts = drafts[drafts > layers[num_steps * num_layers - 1]]  # of the next step
+    return log[: min([layers[num_steps * num_layers], *drafts[:1]])]
 
 
 @dataclass(slots=True)
@@ -162,6 +168,11 @@ class Slicer:
                 yield Slice(CPU, "cpu", name, begin_ns, end_ns, args)
             elif kind == timeline_log.LOG_PART:
                 yield self._part(what, begin_ns, end_ns, extra)
+            elif kind == timeline_log.LOG_DRAFT:
+                yield Slice(
+                    HOST_TRACK if extra == HOST else GPU, "draft", f"draft {DRAFT_WORDS[extra]}", begin_ns, end_ns,
+                    f'"passes":{what}',
+                )  # fmt: skip
             elif kind == timeline_log.LOG_OUTCOME:
                 self.demanded[what] = (begin_ns, extra)
             elif kind == timeline_log.LOG_STAND_IN:

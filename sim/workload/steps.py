@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from policies.hashing import uniform
 from policies.state import DECODE, PREFILL
+from sim.config import SpeculateConfig
 from traces.format.trace import Trace
 
 BLOCK_ROWS = 4096
 BEYOND = 2**62
 """More than any prompt has tokens."""
 Times = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """What speculation makes of S steps with N rows."""
+
+    accepted: NDArray[np.bool_]
+    """[N] whether the row stays; false: a draft that is rejected, whose row comes again in a later step."""
+    passes: Times
+    """[S] drafts that the request with most of them brings: how often the draft runs before the step."""
+    requests: Times
+    """[S] requests of the step."""
+
+    def take(self, steps: NDArray[np.bool_], rows: NDArray[np.bool_]) -> Drafted:
+        """Some of the steps, [S] bool, and their rows, [N] bool."""
+        return Drafted(self.accepted[rows], self.passes[steps], self.requests[steps])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +56,49 @@ class StepBlock:
     """[S] (query, key) pairs computed."""
     pause_ns: Times
     """[S] how long the device is idle before the step: a user thinks."""
+    drafted: Drafted | None = None
+    """None in a replay without speculation."""
 
     def __len__(self) -> int:
         return self.phase.size
+
+    def num_rows(self) -> Times:
+        """[S] rows of each step."""
+        return np.diff(self.bounds)
+
+    def num_requests(self) -> Times:
+        """[S] requests whose rows a step holds: as many as rows where it decodes without drafts, one in a prefill."""
+        if self.drafted is not None:
+            return self.drafted.requests
+        return np.where(self.phase == DECODE, self.num_rows(), 1)
+
+    def passes(self) -> Times:
+        """[S] how often the draft runs before each step."""
+        return np.zeros(len(self), np.int64) if self.drafted is None else self.drafted.passes
+
+    def accepted(self) -> NDArray[np.bool_]:
+        """[N] whether a row stays."""
+        return np.ones(self.rows.size, bool) if self.drafted is None else self.drafted.accepted
+
+    def num_tokens(self) -> Times:
+        """[S] tokens by which a step brings its requests on: its rows without the drafts that are rejected."""
+        if self.drafted is None:
+            return self.num_rows()
+        return np.add.reduceat(self.drafted.accepted, self.bounds[:-1], dtype=np.int64)
 
 
 @njit(cache=True)
 def fill_steps(
     cursor: Times, at: Times, offsets: Times, row_phase: NDArray[np.uint8], context: Times, batch_size: int, chunk: int,
     rows: Times, requests: Times, bounds: Times, group: Times, phase: NDArray[np.uint8], kv_tokens: Times, pairs: Times,
+    chances: NDArray[np.float64], seed: int, numbers: Times,
+    accepted: NDArray[np.bool_], passes: Times, in_step: Times,
 ) -> int:  # fmt: skip
     """Emit steps from the cursor on until the arrays are full -> their number.
 
     cursor [1]: first request of the batch. at [R]: each request's next row. row_phase [T]. context [R]: position of a
-    request's rows minus their index.
+    request's rows minus their index. chances [D]: of D drafts each, to be accepted once all before it were, drawn as a
+    hash of seed, number [R] of the request and place of the row in it. Rejected drafts count in kv_tokens and pairs.
     """
     batch = cursor[0]
     size, steps, total = 0, 0, offsets.shape[0] - 1
@@ -75,22 +122,34 @@ def fill_steps(
             if size + stop - start > rows.shape[0]:
                 break
             for row in range(start, stop):
-                rows[size], requests[size] = row, prefilling
+                rows[size], requests[size], accepted[size] = row, prefilling, True
                 sum_pairs += row + context[prefilling] + 1
                 size += 1
             kv, kind = stop + context[prefilling], PREFILL
             at[prefilling] = stop
+            passes[steps], in_step[steps] = 0, 1
         else:
-            if size + alive > rows.shape[0]:
+            if size + alive * (1 + chances.shape[0]) > rows.shape[0]:
                 break
+            kv, kind, most = 0, DECODE, 0
             for request in range(batch, last):
-                row = at[request]
-                if row < offsets[request + 1]:
-                    rows[size], requests[size] = row, request
-                    sum_pairs += row + context[request] + 1
+                row, end = at[request], offsets[request + 1]
+                if row >= end:
+                    continue
+                drafts, taken = 0, 1
+                while drafts < chances.shape[0] and row + drafts + 1 < end and row_phase[row + drafts + 1] == DECODE:
+                    drafts += 1
+                place = row - offsets[request]
+                while taken <= drafts and uniform(seed, numbers[request], place + taken, 0) < chances[taken - 1]:
+                    taken += 1
+                for ahead in range(drafts + 1):
+                    rows[size], requests[size], accepted[size] = row + ahead, request, ahead < taken
+                    sum_pairs += row + ahead + context[request] + 1
                     size += 1
-                    at[request] = row + 1
-            kv, kind = sum_pairs, DECODE
+                kv += row + drafts + context[request] + 1
+                most = max(most, drafts)
+                at[request] = row + taken
+            passes[steps], in_step[steps] = most, alive
         group[steps], phase[steps] = batch // batch_size, kind
         kv_tokens[steps], pairs[steps] = kv, sum_pairs
         steps += 1
@@ -107,6 +166,10 @@ class Schedule:
     tokens; then its requests decode together, one token each per step, and wait while one of them prefills a later
     turn; a request that ends leaves, and nothing refills the batch. With ``as_decode`` every recorded row counts as a
     decode step of its own (teacher-forced traces).
+
+    With ``speculate`` a decode step holds of each request its next row and the D rows behind it, as drafts, fewer at
+    the end of a stretch of decoding. The drafts ahead of the first rejected one are accepted: the request goes on
+    behind them. A rejected draft is another token than that of the recorded text; its row stands in for its routing.
     """
 
     trace: Trace
@@ -115,6 +178,9 @@ class Schedule:
     prefill_chunk: int | None = None
     think_ns: int = 0
     """Pause before every turn of a chat but its first."""
+    speculate: SpeculateConfig = field(default_factory=SpeculateConfig)
+    seed: int = 0
+    """Of the draws that accept drafts."""
 
     @property
     def batch(self) -> int:
@@ -146,10 +212,12 @@ class Schedule:
 
     def max_tokens(self) -> int:
         """Tokens of the largest step."""
-        return max(self.batch, self.chunk())
+        return max(self.batch * (1 + self.speculate.tokens), self.chunk())
 
     def num_steps(self) -> int:
         """Number of steps."""
+        if self.speculate.tokens:
+            return sum(len(block) for block in self.blocks())
         prompts, decodes = self._prompts()
         longest = np.maximum.reduceat(decodes, np.arange(0, decodes.size, self.batch))
         return int(np.ceil(prompts / self.chunk()).sum()) + int(longest.sum())
@@ -162,20 +230,24 @@ class Schedule:
             context = np.zeros_like(context) - offsets[:-1]
         most = max(max_rows, self.max_tokens())
         batch, chunk, cursor = self.batch, self.chunk(), np.zeros(1, np.int64)
+        chances, numbers = np.array(self.speculate.chances(), np.float64), self.trace.request_numbers
+        numbers = np.arange(self.trace.num_requests) if numbers is None else np.asarray(numbers, np.int64)
         while cursor[0] < offsets.size - 1:
             rows, requests = np.empty(most, np.int64), np.empty(most, np.int64)
             bounds = np.zeros(max_rows + 1, np.int64)
             group, kv_tokens, pairs = (np.empty(max_rows, np.int64) for _ in range(3))
-            phase = np.empty(max_rows, np.uint8)
+            phase, accepted = np.empty(max_rows, np.uint8), np.empty(most, np.bool_)
+            passes, in_step = (np.empty(max_rows, np.int64) for _ in range(2))
             steps = fill_steps(
                 cursor, at, offsets, phases, context, batch, chunk, rows, requests,
-                bounds, group, phase, kv_tokens, pairs,
+                bounds, group, phase, kv_tokens, pairs, chances, self.seed, numbers, accepted, passes, in_step,
             )  # fmt: skip
             size = int(bounds[steps])
             if steps:
+                drafted = Drafted(accepted[:size], passes[:steps], in_step[:steps]) if chances.size else None
                 yield StepBlock(
                     rows[:size], requests[:size], bounds[: steps + 1], group[:steps], phase[:steps],
-                    kv_tokens[:steps], pairs[:steps], self._pauses(rows, requests, bounds[:steps]),
+                    kv_tokens[:steps], pairs[:steps], self._pauses(rows, requests, bounds[:steps]), drafted,
                 )  # fmt: skip
 
     def _pauses(self, rows: Times, requests: Times, firsts: Times) -> Times:

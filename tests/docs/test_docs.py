@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from scripts.maintenance import command_pages
-from sim.metrics.registry import PART_TIMES, RATES, REQUEST_TIMES, TOKEN_TIME, TOTALS, TURN_TIMES
+from sim.metrics.registry import (
+    BESIDE_PLAIN,
+    PART_TIMES,
+    RATES,
+    REQUEST_TIMES,
+    SPECULATION,
+    TOKEN_TIME,
+    TOTALS,
+    TURN_TIMES,
+)
 from tests.support.random_traces import random_trace
 from tests.support.replays import replay_of, run
 
@@ -60,6 +69,12 @@ def test_the_tables_of_metrics_repeat_the_registry():
     totals = {metric.name: metric.definition for metric in TOTALS}
     rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
     assert rows == [*(singles | parts | totals).items()]
+
+
+def test_the_list_of_metrics_of_drafts_repeats_the_registry():
+    text = (ROOT / "docs" / "metrics.md").read_text().partition("## Speculation")[2].partition("\n## ")[0]
+    items = [" ".join(item.split()) for item in text.split("\n- ")[1:]]
+    assert items == [f"`{metric.name}`: {metric.definition}" for metric in (*SPECULATION, *BESIDE_PLAIN)]
 
 
 def test_every_figure_is_on_the_page_of_plot():

@@ -19,7 +19,7 @@ from policies.prefetch.top_score import TopScore
 from policies.substitution.none import NoSubstitution
 from policies.substitution.score_band import ScoreBand
 from sim.assembly.replay import DeviceSetup, Replay, assemble
-from sim.config import RunConfig, TimeConfig
+from sim.config import RunConfig, SpeculateConfig, TimeConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.durations import copy_s
 from sim.machine.hardware import Hardware
@@ -63,11 +63,14 @@ def machine(cpu_ratio: float | None = 0.5, **changes: Any) -> Machine:
 
 
 def replay_of(trace: Trace, policy: str | Policy, hardware: Machine | None = None, **knobs: Any) -> Replay:
-    """A replay of ``trace``; knobs of the cache and of the run by name."""
+    """A replay of ``trace``; knobs of the cache and of the run by name, those of drafts in ``speculate``."""
     run = RunConfig(**{key: knobs.pop(key) for key in RUN_KNOBS if key in knobs})
     time = TimeConfig(**knobs.pop("time", {}))
+    speculate = SpeculateConfig(**knobs.pop("speculate", {}))
     chosen = POLICIES[policy] if isinstance(policy, str) else policy
-    return assemble(trace, DeviceSetup(chosen, hardware or machine(), CacheConfig(**knobs), run, time))
+    return assemble(
+        trace, DeviceSetup(chosen, hardware or machine(), CacheConfig(**knobs), run, time, speculate=speculate)
+    )
 
 
 def run(replay: Replay) -> dict[str, Any]:

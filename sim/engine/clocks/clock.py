@@ -62,6 +62,8 @@ class Clock:
     """[L, B+1] without K and V."""
     head_ns: Int8
     """[B+1]"""
+    draft_parts_ns: Int8x2
+    """[requests + 1, parts] one pass of the draft."""
     layer_parts_ns: Int8
     """[parts] constants of a layer, by part."""
     after_parts_ns: Int8

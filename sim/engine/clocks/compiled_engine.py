@@ -63,6 +63,7 @@ class CompiledEngine:
             head_ns=durations.head_ns,
             before_lookup_ns=int(durations.before_lookup_ns.sum()),
             after_experts_ns=int(durations.after_experts_ns.sum()),
+            draft_parts_ns=durations.draft_parts_ns,
             layer_parts_ns=durations.before_lookup_ns + durations.after_experts_ns,
             after_parts_ns=durations.after_experts_ns,
             arrived_at=np.zeros(spec.num_experts, np.int64),
@@ -107,7 +108,7 @@ class CompiledEngine:
         done = run_steps(
             *device.structs, self.clock.address, fresh, start, stop, self.totals,
             block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, block.pause_ns,
-            *data.arrays(),
+            block.num_requests(), block.passes(), *data.arrays(),
             result.latency_ns, result.parts_ns, result.counts, result.lost,
         )  # fmt: skip
         if self.timeline:

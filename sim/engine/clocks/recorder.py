@@ -10,6 +10,7 @@ from sim.engine.clocks.timeline_log import (
     LOG_BACK,
     LOG_COPY,
     LOG_CPU,
+    LOG_DRAFT,
     LOG_EXPERT,
     LOG_HELD,
     LOG_LAYER,
@@ -67,6 +68,11 @@ class Recorder:
         """What the GPU's time goes to beside experts and what comes ahead of a lookup."""
         if self.on and end_ns > begin_ns:
             self.rows.append((LOG_PART, layer * self.num_experts + expert, begin_ns, end_ns, part))
+
+    def draft(self, part: int, passes: int, begin_ns: int, end_ns: int) -> None:
+        """What drafting ahead of a step takes of a part."""
+        if self.on and end_ns > begin_ns:
+            self.rows.append((LOG_DRAFT, passes, begin_ns, end_ns, part))
 
     def expert(self, layer: int, expert: int, begin_ns: int, end_ns: int) -> None:
         """An expert on the GPU."""

@@ -23,6 +23,7 @@ from sim.engine.clocks.timeline_log import (
     LOG_BACK,
     LOG_COPY,
     LOG_CPU,
+    LOG_DRAFT,
     LOG_EXPERT,
     LOG_HELD,
     LOG_LAYER,
@@ -303,6 +304,17 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
 
 
 @core_jit
+def draft(clock: Clock, passes: int, requests: int) -> None:
+    """The passes of the draft ahead of a step."""
+    held = min(requests, clock.draft_parts_ns.shape[0] - 1)
+    for part in range(len(PARTS)):
+        spent_ns = passes * clock.draft_parts_ns[held, part]
+        if clock.logs and spent_ns > 0:
+            note(clock, LOG_DRAFT, passes, clock.now_ns, clock.now_ns + spent_ns, part)
+        spend(clock, part, spent_ns)
+
+
+@core_jit
 def end_step(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
     """Close a forward pass: the parts of its layers' constants, the head, what link and CPU did meanwhile."""
     for part in range(len(PARTS)):
@@ -327,7 +339,7 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
 
 @njit(
     i8(
-        i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1], i8[::1],
+        i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],
         IDS, SCORES, SCORES, AHEAD, TIMES,
         i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
     ),
@@ -337,7 +349,7 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
 def run_steps(
     state_address: int, cache_address: int, rules_address: int, clock_address: int,
     fresh: bool, first: int, stop: int, totals: Any,
-    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any,
+    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any, requests: Any, passes: Any,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
     latency_ns: Any, parts: Any, counts: Any, lost: Any,
 ) -> int:  # fmt: skip
@@ -363,12 +375,14 @@ def run_steps(
             lookahead[a:b] if lookahead.shape[0] > 0 else lookahead,
             next_use[a:b] if next_use.shape[0] > 0 else next_use,
         )  # fmt: skip
-        core.enter(state, cache, phases[step], groups[step])
+        core.enter(state, cache, phases[step], groups[step], requests[step])
         clock.now_ns += pause_ns[step]
         begin_ns = clock.now_ns
         clock.parts[:] = 0
         copy_to(counts[step], cache.counts)
         copy_to(lost[step], cache.lost)
+        if passes[step] > 0:
+            draft(clock, passes[step], requests[step])
         if clock.is_lean and b - a == 1:
             lean_step(state, cache, rules, clock, kv_tokens[step], pairs[step])
         else:

@@ -78,14 +78,17 @@ class SimpyEngine:
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
-        result, device = BlockResult.empty(block), self.device
+        result, device, requests, passes = BlockResult.empty(block), self.device, block.num_requests(), block.passes()
+        drafting_ns = self.times.drafting_ns(passes, requests)
         for step in range(len(block)):
             first, last = int(block.bounds[step]), int(block.bounds[step + 1])
             if self.resets and device.enter_group(int(block.group[step])):
                 self.link, self.copying = None, -1
             self.now_ns += int(block.pause_ns[step])
             begin_ns, self.parts, before = self.now_ns, [0] * len(PARTS), device.totals()
-            device.load(data.rows(first, last), int(block.phase[step]), int(block.group[step]))
+            device.load(data.rows(first, last), int(block.phase[step]), int(block.group[step]), int(requests[step]))
+            if passes[step]:
+                self._draft(int(passes[step]), drafting_ns[step].tolist())
             tokens, kv_tokens, pairs = last - first, int(block.kv_tokens[step]), int(block.attended_pairs[step])
             self.env.run(until=self.env.process(self._step(tokens, kv_tokens, pairs)))
             result.latency_ns[step] = self.now_ns - begin_ns
@@ -111,6 +114,13 @@ class SimpyEngine:
             self.parts[part] += self.device.spec.num_layers * spent_ns
         self._spend(ATTENTION, int(self.times.head_ns[tokens]))
         yield self.env.timeout(self.now_ns - self.env.now)
+
+    def _draft(self, passes: int, parts_ns: list[int]) -> None:
+        """The passes of the draft ahead of a step."""
+        for part, spent_ns in enumerate(parts_ns):
+            self.recorder.draft(part, passes, self.now_ns, self.now_ns + spent_ns)
+            self.parts[part] += spent_ns
+            self.now_ns += spent_ns
 
     def _layer(self, layer: int, tokens: int, kv_ns: int) -> Process:
         """One layer: up to the lookup; copies, CPU and the experts that are there; those that arrive; the end."""

@@ -75,13 +75,13 @@ class UntimedEngine:
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
-        result, device = BlockResult.empty(block), self.device
+        result, device, requests = BlockResult.empty(block), self.device, block.num_requests()
         for step in range(len(block)):
             rows = data.rows(int(block.bounds[step]), int(block.bounds[step + 1]))
             if self.resets:
                 device.enter_group(int(block.group[step]))
             before = device.totals()
-            device.load(rows, int(block.phase[step]), int(block.group[step]))
+            device.load(rows, int(block.phase[step]), int(block.group[step]), int(requests[step]))
             untimed_step(*device.structs, self.sequential, *device.step)
             result.counts[step], result.lost[step] = device.totals_since(before)
         return result

@@ -20,13 +20,13 @@ def void_copies(state: int, cache: int, rules: int, staging_slots: int) -> None:
     core.void_copies(as_state(state), as_cache(cache), staging_slots)
 
 
-@njit(void(i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
+@njit(void(i8, i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
 def load(
-    state: int, cache: int, rules: int, phase: int, group: int,
+    state: int, cache: int, rules: int, phase: int, group: int, requests: int,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
 ) -> None:  # fmt: skip
     core.load(as_state(state), as_cache(cache), ids, weights, scores, lookahead, next_use)
-    core.enter(as_state(state), as_cache(cache), phase, group)
+    core.enter(as_state(state), as_cache(cache), phase, group, requests)
 
 
 @njit(void(i8, i8, i8, i8, i8, i8), cache=True)

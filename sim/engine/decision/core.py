@@ -72,9 +72,9 @@ def load(
 
 
 @core_jit
-def enter(state: State, cache: Cache, phase: int, group: int) -> None:
-    """Note which step begins: its phase and its lockstep batch."""
-    state.phase, state.group = phase, group
+def enter(state: State, cache: Cache, phase: int, group: int, requests: int) -> None:
+    """Note which step begins: its phase, its lockstep batch and how many requests it is of."""
+    state.phase, state.group, state.num_requests = phase, group, requests
     state.step += 1
 
 

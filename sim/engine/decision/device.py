@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from policies.base import Assignment, Eviction, Part, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from policies.state import NEVER, RESIDENT, array_fields
+from policies.state import DECODE, NEVER, RESIDENT, array_fields
 from sim.engine.decision import calls_by_address as calls
 from sim.engine.decision.cache import allocate
 from sim.engine.decision.layout import CACHE, DECISIONS, STATE
@@ -272,10 +272,15 @@ class Device:
         self.group = group
         return True
 
-    def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int) -> None:
-        """Begin a forward pass with the router output of its tokens (``sim.workload.rows.BlockData.rows``)."""
+    def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int, requests: int | None = None) -> None:
+        """Begin a forward pass with the router output of its tokens (``sim.workload.rows.BlockData.rows``).
+
+        ``requests``: how many the tokens are of; None: one each where they decode, one of all in a prefill.
+        """
         self.step = step = self._from_restart(step)  # compiled code only borrows them
-        calls.load(*self.structs, phase, group, *step)
+        if requests is None:
+            requests = len(step[0]) if phase == DECODE else 1
+        calls.load(*self.structs, phase, group, requests, *step)
 
     def _from_restart(self, step: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
         """The router output with the times of the future counted as ``now`` is."""

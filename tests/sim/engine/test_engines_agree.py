@@ -15,7 +15,7 @@ from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.top_score import TopScore
 from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import DeviceSetup, assemble
-from sim.config import RunConfig
+from sim.config import RunConfig, SpeculateConfig
 from sim.engine.decision.device import BASES
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
@@ -79,6 +79,9 @@ machines = {
     "run_on_arrival": st.booleans(),
     "overlaps": st.booleans(),
     "fewer": st.sampled_from([0.0, 0.0, 0.3, 0.9]),
+    "drafts": st.sampled_from([0, 0, 0, 1, 2, 7]),
+    "acceptance": st.sampled_from([0.0, 0.6, 1.0]),
+    "draft": st.sampled_from(["ngram", "mtp", "model"]),
 }
 cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
 mixtures = st.fixed_dictionaries(
@@ -139,7 +142,11 @@ def drawn(case, engine, timeline=True):
     run = RunConfig(
         batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
     )
-    return assemble(trace, DeviceSetup(policy_of(case), hardware, cache, run), others=others)
+    speculate = SpeculateConfig(
+        case["drafts"], case["acceptance"], draft=case["draft"], draft_bytes=800 if case["draft"] == "model" else None
+    )
+    setup = DeviceSetup(policy_of(case), hardware, cache, run, speculate=speculate)
+    return assemble(trace, setup, others=others)
 
 
 def outcome(replay):

@@ -1,0 +1,159 @@
+"""Steps that verify drafts: which rows they hold, what stays of them, worked out by hand and as properties."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policies.state import DECODE
+from sim.config import SpeculateConfig
+from sim.metrics.drafts import break_even, expected_tokens, token_times
+from sim.workload.steps import Schedule
+from tests.support.random_traces import random_trace
+from traces.errors import UserError
+
+
+def schedule_of(trace, tokens, acceptance=0.7, batch_size=1, seed=0, decay=1.0):
+    return Schedule(trace, batch_size, speculate=SpeculateConfig(tokens, acceptance, decay), seed=seed)
+
+
+def steps(schedule, most=100):
+    """(rows, of them those that stay, kv tokens, pairs) of every decode step."""
+    found = []
+    for block in schedule.blocks(most):
+        cuts = block.bounds[1:-1]
+        for i, (rows, kept) in enumerate(
+            zip(np.split(block.rows, cuts), np.split(block.accepted(), cuts), strict=True)
+        ):
+            if block.phase[i] == DECODE:
+                amounts = int(block.kv_tokens[i]), int(block.attended_pairs[i])
+                found.append((rows.tolist(), rows[kept].tolist(), *amounts))
+    return found
+
+
+def test_all_drafts_accepted():
+    """A prompt of 2 rows, then 7: steps of 3, the last one has no draft left."""
+    found = steps(schedule_of(random_trace(0, prompts=(2,), decodes=(7,)), 2, 1.0))
+    assert found == [
+        ([2, 3, 4], [2, 3, 4], 5, 3 + 4 + 5),
+        ([5, 6, 7], [5, 6, 7], 8, 6 + 7 + 8),
+        ([8], [8], 9, 9),
+    ]
+
+
+def test_all_drafts_rejected():
+    """Rejected drafts come again; at the end of the request there are fewer."""
+    found = steps(schedule_of(random_trace(0, prompts=(2,), decodes=(4,)), 2, 0.0))
+    assert [(rows, kept) for rows, kept, _, _ in found] == [
+        ([2, 3, 4], [2]), ([3, 4, 5], [3]), ([4, 5], [4]), ([5], [5]),
+    ]  # fmt: skip
+    assert [kv for _, _, kv, _ in found] == [5, 6, 6, 6]
+
+
+def test_the_first_rejected_draft_ends_it():
+    """The second of three drafts is never accepted, so each step stays with two rows of four."""
+    found = steps(schedule_of(random_trace(0, prompts=(1,), decodes=(7,)), 3, [1.0, 0.0, 1.0]))
+    assert [(rows, len(kept)) for rows, kept, _, _ in found] == [
+        ([1, 2, 3, 4], 2), ([3, 4, 5, 6], 2), ([5, 6, 7], 2), ([7], 1),
+    ]  # fmt: skip
+
+
+def test_drafts_stop_where_the_next_turn_begins():
+    phases = [0, 0, 1, 1, 0, 1, 1]
+    trace = replace(random_trace(0, prompts=(2,), decodes=(5,)), phase=np.array(phases, np.uint8))
+    assert [rows for rows, *_ in steps(schedule_of(trace, 4, 1.0))] == [[2, 3], [5, 6]]
+
+
+def test_requests_of_a_batch_bring_their_drafts_into_one_step():
+    """Request 0: rows 0 to 2; request 1: rows 3 to 4. K and V of each are read once."""
+    trace = random_trace(0, prompts=(0, 0), decodes=(3, 2))
+    found = steps(schedule_of(trace, 1, 1.0, batch_size=2))
+    assert found == [([0, 1, 3, 4], [0, 1, 3, 4], 2 + 2, (1 + 2) + (1 + 2)), ([2], [2], 3, 3)]
+    (block,) = schedule_of(trace, 1, 1.0, batch_size=2).blocks()
+    assert block.num_requests().tolist() == [2, 1] and block.passes().tolist() == [1, 0]
+    assert block.num_tokens().tolist() == [4, 1]
+
+
+cases = st.fixed_dictionaries(
+    {
+        "tokens": st.integers(0, 7),
+        "acceptance": st.floats(0, 1),
+        "decay": st.sampled_from([1.0, 0.5]),
+        "batch_size": st.integers(1, 3),
+        "seed": st.integers(0, 2**63 - 1),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.integers(1, 5))
+def test_every_row_stays_exactly_once_in_order(case, most):
+    trace = random_trace(1, prompts=(2, 0, 1), decodes=(9, 4, 6))
+    schedule = schedule_of(trace, **case)
+    rows, kept = [], []
+    for block in schedule.blocks(most):
+        rows += block.rows.tolist()
+        kept += block.rows[block.accepted()].tolist()
+        assert len(block.rows) <= max(most, schedule.max_tokens())
+    assert sorted(kept) == list(range(trace.num_tokens))
+    for request in range(3):
+        own = [row for row in kept if trace.request_offsets[request] <= row < trace.request_offsets[request + 1]]
+        assert own == sorted(own)
+    whole = [row for block in schedule.blocks() for row in block.rows.tolist()]
+    assert rows == whole  # however it is cut into blocks
+    assert schedule.num_steps() == sum(len(block) for block in schedule.blocks(most))
+
+
+def test_draws_belong_to_request_and_place_whatever_else_is_replayed():
+    trace = random_trace(2, prompts=(0, 0, 0), decodes=(40, 40, 40))
+    alone = steps(schedule_of(trace.take_requests(np.array([1]), "one"), 3, 0.5, seed=7))
+    whole = [found for found in steps(schedule_of(trace, 3, 0.5, seed=7)) if 40 <= found[0][0] < 80]
+    assert [[row + 40 for row in kept] for _, kept, *_ in alone] == [kept for _, kept, *_ in whole]
+    assert steps(schedule_of(trace, 3, 0.5, seed=8)) != steps(schedule_of(trace, 3, 0.5, seed=7))
+
+
+def test_as_many_drafts_are_accepted_as_their_chances_say():
+    """2000 rows at chances .8 and .4: 1 + .8 + .8 * .4 = 2.12 tokens per step, within 5 standard errors (0.1)."""
+    found = steps(schedule_of(random_trace(3, prompts=(0,), decodes=(2000,), num_layers=1), 2, 0.8, decay=0.5), 4096)
+    assert 2000 / len(found) == pytest.approx(expected_tokens([0.8, 0.4]), abs=0.12)
+
+
+def test_expected_tokens_and_break_even_by_hand():
+    assert expected_tokens([]) == 1.0
+    assert expected_tokens([0.5, 0.5]) == 1.75
+    assert break_even(1.75, 2, 1.0) == pytest.approx(0.5)
+    assert break_even(1.0 + 0.8 + 0.8 * 0.4, 2, 0.5) == pytest.approx(0.8)
+    assert break_even(0.9, 2, 1.0) == 0.0
+    assert break_even(3.0, 2, 1.0) == pytest.approx(1.0)
+    assert break_even(3.1, 2, 1.0) is None
+
+
+def test_times_of_tokens_sum_to_those_of_their_steps():
+    """A step of 10 ns accepts 3 tokens of one request; one of 7 ns two tokens of two requests, 7 ns each."""
+    found = token_times(np.array([10, 7]), np.array([1, 2]), np.array([3, 2]))
+    assert found.tolist() == [4, 3, 3, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"tokens": -1}, "tokens=-1: must be between 0 and 64"),
+        ({"tokens": 65}, "tokens=65"),
+        ({"tokens": 1, "acceptance": 1.5}, "acceptance=1.5: must be between 0 and 1"),
+        ({"tokens": 2, "acceptance": [0.5]}, "speculate.tokens=2"),
+        ({"tokens": 1, "acceptance": [True]}, "must be between"),
+        ({"tokens": 1, "acceptance": "recorded"}, "no place for drafts"),
+        ({"tokens": 1, "acceptance": "often"}, "must be a probability"),
+        ({"tokens": 1, "decay": 0.0}, "decay=0.0: must be above 0"),
+        ({"tokens": 1, "draft": "eagle"}, "must be one of ngram, mtp, model"),
+        ({"tokens": 1, "draft": "model"}, "state speculate.draft_bytes"),
+        ({"tokens": 1, "draft_bytes": 0}, "draft_bytes=0"),
+        ({"tokens": 1, "draft_layers": 0}, "draft_layers=0"),
+    ],
+)
+def test_wrong_knobs_are_refused_in_a_sentence(knobs, words):
+    with pytest.raises(UserError, match="speculate") as refused:
+        SpeculateConfig(**knobs)
+    assert words in str(refused.value)
