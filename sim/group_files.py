@@ -95,8 +95,8 @@ def _choice(group: str, choice: str) -> str:
     if target is not None:
         content = rule_node(group, target)
     elif sizes:
-        from sim.config_json import read_config_json
-        from sim.gguf_header import read_gguf
+        from sim.model_files.config_json import read_config_json
+        from sim.model_files.gguf_header import read_gguf
 
         place = Path(choice).expanduser()
         content = read_gguf(place) if choice.endswith(".gguf") else read_config_json(place)

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("sim", "policies", "traces")
 GROUND = {
-    "command_words", "config", "config_json", "docstrings", "errors", "formatting", "gguf_header", "group_files",
-    "help_text", "hydra_command", "paths", "plain_yaml", "ranges", "rule_files", "shipped_rules", "spill", "terminal",
+    "command_words", "config", "docstrings", "errors", "formatting", "group_files", "help_text",
+    "hydra_command", "paths", "plain_yaml", "ranges", "rule_files", "shipped_rules", "spill", "terminal",
 }  # fmt: skip
 """Modules that stand beside the packages of `sim`."""
 

@@ -70,7 +70,7 @@ class Durations:
     attention_weights_ns: Table
     """[L, n+1] attention, norms and router without K and V."""
     kv_ps_per_token: int
-    """Picoseconds to read K and V of one token."""
+    """Picoseconds to read K and V of one token, for each MoE layer."""
     pair_ps: int
     """Picoseconds to attend to one (query, key) pair."""
     head_ns: Table

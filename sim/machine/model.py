@@ -12,7 +12,9 @@ from sim.ranges import Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Geometry
 
-Width = Annotated[int, Range(1, 2**40)]
+Width = Annotated[int, Range(1, 2**24)]
+Vocabulary = Annotated[int, Range(1, 2**32)]
+Count = Annotated[int, Range(1, 65535)]
 Extra = Annotated[int, Range(0, 2**40)]
 Bits = Annotated[float, Range(1, 64)]
 MODEL_FOLDER = CONF / "model"
@@ -23,34 +25,46 @@ class Dimensions:
     """What a model's `config.json` says of its sizes; counts of numbers unless a field says otherwise.
 
     `num_layers`: layers with routed experts; `dense_layers`: layers with one feed-forward block of `dense_ffn`.
-    `shared_ffn`: width of all shared experts of a layer together (0: none). `expert_bias` and `attention_extra` count
-    the small vectors beside the matrices: biases of one expert; norms, biases and sinks of one layer. `router_bias`:
-    biases of the router. `shared_gate`: numbers of the gate that weighs the shared experts. `weight_bits`: stored bits
-    per weight of an expert matrix, scales included; `other_bits`: of everything else, and of K and V.
+    `shared_ffn`: width of all shared experts of a layer together (0: none). `matrices` of an expert, shared expert and
+    dense block: gate, up and down, or 2 without a gate. `expert_bias` and `attention_extra` count the small vectors
+    beside the matrices: biases of one expert; norms, biases and sinks of one layer. `router_bias`: biases of the
+    router. `shared_gate`: numbers of the gate that weighs the shared experts. `other_extra`: what else is read once a
+    step. `attention_numbers`: of attention, or what stands in its place, and norms of a mean layer, and `kv_numbers`:
+    of K and V of one token over all layers, where heads alone give neither: latent attention, layers of several kinds.
+
+    `weight_bits`: stored bits per weight of an expert matrix, scales included; `attention_bits`, `shared_bits` and
+    `dense_bits`: of those matrices, `other_bits` where null; `other_bits`: of everything else, and of K and V.
 
     Raises: UserError that names the field out of range.
     """
 
     name: str
     hidden_size: Width
-    num_layers: Width
-    num_experts: Width
-    top_k: Width
+    num_layers: Count
+    num_experts: Count
+    top_k: Count
     expert_ffn: Width
     num_heads: Width
     num_kv_heads: Width
     head_dim: Width
-    vocab_size: Width
+    vocab_size: Vocabulary
     names: tuple[str, ...] = ()
     source: str = ""
-    dense_layers: Extra = 0
-    dense_ffn: Extra = 0
-    shared_ffn: Extra = 0
+    dense_layers: Annotated[int, Range(0, 65535)] = 0
+    dense_ffn: Annotated[int, Range(0, 2**24)] = 0
+    shared_ffn: Annotated[int, Range(0, 2**24)] = 0
     shared_gate: Extra = 0
+    matrices: Annotated[int, Range(2, 3)] = 3
     expert_bias: Extra = 0
     router_bias: Extra = 0
     attention_extra: Extra = 0
+    attention_numbers: Extra | None = None
+    kv_numbers: Extra | None = None
+    other_extra: Extra = 0
     weight_bits: Bits = 16.0
+    attention_bits: Bits | None = None
+    shared_bits: Bits | None = None
+    dense_bits: Bits | None = None
     other_bits: Bits = 16.0
     tied: bool = False
     stored_expert_bytes: tuple[int, ...] = ()
@@ -73,6 +87,11 @@ class Dimensions:
                 raise UserError(
                     f"model {self.name}: {field} must list a size in bytes for each of the {self.num_layers} layers"
                 )
+        if _projection_parameters(self) > 2**40:
+            raise UserError(
+                f"model {self.name}: num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads} and "
+                f"head_dim={self.head_dim}: attention of one layer must have at most 2^40 numbers"
+            )
         if self.top_k > self.num_experts:
             raise UserError(f"model {self.name}: top_k={self.top_k} must not be above num_experts={self.num_experts}")
         if bool(self.dense_layers) != bool(self.dense_ffn):
@@ -82,52 +101,78 @@ class Dimensions:
             )
 
 
+def expert_parameters(model: Dimensions) -> int:
+    """Numbers of one routed expert: its matrices and biases."""
+    return model.matrices * model.hidden_size * model.expert_ffn + model.expert_bias
+
+
 def expert_bytes(model: Dimensions) -> int:
     """Bytes of one routed expert: its matrices at `weight_bits`, its biases at `other_bits`."""
-    matrices = 3 * model.hidden_size * model.expert_ffn
+    matrices = model.matrices * model.hidden_size * model.expert_ffn
     return round((matrices * model.weight_bits + model.expert_bias * model.other_bits) / 8)
 
 
 def _projection_parameters(model: Dimensions) -> int:
     """Numbers of q, k, v and o: hidden_size * head_dim * (2 * num_heads + 2 * num_kv_heads), norms and biases."""
+    if model.attention_numbers is not None:
+        return model.attention_numbers
     heads = 2 * model.num_heads + 2 * model.num_kv_heads
     return model.hidden_size * model.head_dim * heads + model.attention_extra
 
 
+def _router_parameters(model: Dimensions) -> int:
+    return model.hidden_size * model.num_experts + model.router_bias
+
+
 def attention_parameters(model: Dimensions) -> int:
     """Numbers of attention, norms and router in one MoE layer; the router has hidden_size * num_experts."""
-    return _projection_parameters(model) + model.hidden_size * model.num_experts + model.router_bias
+    return _projection_parameters(model) + _router_parameters(model)
 
 
 def attention_bytes(model: Dimensions) -> int:
-    """Bytes of attention, norms and router in one MoE layer, read in every step."""
-    return round(attention_parameters(model) * model.other_bits / 8)
+    """Bytes of attention, norms and router in one MoE layer, read in every step; the router at `other_bits`."""
+    attention = _projection_parameters(model) * _bits(model.attention_bits, model)
+    return round((attention + _router_parameters(model) * model.other_bits) / 8)
 
 
 def shared_parameters(model: Dimensions) -> int:
-    """Numbers of the shared experts of one layer: 3 * hidden_size * shared_ffn, and their gate; 0 without them."""
-    return 3 * model.hidden_size * model.shared_ffn + model.shared_gate
+    """Numbers of the shared experts of one layer: their matrices and their gate; 0 without them."""
+    return model.matrices * model.hidden_size * model.shared_ffn + model.shared_gate
 
 
 def shared_bytes(model: Dimensions) -> int:
     """Bytes of the shared experts of one MoE layer; 0 where the model has none."""
-    return round(shared_parameters(model) * model.other_bits / 8)
+    return round(shared_parameters(model) * _bits(model.shared_bits, model) / 8)
+
+
+def _head_parameters(model: Dimensions) -> int:
+    """Numbers of the LM head and the last norm."""
+    return model.vocab_size * model.hidden_size + model.hidden_size
 
 
 def other_parameters(model: Dimensions) -> int:
-    """Numbers read once per step: LM head (vocab_size * hidden_size), last norm, and the dense layers."""
-    dense = _projection_parameters(model) + 3 * model.hidden_size * model.dense_ffn
-    return model.vocab_size * model.hidden_size + model.hidden_size + model.dense_layers * dense
+    """Numbers read once per step: LM head (vocab_size * hidden_size), last norm, dense layers, and what else is."""
+    dense = _projection_parameters(model) + model.matrices * model.hidden_size * model.dense_ffn
+    return _head_parameters(model) + model.dense_layers * dense + model.other_extra
 
 
 def other_bytes(model: Dimensions) -> int:
     """Bytes read once per step: LM head, last norm and dense layers (of an embedding, one row is read: left out)."""
-    return round(other_parameters(model) * model.other_bits / 8)
+    attention = model.dense_layers * _projection_parameters(model)
+    dense = other_parameters(model) - _head_parameters(model) - attention
+    bits = _head_parameters(model) * model.other_bits + attention * _bits(model.attention_bits, model)
+    return round((bits + dense * _bits(model.dense_bits, model)) / 8)
+
+
+def _bits(own: float | None, model: Dimensions) -> float:
+    return model.other_bits if own is None else own
 
 
 def kv_bytes_per_token(model: Dimensions) -> int:
-    """Bytes of K and V of one token in one layer: 2 * num_kv_heads * head_dim at `other_bits`."""
-    return round(2 * model.num_kv_heads * model.head_dim * model.other_bits / 8)
+    """Bytes of K and V of one token over all layers, dense ones too, at `other_bits`, for each of the MoE layers."""
+    layers = model.num_layers + model.dense_layers
+    numbers = 2 * model.num_kv_heads * model.head_dim * layers if model.kv_numbers is None else model.kv_numbers
+    return round(numbers * model.other_bits / 8 / model.num_layers)
 
 
 def geometry(model: Dimensions) -> Geometry:

@@ -26,7 +26,8 @@ class Geometry:
 
     Tuples have one entry per MoE layer. `attention_bytes`: attention, router and norms, read in every step;
     `shared_bytes`: shared experts (0 where the model has none); `other_bytes`: once per step, LM head and dense layers;
-    `kv_bytes_per_token`: K and V of one token in ONE layer; `weight_bits`: stored bits per expert weight.
+    `kv_bytes_per_token`: K and V of one token over all layers that cache it, with experts or without, divided by
+    `num_layers`; `weight_bits`: stored bits per expert weight.
     """
 
     model: str

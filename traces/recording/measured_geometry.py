@@ -32,7 +32,7 @@ def measure_geometry(model: torch.nn.Module, layers: tuple[MoELayer, ...], name:
         ),
         shared_bytes=shared_bytes,
         other_bytes=read_bytes - sum(block_bytes) - _table_only_bytes(model),
-        kv_bytes_per_token=_kv_bytes_per_token(model, layers),
+        kv_bytes_per_token=_kv_bytes_per_token(model, len(layers)),
         hidden_size=getattr(text_config(model), "hidden_size", None),
         weight_bits=_weight_bits(layers),
     )
@@ -97,24 +97,40 @@ def _weight_bits(layers: tuple[MoELayer, ...]) -> float:
     return 8 * _bytes(parameters) / sum(parameter.numel() for parameter in parameters)
 
 
-def _kv_bytes_per_token(model: Any, layers: tuple[MoELayer, ...]) -> int | None:
-    """K and V of one token in one MoE layer, from the cache that a short pass fills; None if it cannot be read.
+def _kv_bytes_per_token(model: Any, moe_layers: int) -> int | None:
+    """K and V of one token over all layers for each MoE layer, from the cache of a short pass; None if it has none.
 
-    A mean over the MoE layers, since hybrid models keep K and V in some of them only.
+    Layers that keep a state (Mamba, linear attention, convolutions) have no K and V. Of latent attention the latent is
+    counted, which runtimes cache, not the keys and values of all heads that transformers keeps.
     """
     import torch
 
     tokens = probe_tokens(model)
     with torch.no_grad():
         cache = model(input_ids=tokens, use_cache=True).past_key_values
-    sizes = []
-    for layer in layers:
-        position = layer.block_name.rpartition(".")[2]
-        entries = getattr(cache, "layers", None)
-        if entries is None or not position.isdigit() or int(position) >= len(entries):
-            return None
-        entry = entries[int(position)]
-        tensors = [getattr(entry, part, None) for part in ("keys", "values")]
-        held = [t for t in tensors if isinstance(t, torch.Tensor) and t.ndim >= 2 and t.shape[-2] == tokens.shape[1]]
-        sizes.append(sum(t.numel() * t.element_size() for t in held) // tokens.shape[1])
-    return sum(sizes) // len(sizes)
+    entries = getattr(cache, "layers", None)
+    if entries is None:
+        return None
+    latent = _latent_numbers(text_config(model))
+    total = 0.0
+    for entry in entries:
+        held = [tensor for part in ("keys", "values") if (tensor := _per_token(entry, part)) is not None]
+        if not held:
+            continue
+        each = sum(tensor.numel() * tensor.element_size() / tensor.shape[-2] for tensor in held) / tokens.shape[0]
+        total += min(each, latent * held[0].element_size()) if latent else each
+    return round(total / moe_layers)
+
+
+def _per_token(entry: Any, part: str) -> torch.Tensor | None:
+    """K or V of one layer, [..., tokens, width]; None for a layer without."""
+    import torch
+
+    tensor = getattr(entry, part, None)
+    return tensor if isinstance(tensor, torch.Tensor) and tensor.ndim >= 3 and tensor.numel() else None
+
+
+def _latent_numbers(config: Any) -> int:
+    """Numbers that multi-head latent attention caches of a token in a layer; 0 for other kinds."""
+    latent = getattr(config, "kv_lora_rank", None)
+    return int(latent + (getattr(config, "qk_rope_head_dim", None) or 0)) if latent else 0

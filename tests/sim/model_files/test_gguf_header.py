@@ -5,8 +5,8 @@ import struct
 import pytest
 
 from sim.assembly.compose import compose_run
-from sim.gguf_header import read_gguf
 from sim.machine.model import dimensions_from_config, geometry
+from sim.model_files.gguf_header import read_gguf
 from traces.errors import UserError
 
 F32, Q8_0, Q4_K, Q6_K = 0, 8, 12, 14

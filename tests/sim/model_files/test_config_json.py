@@ -1,14 +1,16 @@
 """`model=FOLDER`: what a config.json says, against the shipped files of the same models and their published totals."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from sim.assembly.compose import compose_run
-from sim.config_json import read_config_json
-from sim.machine.model import dimensions_from_config, load_dimensions
+from sim.machine.model import dimensions_from_config, geometry, kv_bytes_per_token, load_dimensions
+from sim.model_files.config_json import read_config_json
 from tests.sim.machine.test_model import total_parameters
+from tests.sim.model_files.released_configs import CONFIGS
 from traces.errors import UserError
 
 QWEN = {
@@ -60,10 +62,55 @@ def test_sizes_are_those_of_the_shipped_file_and_of_the_model_card(name, tmp_pat
     config, billions = KNOWN[name]
     found, shipped = read(tmp_path, config), load_dimensions(name)
     assert total_parameters(found) / 1e9 == pytest.approx(billions, rel=0.005)
-    unlike = {"name", "names", "source", "attention_extra", "expert_bias", "router_bias"}
-    unlike |= {"weight_bits", "other_bits"} if name == "deepseek_v3_q4" else set()  # another file of the same model
-    same = [{key: value for key, value in asdict(one).items() if key not in unlike} for one in (found, shipped)]
-    assert same[0] == same[1]
+    bits = ("weight_bits", "other_bits", "attention_bits", "shared_bits", "dense_bits")
+    if name == "deepseek_v3_q4":  # another file of the same model
+        found, shipped = (replace(one, **dict.fromkeys(bits, 16.0)) for one in (found, shipped))
+    same = ("num_layers", "num_experts", "top_k", "hidden_size", "weight_bits", "kv_bytes_per_token", "shared_bytes")
+    sizes = [geometry(one) for one in (found, shipped)]
+    assert [getattr(sizes[0], field) for field in same] == [getattr(sizes[1], field) for field in same]
+    for field in ("expert_bytes", "attention_bytes", "other_bytes"):
+        np.testing.assert_allclose(getattr(sizes[0], field), getattr(sizes[1], field), rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_released_models_are_read_as_they_are_shipped(name, tmp_path):
+    said = ("name", "names", "source")
+    found, shipped = (asdict(one) for one in (read(tmp_path, CONFIGS[name]), load_dimensions(name)))
+    assert {key: found[key] for key in found if key not in said} == {
+        key: shipped[key] for key in shipped if key not in said
+    }
+
+
+def test_only_layers_with_a_cache_count_for_k_and_v(tmp_path):
+    """Numbers of a token, by hand."""
+    cached = {
+        "qwen3_next_80b_a3b": 12 * 2 * 2 * 256,
+        "granite_4_h_small": 4 * 2 * 8 * 128,
+        "nemotron_3_nano_30b_a3b": 6 * 2 * 2 * 128,
+        "gemma_4_26b_a4b": 25 * 2 * 8 * 256 + 5 * 2 * 2 * 512,
+        "glm_5": 78 * (512 + 64 + 128),
+        "llama_4_maverick": 48 * 2 * 8 * 128,
+        "deepseek_v4_flash": round(23 * 512 / 128 + 20 * (512 + 128) / 4),
+    }
+    for name, numbers in cached.items():
+        found = read(tmp_path, CONFIGS[name])
+        assert found.kv_numbers == numbers
+        assert kv_bytes_per_token(found) == round(2 * numbers / found.num_layers)
+
+
+def test_what_a_source_leaves_out_is_said(tmp_path):
+    said = {
+        "gpt_oss": "12 of 24 layers attend to a window of tokens only: reading K and V over longer contexts",
+        "qwen3_next_80b_a3b": "36 of 48 layers keep a state instead of K and V; reading it is left out",
+        "llama_4_scout": "36 of 48 layers attend to 8192 tokens only",
+        "glm_5": "attention reads at most 2048 chosen tokens",
+    }
+    for name, sentence in said.items():
+        assert sentence in read(tmp_path, CONFIGS.get(name, GPT_OSS)).source
+    assert (
+        "model_type 'new_one' is none whose sizes were compared: ESTIMATED"
+        in read(tmp_path, QWEN | {"model_type": "new_one"}).source
+    )
 
 
 def test_a_folder_stands_in_for_a_model_with_overrides(tmp_path):
@@ -82,6 +129,25 @@ def test_layers_that_route_are_counted(tmp_path):
     assert (listed.num_layers, listed.dense_layers, listed.dense_ffn) == (47, 1, 6144)
 
 
+INT4 = {"num_bits": 4, "group_size": 32, "symmetric": True, "type": "int"}
+EXCEPT = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
+
+
+def test_bits_are_those_of_each_part(tmp_path):
+    def bits(quantised, **more):
+        found = read(tmp_path, DEEPSEEK | {"quantization_config": quantised} | more)
+        return found.weight_bits, found.attention_bits, found.shared_bits, found.dense_bits, found.other_bits
+
+    packed = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": INT4}}}
+    assert bits({"quant_method": "fp8"}) == (8, 8, 8, 8, 16)
+    assert bits({"quant_method": "fp8"}, expert_dtype="fp4") == (4.25, 8, 8, 8, 16)
+    assert bits(packed) == (4.5, 4.5, 4.5, 4.5, 16)
+    assert bits(packed | {"ignore": EXCEPT}) == (4.5, 16, 16, 16, 16)
+    kept = {"modules_to_not_convert": ["lm_head", "model.layers.3.self_attn", "self_attn.o_proj", "shared_experts"]}
+    assert bits({"quant_method": "fp8"} | kept) == (8, 16, 16, 8, 16)
+    assert bits({"quant_method": "mxfp4"})[0] == 4.25
+
+
 def test_stored_bits_are_those_of_the_quantisation(tmp_path):
     awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
     assert read(tmp_path, QWEN | {"quantization_config": awq}).weight_bits == 4 + 20 / 128
@@ -91,9 +157,21 @@ def test_stored_bits_are_those_of_the_quantisation(tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"layer_types": ["linear_attention", "full_attention"]}, "linear_attention: some layers are no attention"),
-        ({"mamba_d_state": 16}, "mamba_d_state: some layers are no attention"),
-        ({"num_experts": None}, "num_local_experts is not set"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types lists 2 layers: must list all 48"),
+        ({"layer_types": ["linear_attention"] * 48}, "some layers keep a state, whose size cannot be read off here"),
+        ({"layer_types": ["telepathy"] * 48}, "a layer is 'telepathy', whose size and cache are not known here"),
+        ({"layer_types": 7}, "layer_types=7: must be a list of words"),
+        ({"mamba_d_state": 16}, "mamba_d_state says that some layers are no attention"),
+        ({"hc_mult": 4}, "hc_mult=4: sizes of several residual streams are not known here"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder=True: must be a model with a decoder only"),
+        ({"model_type": "doge"}, "model_type doge: experts are rows of two tables, which these sizes do not express"),
+        ({"attention_bias": "no"}, "attention_bias='no': must be true or false"),
+        ({"vocab_size": 0}, "vocab_size=0: must be a whole number from 1 to"),
+        (
+            {"quantization_config": {"quant_method": "fp8", "ignore": ["re:(a+)+$"]}},
+            r"quantization_config leaves out '\(a\+\)\+': only names",
+        ),
+        ({"num_experts": None}, r"num_local_experts is not set \(nor num_experts"),
         ({"hidden_size": "wide"}, "hidden_size='wide': must be a whole number from 0 to"),
         ({"num_hidden_layers": 3_000_000}, "num_hidden_layers=3000000: must be a whole number from 0 to 65535"),
         ({"first_k_dense_replace": 48}, "no layer has routed experts"),
