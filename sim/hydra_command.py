@@ -89,9 +89,14 @@ def run_hydra_command(
     try:
         job()
     except Exception as error:
-        if any(one in raised for one in _chain(error)) or sentence_of(error) is not None or not _in_composition(error):
+        if any(one in raised for one in _chain(error)) or sentence_of(error) is not None:
             raise
-        raise UserError(not_composed(config_name or command.replace("-", "_"), words, flags, error)) from error
+        if _in_composition(error):
+            raise UserError(not_composed(config_name or command.replace("-", "_"), words, flags, error)) from error
+        settings = [word for word in words if _is_hydra_s(word)]
+        if not settings or not _in_launcher(error):
+            raise
+        raise UserError(f"{' '.join(settings)}: {type(error).__name__} in the launcher: {_said_by(error)}") from error
     finally:
         sys.argv = before
     if refusals:
@@ -167,9 +172,35 @@ def _in_composition(error: Exception) -> bool:
     return "config_loader_impl.py" in files or not any("launcher" in file for file in files)
 
 
+def _is_hydra_s(word: str) -> bool:
+    """Whether an override sets something of Hydra's own other than a place, which has a check of its own."""
+    return word.lstrip("+~").startswith(("hydra.", "hydra/")) and word.partition("=")[0] not in PLACES
+
+
+def _in_launcher(error: Exception) -> bool:
+    """Whether a launcher refused its settings: an error of a kind of Python itself, not of a job, nor a dead worker."""
+    own = str(CONF.parent / "sim")
+    frames = [frame for one in _chain(error) for frame in traceback.extract_tb(one.__traceback__)]
+    inner = frames[
+        next((i for i, frame in enumerate(frames) if "launcher" in Path(frame.filename).name), len(frames)) :
+    ]
+    elsewhere = any("Remote" in type(one).__name__ for one in _chain(error))
+    plain = type(error).__module__ == "builtins"  # launchers have their own for a worker that died
+    return plain and bool(inner) and not elsewhere and not any(frame.filename.startswith(own) for frame in inner)
+
+
+def _said_by(error: Exception) -> str:
+    """What an error says; of an assertion, what it demands."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    if isinstance(error, AssertionError) and last and (last[0].line or "").startswith("assert "):
+        return "must keep " + str(last[0].line).removeprefix("assert ")
+    return one_line(error)
+
+
 def not_composed(config_name: str, words: Sequence[str], flags: Sequence[str], error: Exception) -> str:
-    """What Hydra could not compose, in words: the first override that it does not take alone, else all flags."""
-    said = one_line(error)
+    """What Hydra could not compose, in words: the first override that it does not take alone, else all that are for
+    Hydra itself, else all flags."""
+    said = _said_by(error)
     for word in words:
         try:
             compose_again(config_name, [word])
@@ -178,7 +209,8 @@ def not_composed(config_name: str, words: Sequence[str], flags: Sequence[str], e
                 if said.startswith("Config group override must be"):
                     return f"{word}: must be the name of a file in that group"
                 return f"{word}: cannot be composed: {said}"
-    return f"{' '.join([*flags, *words]) or config_name}: cannot be composed: {said}"
+    settings = [word for word in words if _is_hydra_s(word)]
+    return f"{' '.join(settings or [*flags, *words]) or config_name}: cannot be composed: {said}"
 
 
 def compose_again(config_name: str, words: list[str]) -> None:

@@ -1,11 +1,12 @@
 """Score policies on a frozen suite of traces, machines, runtimes, budgets and batch sizes, and rank them.
 
-usage: python -m sim bench all|POLICY ... [out=FOLDER]
+usage: python -m sim bench [all] [POLICY ...] [out=FOLDER]
 
   python -m sim bench policy=importance                 its score, and its place among the package's own policies
-  python -m sim bench policy=mine.yaml                  a policy of your own, see CONTRIBUTING.md
+  python -m sim bench policy=mine.yaml                  a policy of your own, see docs/own_policy.md
   python -m sim bench "policy=lru policy/assignment=two_pointer"    a policy with parts exchanged, in one word
   python -m sim bench all out=board                     every shipped policy; board/leaderboard.html and leaderboard.csv
+  python -m sim bench all policy=mine.yaml out=board    one of your own among them, with intervals of its rank
 
 POLICY: overrides of `run` that choose a policy, several in quotes. Score 0: as slow as on_demand, which keeps nothing;
 score 1: as fast as all_resident; the mean over 18 cells, SIMULATED. Two policies and the two ends took 30 s of
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from sim.bench.suite import Played
 
 
+ALL = ["all"]
+"""The word for every shipped policy."""
+
+
 def main(argv: list[str]) -> int:
     """Score and print -> 0. Raises: UserError for words that are no policy."""
     policies, folder = read(argv)
@@ -42,17 +47,20 @@ def main(argv: list[str]) -> int:
     if folder is not None:
         check_folder(folder)
     announce_compilation()
-    chosen = [[f"policy={name}"] for name in shipped()] if policies == [["all"]] else policies
-    wanted = [[f"policy={name}"] for name in ENDS] + [one for one in chosen if one[0].partition("=")[2] not in ENDS]
+    every = ALL in policies
+    chosen = [[f"policy={name}"] for name in shipped()] if every else []
+    chosen += [one for one in policies if one not in (ALL, *chosen)]
+    ends = [[f"policy={name}"] for name in ENDS]
+    wanted = [*ends, *(one for one in chosen if one not in ends)]
     ready = [(words, composed(words)) for words in wanted]
     with tqdm(total=len(wanted) * len(CELLS), unit=" replays", delay=2, disable=None, leave=False) as bar:
-        tried = [_played(one, policies == [["all"]], bar.update) for one in ready]
+        tried = [_played(one, every and one[0] not in policies, bar.update) for one in ready]
     played = [one for one in tried if one is not None]
     none, everything = played[:2]
     scores = [score(one, none, everything) for one in played]
     found = table(scores)
     print(text(found))
-    if policies != [["all"]] and SHIPPED.is_file():
+    if not every and SHIPPED.is_file():
         print(places(found))
     if folder is not None:
         write(folder, found)
@@ -80,7 +88,7 @@ def read(argv: list[str]) -> tuple[list[list[str]], Path | None]:
     if not policies or len(places) > 1 or "" in places:
         raise UserError("bench takes policies, as policy=lru, or the word all, and at most one out=FOLDER")
     for words in policies:
-        if words == ["all"] and len(policies) == 1:
+        if words == ALL:
             continue
         bad = [word for word in words if not word.startswith(("policy=", "policy/", "policy.")) or "=" not in word]
         if not words or bad or not words[0].startswith("policy="):

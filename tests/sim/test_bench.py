@@ -119,6 +119,16 @@ def test_other_words_are_refused(words, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_one_of_ones_own_stands_among_all_shipped_ones(monkeypatch, tmp_path):
+    """`all` beside a policy; what Hydra composes and the replays are not under test here."""
+    monkeypatch.setattr(suite, "composed", lambda words: words)
+    monkeypatch.setattr(suite, "play", lambda words, tell: played(words[0].partition("=")[2], [3] * 6))
+    mine = "policy=mine.yaml"
+    assert main(["bench", "all", mine, "policy=lru", "policy=on_demand policy/prefetch=none", f"out={tmp_path}"]) == 0
+    found = pd.read_csv(tmp_path / "leaderboard.csv")["policy"].tolist()
+    assert sorted(found) == sorted([*yaml_names(CONF / "policy"), "mine.yaml", "on_demand"])
+
+
 def test_the_shipped_board_holds_every_policy_and_is_of_this_suite():
     board = pd.read_csv(SHIPPED)
     assert {*board["policy"]} == {*yaml_names(CONF / "policy")}

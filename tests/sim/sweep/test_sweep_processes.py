@@ -123,6 +123,15 @@ def needs_launcher(launcher: str) -> tuple[str, ...]:
     return words
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["hydra.launcher.n_jobs=0", "hydra.launcher.batch_size=0"])
+def test_a_launcher_that_refuses_its_settings_is_told_in_a_sentence(word, trace_path, tmp_path):
+    done = sweep(trace_path, tmp_path, "policy=lru", "seed=1,2", *needs_launcher("joblib"), word)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{word}: ValueError in the launcher: " in said
+
+
 def descendants(parent: int) -> list[tuple[int, str]]:
     """(process id, command line) of all processes below a process."""
     found = []
