@@ -23,6 +23,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from sysconfig import get_paths
 from types import ModuleType
 from typing import Any
 
@@ -183,8 +184,12 @@ def _at(error: BaseException) -> str:
         return f"{error.filename}:{error.lineno}: {error.msg}"
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     files = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
+    library = get_paths()["stdlib"]
+    own = [frame for frame in files if not frame.filename.startswith(library) and "-packages" not in frame.filename]
     said = f"{error}" if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-    return f"{files[-1].filename}:{files[-1].lineno}: {said}" if files else said
+    said += ": write @dataclass(frozen=True) above the class" if "non-frozen dataclass" in said else ""
+    last = (own or files)[-1:]
+    return f"{last[0].filename}:{last[0].lineno}: {said}" if last else said
 
 
 def _content(path: Path) -> bytes:

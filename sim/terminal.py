@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from traces.text import printable, visible
+
+
+def next_commands(*commands: Sequence[object]) -> str:
+    """What a reader may want to run next, in full: the words after `python -m sim` of each command."""
+    lines = [f"python -m sim {shlex.join([str(word) for word in words])}" for words in commands]
+    return "\n      ".join([f"next: {lines[0]}", *lines[1:]])
 
 
 class VisibleStream:

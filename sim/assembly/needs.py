@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.base import Policy, Substitution, Vector
+from policies.base import Part, Policy, Substitution, Vector
 from policies.needs import Need, lacking
+from sim.assembly.rule_class import place_of
 from sim.engine.decision.device import BASES, decides
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
@@ -71,11 +72,8 @@ def initial_memories(
         if Need.FIT in part.all_needs() and others is None:
             raise UserError(f"policy {policy.name}: {type(part).__name__} learns from other requests; none given")
         learns_from = replayed if Need.HINDSIGHT in part.all_needs() else others
-        memory = np.ascontiguousarray(part.initial_memory(geometry, similarity, learns_from), dtype=np.float64)
-        size = part.memory_size(geometry.num_layers, geometry.num_experts, geometry.top_k)
-        if memory.shape != (size,):
-            raise ValueError(f"{type(part).__name__} remembers {memory.shape} at the start, memory_size says {size}")
-        memories[name] = memory
+        size = _cells(part, geometry)
+        memories[name] = _as_cells(part, part.initial_memory(geometry, similarity, learns_from), size)
     return memories
 
 
@@ -92,6 +90,34 @@ def profile_of(cache: CacheConfig, others: Trace | None) -> NDArray[np.float64] 
             "trace.fit_on, or use cache.start=warm"
         )
     return use_counts(load(others.topk_ids), others.fewer, others.num_experts).astype(np.float64)
+
+
+MOST_CELLS = 2**27
+"""Of a rule's memory: a gigabyte."""
+
+
+def _cells(part: Part, geometry: Geometry) -> int:
+    """How many cells a part's memory has. Raises: UserError where ``memory_size`` is no such number."""
+    size: object = part.memory_size(geometry.num_layers, geometry.num_experts, geometry.top_k)
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or not 0 <= size <= MOST_CELLS:
+        where = f"{place_of(type(part).memory_size)}: {type(part).__name__}.memory_size"
+        raise UserError(
+            f"{where}={size!r}: must be a whole number of cells from 0 to {MOST_CELLS}, as num_layers * num_experts"
+        )
+    return int(size)
+
+
+def _as_cells(part: Part, given: object, size: int) -> Vector:
+    """What a part knows at the start, [size]. Raises: UserError where ``initial_memory`` gives other than that."""
+    where = f"{place_of(type(part).initial_memory)}: {type(part).__name__}.initial_memory"
+    try:
+        memory = np.ascontiguousarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where} gives {type(given).__name__}: must be {size} numbers (memory_size)") from error
+    if given is None or memory.shape != (size,):
+        shape = "nothing" if given is None else f"an array of shape {list(memory.shape)}"
+        raise UserError(f"{where} gives {shape}: must be {size} numbers, as many as memory_size says")
+    return memory
 
 
 def _check_floor(policy: Policy, trace: Trace) -> None:

@@ -24,7 +24,7 @@ CONTAINERS = {
     ast.List: "a list", ast.ListComp: "a list", ast.Dict: "a dict", ast.DictComp: "a dict", ast.Set: "a set",
     ast.SetComp: "a set", ast.GeneratorExp: "a generator", ast.JoinedStr: "a text", ast.Lambda: "a function",
     ast.FunctionDef: "a function", ast.ClassDef: "a class", ast.Try: "try", ast.With: "with", ast.Import: "import",
-    ast.ImportFrom: "import", ast.Global: "global", ast.Nonlocal: "nonlocal", ast.Yield: "yield",
+    ast.ImportFrom: "import", ast.Global: "global", ast.Nonlocal: "nonlocal", ast.Yield: "yield", ast.Delete: "del",
 }  # fmt: skip
 CALLS = ("list", "dict", "set", "open", "print", "input", "eval", "exec", "getattr", "setattr", "super")
 RANDOM = ("np.random", "numpy.random", "random", "time")
@@ -65,6 +65,8 @@ def check_class(rule: type) -> None:
             if not name.startswith("_") and name not in annotated:
                 _check_member(cls, base, name, value)
         for name in annotated:
+            if isinstance(getattr(base, name, None), FunctionType):
+                _check_plain(cls, base, name, cls.__dict__.get(name), cls.__dict__.get(name))
             near = get_close_matches(name, _known(cls, base), 1, cutoff=0.75)
             if name not in _known(cls, base) and near and "ClassVar" in str(annotated[name]):
                 what = f"{line_of_field(cls, name)}: {cls.__name__}.{name}"
@@ -102,6 +104,8 @@ def _known(cls: type, base: type) -> set[str]:
 def _check_member(cls: type, base: type, name: str, value: Any) -> None:
     function = getattr(value, "__func__", value)
     known = _known(cls, base)
+    if isinstance(getattr(base, name, None), FunctionType):
+        _check_plain(cls, base, name, value, function)
     if not isinstance(function, FunctionType):
         if (
             name not in known
@@ -127,6 +131,17 @@ def _check_member(cls: type, base: type, name: str, value: Any) -> None:
         _check_parameters(cls, base, name, value, name in decisions)
     if name in decisions:
         check_body(cls, name, function)
+
+
+def _check_plain(cls: type, base: type, name: str, value: Any, function: Any) -> None:
+    """Raises: UserError where what stands for a method is none that is called with an instance and returns at once."""
+    plain = isinstance(function, FunctionType) and not isinstance(value, classmethod)
+    if plain and not inspect.iscoroutinefunction(function) and not inspect.isasyncgenfunction(function):
+        return
+    kind = "a coroutine" if plain else f"a {type(value).__name__}"
+    where = place_of(function) if isinstance(function, FunctionType) else line_of_field(cls, name)
+    wanted = ", ".join(inspect.signature(getattr(base, name)).parameters)
+    raise UserError(f"{where}: {cls.__name__}.{name} is {kind}: must be a method, as def {name}({wanted})")
 
 
 def _check_parameters(cls: type, base: type, name: str, value: Any, decision: bool) -> None:

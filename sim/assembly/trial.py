@@ -23,7 +23,7 @@ import numpy as np
 from policies.base import Allocation, Part
 from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.assembly.rule_class import check_ranges, own_classes, place_of
-from sim.assembly.watched import AFTER, Fault, WatchedState, check_bypass, undo, watched
+from sim.assembly.watched import AFTER, NOT_ITS_OWN, Fault, WatchedState, check_bypass, undo, watched
 from sim.engine.decision.device import BASES, decides
 from sim.engine.decision.layout import DECISIONS
 from sim.engine.decision.python_calls import stand_in
@@ -45,6 +45,7 @@ LONGEST_S = 20
 MENDS = {
     "ZeroDivisionError": ": guard the divisor, as max(divisor, 1)",
     "NotImplementedError": "",
+    "FrozenInstanceError": ": knobs stay as they are; what a rule keeps goes into its memory (memory_size cells)",
     "NameError": ": import or define it at the top of the file",
 }
 _passed: set[tuple[str, str]] = set()
@@ -191,7 +192,7 @@ class Trial:
                 AFTER[decision](device, part)
             except KeyboardInterrupt as error:
                 self.fault = error
-            except (Exception, TooLong) as error:
+            except (Exception, SystemExit, GeneratorExit, TooLong) as error:
                 where = _line_in(error.__traceback__, part) or place_of(function)
                 self.fault = UserError(_sentence(error, where, f"{type(part).__name__}.{decision}", part))
             finally:
@@ -251,6 +252,8 @@ def _sentence(error: BaseException, where: str, what: str, part: Any = None) -> 
         near = get_close_matches(error.name, knobs, 1)
         hint = f"did you mean self.{near[0]}?" if near else f"annotate it in the class, as {error.name}: float = 1.0"
         return f"{where}: {what} reads self.{error.name}, which is no knob: {hint}"
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        return f"{where}: {what} changes an array as a whole that is not its own: {NOT_ITS_OWN}"
     kind = type(error).__name__
     said = " ".join(str(error).split())
     return f"{where}: {what} ends in {kind}{': ' + said if said else ''}{MENDS.get(kind, '')}"

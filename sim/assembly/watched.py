@@ -24,6 +24,9 @@ NAMES = tuple(field.name for field in fields(State))
 FINITE = ("priority", "predicted")
 
 
+NOT_ITS_OWN = "a rule writes only the fields that policies/base.py names for its part, and its memory"
+
+
 class Fault(Exception):
     """What a rule did wrong and what would be right."""
 
@@ -90,7 +93,7 @@ class Watched(np.ndarray[Any, Any]):
         return f"{self._at(at)} is outside of its shape {list(self.shape)}: loop to the counters, as state.num_executed"
 
     def _may_write(self) -> str:
-        return "a rule writes only the fields that policies/base.py names for its part, and its memory"
+        return NOT_ITS_OWN
 
 
 def _short(value: Any) -> str:

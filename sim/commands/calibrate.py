@@ -47,6 +47,7 @@ from omegaconf import DictConfig
 
 from sim.config import validate
 from sim.hydra_command import output_folder, run_hydra_command
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,4 +123,5 @@ def calibrate_from(config: DictConfig) -> None:
     write_json(folder / "samples.json", samples_json(measured))
     print(table(parameters))
     print(f"measured {measured.wall_s:.0f} s; samples in {folder / 'samples.json'}")
-    print(f"two files: python -m sim run hardware={path} runtime={software}")
+    print(f"two files: {path}, {software}")
+    print(next_commands(["run", f"hardware={path}", f"runtime={software}"]))

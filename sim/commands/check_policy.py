@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 BUDGET_S, MOST_S = 2.0, 3600.0
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
     replay = build(compose_run(*chosen(targets[0]), "engine=compiled", *words))
     for sentence in check_policy(replay, budget):
         print(sentence if sentence.startswith("note:") else f"ok    {sentence}", flush=True)
+    print(next_commands(["run", *chosen(targets[0]), *words]))
     return 0
 
 

@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING
 
 from sim.command_words import machines_of, read_words
 from sim.formatting import DEPTHS, is_known, number, of_layers, percent, with_interval
-from sim.metrics.registry import Quantity, quantity_of
+from sim.metrics.registry import Quantity, decode_time, quantity_of
+from sim.terminal import next_commands
 from traces.errors import UserError
 from traces.text import spreadsheet_cell
 
@@ -53,7 +54,6 @@ def main(argv: list[str]) -> int:
 
         check_place(Path(options["out"]))
     machines = machines_of(options)
-    from sim.metrics.registry import decode_time
     from sim.results.comparisons import compared
     from sim.results.table import collect
     from sim.run.plausible import replay_on_plausible_machines, sentences
@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
     told = list(sentences(found.pairs))
     if "out" not in options:
         show(table, found.pairs, told, said)
+        print(next_commands(["report", folder]))
         return 0
     from traces.whole_file import printing_beside
 
@@ -114,8 +115,10 @@ def text(pairs: pd.DataFrame) -> str:
         layers = of_layers(*first[list(DEPTHS)]) if quantity.is_time else ""
         where = [f"capacity {first['asked_capacity']}", str(first["hardware"]), on_runtime(first)]
         lines += ["", ", ".join(filter(None, [*where, f"batch size {first['batch_size']}", layers]))]
+        rates = ("A tokens/s", "B tokens/s") if quantity.name == decode_time((int(first["batch_size"]),)) else ()
         heads = (
-            f"A{unit}", f"B{unit}", f"A - B{difference_unit(quantity)} [95 %]", "A / B - 1 [95 %]", "p Holm", "A wins",
+            f"A{unit}", f"B{unit}", *rates, f"A - B{difference_unit(quantity)} [95 %]", "A / B - 1 [95 %]", "p Holm",
+            "A wins",
         )  # fmt: skip
         names = [("A", "B"), *zip(rows["series"], rows["against"], strict=True)]
         cells = [heads, *(_cells(row, quantity) for _, row in rows.iterrows())]
@@ -148,6 +151,14 @@ def on_runtime(row: pd.Series) -> str:
     return str(row["comparison"]) if row["runtime"] == "own" else f"{row['runtime']} ({row['comparison']})"
 
 
+def _rates(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
+    """Tokens that all requests of a batch get per second, of both; nothing where the metric is no time of decoding."""
+    batch = int(row["batch_size"])
+    if quantity.name != decode_time((batch,)):
+        return ()
+    return tuple(number(batch / time if time > 0 else None) for time in (row["value"], row["against_value"]))
+
+
 def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
     """The figures of one pair."""
     scale, form = quantity.metric.unit.scale, quantity.metric.form or quantity.metric.unit.form
@@ -156,6 +167,7 @@ def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
     return (
         number(row["value"], form, scale),
         number(row["against_value"], form, scale),
+        *_rates(row, quantity),
         with_interval(number(gap[0], signed, scale), gap[1], gap[2], signed, scale)
         + ("" if is_known(gap[1]) else " [no interval]"),
         with_interval(percent(less[0], "+.1f", " %"), less[1], less[2], "+.1f", 100.0),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.docstrings import docstring
+from sim.terminal import next_commands
 from traces.errors import UserError
 from traces.format.files import write_trace
 from traces.format.trace import DECODE, Trace
@@ -48,6 +49,9 @@ def import_trace(source: Path, out: Path, options: argparse.Namespace) -> None:
     except OSError as error:
         raise UserError(f"{source} cannot be imported: {error.strerror or error}") from error
     print(describe(trace, options.format, out))
+    if out.is_file():
+        sweep = ["run", "-m", f"trace.path={out}", "policy=lru,belady", "cache.fraction=0.125,0.25,0.5"]
+        print(next_commands(["info", out], sweep))
 
 
 def describe(trace: Trace, name: str, out: Path) -> str:

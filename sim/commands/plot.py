@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.command_words import machines_of, read_words
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def main(argv: list[str]) -> int:
         written += 1
     if not written:
         print(f"no figure can be drawn of {what} alone: figure=NAME says what it lacks", file=sys.stderr)
+    elif runs is not None:
+        print(next_commands(["report", what]))
     return 0
 
 

@@ -41,13 +41,16 @@ quality.json, tokens.parquet (variants are numbered as in provenance.json), prov
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from sim.assembly.model_source import model_overrides, model_source, prepare_libraries
 from sim.hydra_command import output_folder, run_hydra_command
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,11 +64,14 @@ def main(argv: list[str]) -> int:
     """Run the command with its overrides -> exit code. Raises: UserError for bad input."""
     overrides = [word for given in argv for word in model_overrides(given)]
     prepare_libraries(overrides)
-    return run_hydra_command("quality", overrides, evaluate_from)
+    return run_hydra_command("quality", overrides, partial(evaluate_from, typed=argv))
 
 
-def evaluate_from(config: DictConfig) -> None:
-    """Evaluate what a composed configuration says, write the results and print the table."""
+def evaluate_from(config: DictConfig, typed: Sequence[str] = ()) -> None:
+    """Evaluate what a composed configuration says, write the results and print the table.
+
+    ``typed``: the words of the command.
+    """
     from sim.config import to_plain_dict
     from sim.quality.evaluate import run_study, total_tokens
     from sim.quality.metrics import quality_row
@@ -89,6 +95,8 @@ def evaluate_from(config: DictConfig) -> None:
     store.clear()
     print(text(study, row))
     print(f"results in {folder}")
+    timed = ("policy", "cache", "hardware", "runtime")
+    print(next_commands(["run", *(word for word in typed if word.lstrip("+").startswith(timed))]))
 
 
 def study_from(config: DictConfig) -> Study:

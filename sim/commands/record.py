@@ -57,6 +57,7 @@ from sim.assembly.model_source import model_overrides, model_source, prepare_lib
 from sim.config import to_plain_dict, validate
 from sim.hydra_command import output_folder, run_hydra_command
 from sim.ranges import Count, check_ranges
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ def record_from(config: DictConfig) -> None:
         trace = record(loaded, prompts, options, {"prompts": asked.prompts, **statement})
         trace = write_trace(out, trace)
         print(_summary(out, trace))
+        if out.is_file():
+            sweep = ["run", "-m", f"trace.path={out}", "policy=lru,importance", "cache.fraction=0.125,0.25,0.5"]
+            print(next_commands(["info", out], sweep))
     if "stopped" in trace.provenance:
         raise UserError(f"{trace.provenance['stopped']}; the prompts before it are in {out}")
 

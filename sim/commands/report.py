@@ -21,6 +21,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.command_words import machines_of, read_words
+from sim.terminal import next_commands
 
 WORDS = {"out": "FILE", "validation": "FOLDER", "machines": "N"}
 
@@ -42,4 +43,5 @@ def main(argv: list[str]) -> int:
         page = render(content(folder, options.get("validation"), machines)).encode()
         write_whole(out, page)
         print(f"wrote {out} ({len(page) / 1e6:.1f} MB)")
+        print(next_commands(["plot", folder, "notes=false"]))
     return 0

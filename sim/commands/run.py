@@ -43,6 +43,7 @@ from sim.errors import one_line
 from sim.group_files import quoted
 from sim.hydra_command import SWEEP_FLAGS, is_sweep, output_folder, run_hydra_command
 from sim.ranges import OneOf
+from sim.terminal import next_commands
 from traces.errors import UserError
 from traces.numba_cache import announce_compilation
 
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     words, printed = printing(placed(argv))
     with watch_sweep() as outcome:
         try:
-            run_hydra_command("run", words, partial(run_job, printed=printed), "config")
+            run_hydra_command("run", words, partial(run_job, printed=printed, typed=argv), "config")
         except Exception as error:
             if type(error).__name__ not in DEAD_WORKER:
                 raise
@@ -102,17 +103,20 @@ def printing(argv: Sequence[str]) -> tuple[list[str], str]:
     return words, "nothing" if chosen["quiet"] == "true" else chosen["format"]
 
 
-def run_job(config: DictConfig, printed: str = "table") -> float | list[float] | None:
-    """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names."""
+def run_job(config: DictConfig, printed: str = "table", typed: Sequence[str] = ()) -> float | list[float] | None:
+    """One job: a replay, or in a sweep the runs of its grid -> the objectives that the configuration names.
+
+    ``typed``: the words of the command.
+    """
     from sim.config import SweepConfig, to_plain_dict, validate
 
     if is_sweep() or validate(SweepConfig, to_plain_dict(config.get("sweep"), "sweep"), "sweep.").grid:
         return run_grid_job(config)
-    run_once(config, printed)
+    run_once(config, printed, typed)
     return None
 
 
-def run_once(config: DictConfig, printed: str) -> None:
+def run_once(config: DictConfig, printed: str, typed: Sequence[str]) -> None:
     """Run the configuration into Hydra's output folder and show it: as a table, as JSON, or not."""
     folder = output_folder()
     announce_compilation()
@@ -136,6 +140,17 @@ def run_once(config: DictConfig, printed: str) -> None:
     else:
         print(done.text)
     print(f"results in {folder}")
+    if isinstance(done, DeviceRun):
+        print(next_commands(*follow_up(typed, folder, done.what_if is None and done.replay.timed)))
+
+
+def follow_up(typed: Sequence[str], folder: Path, may_ask: bool) -> list[list[object]]:
+    """What to do with a run: look at it, and (``may_ask``) ask what would make it faster."""
+    same: list[object] = [
+        word for word in typed if not word.startswith(("out=", "format=", "hydra.run.dir=", "what_if="))
+    ]
+    look, ask = ["report", folder], ["run", *same, "what_if=true"]
+    return [look, ask] if may_ask else [look]
 
 
 def run_grid_job(config: DictConfig) -> float | list[float] | None:

@@ -41,6 +41,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from sim.hydra_command import output_folder, run_hydra_command
+from sim.terminal import next_commands
 from traces.whole_file import check_place, printing_beside
 
 if TYPE_CHECKING:
@@ -89,6 +90,17 @@ def train_from(config: DictConfig) -> None:
     with printing_beside(out):
         write_checkpoint(out, checkpoint)
         print(report(checkpoint, out))
+        if out.is_file():
+            knobs = [
+                f"policy.prediction.checkpoint={out}",
+                f"trace.fit_requests={trace.num_requests - min(split.learned)}",
+            ]
+            recorded = [] if trace_config.path is None else [f"trace.path={trace_config.path}"]
+            print(next_commands(["run", f"policy={REPLAYS[kind]}", *recorded, *knobs]))
+
+
+REPLAYS = {"moe_beyond": "moe_beyond", "promoe_mlp": "promoe"}
+"""Kind of a predictor -> the policy that it is for."""
 
 
 def learn(kind: str, settings: Any, source: RowSource, split: Split, train_settings: TrainSettings) -> Checkpoint:

@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from sim.results.json_files import read_json
+from sim.terminal import next_commands
 from traces.whole_file import make_folder, unfinished_name
 
 FAILED = "failed"
@@ -93,7 +94,7 @@ def finish(folder: Path, started_ns: int) -> None:
     kept = sum((run / "metrics.json").stat().st_mtime_ns < started_ns for run in finished_runs(folder))
     before = f", {kept} of them kept from before" if kept else ""
     print(f"{count} runs in {folder / 'results.parquet'}{before}")
-    print(f"next: python -m sim report {folder}\n      python -m sim compare {folder}")
+    print(next_commands(["report", folder], ["compare", folder]))
 
 
 def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from sim.figures.chart_parts import known, legend_above, line, look_of, metric_panels
 from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
+from sim.figures.rates import add_rates
 from sim.figures.style import add_footnote
 
 
@@ -24,6 +25,7 @@ def alpha(table: pd.DataFrame, columns: int = 2) -> Figure:
             line(panel, group, "alpha", metric, look_of(index), name)
         panel.set_xlabel("alpha, half width of the score bands")
         panel.set_ylim(bottom=0)
+    add_rates(panels["tpot_s.mean"], runs, "tpot_s.mean")
     legend_above(figure, panels["tpot_s.mean"].get_legend_handles_labels(), handlelength=3)
     times = runs.sort_values("tpot_s.mean")
     says = f"The shortest time per token is at alpha {times['alpha'].iloc[0]:g}; the lost gate mass rises with alpha."

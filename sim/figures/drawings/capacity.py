@@ -22,6 +22,7 @@ from sim.figures.conclusions import fastest, gap_to_belady
 from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import line_look
 from sim.figures.notes import footnote
+from sim.figures.rates import add_rates
 from sim.figures.style import add_footnote
 
 
@@ -47,6 +48,7 @@ def capacity(table: pd.DataFrame, columns: int = 2) -> Figure:
     hits.set_ylim(0, 102)
     slowest_s = float(np.nan_to_num(table[["tpot_s.mean", "tpot_s.high"]].to_numpy(dtype=np.float64)).max())
     times.set_ylim(0, 1.08e3 * slowest_s or 1.0)  # 1: a replay without a clock has no times
+    add_rates(times, table, "tpot_s.mean")
     for panel in (hits, times) if columns == 2 else (times,):
         panel.set_xlabel(AXES["capacity"].label)
     legend_above(figure, hits.get_legend_handles_labels(), handlelength=3, title=title)

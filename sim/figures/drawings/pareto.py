@@ -13,6 +13,7 @@ from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import line_look
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.rates import add_rates
 from sim.figures.run_settings import GROUPS, place_names
 from sim.figures.style import BLACK, add_footnote
 
@@ -51,6 +52,7 @@ def pareto(table: pd.DataFrame, columns: int = 2) -> Figure:
         if len(groups) > 1:
             panel.set_title(group["place"].iloc[0], loc="left", fontsize=7)
         panel.set_xlabel(AXES["tpot_s.mean"].label)
+        add_rates(panel, group, "tpot_s.mean", across=True, named=place < wide)
         if place % wide == 0:
             panel.set_ylabel(AXES[cost].label)
     left_out = runs.groupby(list(GROUPS)).ngroups - len(groups)

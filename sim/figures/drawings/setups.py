@@ -19,9 +19,11 @@ from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import bar_fill
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.rates import add_rates
 from sim.figures.style import add_footnote
 from sim.metrics.registry import decode_time
 
+TIMES = ("tpot_s.mean", "itl_s.mean")
 SHOWN_POLICIES, SHOWN_PANELS, PANELS_IN_A_ROW = 14, 12, 4
 
 
@@ -65,6 +67,8 @@ def _panels(table: pd.DataFrame, metric: str, columns: int, name: str) -> Figure
         chosen = runs[(runs["batch_size"] == batch) & (runs["setup"] == setup)]
         grouped_bars(panel, chosen, "workload", "contender", metric, fills, workloads)
         panel.set_title(wrapped(f"{setup}, batch\u00a0{batch}", 34 if wide < 3 else 22), loc="left", fontsize=7)
+        if metric in TIMES:
+            add_rates(panel, chosen, metric, named=place % wide == wide - 1 or place == len(cells) - 1)
         if place % wide == 0:
             panel.set_ylabel(label if len(label) < 20 else label.replace(" (", "\n("))
     left_out = len(setups) * len(batches) - len(cells), runs["contender"].nunique() - len(policies)

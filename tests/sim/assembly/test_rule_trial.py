@@ -261,6 +261,79 @@ def test_compiled_rules_of_ones_own_cannot_write_what_is_not_theirs(body, says):
         compile_decision(part, "touch")
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "touch = 5",
+        "touch: ClassVar = property(lambda self: None)",
+        "memory_size: ClassVar = 7",
+        "async def touch(self, state, memory):\n        pass",
+        "@classmethod\n    def touch(cls, state, memory):\n        pass",
+    ],
+)
+def test_a_decision_is_a_plain_method(method):
+    part = written("touch", "pass")
+    text = Path("bad.py").read_text().partition("    def touch")[0]
+    Path("bad.py").write_text(f"{text}    {method}\n")
+    name = "memory_size" if "memory_size" in method else "touch"
+    with pytest.raises(UserError, match=rf"bad\.py:1[67]: Bad\.{name} is .*: must be a method, as def {name}\(self, "):
+        tried(part)
+
+
+def test_a_class_that_is_not_frozen_is_said_with_its_line():
+    part = written("touch", "pass")
+    text = Path("bad.py").read_text()
+    Path("bad.py").write_text(text.replace("(frozen=True)", ""))
+    with pytest.raises(UserError, match=r"bad\.py:\d+: TypeError: .*: write @dataclass\(frozen=True\) above the class"):
+        tried(part)
+
+
+MEMORY = """
+    def memory_size(self, num_layers, num_experts, top_k):
+        return {size}
+
+    def initial_memory(self, geometry, similarity, others):
+        return {start}
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "start", "says"),
+    [
+        ("2.5", "np.zeros(2)", r":19: Bad.memory_size=2.5: must be a whole number of cells from 0 to"),
+        ("-1", "np.zeros(2)", "Bad.memory_size=-1: must be a whole number of cells"),
+        ("None", "np.zeros(2)", "Bad.memory_size=None: must be a whole number of cells"),
+        (
+            "10**13",
+            "np.zeros(2)",
+            "Bad.memory_size=10000000000000: must be .* from 0 to 134217728",
+        ),
+        ("2", "np.zeros(5)", r":22: Bad.initial_memory gives an array of shape \[5\]: must be 2 numbers"),
+        ("2", "None", "Bad.initial_memory gives nothing: must be 2 numbers, as many as memory_size says"),
+        ("2", "['a', 'b']", r"Bad.initial_memory gives list: must be 2 numbers"),
+    ],
+)
+def test_a_memory_is_as_many_numbers_as_it_says(size, start, says):
+    part = written("touch", "memory[0] = 1.0")
+    with Path("bad.py").open("a") as file:
+        file.write(MEMORY.format(size=size, start=start))
+    with pytest.raises(UserError, match=rf"bad\.py.*{says}"):
+        tried(part)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("state.status.fill(2)", "changes an array as a whole that is not its own: a rule writes only the fields"),
+        ("raise SystemExit", "ends in SystemExit"),
+        ("self.weight = 2.0", "ends in FrozenInstanceError.*: knobs stay as they are; what a rule keeps goes into"),
+    ],
+)
+def test_what_a_rule_may_not_change_is_said_with_where_it_may_write(body, says):
+    with pytest.raises(UserError, match=rf"bad\.py:17: Bad\.touch {says}"):
+        tried(written("touch", body))
+
+
 def test_a_loop_without_an_end_is_ended(monkeypatch):
     monkeypatch.setattr(trial, "LONGEST_S", 0)
     part = written("touch", "x = 1\nwhile x > 0:\n    x += 1")

@@ -1,0 +1,69 @@
+"""What commands end with: the next useful command, which is one that runs."""
+
+import shlex
+
+import pytest
+
+from sim.__main__ import main
+from sim.terminal import next_commands
+
+
+def following(printed):
+    """The commands at the end of what a command printed, as words after `python -m sim`."""
+    lines = printed[printed.index("next: ") + len("next: ") :].splitlines()
+    assert all(line.strip().startswith("python -m sim ") for line in lines), lines
+    return [shlex.split(line)[3:] for line in lines]
+
+
+def test_words_are_quoted_for_a_shell():
+    assert next_commands(["report", "my runs"], ["info", "a"]) == (
+        "next: python -m sim report 'my runs'\n      python -m sim info a"
+    )
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch, capsys):
+    """Two runs in a folder, and what the second one printed."""
+    monkeypatch.chdir(tmp_path)
+    for policy in ("lru", "on_demand"):
+        words = [f"policy={policy}", "engine=compiled", "trace.requests=2", f"out=my runs/{policy}"]
+        assert main(["run", *words]) == 0
+    return capsys.readouterr().out.rpartition("results in ")[2]
+
+
+def test_each_command_leads_to_the_next(swept, tmp_path, capsys):
+    report, what_if = following(swept)
+    assert report == ["report", str(tmp_path / "my runs/on_demand")]
+    assert what_if == ["run", "policy=on_demand", "engine=compiled", "trace.requests=2", "what_if=true"]
+    assert main(["compare", "my runs", "machines=0", "metric=hit_rate"]) == 0
+    assert "tokens/s" not in capsys.readouterr().out
+    assert main(["compare", "my runs", "machines=0"]) == 0
+    printed = capsys.readouterr().out
+    assert "A tokens/s" in printed and "B tokens/s" in printed
+    (report,) = following(printed)
+    assert main([*report, "machines=0"]) == 0
+    (plot,) = following(capsys.readouterr().out)
+    assert plot == ["plot", "my runs", "notes=false"]
+    assert main([*plot, "figure=attribution", "machines=0"]) == 0
+    assert following(capsys.readouterr().out) == [["report", "my runs"]]
+
+
+def test_what_was_asked_already_is_not_offered(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "policy=lru", "engine=untimed", "trace.requests=1", "out=a"]) == 0
+    assert following(capsys.readouterr().out) == [["report", str(tmp_path / "a")]]
+
+
+def test_an_imported_trace_leads_to_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "demo", "routing.csv"]) == 0
+    assert main(["import", "table", "routing.csv", "again.safetensors"]) == 0
+    info, sweep = following(capsys.readouterr().out)
+    assert main(info) == 0
+    assert sweep[:3] == ["run", "-m", "trace.path=again.safetensors"]
+
+
+def test_a_checked_rule_leads_to_its_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check-policy", "eviction/fifo", "trace.requests=1", "budget=5"]) == 0
+    assert following(capsys.readouterr().out) == [["run", "policy=lru", "policy/eviction=fifo", "trace.requests=1"]]
