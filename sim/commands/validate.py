@@ -33,7 +33,6 @@ overrides (default):
                              corpus takes the shipped one; of another folder with corpus.csv and machines.csv it
                              predicts every row with what is fitted on the shipped one
   published.seeds=12         over which random eviction is averaged
-  published.draws=1000       of the bootstrap that gives the 90 % intervals
 
 Results: report.md, validation.json, a CSV per table, figures; of real runs also plan.json, runs.json and
 tokens.parquet, from which everything else can be made again.

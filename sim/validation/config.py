@@ -19,8 +19,6 @@ class PublishedConfig:
     """Folder with the published files."""
     seeds: Annotated[int, Range(1, 100_000)] = 12
     """Seeds over which random eviction is averaged."""
-    draws: Annotated[int, Range(1, 100_000)] = 1000
-    """Of the bootstrap that gives the intervals."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "published.")

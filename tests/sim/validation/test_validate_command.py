@@ -100,7 +100,7 @@ def test_a_folder_that_is_no_corpus_ends_in_one_sentence(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["published=mixtral_offloading", "published.draws=0"], "published.draws=0: must be between 1 and 100000"),
+        (["published=mixtral_offloading", "published.seeds=0"], "published.seeds=0: must be between 1 and 100000"),
         (["published=mixtral_offloading", "published.seeds=many"], "published.seeds=many: must be a whole number"),
         (["published=mixtral_offloading", "+published.sedes=3"], "did you mean seeds?"),
         (["published=mixtral"], "published"),

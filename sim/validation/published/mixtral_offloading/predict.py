@@ -20,6 +20,7 @@ from policies.eviction.lfu_lifetime import LfuLifetime
 from policies.eviction.lru import Lru
 from policies.eviction.random import Random
 from sim.machine.capacity import CacheConfig
+from sim.statistics.prediction_interval import reach
 from sim.validation.config import PublishedConfig, require_files
 from sim.validation.findings import (
     CALIBRATION,
@@ -41,7 +42,6 @@ from sim.validation.published.mixtral_offloading.two_constants import (
     Constants,
     Workload,
     fit,
-    intervals,
     workloads,
 )
 from traces.format.trace import Trace
@@ -109,10 +109,10 @@ def predict_published(config: PublishedConfig) -> Findings:
     """
     folder = require_files(config, FILES, ORIGIN)
     trace = load_importer("mixtral_offloading").read(folder / FILES[0], Namespace())
-    return predict_runs(read_runs(folder / FILES[1]), Replays(trace, config.seeds), config.draws)
+    return predict_runs(read_runs(folder / FILES[1]), Replays(trace, config.seeds))
 
 
-def predict_runs(runs: Sequence[PublishedRun], replays: Replays, draws: int) -> Findings:
+def predict_runs(runs: Sequence[PublishedRun], replays: Replays) -> Findings:
     """Fit every GPU of the table on its two runs, predict its others."""
     notes = notes_for(replays)
     known = [run for run in runs if run.strategy in RULES and run.offloaded < NUM_EXPERTS]
@@ -130,13 +130,15 @@ def predict_runs(runs: Sequence[PublishedRun], replays: Replays, draws: int) -> 
         if lacking:
             notes.append(f"GPU {gpu} is skipped: its calibration run {' and '.join(lacking)} offloaded is missing")
             continue
-        gpu_rows, fitted = predict_gpu(gpu_runs, [work[id(run)] for run in gpu_runs], replays, draws)
+        gpu_rows, fitted = predict_gpu(gpu_runs, [work[id(run)] for run in gpu_runs], replays)
         if fitted is None:
             notes.append(f"GPU {gpu} is skipped: its two calibration runs give a cost per miss or a base below zero")
             continue
         rows += gpu_rows
         constants.append({"gpu": gpu, "base_ms_per_step": 1e3 * fitted.base_s, "ms_per_miss": 1e3 * fitted.copy_s})
-        summary[f"GPU {gpu}"] = summary_of(gpu_rows)
+    set_intervals(rows)
+    for gpu in dict.fromkeys(str(row["gpu"]) for row in rows):
+        summary[f"GPU {gpu}"] = summary_of([row for row in rows if row["gpu"] == gpu])
     points = [_point(row) for row in rows]
     tables = {"runs": rows, "constants": constants}
     title = "Mixtral-8x7B with offloading: published tokens/s beside the replayed trace"
@@ -144,7 +146,7 @@ def predict_runs(runs: Sequence[PublishedRun], replays: Replays, draws: int) -> 
 
 
 def predict_gpu(
-    runs: Sequence[PublishedRun], works: Sequence[Workload], replays: Replays, draws: int
+    runs: Sequence[PublishedRun], works: Sequence[Workload], replays: Replays
 ) -> tuple[list[Row], Constants | None]:
     """Rows of one GPU's runs and its constants."""
     calibrating = [work for work in works if work.case in CALIBRATE_ON]
@@ -153,9 +155,8 @@ def predict_gpu(
     constants = fit(calibrating, totals)
     if constants is None:
         return [], None
-    reaches = intervals(works, copies, draws)
     rows: list[Row] = []
-    for run, work, (low_s, high_s) in zip(runs, works, reaches, strict=True):
+    for run, work in zip(runs, works, strict=True):
         predicted = run.tokens / simulated_s(work, replays.timed(work.case, constants))
         rows.append(
             {
@@ -165,14 +166,30 @@ def predict_gpu(
                 "use": CALIBRATION if work.case in CALIBRATE_ON else PREDICTED,
                 "measured_tokens_per_s": run.tokens_per_s,
                 "predicted_tokens_per_s": predicted,
-                "low": run.tokens / high_s if high_s else None,
-                "high": run.tokens / low_s if low_s else None,
+                "low": None,
+                "high": None,
                 "error_percent": signed_error_percent(predicted, run.tokens_per_s),
                 "measured_hit_rate": run.hit_rate,
                 "replayed_hit_rate": replays.hit_rate(work),
             }
         )
     return rows, constants
+
+
+def set_intervals(rows: Sequence[Row]) -> None:
+    """The 90 % interval of every predicted run: by the errors of the other GPUs' predicted runs, else of its own.
+
+    Those errors hold everything that keeps a prediction from a run: another prompt, the two runs that calibrate, noise.
+    """
+    held_out = [row for row in rows if row["use"] == PREDICTED]
+    errors = [float(np.log1p(number(row, "error_percent") / 100)) for row in held_out]
+    for row in held_out:
+        elsewhere = [i for i, other in enumerate(held_out) if other["gpu"] != row["gpu"]]
+        chosen = elsewhere or [i for i, other in enumerate(held_out) if other is not row]
+        size = reach([errors[i] for i in chosen], chosen)
+        if size is not None:
+            row["low"] = number(row, "predicted_tokens_per_s") * float(np.exp(-size))
+            row["high"] = number(row, "predicted_tokens_per_s") * float(np.exp(size))
 
 
 def simulated_s(work: Workload, replays: Sequence[DemandSteps]) -> float:
@@ -214,8 +231,8 @@ def notes_for(replays: Replays) -> list[str]:
         "time of a step = base + misses * cost: the program copies on the stream that computes, nothing overlaps",
         f"misses: the one published trace, {len(replays.trace.topk_ids)} rows, warm cache; the measured prompts are "
         f"others; random eviction is the mean over {replays.seeds} seeds",
-        "low, high: 90 % interval over blocks of the trace's tokens, drawn for calibration and prediction together; it "
-        "does not hold the noise of the measured runs, of which no repeats were published",
+        "low, high: 90 % interval by the errors of the other GPU's predicted runs, which hold the noise of a run, its "
+        "prompts and the calibration; no repeats were published",
         "tokens of the prompts are not published: they follow from rows of equally many prompts (20 to 28 each)",
         "the two constants are ill-determined one by one: quote predictions, not constants",
     ]

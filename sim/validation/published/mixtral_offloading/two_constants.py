@@ -1,4 +1,4 @@
-"""Fits a step's two constants, base and cost per miss, on calibrating runs, and carries their doubt to predictions."""
+"""Fits a step's two constants, base and cost per miss, on calibrating runs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sim.statistics.bootstrap import neighbours, percentile_interval
 from sim.validation.published.mixtral_offloading.table import PublishedRun, generated_tokens
 
 CALIBRATE_ON = (("lru", 4), ("random", 6))
 """(rule, experts offloaded per layer) of the runs that calibrate a GPU."""
-BLOCK_TOKENS = 32
-"""Consecutive tokens that the bootstrap draws together: routing of neighbours is alike."""
-COVERAGE = 0.9
 Case = tuple[str, int]
 
 
@@ -62,28 +57,3 @@ def fit(works: Sequence[Workload], copies: Sequence[float]) -> Constants | None:
         return None
     base_s, copy_s = np.linalg.solve(steps_and_copies, seconds)
     return Constants(float(base_s), float(copy_s)) if base_s > 0 and copy_s > 0 else None
-
-
-def intervals(
-    works: Sequence[Workload], copies: dict[Case, tuple[float, NDArray[np.float64]]], draws: int
-) -> list[tuple[float | None, float | None]]:
-    """90 % interval of each run's seconds when blocks of the trace's tokens are drawn again, calibration included.
-
-    One trace stands for prompts that were not published: this is the part of the error that its choice explains.
-    """
-    length = len(next(iter(copies.values()))[1])
-    blocks = max(1, length // BLOCK_TOKENS)
-    rng = np.random.default_rng(0)
-    seconds = np.full((draws, len(works)), np.nan)
-    for draw in range(draws):
-        chosen = neighbours(rng, length, min(BLOCK_TOKENS, length), blocks, circular=True)
-        totals = [work.copies(copies[work.case][0], float(copies[work.case][1][chosen].mean())) for work in works]
-        pairs = [(work, total) for work, total in zip(works, totals, strict=True) if work.case in CALIBRATE_ON]
-        constants = fit(*zip(*pairs, strict=True))
-        if constants is not None:
-            steps = np.array([work.prefills + work.decodes for work in works])
-            seconds[draw] = constants.base_s * steps + constants.copy_s * np.array(totals)
-    seconds = seconds[~np.isnan(seconds).any(axis=1)]
-    if len(seconds) < draws / 2 or blocks < 2:
-        return [(None, None)] * len(works)
-    return list(zip(*percentile_interval(seconds, COVERAGE), strict=True))
