@@ -231,6 +231,29 @@ class SessionConfig:
         return self.keep in ("all", "experts")
 
 
+NEVER, OVERFLOW, ALWAYS = PAST_CACHE = ("never", "overflow", "always")
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillConfig:
+    """The `prefill` group: how prompts get at their experts."""
+
+    past_cache: Annotated[str, OneOf(*PAST_CACHE)] = NEVER
+    """Which steps of prefill leave the cache as it is: what they miss goes through staging slots. ``overflow``: those
+    of which a layer demands more than its slots."""
+    stream: bool = False
+    """Those steps copy whole layers of experts through two buffers instead, each while the layer before computes. Rules
+    see nothing of them."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "prefill.")
+        if self.stream and self.past_cache == NEVER:
+            raise UserError(
+                "prefill.stream=true streams prompts that go past the cache, and prefill.past_cache=never lets none: "
+                "use overflow or always"
+            )
+
+
 DRAFTS = ("ngram", "mtp", "model")
 RECORDED, CYCLE = "recorded", "cycle"
 

@@ -17,6 +17,7 @@ from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
 from sim.assembly.rule_class import about_field, check_class, check_knobs
 from sim.assembly.trial import try_rules
 from sim.config import (
+    PrefillConfig,
     RunConfig,
     SessionConfig,
     SpeculateConfig,
@@ -49,9 +50,9 @@ from traces.format.trace import Trace
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = (
     "trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "session", "speculate",
-    "sweep",
+    "prefill", "sweep",
 )  # fmt: skip
-LATER = ("speculate",)
+LATER = ("session", "speculate", "prefill")
 """Groups that runs of earlier versions do not have."""
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
@@ -258,8 +259,20 @@ def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
 
 
 def read_session(config: DictConfig) -> SessionConfig:
-    """The group `session`. Raises: UserError where a knob of it is not known or out of range."""
+    """The group `session`; nothing of it where a configuration has none.
+
+    Raises: UserError where a knob of it is not known or out of range.
+    """
+    if "session" not in config:
+        return SessionConfig()
     return validate(SessionConfig, to_plain_dict(config.session, "session"), "session.")
+
+
+def read_prefill(config: DictConfig) -> PrefillConfig:
+    """The group `prefill`; nothing of it where a configuration has none. Raises: UserError as above."""
+    if "prefill" not in config:
+        return PrefillConfig()
+    return validate(PrefillConfig, to_plain_dict(config.prefill, "prefill"), "prefill.")
 
 
 def in_session(setup: DeviceSetup, session: SessionConfig) -> DeviceSetup:
@@ -307,6 +320,7 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
     check_keys(config)
     knobs = {name: config[name] for name in KNOBS} | {"engine": config.engine.name}
     setup = in_session(read_device(config, validate(RunConfig, knobs)), read_session(config))
+    setup = replace(setup, prefill=read_prefill(config))
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
     model = to_plain_dict(config.model)
     recorded = open_trace(trace_config.recorded()) if given is None else given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from sim.config import RunConfig, SessionConfig, SpeculateConfig
+from sim.config import NEVER, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
@@ -52,6 +52,38 @@ def check_combination(
         _check_sequential(policy)
     if cache.holds:
         _check_hold(policy)
+
+
+def check_prefill(policy: Policy, cache: CacheConfig, run: RunConfig, prefill: PrefillConfig) -> None:
+    """Raises UserError where prompts cannot go past the cache."""
+    if prefill.past_cache == NEVER:
+        return
+    if cache.holds or cache.sequential:
+        knob = f"overflow={cache.overflow}" if cache.holds else f"semantics={cache.semantics}"
+        raise UserError(f"prefill.past_cache={prefill.past_cache}: cache.{knob} knows no staging slots; use never")
+    if prefill.stream and policy.prefetch.promotes:
+        raise UserError(
+            f"policy {policy.name}: {type(policy.prefetch).__name__} copies beside every step, and prefill.stream=true "
+            "takes the whole link; use prefill.stream=false"
+        )
+    if prefill.stream and run.timeline:
+        raise UserError("prefill.stream=true: a timeline does not show streamed layers; use timeline=false")
+
+
+def check_auto(policy: Policy, cache: CacheConfig) -> None:
+    """Raises UserError where the capacity cannot follow the context."""
+    if not cache.auto:
+        return
+    if not policy.allocation.uniform:
+        raise UserError(
+            f"cache.bytes=auto gives every layer the same bytes, and {type(policy.allocation).__name__} of policy "
+            f"{policy.name} splits them: use policy/allocation=uniform"
+        )
+    if policy.write_back != "none":
+        raise UserError(
+            f"cache.bytes=auto: what leaves for K and V is not written back, and policy {policy.name} has "
+            f"write_back={policy.write_back}; use policy.write_back=none"
+        )
 
 
 def check_session(policy: Policy, cache: CacheConfig, run: RunConfig, session: SessionConfig) -> None:

@@ -25,6 +25,8 @@ def describe_replay(replay: Replay) -> Notes:
     if pools.total_bytes > replay.hardware.gpu_memory_bytes:
         held, has = pools.total_bytes / 1e9, replay.hardware.gpu_memory_bytes / 1e9
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
+    if replay.room is not None:
+        warnings += replay.room.words()
     if disturbed := not_quiet(replay.setup.machine):
         warnings.append(
             f"measured while the machine was NOT QUIET: {', '.join(disturbed)}; calibrate again when nothing else runs"

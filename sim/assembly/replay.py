@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.needs import Need
-from sim.assembly.combinations import check_combination, check_session, has_clock
+from sim.assembly.combinations import check_auto, check_combination, check_prefill, check_session, has_clock
 from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, profile_of, wants_scores, wants_weights
+from sim.assembly.room import Room, find_room
 from sim.assembly.rule_class import place_of
-from sim.config import RunConfig, SessionConfig, SpeculateConfig, TimeConfig
+from sim.config import PAST_CACHE, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
 from sim.engine.invariants import check_finished
@@ -64,6 +65,7 @@ class DeviceSetup:
     session: SessionConfig = field(default_factory=SessionConfig)
     """What happens between the turns of chats, where the trace's requests are turns."""
     speculate: SpeculateConfig = field(default_factory=SpeculateConfig)
+    prefill: PrefillConfig = field(default_factory=PrefillConfig)
     own_runtime: bool = False
     """The runtime is the one that the policy names, not one for all policies."""
 
@@ -89,6 +91,8 @@ class Replay:
     others: Trace | None = None
     """Requests that rules learned from."""
     notes: Notes = field(default_factory=Notes)
+    room: Room | None = None
+    """What every step leaves experts, where the capacity follows the context; ``pools`` are then means."""
     steps_done: int = 0
 
     @property
@@ -130,12 +134,17 @@ class Replay:
 
     def replayed(self, block: StepBlock, data: BlockData) -> BlockResult:
         """The next steps. Raises: UserError where a rule that is not shipped goes wrong."""
+        block = self.with_room(block)
         with rules_blamed(self.policy, self.steps_done, len(block)):
             result = self.engine.replay(block, data)
             if own_parts(self.policy):
                 require_priorities(self.device)
         self.steps_done += len(block)
         return result
+
+    def with_room(self, block: StepBlock) -> StepBlock:
+        """The next steps with the bytes that they leave experts, where those follow the context."""
+        return block if self.room is None else self.room.on(block)
 
     def assemble_again(self, **changes: Any) -> Replay:
         """A compiled replay of the same requests without timeline; ``changes``: fields of the set-up that differ."""
@@ -213,12 +222,19 @@ def assemble(
     geometry = geometry or trace.geometry
     check_combination(policy, cache, run, setup.speculate)
     check_session(policy, cache, run, setup.session)
+    check_prefill(policy, cache, run, setup.prefill)
+    check_auto(policy, cache)
     check_needs(policy, trace, machine.hardware)
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
     think_ns = whole_ns(setup.session.think_s)
     schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk, think_ns, setup.speculate, run.seed)
-    pools = make_pools(cache, policy, geometry.expert_bytes, trace.num_experts, others)
+    room, found, usual = None, cache, cache
+    if cache.auto:
+        keeps_kv, streams = setup.session.keeps_kv, setup.prefill.stream
+        room = find_room(schedule, geometry, machine, policy, cache, keeps_kv, streams)
+        found, usual = replace(cache, bytes=max(1, room.start)), replace(cache, bytes=max(1, room.mean))
+    pools = make_pools(found, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
     durations = tabulate(
@@ -249,6 +265,9 @@ def assemble(
         cancel_late_copy=machine.runtime.cancel_late_copy,
         fewer=trace.fewer,
         first_use=None if future is None else future.first,
+        goes_past=PAST_CACHE.index(setup.prefill.past_cache),
+        streams=setup.prefill.stream,
+        least_pool_bytes=None if room is None or room.fixed else room.least // room.pools,
     )
     forecasts = forecaster(policy, trace, as_decode)
     reader = RowReader(trace, wants_weights(policy), spec.has_scores, lookahead_tables(policy), forecasts, future)
@@ -257,7 +276,7 @@ def assemble(
         trace=trace,
         geometry=geometry,
         setup=setup,
-        pools=pools,
+        pools=pools if room is None else make_pools(usual, policy, geometry.expert_bytes, trace.num_experts, others),
         schedule=schedule,
         durations=durations,
         spec=spec,
@@ -265,6 +284,7 @@ def assemble(
         engine=engine,
         steps_at_once=at_once,
         others=others,
+        room=room,
     )
 
 

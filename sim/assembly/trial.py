@@ -156,7 +156,8 @@ class Trial:
             for block in self.replay.schedule.blocks(1):
                 self.skips, self.step_ends = False, time.perf_counter() + budget_s / PREFILL_SHARE
                 try:
-                    self.results.append(self.replay.engine.replay(block, self.replay.reader.read(block)))
+                    data = self.replay.reader.read(block)
+                    self.results.append(self.replay.engine.replay(self.replay.with_room(block), data))
                 except ValueError:
                     if self.fault is None:
                         raise

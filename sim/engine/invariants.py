@@ -30,9 +30,11 @@ def check_finished(device: Device) -> None:
 def broken_invariants(device: Device) -> Iterator[str]:
     """Each invariant that does not hold, in words."""
     arrays, counts, spec = device.cache_arrays, device.counts, device.spec
-    used, capacity = arrays["used"], spec.pools.capacity
+    used, capacity = arrays["used"], arrays["capacity"]
     if not spec.hold and (used > capacity).any():
         yield f"experts occupy {used.tolist()} bytes of {capacity.tolist()}"
+    if device.cache.get("over_bytes") > 0:
+        yield f"experts once occupied {device.cache.get('over_bytes')} bytes more than K and V left them"
     held = np.zeros_like(used)
     for pool, count in enumerate(arrays["member_count"].tolist()):
         held[pool] = arrays["held"][arrays["members"][pool, :count]].sum()

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
-from sim.ranges import Count, OneOf, Range, check_ranges
+from sim.ranges import Amount, OneOf, Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Trace
 
 DEFAULT_FRACTION = 0.25
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,11 @@ class CacheConfig:
     fraction: Annotated[float | None, Range(0, 1, above=True)] = None
     """Of all experts, rounded down to whole slots per layer."""
     slots_per_layer: int | None = None
-    bytes: Count | None = None
-    """Of all layers together."""
+    bytes: int | str | None = None
+    """Of all layers together; ``auto``: what everything else leaves of the device's memory, KV at every step's context
+    (`sim.machine.memory`)."""
+    workspace_bytes: Amount = 1_000_000_000
+    """Of ``bytes=auto``: what the runtime holds beside weights, K and V: its context, activations, buffers."""
     scope: Annotated[str | None, OneOf("layer", "global")] = None
     """``layer``: each layer has its own pool (bytes are cut in equal slices); ``global``: one pool for all; None:
     as the policy says, see ``settled_by``."""
@@ -52,12 +56,25 @@ class CacheConfig:
         given = [name for name in ("fraction", "slots_per_layer", "bytes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(f"cache.{given[0]} and cache.{given[1]} are both set: give the capacity in one way only")
+        if isinstance(self.bytes, str) and self.bytes != AUTO:
+            raise UserError(f"cache.bytes={self.bytes}: must be a whole number, auto or null")
+        if isinstance(self.bytes, int) and self.bytes < 1:
+            raise UserError(f"cache.bytes={self.bytes}: must be at least 1")
+        if self.auto and self.holds:
+            raise UserError(
+                "cache.overflow=hold keeps steps whole, beyond the memory that cache.bytes=auto leaves: use stream"
+            )
         if self.slots_per_layer is not None and self.slots_per_layer < 1:
             raise UserError(f"cache.slots_per_layer={self.slots_per_layer}: at least 1 slot is needed")
 
     def settled_by(self, policy: Policy) -> CacheConfig:
         """With the policy's own scope and start where none is given."""
         return replace(self, scope=self.scope or policy.scope, start=self.start or policy.start)
+
+    @property
+    def auto(self) -> bool:
+        """Whether the capacity is what everything else leaves of the device's memory."""
+        return self.bytes == AUTO
 
     @property
     def resets(self) -> bool:
@@ -131,6 +148,11 @@ def make_pools(
 
     Raises: UserError where less than one expert of some layer fits, or more slots are asked for than there are experts.
     """
+    if config.auto:
+        raise UserError(
+            "cache.bytes=auto follows the contexts of requests that are replayed: here give cache.fraction, "
+            "cache.slots_per_layer or cache.bytes as a number"
+        )
     residency = policy.residency
     size = np.array(expert_bytes, dtype=np.int64)
     layers = size.size
@@ -142,7 +164,7 @@ def make_pools(
         total = int((per_layer // size).sum())
         per_layer = policy.allocation.slots(total, num_experts, others, size) * size
     capacity = np.array([per_layer.sum()]) if config.scope == "global" else per_layer
-    if config.bytes is not None and residency == "cache" and config.scope == "global":
+    if isinstance(config.bytes, int) and residency == "cache" and config.scope == "global":
         capacity = np.array([config.bytes], np.int64)
     smallest = capacity[pool_of] // np.maximum(size, 1)
     if (smallest < 1).any():
@@ -161,7 +183,7 @@ def _layer_bytes(config: CacheConfig, residency: str, size: NDArray[np.int64], n
         if config.slots_per_layer > num_experts:
             raise UserError(f"cache.slots_per_layer={config.slots_per_layer}: a layer has {num_experts} experts")
         return size * config.slots_per_layer
-    if config.bytes is not None:
+    if isinstance(config.bytes, int):
         return np.full(size.size, config.bytes // size.size, np.int64)
     fraction = DEFAULT_FRACTION if config.fraction is None else config.fraction
     slots = floor(fraction * num_experts + 1e-9)

@@ -7,14 +7,14 @@ from typing import Any
 
 from sim.config import TraceConfig
 from sim.machine.capacity import DEFAULT_FRACTION
-from sim.machine.model import dimensions_from_config, geometry, load_geometry
+from sim.machine.model import Dimensions, dimensions_from_config, geometry, load_dimensions, load_geometry
 from traces.errors import UserError
 from traces.format.layers import stretched
 from traces.format.trace import Geometry, Trace
 
 FALLBACK = "deepseek_moe_16b"
-_chosen: dict[str, int] = {}
-"""MoE layers of the models whose sizes were chosen by hand in this process, which may be no files of `conf/model`."""
+_chosen: dict[str, Dimensions] = {}
+"""The models whose sizes were chosen by hand in this process, which may be no files of `conf/model`."""
 
 
 def resolve_geometry(
@@ -34,8 +34,9 @@ def resolve_geometry(
             raise UserError(
                 "the chosen model file says how to record a model, not its sizes: use model=trace or a model's name"
             )
-        chosen = geometry(dimensions_from_config(model))
-        _chosen[chosen.model] = chosen.num_layers
+        dimensions = dimensions_from_config(model)
+        chosen = geometry(dimensions)
+        _chosen[chosen.model] = dimensions
         return _borrow(trace, chosen)
     if trace_config.path is None and trace_config.geometry is not None:
         return _borrow(trace, load_geometry(trace_config.geometry))
@@ -55,7 +56,7 @@ def resolve_geometry(
 def known_layers(geometry: Geometry) -> int | None:
     """MoE layers of the model that sizes are named after; None where no file describes that model."""
     if geometry.model in _chosen:
-        return _chosen[geometry.model]
+        return _chosen[geometry.model].num_layers
     known = _known_sizes(geometry.model)
     return None if known is None else known.num_layers
 
@@ -63,6 +64,16 @@ def known_layers(geometry: Geometry) -> int | None:
 def model_layers(geometry: Geometry) -> int:
     """The same; those of the sizes where no file describes that model."""
     return known_layers(geometry) or geometry.num_layers
+
+
+def dimensions_of(geometry: Geometry) -> Dimensions | None:
+    """The model that sizes are named after; None where neither a file nor this process's choice describes it."""
+    if geometry.model in _chosen:
+        return _chosen[geometry.model]
+    try:
+        return load_dimensions(geometry.model)
+    except UserError:
+        return None
 
 
 def _known_sizes(name: str) -> Geometry | None:

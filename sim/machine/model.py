@@ -168,6 +168,12 @@ def _bits(own: float | None, model: Dimensions) -> float:
     return model.other_bits if own is None else own
 
 
+def embedding_bytes(model: Dimensions) -> int:
+    """Bytes of the input embedding, which lie on the device though a step reads a row of a token only; 0 where it is
+    the LM head."""
+    return 0 if model.tied else round(model.vocab_size * model.hidden_size * model.other_bits / 8)
+
+
 def kv_bytes_per_token(model: Dimensions) -> int:
     """Bytes of K and V of one token over all layers, dense ones too, at `other_bits`, for each of the MoE layers."""
     layers = model.num_layers + model.dense_layers

@@ -13,6 +13,7 @@ from sim.engine.decision.cache import allocate
 from sim.engine.decision.device import DeviceSpec
 from sim.engine.interface import StepResults
 from sim.machine.durations import Durations
+from sim.workload.steps import NO_CHANGE
 
 STEP_ARRAYS = ("ids", "weights", "scores", "lookahead", "predicted", "routed", "executed_ids")
 """Arrays of the state that mean nothing between two layer steps."""
@@ -67,7 +68,7 @@ class ModelledDevice:
         run_steps(
             *self.addresses, self.clock.address, False, 0, steps, self.engine.totals,
             np.arange(steps + 1), np.full(steps, phase, np.uint8), np.full(steps, group), context, context,
-            np.zeros(steps, np.int64), *arrays,
+            np.zeros(steps, np.int64), NO_CHANGE, np.ones(steps, np.int64), np.zeros(steps, np.int64), *arrays,
             results.latency_ns, results.parts_ns, results.counts, results.lost,
         )  # fmt: skip
         return results

@@ -101,6 +101,10 @@ def _initial(replay: Replay) -> Mask | None:
 
 def _hottest(replay: Replay, demand: Counts) -> Mask:
     """The most demanded experts of each pool for its bytes, as many as fit, [L, E]."""
+    if replay.room is not None:
+        raise UserError(
+            "cache.bytes=auto: the run has another capacity at every step; export one with a fixed capacity"
+        )
     pools, total = replay.pools, demand.sum(axis=0)
     resident = np.zeros(total.shape, bool)
     worth = total / pools.size[:, None]

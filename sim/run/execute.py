@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from sim.assembly.build import build, open_requests, read_session
+from sim.assembly.build import build, open_requests, read_prefill, read_session
 from sim.assembly.replay import Replay
-from sim.config import RECORDED, SessionConfig, SweepConfig, to_plain_dict, validate
+from sim.config import RECORDED, PrefillConfig, SessionConfig, SweepConfig, to_plain_dict, validate
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Columns, Metrics, StepTable
 from sim.results.json_files import write_json
@@ -82,10 +82,12 @@ def run_system(config: DictConfig, folder: Path) -> SystemRun:
     """Run a system of several devices on the configured requests."""
     if config.get("layers", RECORDED) != RECORDED:
         raise UserError(f"layers={config.layers}: only for system=device; systems take their depth from system.model")
-    if read_session(config) != SessionConfig():
-        raise UserError(
-            f"session.*: system={config.system.name} replays requests as they were recorded; use system=device"
-        )
+    for group, as_recorded in (
+        ("session", read_session(config) == SessionConfig()),
+        ("prefill", read_prefill(config) == PrefillConfig()),
+    ):
+        if not as_recorded:
+            raise UserError(f"{group}.*: only for system=device, and system={config.system.name} has its own replay")
     system = load_system(to_plain_dict(config.system, "system"))
     if "speculate" in config and to_plain_dict(config.speculate, "speculate").get("tokens"):
         raise UserError(

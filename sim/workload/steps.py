@@ -18,6 +18,7 @@ BLOCK_ROWS = 4096
 BEYOND = 2**62
 """More than any prompt has tokens."""
 Times = NDArray[np.int64]
+NO_CHANGE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,12 @@ class StepBlock:
     """[S] how long the device is idle before the step: a user thinks."""
     drafted: Drafted | None = None
     """None in a replay without speculation."""
+    pool_bytes: Times = field(default_factory=lambda: NO_CHANGE)
+    """[S] bytes of every pool of experts from the step on; 0 rows: as they are at the start."""
+
+    def pool_bytes_of(self, step: int) -> int:
+        """Bytes of every pool from a step on; -1: as they are."""
+        return int(self.pool_bytes[step]) if self.pool_bytes.size else -1
 
     def __len__(self) -> int:
         return self.phase.size
@@ -199,6 +206,11 @@ class Schedule:
         """[T] phase in which every row is replayed."""
         return np.full(self.trace.num_tokens, DECODE, np.uint8) if self.as_decode else self.trace.phase
 
+    def contexts(self) -> Times:
+        """[R] position of a request's rows in its context minus their index."""
+        unrecorded = 0 if self.as_decode else self.trace.contexts()
+        return np.asarray(unrecorded - self.trace.request_offsets[:-1], np.int64)
+
     def _prompts(self) -> tuple[Times, Times]:
         """Tokens of every stretch of prefill in the trace, and the decode rows of every request."""
         phase, offsets = self.row_phase(), self.trace.request_offsets
@@ -225,9 +237,7 @@ class Schedule:
     def blocks(self, max_rows: int = BLOCK_ROWS) -> Iterator[StepBlock]:
         """All steps, at most ``max_rows`` at a time, with some ``max_rows`` rows (more where one step has more)."""
         offsets, phases = np.asarray(self.trace.request_offsets, np.int64), np.ascontiguousarray(self.row_phase())
-        context, at = self.trace.contexts() - offsets[:-1], offsets[:-1].copy()
-        if self.as_decode:
-            context = np.zeros_like(context) - offsets[:-1]
+        context, at = self.contexts(), offsets[:-1].copy()
         most = max(max_rows, self.max_tokens())
         batch, chunk, cursor = self.batch, self.chunk(), np.zeros(1, np.int64)
         chances, numbers = np.array(self.speculate.chances(), np.float64), self.trace.request_numbers

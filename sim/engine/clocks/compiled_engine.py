@@ -29,7 +29,8 @@ def only_evicts(device: Device) -> bool:
     """Whether steps of one token can go through ``clocks.lean``: the policy only evicts, every step fits, and every
     token has K experts."""
     pools, spec = device.spec.pools, device.spec
-    fits = (pools.capacity[pools.pool_of] >= spec.top_k * pools.size).all()
+    least = pools.capacity if spec.least_pool_bytes is None else np.full_like(pools.capacity, spec.least_pool_bytes)
+    fits = (least[pools.pool_of] >= spec.top_k * pools.size).all()
     plain = all(device.cache.get(flag) == 0 for flag in FAST_PATH_EXCLUDES) and spec.policy.write_back == "none"
     return bool(fits and plain and not spec.fewer and (pools.size == pools.size[0]).all())
 
@@ -88,7 +89,7 @@ class CompiledEngine:
             cuts = [*(np.flatnonzero(np.diff(block.group)) + 1).tolist(), len(block)]
         start = 0
         for stop in cuts:
-            fresh = self.resets and self.device.enter_group(int(block.group[start]))
+            fresh = self.resets and self.device.enter_group(int(block.group[start]), block.pool_bytes_of(start))
             if self.device.earlier:
                 self._count_from_restart(data, block.bounds[start], block.bounds[stop], fresh)
             while start < stop:
@@ -108,7 +109,7 @@ class CompiledEngine:
         done = run_steps(
             *device.structs, self.clock.address, fresh, start, stop, self.totals,
             block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, block.pause_ns,
-            block.num_requests(), block.passes(), *data.arrays(),
+            block.pool_bytes, block.num_requests(), block.passes(), *data.arrays(),
             result.latency_ns, result.parts_ns, result.counts, result.lost,
         )  # fmt: skip
         if self.timeline:

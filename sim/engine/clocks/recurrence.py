@@ -36,6 +36,7 @@ from sim.engine.clocks.timeline_log import (
 )
 from sim.engine.decision import core
 from sim.engine.decision.cache import Cache
+from sim.engine.decision.counters import FULL
 from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, Rules, as_cache, as_rules, as_state
 from sim.engine.decision.struct_views import core_jit
 from sim.machine import attention
@@ -315,6 +316,35 @@ def draft(clock: Clock, passes: int, requests: int) -> None:
 
 
 @core_jit
+def stream_step(state: State, cache: Cache, rules: Rules, clock: Clock, kv_tokens: int, pairs: int) -> None:
+    """All layers of a prompt that is streamed past the cache through two buffers, each of a whole layer's experts:
+    while the GPU computes one layer the link fills the other buffer."""
+    at_ns, tokens = clock.now_ns, state.num_tokens
+    while clock.link_state != LINK_IDLE:  # a copy that was under way
+        at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
+    if at_ns > clock.now_ns:
+        spend(clock, LINK_WAIT, at_ns - clock.now_ns)
+    arrival_ns = free_ns = next_free_ns = clock.now_ns
+    for layer in range(state.num_layers):
+        copy_ns = state.num_experts * clock.copy_ns[FULL, 0, layer]
+        arrival_ns = max(arrival_ns, free_ns) + copy_ns  # the link is free, and so is the buffer
+        clock.link_busy_ns += copy_ns
+        core.stream_layer(state, cache, layer)
+        weights_ns = clock.attention_ns[layer, tokens]
+        spend(clock, ATTENTION, attention_time(weights_ns, kv_tokens, clock.kv_ps_per_token, pairs, clock.pair_ps))
+        clock.now_ns += clock.before_lookup_ns
+        spend(clock, HOST, clock.call_ns)
+        spend(clock, EXPERT, clock.shared_ns[layer, tokens])
+        if arrival_ns > clock.now_ns:
+            spend(clock, LINK_WAIT, arrival_ns - clock.now_ns)
+        for i in range(cache.num_gpu):
+            spend(clock, LAUNCH, clock.expert_launch_ns)
+            spend(clock, EXPERT, cache.run_ns[i])
+        clock.now_ns += clock.after_experts_ns
+        free_ns, next_free_ns = next_free_ns, clock.now_ns
+
+
+@core_jit
 def end_step(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
     """Close a forward pass: the parts of its layers' constants, the head, what link and CPU did meanwhile."""
     for part in range(len(PARTS)):
@@ -340,6 +370,7 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
 @njit(
     i8(
         i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],
+        i8[::1],
         IDS, SCORES, SCORES, AHEAD, TIMES,
         i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
     ),
@@ -349,7 +380,8 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
 def run_steps(
     state_address: int, cache_address: int, rules_address: int, clock_address: int,
     fresh: bool, first: int, stop: int, totals: Any,
-    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any, requests: Any, passes: Any,
+    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any, pool_bytes: Any,
+    requests: Any, passes: Any,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
     latency_ns: Any, parts: Any, counts: Any, lost: Any,
 ) -> int:  # fmt: skip
@@ -381,9 +413,12 @@ def run_steps(
         clock.parts[:] = 0
         copy_to(counts[step], cache.counts)
         copy_to(lost[step], cache.lost)
+        core.prepare(state, cache, rules, pool_bytes[step] if pool_bytes.shape[0] > 0 else -1)
         if passes[step] > 0:
             draft(clock, passes[step], requests[step])
-        if clock.is_lean and b - a == 1:
+        if cache.streamed:
+            stream_step(state, cache, rules, clock, kv_tokens[step], pairs[step])
+        elif clock.is_lean and b - a == 1 and cache.is_static == 0:
             lean_step(state, cache, rules, clock, kv_tokens[step], pairs[step])
         else:
             for layer in range(state.num_layers):

@@ -20,6 +20,7 @@ from policies.base import Prefetch
 from sim.engine.clocks.recorder import Recorder
 from sim.engine.clocks.timeline_log import BACK_OVERLAP, BACK_SERIAL, WRITE_BACK
 from sim.engine.decision.core import WAIT
+from sim.engine.decision.counters import FULL
 from sim.engine.decision.device import Device, DeviceSpec, decides
 from sim.engine.interface import BlockResult
 from sim.machine.attention import attention_time
@@ -82,11 +83,12 @@ class SimpyEngine:
         drafting_ns = self.times.drafting_ns(passes, requests)
         for step in range(len(block)):
             first, last = int(block.bounds[step]), int(block.bounds[step + 1])
-            if self.resets and device.enter_group(int(block.group[step])):
+            if self.resets and device.enter_group(int(block.group[step]), block.pool_bytes_of(step)):
                 self.link, self.copying = None, -1
             self.now_ns += int(block.pause_ns[step])
             begin_ns, self.parts, before = self.now_ns, [0] * len(PARTS), device.totals()
-            device.load(data.rows(first, last), int(block.phase[step]), int(block.group[step]), int(requests[step]))
+            rows, pool_bytes = data.rows(first, last), block.pool_bytes_of(step)
+            device.load(rows, int(block.phase[step]), int(block.group[step]), int(requests[step]), pool_bytes)
             if passes[step]:
                 self._draft(int(passes[step]), drafting_ns[step].tolist())
             tokens, kv_tokens, pairs = last - first, int(block.kv_tokens[step]), int(block.attended_pairs[step])
@@ -108,8 +110,11 @@ class SimpyEngine:
 
     def _step(self, tokens: int, kv_tokens: int, pairs: int) -> Process:
         kv_ns = attention_time(0, kv_tokens, self.times.kv_ps_per_token, pairs, self.times.pair_ps)
-        for layer in range(self.device.spec.num_layers):
-            yield from self._layer(layer, tokens, kv_ns)
+        if self.device.streamed:
+            yield from self._streamed(tokens, kv_ns)
+        else:
+            for layer in range(self.device.spec.num_layers):
+                yield from self._layer(layer, tokens, kv_ns)
         for part, spent_ns in enumerate(self.layer_parts_ns):
             self.parts[part] += self.device.spec.num_layers * spent_ns
         self._spend(ATTENTION, int(self.times.head_ns[tokens]))
@@ -171,6 +176,41 @@ class SimpyEngine:
         self.parts[ATTENTION] += attention_ns
         self.parts[LAUNCH] += len(plan.gpu_queue) * times.expert_launch_ns
         self.parts[EXPERT] += sum(plan.run_ns)
+
+    def _streamed(self, tokens: int, kv_ns: int) -> Process:
+        """All layers of a prompt that is streamed past the cache through two buffers, each of a whole layer's experts:
+        while the GPU computes one layer the link fills the other buffer."""
+        while self.link is not None:  # a copy that was under way
+            yield self.link
+        self._waited(LINK_WAIT)
+        yield self.env.timeout(self.now_ns - self.env.now)
+        buffers = simpy.Container(self.env, 2, 2)
+        arrived = [self.env.event() for _ in range(self.device.spec.num_layers)]
+        self.env.process(self._stream(buffers, arrived))
+        for layer in range(self.device.spec.num_layers):
+            self.layer, times = layer, self.times
+            experts, run_ns = self.device.stream_layer(layer)
+            self._spend(ATTENTION, self.attention_ns[layer][tokens] + kv_ns)
+            self.now_ns += self.before_lookup_ns
+            self._spend(HOST, times.link_call_ns)
+            self._spend(EXPERT, self.shared_ns[layer][tokens])
+            yield self.env.timeout(self.now_ns - self.env.now)
+            yield arrived[layer]
+            self._waited(LINK_WAIT)
+            self._spend(LAUNCH, len(experts) * times.expert_launch_ns)
+            self._spend(EXPERT, sum(run_ns))
+            self.now_ns += sum(spent_ns for _, spent_ns in self.after_experts)
+            yield self.env.timeout(self.now_ns - self.env.now)
+            yield buffers.put(1)
+
+    def _stream(self, buffers: simpy.Container, arrived: list[simpy.Event]) -> Process:
+        """The link: the experts of one layer after the other, each into a free buffer."""
+        for layer, event in enumerate(arrived):
+            yield buffers.get(1)
+            copy_ns = self.num_experts * self.copies_ns[FULL][0][layer]
+            yield self.env.timeout(copy_ns)
+            self.link_busy_ns += copy_ns
+            event.succeed()
 
     def _spend(self, part: int, amount_ns: int, expert: int = 0) -> None:
         """Let the GPU's time advance, booked to a part; ``expert``: which one it waits for."""

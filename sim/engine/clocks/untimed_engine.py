@@ -49,6 +49,9 @@ def untimed_step(
     state, cache, rules = as_state(state_address), as_cache(cache_address), as_rules(rules_address)
     tokens, layers, ranks = ids.shape
     for layer in range(layers):
+        if cache.streamed:
+            core.stream_layer(state, cache, layer)
+            continue
         if not sequential:
             untimed_layer(state, cache, rules, layer)
             continue
@@ -79,9 +82,10 @@ class UntimedEngine:
         for step in range(len(block)):
             rows = data.rows(int(block.bounds[step]), int(block.bounds[step + 1]))
             if self.resets:
-                device.enter_group(int(block.group[step]))
+                device.enter_group(int(block.group[step]), block.pool_bytes_of(step))
             before = device.totals()
-            device.load(rows, int(block.phase[step]), int(block.group[step]), int(requests[step]))
+            pool_bytes = block.pool_bytes_of(step)
+            device.load(rows, int(block.phase[step]), int(block.group[step]), int(requests[step]), pool_bytes)
             untimed_step(*device.structs, self.sequential, *device.step)
             result.counts[step], result.lost[step] = device.totals_since(before)
         return result

@@ -41,7 +41,18 @@ class Cache:
     holds_overflow: int
     """cache.overflow=hold: a step may hold more than the capacity, and is trimmed when it ends."""
     is_static: int
-    """What is resident never changes."""
+    """What is resident never changes: by the eviction rule, or in a step that goes past the cache."""
+    rule_is_static: int
+    """... by the eviction rule."""
+    goes_past: int
+    """Which prompts go past the cache: NEVER, ON_OVERFLOW or ALWAYS."""
+    streams: int
+    """Those that do are streamed layer by layer."""
+    streamed: int
+    """The step is one of them."""
+    over_bytes: int
+    """The most by which experts have ever occupied more than their pool has where its bytes change from step to
+    step."""
     after_step: int
     """What stays is decided over the layer step as a whole: see ``policies.base.Eviction``."""
     offers_late: int

@@ -20,13 +20,14 @@ def void_copies(state: int, cache: int, rules: int, staging_slots: int) -> None:
     core.void_copies(as_state(state), as_cache(cache), staging_slots)
 
 
-@njit(void(i8, i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
+@njit(void(i8, i8, i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES), cache=True)
 def load(
-    state: int, cache: int, rules: int, phase: int, group: int, requests: int,
+    state: int, cache: int, rules: int, phase: int, group: int, requests: int, pool_bytes: int,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
 ) -> None:  # fmt: skip
     core.load(as_state(state), as_cache(cache), ids, weights, scores, lookahead, next_use)
     core.enter(as_state(state), as_cache(cache), phase, group, requests)
+    core.prepare(as_state(state), as_cache(cache), as_rules(rules), pool_bytes)
 
 
 @njit(void(i8, i8, i8, i8, i8, i8), cache=True)
@@ -34,6 +35,11 @@ def begin(state: int, cache: int, rules: int, layer: int, link_left_ns: int, lin
     bookkeeping = as_cache(cache)
     bookkeeping.link_left_ns, bookkeeping.link_copy_ns = link_left_ns, link_copy_ns
     core.begin(as_state(state), bookkeeping, as_rules(rules), layer)
+
+
+@njit(void(i8, i8, i8, i8), cache=True)
+def stream_layer(state: int, cache: int, rules: int, layer: int) -> None:
+    core.stream_layer(as_state(state), as_cache(cache), layer)
 
 
 @njit(i8(i8, i8, i8), cache=True)

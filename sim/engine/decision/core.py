@@ -10,19 +10,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.state import IN_FLIGHT, LOW, RESIDENT, State
+from policies.state import DROPPED, IN_FLIGHT, LOW, PREFILL, RESIDENT, State
 from sim.engine.decision.cache import Cache, Ids, Scores, Times
 from sim.engine.decision.counters import (
     CHUNK,
     FULL,
     LOW_COPY,
+    N_BYPASSES,
     N_COPIED_BYTES,
     N_DEMAND_COPIES,
+    N_DEMANDED,
+    N_EXECUTED,
+    N_FETCHES,
+    N_HITS,
     N_OVERFLOW_STEPS,
     N_PREFETCH_ABANDONED,
     N_PREFETCH_CANCELLED,
     N_PREFETCH_COPIES,
     N_PREFETCH_WASTED,
+    N_RESIDENT_EXECUTED,
+    N_ROUTED_RANKS,
 )
 from sim.engine.decision.demand import (
     check_assignment,
@@ -39,6 +46,8 @@ from sim.engine.decision.layout import Rules
 from sim.engine.decision.slots import NOBODY, evict, find_victim, join, leave, place_demand, place_prefetch
 from sim.engine.decision.struct_views import borrow, core_jit
 
+NEVER, ON_OVERFLOW, ALWAYS = range(3)
+"""Which prompts go past the cache, see ``Cache.goes_past``."""
 IDLE, WAIT, DEMAND_COPY, PREFETCH_COPY = range(4)
 """What ``next_copy`` did: nothing is queued; the next copy has no slot yet; a copy started or went on.
 
@@ -76,6 +85,82 @@ def enter(state: State, cache: Cache, phase: int, group: int, requests: int) -> 
     """Note which step begins: its phase, its lockstep batch and how many requests it is of."""
     state.phase, state.group, state.num_requests = phase, group, requests
     state.step += 1
+
+
+@core_jit
+def prepare(state: State, cache: Cache, rules: Rules, pool_bytes: int) -> None:
+    """Give experts the memory that they have in this step (-1: as it was); see which way its prompt takes."""
+    if pool_bytes >= 0:
+        resize(state, cache, rules, pool_bytes)
+    if cache.goes_past != NEVER:
+        past = state.phase == PREFILL and (cache.goes_past == ALWAYS or exceeds(state, cache))
+        cache.streamed = 1 if past and cache.streams else 0
+        cache.is_static = 1 if past else cache.rule_is_static
+
+
+@core_jit
+def resize(state: State, cache: Cache, rules: Rules, pool_bytes: int) -> None:
+    """Give every pool other bytes; what no longer fits leaves, by the eviction rule. A prefetch that is paused between
+    two chunks is given up where nothing else can leave."""
+    for pool in range(cache.capacity.shape[0]):
+        cache.over_bytes = max(cache.over_bytes, cache.used[pool] - cache.capacity[pool])
+        cache.capacity[pool] = pool_bytes
+    for layer in range(state.num_layers):
+        pool = cache.pool_of[layer]
+        while cache.used[pool] > cache.capacity[pool]:
+            victim = find_victim(state, cache, rules, layer)
+            if victim >= 0:
+                evict(state, cache, pool, victim)
+            elif cache.paused_chunks > 0 and cache.pool_of[cache.paused_layer] == pool:
+                abandon(state, cache)
+            else:
+                break
+        cache.over_bytes = max(cache.over_bytes, cache.used[pool] - cache.capacity[pool])
+
+
+@core_jit
+def exceeds(state: State, cache: Cache) -> bool:
+    """Whether any layer of the step demands more than its pool has."""
+    ids, seen = cache.step_ids, cache.seen
+    for layer in range(state.num_layers):
+        cache.tick += 1
+        left = cache.capacity[cache.pool_of[layer]]
+        for token in range(ids.shape[0]):
+            for rank in range(ids.shape[2]):
+                expert = ids[token, layer, rank]
+                if expert != DROPPED and seen[expert] != cache.tick:
+                    seen[expert] = cache.tick
+                    left -= cache.size[layer]
+        if left < 0:
+            return True
+    return False
+
+
+@core_jit
+def stream_layer(state: State, cache: Cache, layer: int) -> None:
+    """A layer of a prompt that is streamed past the cache: whole layers are copied, its experts run in order of their
+    last use as routed. Rules see nothing of it."""
+    state.layer = layer
+    state.now += 1
+    load_layer(state, cache)
+    state.num_demand = state.num_executed = list_distinct(state, cache, state.ids, state.demand)
+    base, counts, size = layer * state.num_experts, cache.counts, cache.size[layer]
+    for i in range(state.num_demand):
+        expert = state.demand[i]
+        hit = cache.status[base + expert] == RESIDENT
+        counts[N_HITS if hit else N_FETCHES] += 1
+        counts[N_RESIDENT_EXECUTED] += hit
+        counts[N_BYPASSES] += not hit
+        cache.gpu_queue[i] = expert
+        cache.run_ns[i] = cache.expert_ns[layer, cache.tokens_of[expert]] - cache.launch_ns
+    for token in range(state.num_tokens):
+        counts[N_ROUTED_RANKS] += state.token_ranks[token]
+    counts[N_DEMANDED] += state.num_demand
+    counts[N_EXECUTED] += state.num_demand
+    counts[N_DEMAND_COPIES] += state.num_experts
+    counts[N_COPIED_BYTES] += state.num_experts * size
+    cache.lost[1] += state.num_tokens
+    cache.num_gpu = state.num_demand
 
 
 @core_jit
@@ -334,7 +419,7 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     shield_step(state, cache)
     if cache.has_touch:
         rules.touch(rules.eviction, state, rules.eviction_memory)
-    if cache.after_step:
+    if cache.after_step and cache.is_static == 0:
         settle_retention(state, cache, rules)
     queue_work(state, cache)
     if cache.has_predict and cache.predicts_at_end == 0:

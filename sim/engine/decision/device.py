@@ -88,6 +88,12 @@ class DeviceSpec:
     profile: NDArray[np.float64] | None = None
     """[L, E] worth of each expert at a warm start, instead of what the eviction rule says."""
     seed: int = 0
+    goes_past: int = 0
+    """Which prompts go past the cache, see ``core.NEVER``."""
+    streams: bool = False
+    """Those that do are streamed layer by layer."""
+    least_pool_bytes: int | None = None
+    """What every pool shrinks to at most, where its bytes change from step to step."""
     late_copy_to_cpu: bool = False
     cancel_late_copy: bool = False
     forgets: bool = False
@@ -156,7 +162,7 @@ class Device:
         self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
         self.cache_arrays = allocate(layers, experts, spec.pools.capacity.size) | {
             "pool_of": spec.pools.pool_of,
-            "capacity": spec.pools.capacity,
+            "capacity": spec.pools.capacity.copy(),
             "used": np.zeros_like(spec.pools.capacity),
             "size": spec.pools.size,
             "low_size": spec.low_size,
@@ -197,6 +203,9 @@ class Device:
             "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
             "holds_overflow": int(self.spec.hold),
             "is_static": int(policy.eviction.static),
+            "rule_is_static": int(policy.eviction.static),
+            "goes_past": self.spec.goes_past,
+            "streams": int(self.spec.streams),
             "after_step": int(policy.eviction.after_step),
             "predicts_at_end": int(policy.prediction.available_at_end()),
             "launch_ns": self.spec.launch_ns,
@@ -249,10 +258,13 @@ class Device:
             array[...] = begun
         if self.spec.first_use is not None:
             next_use[...] = upcoming
+        self.cache_arrays["capacity"][:] = self.spec.pools.capacity
         self.earlier += now
 
-    def enter_group(self, group: int) -> bool:
+    def enter_group(self, group: int, pool_bytes: int = -1) -> bool:
         """Empty the cache, as at the start, if ``group`` is another lockstep batch -> whether it is.
+
+        ``pool_bytes``: of every pool in the first step of the batch; -1: as they are.
 
         What is on the link is void then. What predictions and substitutions have learned stays, unless the
         specification says that rules forget.
@@ -268,19 +280,29 @@ class Device:
                 self.cache_arrays[name][:] = 0
             self.memories["eviction"][:] = self.spec.memories["eviction"]
             calls.void_copies(*self.structs, self.spec.staging_slots)
+            if pool_bytes >= 0:
+                self.cache_arrays["capacity"][:] = pool_bytes
             self._warm_up()
         self.group = group
         return True
 
-    def load(self, step: tuple[NDArray[Any], ...], phase: int, group: int, requests: int | None = None) -> None:
+    def load(
+        self,
+        step: tuple[NDArray[Any], ...],
+        phase: int,
+        group: int,
+        requests: int | None = None,
+        pool_bytes: int = -1,
+    ) -> None:
         """Begin a forward pass with the router output of its tokens (``sim.workload.rows.BlockData.rows``).
 
         ``requests``: how many the tokens are of; None: one each where they decode, one of all in a prefill.
+        ``pool_bytes``: of every pool from now on; -1: as they are.
         """
         self.step = step = self._from_restart(step)  # compiled code only borrows them
         if requests is None:
             requests = len(step[0]) if phase == DECODE else 1
-        calls.load(*self.structs, phase, group, requests, *step)
+        calls.load(*self.structs, phase, group, requests, pool_bytes, *step)
 
     def _from_restart(self, step: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], ...]:
         """The router output with the times of the future counted as ``now`` is."""
@@ -293,6 +315,18 @@ class Device:
         run_ns = self.run_ns[:gpu].tolist()
         cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
         return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release), bool(stops))
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the step is a prompt that is streamed past the cache: ``stream_layer`` takes the place of the calls
+        of its layers."""
+        return bool(self.cache.get("streamed"))
+
+    def stream_layer(self, layer: int) -> tuple[list[int], list[int]]:
+        """Count a layer of a streamed prompt -> (its experts in the order in which they run, what each takes)."""
+        calls.stream_layer(*self.structs, layer)
+        count = self.cache.get("num_gpu")
+        return self.gpu_queue[:count].tolist(), self.run_ns[:count].tolist()
 
     def next_copy(self) -> int:
         """Start the next copy -> core.IDLE, core.WAIT, or core.DEMAND_COPY or core.PREFETCH_COPY: see ``copy``."""

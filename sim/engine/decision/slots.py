@@ -160,6 +160,8 @@ def place_prefetch(state: State, cache: Cache, rules: Rules, key: int) -> bool:
     pool, size = cache.pool_of[layer], cache.size[layer]
     if cache.status[key] == RESIDENT or cache.status[key] == IN_FLIGHT or size > cache.capacity[pool]:
         return False
+    if cache.is_static:
+        return False
     shield, low = cache.shield[key], cache.held[key] if cache.status[key] == LOW else 0
     cache.shield[key] = 1  # a low-precision version stays until the full one has a slot, and takes part of it
     while cache.used[pool] - low + size > cache.capacity[pool]:

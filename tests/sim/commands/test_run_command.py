@@ -74,7 +74,7 @@ def test_a_sweep_gives_one_folder_per_run(trace_path, tmp_path):
         (("run", "nothing"), "nothing: an override is KEY=VALUE, as policy=lru"),
         (("run", "quiet=perhaps"), "quiet=perhaps: must be true or false"),
         (("run", "format=xml"), "format=xml: must be table or json"),
-        (("run", "cache.bytes=2.5e0"), "cache.bytes=2.5: must be a whole number or null"),
+        (("run", "cache.bytes=2.5e0"), "cache.bytes=2.5: must be a whole number or a word or null"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, tmp_path):
