@@ -70,7 +70,7 @@ def test_a_third_layer_waits_until_a_buffer_is_free():
     ids = np.tile(np.arange(4).reshape(4, 1, 1), (1, 3, 1))
     trace = routed(ids, 4, [4], [4], expert_bytes=[1000, 10, 1000])
     found, _ = table_of(trace, stream=True, gpu_memory_bytes_per_s=1e8)
-    # copies 4000, 40, 4000; layers 4 x 10000, 4 x 100, 4 x 10000: layer 2 comes 4000 after layer 0 has run, 3600 after 1
+    # copies 4000, 40, 4000; layers 4 x 10000, 4 x 100, 4 x 10000: layer 2 comes 4000 after 0 has run, 3600 after 1
     assert found["latency_ns"].tolist() == [4000 + 40_000 + 400 + 3600 + 40_000]
 
 
