@@ -75,7 +75,13 @@ def read_one(folder: Path, machine: dict[str, str] | None = None, **cells: str) 
         ({"placement_value": "25 % of experts on GPU", "placement_kind": ""}, Placement(CPU_EXPERTS, gpu_share=0.25)),
         ({"placement_value": "budget", "placement_kind": "LRU slots", "hit_rate": "0.75"},
          Placement(LINK_CACHE, miss=0.25)),
-        ({"placement_value": "staging only", "placement_kind": "LRU"}, Placement(LINK_CACHE, miss=1.0)),
+        ({"placement_value": "staging only", "placement_kind": "LRU"}, Placement(LINK_CACHE, miss=1.0, lookup=False)),
+        ({"placement_value": "--override-tensor .ffn_.*_exps.=CPU", "placement_kind": ""}, Placement(CPU_EXPERTS, 48)),
+        ({"placement_value": "all experts in RAM", "placement_kind": ""}, Placement(CPU_EXPERTS, 48)),
+        ({"placement_value": "", "placement_kind": "", "flags": "n_cpu_moe=24"}, Placement(CPU_EXPERTS, 24)),
+        ({"placement_value": "100 % GPU", "placement_kind": ""}, Placement(RESIDENT)),
+        ({"placement_value": "fully in VRAM", "placement_kind": ""}, Placement(RESIDENT)),
+        ({"placement_value": "", "placement_kind": "", "flags": "-ngl 0 -t 8"}, Placement(CPU_ONLY)),
         ({"placement_value": "89 of 512 slots hit .75", "runtime": "slotstream", "placement_kind": ""},
          Placement(STORAGE_CACHE, miss=0.25)),
         ({"placement_value": "hot cache 124 of 256 slots", "placement_kind": ""}, None),
@@ -291,13 +297,15 @@ def test_what_the_corpus_reaches(findings: Findings) -> None:
 
     assert int(str(without["rows"])) >= 55
     assert median(without) < 20
-    assert float(str(without["within_40_percent"])) > 0.8
+    assert float(str(without["share_within_0.4"])) > 0.8
     assert median(one) < 9
     assert median(two) < 7
     for row in (without, one, two):
-        assert 0.8 < float(str(row["inside_90_percent_interval"])) <= 0.97
+        assert 0.8 < float(str(row["share_in_90_percent_interval"])) <= 0.97
     for name in ("bytes over bandwidth", "llmfit"):
         assert median(without) < median(overall[f"{name}, the same rows"])
+    order = {str(row["estimate"]): row for row in findings.tables["order"]}
+    assert float(str(order["this model"]["share"])) > 0.9
     assert sum(int(str(row["rows"])) for row in findings.tables["left_out"]) + len(findings.tables["rows"]) == 428
 
 

@@ -173,6 +173,16 @@ def test_models_have_the_weights_that_their_makers_state() -> None:
         experts = 3 * model.hidden_size * model.expert_ffn * model.num_experts * model.num_layers
         assert 0.8 < experts / 1e9 / known.parameters_b < 1.0, known.name
         assert find_model(known.name) is known, known.name
+    for name, model in (
+        ("qwen3:30b-a3b", "Qwen3-30B-A3B"), ("Qwen 3 30B A3B Instruct 2507", "Qwen3-30B-A3B"),
+        ("GPT-OSS:20B", "gpt-oss-20b"), ("unsloth/Qwen3-Coder-Next", "Qwen3-Next-80B-A3B"),
+        ("glm 4.5 air", "GLM-4.5-Air"), ("GLM-4.6", "GLM-4.5"),
+        ("DeepSeek R1 671B", "DeepSeek-V3"), ("Gemma 4 26B A4B", "gemma-4-26B-A4B"),
+    ):  # fmt: skip
+        known_as = find_model(name)
+        assert known_as is not None, name
+        assert known_as.name == model
+    assert find_model("DeepSeek-R1-Distill-Qwen-32B") is None
     assert find_model("DeepSeek-V2-Lite / Qwen3.6-35B-A3B") is None
     assert find_model("a model that nobody knows") is None
 

@@ -12,7 +12,14 @@ RESIDENT, CPU_ONLY, CPU_EXPERTS, LINK_CACHE, STORAGE_CACHE = (
     "all resident", "all on the CPU", "experts on the CPU", "cache over the link", "cache over storage",
 )  # fmt: skip
 KINDS = (RESIDENT, CPU_EXPERTS, CPU_ONLY, LINK_CACHE, STORAGE_CACHE)
-_ALL_ON_CPU = r"(?<![\w-])-{1,2}cmoe\b|--cpu-moe\b|exps=cpu|all routed experts on cpu|all experts on cpu"
+_ALL_ON_CPU = (
+    r"(?<![\w-])-{1,2}cmoe\b|--cpu-moe\b|exps[^ ]*=cpu|"
+    r"\ball (?:routed |moe )?(?:experts|moe layers) (?:on|in) (?:the )?(?:cpu|ram)\b"
+)
+_RESIDENT = (
+    r"\ball resident\b|^resident\b|\b(?:all|fully|entirely|everything) (?:on|in) (?:the )?(?:gpu|vram)\b|"
+    r"\bfull gpu\b|\bfull(?:y)? (?:gpu )?offload(?:ed)?(?: to (?:the )?gpu)?$|\b100 ?% (?:on )?(?:gpu|vram)\b"
+)
 _STORAGE = r"ssd|nvme|disk|stream|flash storage|ram budget|ram lru|colibri|slotstream|boyle|fieldfare|bigmoe|big_moe"
 
 
@@ -27,6 +34,8 @@ class Placement:
     miss: float = 0.0
     miss_bytes: float | None = None
     """Bytes that a token reads past the cache, where they are stated rather than the rate of misses."""
+    lookup: bool = True
+    """A cache is looked up and decided on; false: every expert is copied, and nothing is."""
 
 
 def placement_of(row: Measurement, model: Dimensions) -> Placement | None:
@@ -34,14 +43,14 @@ def placement_of(row: Measurement, model: Dimensions) -> Placement | None:
     layers, value = model.num_layers, row.placement_value.lower()
     told = f"{value} | {row.flags.lower()}"
     kind = row.placement_kind.lower()
-    if re.search(r"\bcpu[- ]only\b|\bno gpu\b", told):
+    if re.search(r"\bcpu[- ]only\b|\bno gpu\b|-ngl 0\b", told):
         return Placement(STORAGE_CACHE, miss=_miss(row)) if _misses(row) else Placement(CPU_ONLY)
     if _misses(row):
         stored = re.search(rf"({NUMBER}) ?mib(?:/| per )?(?:token)?\s*$", value)
         tier = STORAGE_CACHE if re.search(_STORAGE, row.words) else LINK_CACHE
         return Placement(tier, miss=_miss(row), miss_bytes=float(stored[1]) * 2**20 if stored else None)
     if re.search(r"staging only|bypass", value):
-        return Placement(LINK_CACHE, miss=1.0)
+        return Placement(LINK_CACHE, miss=1.0, lookup=False)
     if (
         re.search(r"hot cache|expert cache|moe-cache|\blru\b|\bslots\b", f"{told} | {kind}")
         and "all resident" not in value
@@ -60,9 +69,7 @@ def placement_of(row: Measurement, model: Dimensions) -> Placement | None:
         return _on_cpu(number - model.dense_layers if number < layers + model.dense_layers else layers, layers)
     if re.search(_ALL_ON_CPU, f"{told} | {kind}"):
         return _on_cpu(layers, layers)
-    if re.search(r"\ball resident\b|^resident\b|all on gpu|fully on gpu|full gpu", value) or kind.startswith(
-        "resident"
-    ):
+    if re.search(_RESIDENT, value) or kind.startswith("resident"):
         return None if re.search(_STORAGE, row.words) else Placement(RESIDENT)
     return None
 
@@ -76,7 +83,7 @@ def _on_cpu(number: int, layers: int) -> Placement | None:
 def _cpu_moe(told: str, kind: str, value: str) -> int | None:
     """N of --n-cpu-moe N."""
     for text in told.split(" | "):
-        found = re.search(r"n-?cpu-?moe[ =]+(?:all \()?(\d{1,6})|ncmoe[ =]*(\d{1,6})", text)
+        found = re.search(r"n[-_]?cpu[-_]?moe[ =:]+(?:all \()?(\d{1,6})|ncmoe[ =:]*(\d{1,6})", text)
         if found:
             return int(found[1] or found[2])
     bare = re.fullmatch(r"(\d{1,6})(?: \(.*\))?", value)

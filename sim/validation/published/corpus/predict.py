@@ -8,7 +8,7 @@ family of machines that both name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,7 @@ def error_row(name: str, predictions: Sequence[Prediction], stage: int) -> Row:
     """Errors and coverage of a stage."""
     chosen = [prediction for prediction in predictions if prediction.counts(stage)]
     errors = [_error(prediction.predicted[stage], prediction) for prediction in chosen]
-    return {"estimate": name, **_sizes(errors, chosen), "inside_90_percent_interval": coverage_of(chosen, stage)}
+    return {"estimate": name, **_sizes(errors, chosen), "share_in_90_percent_interval": coverage_of(chosen, stage)}
 
 
 def coverage_of(predictions: Sequence[Prediction], stage: int) -> float | None:
@@ -159,7 +159,7 @@ def machine_rows(
             row[f"{name}_absolute_error_percent"] = float(np.median(np.abs(errors))) if errors else None
         inside = coverage_of([p for p in chosen if p.counts(0)], 0)
         pairs, right = order_of(chosen, lambda prediction: prediction.predicted[0])
-        row |= {"inside_90_percent_interval": inside, "pairs": pairs, "in_order": right}
+        row |= {"share_in_90_percent_interval": inside, "pairs": pairs, "in_order": right}
         for name, estimate in BASELINES.items():
             errors = [_error(estimate(p), p) for p in chosen if p.counts(0)]
             label = name.replace(" ", "_")
@@ -225,9 +225,10 @@ def summary_of(tables: dict[str, list[Row]]) -> dict[str, object]:
             "rows": row["rows"],
             "machines": row["machines"],
             "median_absolute_error_percent": row["median_absolute_error_percent"],
-            "share_within_40_percent": row["within_40_percent"],
+            "machines_median_absolute_error_percent": row["machines_median_absolute_error_percent"],
+            "share_within_0.4": row["share_within_0.4"],
             "worst_error_percent": row["worst_error_percent"],
-            "share_inside_the_90_percent_interval": row["inside_90_percent_interval"],
+            "share_in_90_percent_interval": row["share_in_90_percent_interval"],
         }
     order = {str(row["estimate"]): row for row in tables["order"]}
     summary["pairs in the right order"] = order[MODEL]["share"]
@@ -269,14 +270,18 @@ def notes_for(
     ]
 
 
-def _sizes(errors_percent: Sequence[float], predictions: Iterable[Prediction]) -> Row:
+def _sizes(errors_percent: Sequence[float], predictions: Sequence[Prediction]) -> Row:
     sizes = np.abs(np.asarray(errors_percent, np.float64))
-    machines = {prediction.setting.row.machine_id for prediction in predictions}
+    of_machine: dict[str, list[float]] = {}
+    for prediction, size in zip(predictions, sizes.tolist(), strict=True):
+        of_machine.setdefault(prediction.setting.row.machine_id, []).append(size)
+    medians = [float(np.median(found)) for found in of_machine.values()]
     return {
         "rows": len(sizes),
-        "machines": len(machines),
+        "machines": len(medians),
         "median_absolute_error_percent": float(np.median(sizes)) if len(sizes) else None,
-        "within_40_percent": float(np.mean(sizes <= 100 * WITHIN)) if len(sizes) else None,
+        "machines_median_absolute_error_percent": float(np.median(medians)) if medians else None,
+        "share_within_0.4": float(np.mean(sizes <= 100 * WITHIN)) if len(sizes) else None,
         "worst_error_percent": max(errors_percent, key=abs) if len(sizes) else None,
     }
 

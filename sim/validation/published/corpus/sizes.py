@@ -107,7 +107,8 @@ def _model(file: str, cells: dict[str, str]) -> KnownModel:
 
 def find_model(text: str) -> KnownModel | None:
     """The model that a row names; None where it names none of them, or two."""
-    name = text.lower().replace(" ", "-").replace("_", "-")
+    name = re.sub(r"[ _:]+", "-", text.lower())
+    name = re.sub(r"\bqwen-(?=\d)", "qwen", name)  # "Qwen 3 30B"
     found = [known for known in shipped_models() if re.search(known.match, name)]
     return found[0] if len(found) == 1 else None
 

@@ -59,8 +59,10 @@ def _runtime(name: str) -> Runtime:
 def runtime_of(setting: Setting) -> Runtime:
     """The costs that a row starts from. imp captures graphs where all experts are resident, and none elsewhere."""
     if setting.runtime == IMP:
-        return _runtime("cuda_graphs" if setting.placement.kind == RESIDENT else "imp_2026_08")
-    return _runtime(RUNTIME_FILES[setting.runtime])
+        runtime = _runtime("cuda_graphs" if setting.placement.kind == RESIDENT else "imp_2026_08")
+    else:
+        runtime = _runtime(RUNTIME_FILES[setting.runtime])
+    return runtime if setting.placement.lookup else replace(runtime, decision_s_per_layer=0.0)
 
 
 def machine_of(setting: Setting) -> Machine:
