@@ -190,6 +190,16 @@ TOTALS = (
 )
 """Of the whole replay, without an interval."""
 
+TOKENS_PER_S = Metric(
+    "tokens_per_s", "tokens per second", "decode tokens, of drafts the accepted ones / time of all decode steps",
+    PLAIN, ("num_tokens",), ("latency_ns",), 1e-9, higher_is_better=True, heading="tokens/s",
+)  # fmt: skip
+UNION_SIZE = Metric(
+    "union_size", "distinct experts per layer step", "distinct experts that a decode step demands of a layer: the "
+    "union over its rows",
+    PLAIN, ("demanded",), ("layer_steps",), heading="distinct experts",
+)  # fmt: skip
+
 DECODE_MEASURES = (
     Metric(
         "bytes_per_step", "copied per step", "bytes copied to the GPU / steps", BYTES, ("copied_bytes",), ("steps",),
@@ -203,14 +213,13 @@ DECODE_MEASURES = (
                PLAIN, (f"prefetch_{end}",), ("num_tokens",))
         for end in ("used", "late", "wasted", "abandoned")
     ),
+    TOKENS_PER_S,
+    UNION_SIZE,
 )  # fmt: skip
 """Of decode steps, with the prefix `decode.`: what figures show beside metrics.json."""
 
 SPECULATION = (
-    Metric(
-        "tokens_per_s", "tokens per second", "decode tokens, of drafts the accepted ones / time of all decode steps",
-        PLAIN, ("num_tokens",), ("latency_ns",), 1e-9, higher_is_better=True, heading="tokens/s",
-    ),
+    TOKENS_PER_S,
     Metric(
         "acceptance_rate", "drafts accepted", "accepted drafts / drafts that were verified; those behind the first "
         "rejected one count as verified",
@@ -221,11 +230,7 @@ SPECULATION = (
         "and the drafts accepted with it",
         PLAIN, ("num_tokens",), ("num_requests",), higher_is_better=True, heading="tokens per step",
     ),
-    Metric(
-        "union_size", "distinct experts per layer step", "distinct experts that a decode step demands of a layer: the "
-        "union over its rows",
-        PLAIN, ("demanded",), ("layer_steps",), heading="distinct experts",
-    ),
+    UNION_SIZE,
     Metric(
         "rolled_back_per_token", "K and V rolled back per token", "rejected drafts, whose keys and values were written "
         "and are thrown away / decode tokens; it takes no time",

@@ -40,7 +40,9 @@ def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
             "python -m sim run -m policy=lru,importance hardware.link_bytes_per_s=6e9,12e9,26e9"
         )
     name = max(numbers, key=lambda key: numbers[key].nunique())
-    runs = one_capacity(table.assign(knob=numbers[name]).dropna(subset=["knob", "tpot_s.mean"]).pipe(_without, name))
+    runs = one_capacity(
+        table.assign(knob=numbers[name]).dropna(subset=["knob", "tpot_s.mean"]).pipe(without_knob, name)
+    )
     figure, panels = metric_panels(columns, "tpot_s.mean", "decode.hit_rate")
     times, hits = panels.values()
     groups = list(runs.groupby("line", sort=True))[: len(LINES)]
@@ -83,7 +85,7 @@ def _number(word: Any) -> float:
     return value if np.isfinite(value) else math.nan
 
 
-def _without(runs: pd.DataFrame, name: str) -> pd.DataFrame:
+def without_knob(runs: pd.DataFrame, name: str) -> pd.DataFrame:
     """The runs with `line`, what they are called apart from the knob, whose words contender and set-up lose."""
 
     def strip(text: str) -> str:

@@ -1,0 +1,67 @@
+"""Tokens per second and distinct experts per layer step against the drafts that a decode step verifies."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sim.figures.chart_parts import legend_above, line, metric_panels, numbers, plain_ticks
+from sim.figures.drawing import MissingData, declare
+from sim.figures.drawings.knob import swept, without_knob
+from sim.figures.looks import line_look
+from sim.figures.notes import footnote
+from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.style import LINES, add_footnote
+from sim.results.table import layers_of
+
+DRAFTS, SPEED, UNION = "speculate.tokens", "decode.tokens_per_s", "decode.union_size"
+
+
+@declare(
+    "speculation",
+    "tokens per second and distinct experts against the drafts of a decode step",
+    heading="Speculative decoding",
+    place=75,
+)
+def speculation(table: pd.DataFrame, columns: int = 2) -> Figure:
+    """Tokens per second of decoding (on a logarithmic axis) and the union of a step's experts, a line per policy.
+
+    Raises: MissingData where no runs differ in `speculate.tokens`, at three values at least.
+    """
+    drafts = swept(table).get(DRAFTS)
+    if drafts is None:
+        raise MissingData(
+            "figure=speculation needs runs that differ in speculate.tokens, at three values at least: "
+            "python -m sim run -m +experiment=speculation"
+        )
+    known = table.assign(knob=drafts.fillna(0)).dropna(subset=[SPEED, UNION])
+    runs = one_capacity(known).pipe(without_knob, DRAFTS)
+    figure, panels = metric_panels(columns, SPEED, UNION)
+    groups = list(runs.groupby("line", sort=True))[: len(LINES)]
+    for metric, panel in panels.items():
+        for label, group in groups:
+            line(panel, group, "knob", metric, line_look(group), str(label))
+        panel.set_xlabel("Drafts that a decode step verifies")
+        panel.set_xticks(sorted(set(runs["knob"])))
+    panels[SPEED].set_yscale("log")
+    plain_ticks(panels[SPEED].yaxis)
+    layers = layers_of(runs)
+    panels[SPEED].set_ylabel("Tokens per second of decoding" + (f",\n{layers}" if layers else ""))
+    panels[UNION].set_ylim(bottom=0)
+    left_out = runs["line"].nunique() - len(groups)
+    title = f"{left_out} more lines are left out" if left_out else ""
+    legend_above(figure, panels[SPEED].get_legend_handles_labels(), handlelength=3, title=title)
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says(runs))
+    return figure
+
+
+def says(runs: pd.DataFrame) -> str:
+    """For each line the drafts at which it is fastest, and by how much beside none."""
+    parts = []
+    for label, group in runs.groupby("line", sort=True):
+        ordered = group.sort_values("knob")
+        speeds = numbers(ordered, SPEED)
+        if ordered["knob"].iloc[0] != 0 or not speeds[0] > 0:
+            continue
+        best = int(speeds.argmax())
+        gain = f" (+{100 * (speeds[best] / speeds[0] - 1):.0f} %)" if best else ""
+        parts.append(f"{label} is fastest with {ordered['knob'].iloc[best]:g} drafts{gain}")
+    return f"{'; '.join(parts)}." if parts else ""
