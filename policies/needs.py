@@ -23,6 +23,7 @@ class Need(StrEnum):
     FUTURE = "future"
     ORACLE = "oracle"
     HINDSIGHT = "hindsight"
+    DRAFTS = "drafts"
 
     @property
     def sentence(self) -> str:
@@ -48,6 +49,7 @@ SENTENCES = {
     Need.FUTURE: "sees the FUTURE: when every expert is demanded next; a bound, no rule for a live system",
     Need.ORACLE: "sees the FUTURE: what later layers choose; a bound, no rule for a live system",
     Need.HINDSIGHT: "sees the FUTURE: all that the replayed requests will use; a bound, no rule for a live system",
+    Need.DRAFTS: "steps that verify drafts (speculate.tokens); without them it has little or nothing to do",
 }
 UNLESS_RUNNING = {
     Need.EXPERT_SIMILARITY: "reads measured similarities of expert outputs, which a running model does not have",
@@ -56,6 +58,7 @@ UNLESS_RUNNING = {
     Need.FUTURE: "sees the future, which a running model does not have",
     Need.ORACLE: "sees the routing of later layers, which a running model does not have",
     Need.HINDSIGHT: "sees the whole future, which a running model does not have",
+    Need.DRAFTS: "decides over the drafts of a step, and the running model decodes a token per step",
 }
 UNKNOWN_SCORES = (
     "full gate scores, and nothing proves the trace's router logits: its score_function, which says how weights come "

@@ -54,6 +54,9 @@ def describe_replay(replay: Replay) -> Notes:
         estimated.append(f"routing of {trace.geometry.model}: {trace.provenance['statement']}")
     if replay.schedule.as_decode:
         estimated.append("rows of a teacher-forced pass count as decode steps (trace.as_decode=true)")
+    if Need.DRAFTS in replay.policy.needs() and not replay.setup.speculate.tokens:
+        rule = replay.policy.needs()[Need.DRAFTS]
+        warnings.append(f"{rule} decides over the drafts of a step, and there are none: give speculate.tokens=N")
     if replay.setup.speculate.tokens:
         estimated.append(
             "a rejected draft is another token than that of the recorded text, whose routing stands in for its own"

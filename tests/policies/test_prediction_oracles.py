@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
+from policies.prediction.drafts import Drafts
 from policies.prediction.lookahead import Lookahead
 from policies.prediction.oracle import Oracle
 from policies.prediction.pre_gated import PreGated
@@ -41,6 +42,20 @@ def test_pre_gated_names_each_tokens_experts_of_the_next_layer():
     assert predict(PreGated(), state) == [[[0, 0, 1, 1], [1, 1, 0, 0]]]
     state.layer = 2
     assert predict(PreGated(), state) == []
+
+
+def test_drafts_foretell_all_layers_of_a_step_that_verifies_them():
+    state = state_with_future(TWO_TOKENS, 4)
+    state.num_requests = 1
+    next_layer, after = [[0, 0, 1, 1], [1, 1, 0, 0]], [[1, 0, 0, 1], [0, 0, 1, 1]]
+    assert predict(Drafts(fidelity=1.0), state) == [next_layer, after]
+    assert predict(Drafts(fidelity=1.0, layers=1), state) == [next_layer]
+    wrong = np.array(predict(Drafts(fidelity=0.0), state))
+    assert wrong.sum() == 8 and not (wrong * np.array([next_layer, after])).any()
+    state.num_requests = 2  # a row each: nothing was drafted
+    assert predict(Drafts(fidelity=1.0), state) == []
+    state.num_requests, state.phase = 1, PREFILL
+    assert predict(Drafts(fidelity=1.0), state) == []
 
 
 def test_the_oracle_reaches_as_many_layers_as_asked_and_as_there_are():

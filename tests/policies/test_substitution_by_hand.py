@@ -14,6 +14,7 @@ from policies.substitution.bonus_and_drop import BonusAndDrop
 from policies.substitution.buddy import Buddy
 from policies.substitution.cache_prior import CachePrior
 from policies.substitution.cumulative_threshold import CumulativeThreshold
+from policies.substitution.expert_budget import ExpertBudget
 from policies.substitution.importance_plus import ImportancePlus
 from policies.substitution.max_rank import MaxRank
 from policies.substitution.mixed_precision import MixedPrecision
@@ -144,6 +145,23 @@ def test_skip_drops_what_the_band_would_replace_and_on_request_every_low_miss():
     assert executed(Skip(without_substitute=True), routed_state(SCORES, [0, 1, 2], [4])) == [[0, DROPPED, DROPPED]]
     assert executed(Skip(without_substitute=True), routed_state(SCORES, [0, 1, 2], [2])) == [[0, DROPPED, 2]]
     assert executed(Skip(include_next=False), routed_state(SCORES, [0, 1, 2], [3])) == [[0, 1, 2]]
+
+
+def test_a_budget_keeps_the_experts_with_the_most_gate_mass_over_the_tokens():
+    """Masses of two tokens: 0 has .5, 1 has .3 + .3, 2 has .6 and comes with the lower id of equals behind 1."""
+    scores, ids = [[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]], [[0, 1], [2, 1]]
+    assert executed(ExpertBudget(2), routed_state(scores, ids, [])) == [[DROPPED, 1], [2, 1]]
+    assert executed(ExpertBudget(1), routed_state(scores, ids, [])) == [[DROPPED, 1], [DROPPED, 1]]
+    assert executed(ExpertBudget(3), routed_state(scores, ids, [])) == ids
+    assert executed(ExpertBudget(1), routed_state(scores, ids, [], PREFILL)) == ids
+    assert executed(ExpertBudget(1, during_prefill=True), routed_state(scores, ids, [], PREFILL)) != ids
+
+
+def test_a_budget_leaves_a_token_its_best_expert():
+    state = routed_state([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6]], [[0], [2]], [])
+    assert executed(ExpertBudget(1), state) == [[0], [2]]
+    with pytest.raises(UserError, match=r"policy.substitution.budget=0"):
+        ExpertBudget(0)
 
 
 def test_skip_leaves_a_token_its_best_expert():

@@ -1,12 +1,18 @@
 """Steps that verify drafts on both clocks: nanoseconds, experts and metrics worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from policies.prediction.drafts import Drafts
+from policies.prefetch.layers_ahead import LayersAhead
+from policies.state import DECODE
+from policies.substitution.expert_budget import ExpertBudget
 from sim.metrics.step_table import StepTable
 from sim.run.beside_plain import beside_plain
 from tests.support.random_traces import random_trace
-from tests.support.replays import DEMAND_ONLY, machine, replay_of
+from tests.support.replays import BARE, DEMAND_ONLY, machine, replay_of
 from tests.support.timelines import TIMED, rows
 from traces.errors import UserError
 
@@ -122,6 +128,40 @@ def test_without_drafts_the_other_knobs_change_nothing():
     assert plain.metrics() == same.metrics()
     assert plain.array().tolist() == same.array().tolist()
     assert not {"drafts", "num_rows"} & plain.columns().keys()
+
+
+@pytest.mark.parametrize("engine", TIMED)
+def test_experts_of_drafts_are_fetched_while_the_first_layer_runs(engine):
+    """Two layers, two rows: the first layer fetches two experts, 1000 ns a copy, and runs each for 1000 ns until 3000.
+
+    The link is free at 2000: with the experts of the drafts known, the copies of the second layer end at 3000 and 4000
+    in place of 4000 and 5000.
+    """
+    trace = rows([[0], [2]], [[1], [3]])
+    knobs = {"engine": engine, "slots_per_layer": 2}
+    draft = {"tokens": 1, "acceptance": 1.0, "draft": "ngram"}
+    hardware = machine(gpu_memory_bytes_per_s=1e9)
+    sp_moe = replace(BARE, name="sp_moe", prediction=Drafts(fidelity=1.0), prefetch=LayersAhead())
+    found = {}
+    for policy in (BARE, sp_moe):
+        _, table, _ = ran(trace, policy, hardware, **knobs, speculate=draft)
+        found[policy.name] = table.columns()["latency_ns"].tolist()
+        _, plain, _ = ran(trace, policy, hardware, **knobs)
+        found[f"{policy.name}, no drafts"] = plain.columns()["latency_ns"].tolist()
+    assert found["lru"] == [6000] and found["sp_moe"] == [5000]
+    assert found["lru, no drafts"] == found["sp_moe, no drafts"] == [4000, 4000]
+
+
+def test_a_budget_bounds_the_union_of_a_step_and_is_priced_in_gate_mass():
+    trace = random_trace(8, prompts=(2,), decodes=(20,), num_experts=16, top_k=4)
+    budget = replace(BARE, name="moe_spec", substitution=ExpertBudget(budget=6))
+    draft = {"tokens": 3, "acceptance": 0.7, "draft": "ngram"}
+    _, table, metrics = ran(trace, budget, engine="compiled", slots_per_layer=8, speculate=draft)
+    columns = table.columns()
+    decode = columns["phase"] == DECODE
+    assert (columns["executed"][decode] <= 3 * (6 + 4)).all()  # a token that would lose all keeps its best
+    assert columns["executed"][decode].sum() < columns["demanded"][decode].sum()
+    assert 0 < metrics["decode.drop_rate"] < 1 and 0 < metrics["decode.lost_gate_mass"] < 1
 
 
 def test_single_accesses_and_drafts_exclude_each_other():
