@@ -96,8 +96,9 @@ class TraceConfig:
 
     embedded: str | None = None
     path: str | None = None
-    shape: Annotated[str, OneOf("own", "model")] = "own"
-    """``own``: as recorded; ``model``: a SYNTHETIC stand-in with the layers, experts and top_k of ``model=NAME``."""
+    shape: Annotated[str, OneOf("own", "model", "card")] = "own"
+    """``own``: as recorded; ``model``: a SYNTHETIC stand-in with the layers, experts and top_k of ``model=NAME``;
+    ``card``: SYNTHETIC, drawn from ``card``."""
     gate_slope: Annotated[float, Range(0, 100, above=True)] = 1.0
     """Of a stand-in: factor on its logits, which brings its scores closer together (below 1) or apart."""
     labels: list[str] | None = None
@@ -118,6 +119,18 @@ class TraceConfig:
     """Count rows recorded in one teacher-forced pass as decode steps (labelled in the output)."""
     geometry: str | None = None
     """For the embedded trace: the model whose sizes ``model=auto`` takes."""
+    card: str | None = None
+    """Of ``shape: card``: a name in `conf/card`, or the path of a *.yaml file. The knobs below are of it alone; null:
+    as the card says, and ``requests`` is then how many are drawn."""
+    tokens: Annotated[int | None, Range(1, 2**24)] = None
+    """Decode tokens of every request."""
+    prompt_len: Annotated[int | None, Range(0, 2**24)] = None
+    """Prompt tokens of every request."""
+    layers: Annotated[int | None, Range(1, 4096)] = None
+    experts: Annotated[int | None, Range(1, 65535)] = None
+    top_k: Annotated[int | None, Range(1, 65535)] = None
+    seed: Seed = 0
+    """Of the draw; the seed of the run is another."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "trace.")
@@ -133,14 +146,36 @@ class TraceConfig:
                 f"trace.fit_tokens={self.fit_tokens} and trace.fit_on={self.fit_on}: fit_on=tokens takes a number of "
                 "tokens, and no other does"
             )
-        if self.shape == "own" and self.gate_slope != 1.0:
-            raise UserError(f"trace.gate_slope={self.gate_slope}: only for a stand-in; trace.shape=own takes 1")
-        if self.embedded is None and self.path is None:
+        if self.shape != "model" and self.gate_slope != 1.0:
+            raise UserError(
+                f"trace.gate_slope={self.gate_slope}: only for a stand-in; trace.shape={self.shape} takes 1"
+            )
+        self._check_card()
+        if self.embedded is None and self.path is None and self.card is None:
             raise UserError("trace.path is not set: give the path of a trace file, or trace=demo for the embedded one")
+
+    def _check_card(self) -> None:
+        """Raises: UserError where a card is asked for and not named, or something else is asked for with it."""
+        if self.shape == "card":
+            if self.card is None:
+                raise UserError(
+                    "trace.card is not set: trace=synthetic takes card=NAME of conf/card, or card=FILE.yaml"
+                )
+            for name in ("path", "embedded", "labels", "sample"):
+                if (value := getattr(self, name)) is not None:
+                    raise UserError(
+                        f"trace.{name}={value}: must be null with trace=synthetic, which draws its requests"
+                    )
+            return
+        for name in ("card", "tokens", "prompt_len", "layers", "experts", "top_k"):
+            if (value := getattr(self, name)) is not None:
+                raise UserError(f"trace.{name}={value}: only for trace=synthetic; trace.shape={self.shape} takes null")
+        if self.seed:
+            raise UserError(f"trace.seed={self.seed}: only for trace=synthetic; trace.shape={self.shape} takes 0")
 
     def recorded(self) -> TraceConfig:
         """The same requests as recorded, where this asks for a stand-in of them."""
-        return replace(self, shape="own", gate_slope=1.0)
+        return replace(self, shape="own", gate_slope=1.0) if self.shape == "model" else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,17 @@ def with_files(words: Sequence[str]) -> list[str]:
 
     Raises: UserError where such a file cannot be read or holds no mapping.
     """
-    return [_registered(word) for word in words]
+    return [_registered(_of_trace(word)) for word in words]
+
+
+def _of_trace(word: str) -> str:
+    """`card=NAME` or `card=FILE` is short for `trace.card=`, of `trace=synthetic`."""
+    name, equals, value = word.partition("=")
+    return (
+        f"trace.card={','.join(quoted(_unquoted(one)) for one in value.split(','))}"
+        if name == "card" and equals
+        else word
+    )
 
 
 def _registered(word: str) -> str:

@@ -11,6 +11,7 @@ DOCS = ROOT / "docs"
 SEE_ALSO = {
     "run": "[What the metrics mean](../metrics.md), [limits](../limits.md), [adding a policy](../../CONTRIBUTING.md).",
     "plot": "[What the metrics mean](../metrics.md).",
+    "card": "[Cards and synthetic traces](../cards.md).",
     "report": "[How to read the report](../report.md).",
     "record": "[The trace format](../../traces/README.md).",
     "export": "[The trace format](../../traces/README.md).",

@@ -72,6 +72,12 @@ def jsonl(folder: Path) -> None:
     (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def curve(folder: Path) -> None:
+    lines = ["model,num_layers,num_experts,top_k,expert_bytes,resident_fraction,decode_hit_rate,kind,source"]
+    lines += [f"small,2,8,2,100,{share},{rate},LRU,by hand" for share, rate in ((0.25, 0.4), (0.5, 0.7), (1.0, 0.99))]
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+
+
 def mixtral(folder: Path) -> None:
     rng = np.random.default_rng(0)
     lines = [sorted(rng.choice(8, 5 if i < 32 else 2, replace=False)) for i in range(96)]

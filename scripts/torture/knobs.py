@@ -31,6 +31,7 @@ SCHEMAS: dict[str, tuple[Any, dict[str, Any]]] = {
     "": (RunConfig, {}),
     "time.": (TimeConfig, {}),
     "trace.": (TraceConfig, {"embedded": "demo"}),
+    "synthetic trace.": (TraceConfig, {"shape": "card", "card": "demo"}),
     "train.": (TrainSettings, {}),
     "predictor.": (MoeBeyondSettings, {}),
     "promoe predictor.": (PromoeSettings, {}),

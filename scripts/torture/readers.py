@@ -115,6 +115,8 @@ def readers() -> dict[str, Reader]:
             "policy yaml", inputs.yaml("policy/eviction/mrs", "eviction"), {"eviction/a.yaml": TEXT}, read_rule, 0.3
         ),
         Reader("corpus", inputs.corpus, {"corpus.csv": TEXT, "machines.csv": TEXT}, read_published, 0.5),
+        Reader("card", inputs.yaml("card/gpt_oss_20b"), {"a.yaml": TEXT}, read_a_card, 0.3),
+        Reader("card of a curve", inputs.curve, {"a.csv": TEXT}, read_a_curve, 0.1),
         Reader("results", inputs.results, RESULTS, read_results, 0.2),
         Reader("predictor", inputs.predictor, {"p.safetensors": HEADER}, read_predictor),
         Reader("demo training", inputs.training, {"checkpoint.safetensors": HEADER}, read_training, 0.2),
@@ -213,6 +215,26 @@ def read_published(folder: Path) -> None:
 def read_model(folder: Path) -> None:
     with folder_of(sim.machine.model, "MODEL_FOLDER", folder):
         assert min(sim.machine.model.load_geometry("a").expert_bytes or (0,)) > 0
+
+
+def read_a_card(folder: Path) -> None:
+    """A success draws a trace that is valid, the same as before from the same card."""
+    from sim.cards.card import card_from, card_text, read_card
+    from sim.cards.synthesis import Wish, synthesise
+    from sim.plain_yaml import read_mapping
+    from traces.format.validation import validate
+
+    card = read_card(folder / "a.yaml")
+    validate(synthesise(card, Wish("a", requests=1, tokens=2, prompt_len=1, layers=2)))
+    (folder / "again.yaml").write_text(card_text(card))
+    assert card_from(read_mapping(folder / "again.yaml", "card")) == card
+
+
+def read_a_curve(folder: Path) -> None:
+    from sim.cards.make import read_curve
+
+    card = read_curve(folder / "a.csv", "small")
+    assert card.published is not None and card.generator.again <= 1
 
 
 def read_rule(folder: Path) -> None:

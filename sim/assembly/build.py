@@ -12,10 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from policies.base import Allocation, Policy
 from policies.needs import Need
 from sim.assembly.depth import check_repeatable, missing_layers, to_depth
+from sim.assembly.needs import check_routing
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
 from sim.assembly.rule_class import about_field, check_class, check_knobs
 from sim.assembly.trial import try_rules
+from sim.cards.synthesis import Wish, synthetic_trace
 from sim.config import (
     PrefillConfig,
     RunConfig,
@@ -71,11 +73,14 @@ def check_keys(config: DictConfig) -> None:
 
 
 def open_trace(config: TraceConfig) -> Trace:
-    """The configured trace as recorded, whole or only the requests of some labels. A process opens a file once.
+    """The configured trace as recorded, whole or only the requests of some labels, or drawn from a card. A process
+    opens a file once.
 
     Raises: UserError for a file that is no trace, for labels that no request carries, and for ``shape: model``, which
     only a replay on a device knows how to make.
     """
+    if config.shape == "card":
+        return synthetic_trace(wish_of(config))
     if config.shape != "own":
         raise UserError(f"trace.shape={config.shape}: only `run` on a device makes a stand-in; here it must be own")
     path = embedded_trace_path(config.embedded or "demo") if config.path is None else Path(config.path)
@@ -85,6 +90,21 @@ def open_trace(config: TraceConfig) -> Trace:
     except OSError:
         return read_trace(path)  # says what is wrong
     return _open(path, config.path is not None, labels, status.st_mtime_ns, status.st_size)
+
+
+def wish_of(config: TraceConfig) -> Wish:
+    """What a `trace` group of shape `card` asks for."""
+    return Wish(
+        str(config.card),
+        config.requests,
+        config.tokens,
+        config.prompt_len,
+        config.layers,
+        config.experts,
+        config.top_k,
+        config.seed,
+        (config.fit_requests or 0) if config.requests is not None else 0,
+    )
 
 
 @lru_cache(maxsize=2)
@@ -324,10 +344,12 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
     trace_config = validate(TraceConfig, to_plain_dict(config.trace), "trace.")
     model = to_plain_dict(config.model)
     recorded = open_trace(trace_config.recorded()) if given is None else given
+    check_routing(setup.policy, recorded)
+    shaped: list[str] = []
     trace, others, notes = split_requests(recorded, trace_config, setup.policy, setup.run.seed, setup.cache.profiled)
     if trace_config.shape == "model":
-        trace, others, shaped = in_shape_of(model, trace, others, trace_config.gate_slope)
-        notes = [*notes, shaped]
+        trace, others, said_of_shape = in_shape_of(model, trace, others, trace_config.gate_slope)
+        shaped = [said_of_shape]
     trace, made, said = as_session(trace, setup.session)
     geometry, estimated, warnings = resolve_geometry(trace, trace_config, model)
     if (depth := missing_layers(setup.run.layers, trace, geometry)) is not None:
@@ -337,4 +359,5 @@ def build(config: DictConfig, given: Trace | None = None) -> Replay:
         estimated = [*estimated, repeats]
     try_rules(trace, setup, geometry, trace_config.as_decode, others)
     replay = assemble(trace, setup, geometry, trace_config.as_decode, others)
-    return replace(replay, notes=Notes((*estimated, *made), (*warnings, *notes, *said)) + describe_replay(replay))
+    notes_of_run = Notes((*estimated, *shaped, *made), (*warnings, *notes, *said))
+    return replace(replay, notes=notes_of_run + describe_replay(replay))

@@ -21,6 +21,7 @@ from traces.format.trace import Geometry, Trace
 
 def check_needs(policy: Policy, trace: Trace, hardware: Hardware) -> None:
     """Raises UserError naming the rule, what it needs and what lacks it."""
+    check_routing(policy, trace)
     for need, rule in policy.needs().items():
         lacks = lacking(need, trace)
         if lacks is not None:
@@ -29,6 +30,17 @@ def check_needs(policy: Policy, trace: Trace, hardware: Hardware) -> None:
             )
     check_cpu(policy, hardware)
     _check_floor(policy, trace)
+
+
+def check_routing(policy: Policy, trace: Trace) -> None:
+    """Raises UserError where a rule learns which experts go together or follow, and the routing was made up."""
+    for part in (policy.prediction, policy.substitution):
+        if trace.synthetic and {Need.FIT, Need.FORECAST} & {*part.all_needs()}:
+            raise UserError(
+                f"policy {policy.name}: {type(part).__name__} learns which experts go together in a model, and the "
+                "routing is SYNTHETIC, so nothing it finds there is true of the model: replay a recorded trace, or "
+                "switch that part off"
+            )
 
 
 def check_cpu(policy: Policy, hardware: Hardware) -> None:

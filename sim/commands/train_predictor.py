@@ -42,6 +42,7 @@ from omegaconf import DictConfig
 
 from sim.hydra_command import output_folder, run_hydra_command
 from sim.terminal import next_commands
+from traces.errors import UserError
 from traces.whole_file import check_place, printing_beside
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def train_from(config: DictConfig) -> None:
     trace_config = validate(TraceConfig, to_plain_dict(config.get("trace"), "trace"), "trace.")
     out = _out_file(config.get("out"))
     trace = open_trace(trace_config)
+    if trace.synthetic:
+        raise UserError(
+            f"trace.card={trace_config.card or trace_config.path}: a predictor learns which experts follow which, and "
+            "this routing is SYNTHETIC: train it on a recorded trace"
+        )
     split = split_requests(trace.num_requests, trace_config, train_settings.validation_share, train_settings.seed)
     inputs = choose_inputs(settings, trace)
     rare = settings.min_count if isinstance(settings, MoeBeyondSettings) else 1

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sim.assembly.build import open_trace
+from sim.assembly.build import open_trace, wish_of
+from sim.cards.synthesis import synthetic_hash
 from sim.config import TraceConfig, to_plain_dict, validate
 from sim.errors import one_line, system_error
 from sim.formatting import is_known, milliseconds, of_layers, percent
@@ -73,8 +74,9 @@ def place_of(config: DictConfig, folder: Path) -> Place:
     values = to_plain_dict(config)
     trace = values.get("trace")
     trace_hash = ""
-    if isinstance(trace, dict) and (trace.get("path") or trace.get("embedded")):
-        trace_hash = open_trace(validate(TraceConfig, trace, "trace.").recorded()).content_hash
+    if isinstance(trace, dict) and any(trace.get(name) for name in ("path", "embedded", "card")):
+        asked = validate(TraceConfig, trace, "trace.").recorded()
+        trace_hash = synthetic_hash(wish_of(asked)) if asked.shape == "card" else open_trace(asked).content_hash
     key = run_key(values, trace_hash)
     return Place(folder, run_name(values, key), key)
 

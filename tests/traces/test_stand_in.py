@@ -57,14 +57,14 @@ def test_the_slope_moves_scores_and_not_the_routing():
 def test_a_run_takes_the_whole_models_shape_and_says_that_it_is_synthetic():
     replay = build(compose_run("trace=stand_in", "model=olmoe_1b_7b", "policy=lru", "engine=untimed"))
     assert replay.trace.topk_ids.shape[1:] == (16, 8) and replay.geometry.num_layers == 16
-    assert any("SYNTHETIC" in note for note in replay.notes.warnings)
+    assert any("SYNTHETIC" in note for note in replay.notes.estimated)
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["trace=stand_in"], "needs the sizes of a model, and model=auto states none"),
-        (["trace.shape=wide"], "trace.shape=wide: must be own or model"),
+        (["trace.shape=wide"], "trace.shape=wide: must be one of own, model, card"),
         (["trace.gate_slope=2"], "only for a stand-in"),
         (["trace=stand_in", "model=olmoe_1b_7b", "policy=importance"], "lookahead"),
     ],

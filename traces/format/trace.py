@@ -164,6 +164,11 @@ class Trace:
         """Requests in the trace."""
         return int(self.prompt_len.shape[0])
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether the routing was made up and not recorded: a stand-in, or drawn from a card."""
+        return self.provenance.get("label") == "SYNTHETIC"
+
     def select_requests(self, count: int, first: int = 0) -> "Trace":
         """The `count` requests from number `first` on, as views; the content hash names the part.
 

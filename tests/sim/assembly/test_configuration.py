@@ -123,7 +123,7 @@ def test_every_engine_runs(engine, trace_path):
 
 @pytest.mark.parametrize("trace", names("trace"))
 def test_every_trace_runs(trace):
-    words = ["model=olmoe_1b_7b"] if trace == "stand_in" else []
+    words = {"stand_in": ["model=olmoe_1b_7b"], "synthetic": ["card=demo"]}.get(trace, [])
     assert metrics_of([f"trace={trace}", "trace.requests=1", "policy=lru", *words])["tpot_s.mean"] > 0
 
 
