@@ -266,27 +266,43 @@ class SessionConfig:
         return self.keep in ("all", "experts")
 
 
-NEVER, OVERFLOW, ALWAYS = PAST_CACHE = ("never", "overflow", "always")
+TOKEN, CHUNK, EXPERT, BYPASS, STREAM = ORDERS = ("token", "chunk", "expert", "bypass", "stream")
+PAST_CACHE = ("never", "overflow", "always")
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillConfig:
     """The `prefill` group: how prompts get at their experts."""
 
-    past_cache: Annotated[str, OneOf(*PAST_CACHE)] = NEVER
-    """Which steps of prefill leave the cache as it is: what they miss goes through staging slots. ``overflow``: those
-    of which a layer demands more than its slots."""
-    stream: bool = False
-    """Those steps copy whole layers of experts through two buffers instead, each while the layer before computes. Rules
-    see nothing of them."""
+    order: Annotated[str | None, OneOf(*ORDERS)] = None
+    """``token``: a step per token, so that an expert comes as often as it has left; ``chunk``: steps of
+    ``prefill_chunk`` tokens; ``expert``: whole prompts, of which every expert comes at most once per layer; ``bypass``:
+    those past the cache, what it lacks through staging slots; ``stream``: whole layers of experts past the cache
+    through two buffers, each copied while the layer before computes, of which rules see nothing. None: as
+    ``prefill_chunk`` says, through the cache."""
+    bypass: Annotated[str, OneOf(*PAST_CACHE[1:])] = "overflow"
+    """Which prompts ``bypass`` and ``stream`` lead past the cache: those of which a layer demands more than its slots,
+    or ``always``. The others go through it as with ``expert``."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "prefill.")
-        if self.stream and self.past_cache == NEVER:
-            raise UserError(
-                "prefill.stream=true streams prompts that go past the cache, and prefill.past_cache=never lets none: "
-                "use overflow or always"
-            )
+
+    @property
+    def streams(self) -> bool:
+        """Whether prompts that go past the cache are streamed layer by layer."""
+        return self.order == STREAM
+
+    @property
+    def goes_past(self) -> int:
+        """Which prompts go past the cache, an index of ``PAST_CACHE``."""
+        return PAST_CACHE.index(self.bypass) if self.order in (BYPASS, STREAM) else 0
+
+    def chunk(self, prefill_chunk: int | None) -> int | None:
+        """Tokens of a prompt that one step takes; None: the whole prompt. Raises: UserError without a size."""
+        if self.order == CHUNK and prefill_chunk is None:
+            raise UserError("prefill.order=chunk needs the tokens of a chunk: give prefill_chunk=N")
+        sizes = {None: prefill_chunk, CHUNK: prefill_chunk, TOKEN: 1}
+        return sizes.get(self.order)
 
 
 DRAFTS = ("ngram", "mtp", "model")

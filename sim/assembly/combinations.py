@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from policies.base import Assignment, Eviction, Policy, Prediction, Prefetch, Substitution
 from policies.needs import Need
-from sim.config import NEVER, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
+from sim.config import PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
@@ -56,18 +56,18 @@ def check_combination(
 
 def check_prefill(policy: Policy, cache: CacheConfig, run: RunConfig, prefill: PrefillConfig) -> None:
     """Raises UserError where prompts cannot go past the cache."""
-    if prefill.past_cache == NEVER:
+    if not prefill.goes_past:
         return
     if cache.holds or cache.sequential:
         knob = f"overflow={cache.overflow}" if cache.holds else f"semantics={cache.semantics}"
-        raise UserError(f"prefill.past_cache={prefill.past_cache}: cache.{knob} knows no staging slots; use never")
-    if prefill.stream and policy.prefetch.promotes:
+        raise UserError(f"prefill.order={prefill.order}: cache.{knob} knows no staging slots; use expert")
+    if prefill.streams and policy.prefetch.promotes:
         raise UserError(
-            f"policy {policy.name}: {type(policy.prefetch).__name__} copies beside every step, and prefill.stream=true "
-            "takes the whole link; use prefill.stream=false"
+            f"policy {policy.name}: {type(policy.prefetch).__name__} copies beside every step, and "
+            "prefill.order=stream takes the whole link; use another order"
         )
-    if prefill.stream and run.timeline:
-        raise UserError("prefill.stream=true: a timeline does not show streamed layers; use timeline=false")
+    if prefill.streams and run.timeline:
+        raise UserError("prefill.order=stream: a timeline does not show streamed layers; use timeline=false")
 
 
 def check_auto(policy: Policy, cache: CacheConfig) -> None:

@@ -19,7 +19,7 @@ from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, profile_of, wants_scores, wants_weights
 from sim.assembly.room import Room, find_room
 from sim.assembly.rule_class import place_of
-from sim.config import PAST_CACHE, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig, TimeConfig
+from sim.config import PrefillConfig, RunConfig, SessionConfig, SpeculateConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
 from sim.engine.invariants import check_finished
@@ -228,10 +228,11 @@ def assemble(
     if geometry.expert_bytes is None:
         raise UserError(f"bytes per expert of {geometry.model} are not known: give the sizes with model=NAME")
     think_ns = whole_ns(setup.session.think_s)
-    schedule = Schedule(trace, run.batch_size, as_decode, run.prefill_chunk, think_ns, setup.speculate, run.seed)
+    chunk = setup.prefill.chunk(run.prefill_chunk)
+    schedule = Schedule(trace, run.batch_size, as_decode, chunk, think_ns, setup.speculate, run.seed)
     room, found, usual = None, cache, cache
     if cache.auto:
-        keeps_kv, streams = setup.session.keeps_kv, setup.prefill.stream
+        keeps_kv, streams = setup.session.keeps_kv, setup.prefill.streams
         room = find_room(schedule, geometry, machine, policy, cache, keeps_kv, streams)
         found, usual = replace(cache, bytes=max(1, room.start)), replace(cache, bytes=max(1, room.mean))
     pools = make_pools(found, policy, geometry.expert_bytes, trace.num_experts, others)
@@ -265,8 +266,8 @@ def assemble(
         cancel_late_copy=machine.runtime.cancel_late_copy,
         fewer=trace.fewer,
         first_use=None if future is None else future.first,
-        goes_past=PAST_CACHE.index(setup.prefill.past_cache),
-        streams=setup.prefill.stream,
+        goes_past=setup.prefill.goes_past,
+        streams=setup.prefill.streams,
         least_pool_bytes=None if room is None or room.fixed else room.least // room.pools,
     )
     forecasts = forecaster(policy, trace, as_decode)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.assembly.replay import Notes, Replay
-from sim.config import PrefillConfig
 from sim.engine.interface import BlockResult
 from sim.execution.cuda import require_cuda
 from sim.execution.executor import Executor
@@ -99,9 +98,9 @@ def check(replay: Replay, settings: RealSettings) -> None:
         )
     if replay.cache.sequential:
         raise UserError(f"cache.semantics={replay.cache.semantics}: a real run executes whole steps; use step")
-    if replay.room is not None or replay.setup.prefill != PrefillConfig() or replay.schedule.think_ns:
+    if replay.room is not None or replay.setup.prefill.goes_past or replay.schedule.think_ns:
         raise UserError(
-            "cache.bytes=auto, prefill.past_cache, prefill.stream and session.think_s are simulated only: a real run "
+            "cache.bytes=auto, prefill.order and session.think_s are simulated only: a real run "
             "executes steps with one capacity, through the cache and without pauses"
         )
     if settings.steps is not None and settings.skip_steps >= settings.steps:

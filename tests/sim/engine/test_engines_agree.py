@@ -14,12 +14,15 @@ from policies.prediction.trained import TrainedPrediction
 from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.top_score import TopScore
 from sim.assembly.catalogue import load_part, rule_names
+from sim.assembly.build import in_session
 from sim.assembly.replay import DeviceSetup, assemble
-from sim.config import RunConfig, SpeculateConfig
+from sim.assembly.room import memory_of
+from sim.config import ORDERS, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
 from sim.engine.decision.device import BASES
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import COLUMNS, StepTable
+from sim.workload.chats import as_session
 from tests.support.odd_rules import CoinSide, Eager, Guess, InPieces, Shake
 from tests.support.random_traces import random_trace, with_fewer
 from tests.support.replays import BARE, POLICIES, machine
@@ -82,6 +85,12 @@ machines = {
     "drafts": st.sampled_from([0, 0, 0, 1, 2, 7]),
     "acceptance": st.sampled_from([0.0, 0.6, 1.0]),
     "draft": st.sampled_from(["ngram", "mtp", "model"]),
+    "auto": st.sampled_from([None, None, None, 1.0, 2.5]),
+    "order": st.sampled_from([None, None, None, *ORDERS]),
+    "bypass": st.sampled_from(["overflow", "always"]),
+    "session": st.sampled_from(
+        [{}, {}, {"by_turn": True}, {"turns": 2, "think_s": 7e-7}, {"turns": 3, "keep": "none"}]
+    ),
 }
 cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
 mixtures = st.fixed_dictionaries(
@@ -118,7 +127,9 @@ def trace_of(case, seed):
     if not case["dense"]:
         return trace
     rest = {"attention_bytes": (300,) * layers, "shared_bytes": (70,) * layers}
-    return replace(trace, geometry=replace(trace.geometry, other_bytes=4000, kv_bytes_per_token=9, **rest))
+    return replace(
+        trace, geometry=replace(trace.geometry, other_bytes=4000, kv_bytes_per_token=60 if case["auto"] else 9, **rest)
+    )
 
 
 def drawn(case, engine, timeline=True):
@@ -139,14 +150,37 @@ def drawn(case, engine, timeline=True):
         reset=case["reset"],
     )  # fmt: skip
     batch_size = 64 if trace.num_requests > 3 else case["batch_size"]
+    policy, order, session = policy_of(case), order_of(case), SessionConfig(**case["session"])
     run = RunConfig(
-        batch_size=batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"], timeline=timeline, engine=engine
-    )
+        batch_size=1 if session.cuts else batch_size, prefill_chunk=case["prefill_chunk"], seed=case["seed"],
+        timeline=timeline and not order.streams, engine=engine,
+    )  # fmt: skip
+    trace = as_session(trace, session)[0]
+    if case["auto"]:
+        policy = replace(policy, write_back="none")
+        cache = replace(cache, slots_per_layer=None, bytes="auto", workspace_bytes=0)
+        hardware = hardware.with_figures({"gpu_memory_bytes": memory_for(case, trace, policy, hardware, order.streams)})
     speculate = SpeculateConfig(
         case["drafts"], case["acceptance"], draft=case["draft"], draft_bytes=800 if case["draft"] == "model" else None
     )
-    setup = DeviceSetup(policy_of(case), hardware, cache, run, speculate=speculate)
-    return assemble(trace, setup, others=others)
+    setup = DeviceSetup(policy, hardware, cache, run, speculate=speculate, session=session, prefill=order)
+    return assemble(trace, in_session(setup, session), others=others)
+
+
+def order_of(case):
+    """How prompts get at their experts: none that the case's other knobs exclude."""
+    order = case["order"]
+    if order == "stream" and policy_of(case).prefetch.promotes:
+        order = "bypass"
+    return PrefillConfig("expert" if order == "chunk" and case["prefill_chunk"] is None else order, case["bypass"])
+
+
+def memory_for(case, trace, policy, hardware, streams):
+    """Memory that leaves ``auto`` experts per layer, all of them to a policy that keeps all, beside every token."""
+    sizes, cache = trace.geometry.expert_bytes, CacheConfig(bytes="auto", workspace_bytes=0)
+    memory = memory_of(hardware, policy, cache, trace.geometry, streams)
+    room = trace.num_experts * sum(sizes) if policy.residency == "all" else int(case["auto"] * len(sizes) * max(sizes))
+    return sum(memory.parts.values()) + trace.num_tokens * memory.kv_bytes_per_token + room
 
 
 def outcome(replay):

@@ -14,6 +14,10 @@ from tests.support.replays import POLICIES, machine
 from traces.errors import UserError
 
 
+def order_of(past, stream):
+    return PrefillConfig() if past == "never" else PrefillConfig("stream" if stream else "bypass", past)
+
+
 def table_of(trace, engine="compiled", policy="lru", past="always", stream=False, chunk=None, slots=2, **figures):
     run = RunConfig(engine=engine, prefill_chunk=chunk)
     setup = DeviceSetup(
@@ -21,7 +25,7 @@ def table_of(trace, engine="compiled", policy="lru", past="always", stream=False
         machine(**figures),
         CacheConfig(slots_per_layer=slots),
         run,
-        prefill=PrefillConfig(past, stream),
+        prefill=order_of(past, stream),
     )
     replay = assemble(trace, setup)
     table = StepTable(replay).run()
@@ -101,18 +105,34 @@ def test_by_expert_nothing_is_fetched_twice_and_by_token_often():
     assert by_token["fetches"].sum() > 3 * whole["fetches"].sum()
 
 
+@pytest.mark.parametrize(
+    ("order", "chunk", "same"), [("token", 5, 1), ("chunk", 3, 3), ("expert", 3, None), (None, 2, 2)]
+)
+def test_an_order_says_how_much_of_a_prompt_one_step_takes(order, chunk, same):
+    trace, knobs = random_trace(2, prompts=(7, 4)), CacheConfig(slots_per_layer=3)
+    tables = []
+    for prefill, size in ((PrefillConfig(order), chunk), (PrefillConfig(), same)):
+        run = RunConfig(engine="compiled", prefill_chunk=size)
+        tables.append(
+            StepTable(assemble(trace, DeviceSetup(POLICIES["lru"], machine(), knobs, run, prefill=prefill))).run()
+        )
+    assert np.array_equal(tables[0].array(), tables[1].array())
+
+
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(UserError, match=r"prefill.stream=true streams prompts that go past the cache"):
-        PrefillConfig(stream=True)
-    with pytest.raises(UserError, match=r"prefill.past_cache=mostly: must be one of never, overflow, always"):
+    with pytest.raises(UserError, match=r"prefill.order=mostly: must be one of token, chunk, expert, bypass, stream"):
         PrefillConfig("mostly")
+    with pytest.raises(UserError, match=r"prefill.bypass=never: must be overflow or always"):
+        PrefillConfig("stream", "never")
+    with pytest.raises(UserError, match=r"prefill.order=chunk needs the tokens of a chunk"):
+        PrefillConfig("chunk").chunk(None)
     for cache, run, stream, sentence in (
         ({"overflow": "hold"}, {}, False, "cache.overflow=hold knows no staging slots"),
         ({"semantics": "sequential"}, {}, False, "cache.semantics=sequential knows no staging slots"),
         ({}, {"timeline": True}, True, "a timeline does not show streamed layers"),
     ):
         setup = DeviceSetup(
-            POLICIES["lru"], machine(), CacheConfig(**cache), RunConfig(**run), prefill=PrefillConfig("always", stream)
+            POLICIES["lru"], machine(), CacheConfig(**cache), RunConfig(**run), prefill=order_of("always", stream)
         )
         with pytest.raises(UserError, match=sentence):
             assemble(random_trace(0), setup)

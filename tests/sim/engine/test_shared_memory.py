@@ -98,8 +98,8 @@ CASES = [
     ({"policy": "belady_admit", "reset": "all"}, 0),
     ({"policy": "on_demand"}, 0),
     ({"policy": "lru", "session": SessionConfig(turns=2, keep="experts")}, 5),
-    ({"policy": "prefetch", "prefill": PrefillConfig("overflow")}, 0),
-    ({"policy": "prefetch", "prefill": PrefillConfig("overflow", stream=True)}, 48),
+    ({"policy": "prefetch", "prefill": PrefillConfig("bypass")}, 0),
+    ({"policy": "prefetch", "prefill": PrefillConfig("stream")}, 48),
 ]
 
 
