@@ -321,6 +321,18 @@ def test_the_committed_report_is_what_the_command_writes(findings: Findings) -> 
     assert float(committed) == pytest.approx(median, rel=0.02)
 
 
+def test_series_of_unstated_placement_are_worth_their_shape_alone(findings: Findings) -> None:
+    rows = findings.tables["rows_of_shapes"]
+    predicted = {str(row["row"]) for row in findings.tables["rows"]}
+    left_out = {str(row["row"]) for row in findings.tables["rows_left_out"]}
+    assert {str(row["row"]) for row in rows} <= left_out - predicted
+    assert {"tf_76.01", "kt_m21_9355.01"} <= {str(row["row"]) for row in rows}
+    assert not any(row["rates_known"] for row in rows)
+    one, _ = findings.tables["shape_along_the_context"]
+    assert int(str(one["rows"])) == sum(row["after_one_row"] is not None for row in rows) > 20
+    assert float(str(one["median_absolute_error_percent"])) < 15
+
+
 def test_another_folder_is_predicted_with_what_the_shipped_one_teaches(tmp_path: Path) -> None:
     rows = [
         measurement_cells(row_id="a", machine_id="new", decode_tok_s="40", placement_value="-ncmoe 30"),

@@ -103,8 +103,10 @@ def _spread(setting: Setting) -> list[float]:
         spread["dram"] = SPECIFIED_SPREAD if rates.ram_known == SPECIFIED else UNKNOWN_SPREAD
     if rates.link_known != "stated":
         spread["link"] = SPECIFIED_SPREAD if rates.link_known == SPECIFIED else UNKNOWN_SPREAD
-    if rates.storage_bytes_per_s is None:
+    if rates.storage_bytes_per_s is None or setting.assumed:
         spread["storage"] = UNKNOWN_SPREAD
+    if setting.assumed:
+        spread["dram"] = UNKNOWN_SPREAD
     return [spread[name] for name in FACTORS]
 
 

@@ -74,6 +74,13 @@ def placement_of(row: Measurement, model: Dimensions) -> Placement | None:
     return None
 
 
+def assumed_placement(row: Measurement, model: Dimensions) -> Placement:
+    """A placement that stands for one that is not stated."""
+    if re.search(_STORAGE, row.words):
+        return Placement(STORAGE_CACHE, miss=0.5)
+    return Placement(CPU_EXPERTS, cpu_layers=model.num_layers)
+
+
 def _on_cpu(number: int, layers: int) -> Placement | None:
     if number < 0:
         return None

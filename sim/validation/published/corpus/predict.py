@@ -20,7 +20,7 @@ from sim.validation.published.corpus.estimate import NAMES, PRIOR, problem_of
 from sim.validation.published.corpus.held_out import STAGES, Prediction, families, fit_families, predict_all
 from sim.validation.published.corpus.parts import SHIPPED, rates_of
 from sim.validation.published.corpus.placement import KINDS
-from sim.validation.published.corpus.rule import Setting, express_all
+from sim.validation.published.corpus.rule import Setting, express_all, express_shapes
 from sim.validation.published.corpus.tables import ROWS, Corpus, Measurement, read_corpus
 from traces.errors import UserError
 
@@ -55,14 +55,18 @@ def predict_corpus(shipped: Corpus, corpus: Corpus) -> Findings:
     training, _ = settings_of(shipped)
     settings, against = settings_of(corpus)
     predictions = predict_all(training, settings)
+    rates = {name: rates_of(machine) for name, machine in corpus.machines.items()}
+    shapes = predict_all(training, express_shapes(against, rates))
     tables: dict[str, list[Row]] = {
         "overall": overall_rows(predictions),
         "by_placement": kind_rows(predictions),
         "order": order_rows(predictions),
+        "shape_along_the_context": [error_row(STAGE_NAMES[stage], shapes, stage) for stage in STAGES[1:]],
         "by_machine": machine_rows(corpus, predictions, against),
         "left_out": left_out_rows(against),
         "parameters": parameter_rows(training),
         "rows": [prediction_row(prediction) for prediction in predictions],
+        "rows_of_shapes": [prediction_row(prediction) for prediction in shapes],
         "rows_left_out": [{"row": row.row_id, "machine": row.machine_id, "reason": why} for row, why in against],
     }
     title = "Published speeds of MoE models, each predicted without its machine"
@@ -263,6 +267,8 @@ def notes_for(
         "routing of these runs is published",
         "intervals: errors that the same procedure made on other families, over the errors that it expected of them "
         "(conformal), times the error expected of the row; the fits behind those errors did see the row's machine",
+        "shape along the context: rows left out for an unstated placement or a page cache, in series that differ only "
+        "in their context; a placement is assumed, the first row calibrates. They fit nothing and count nowhere else",
         "left out means that the model cannot express the row or that the row leaves out what is needed; the reasons "
         "are words of the row, never its error; rows_left_out.csv names each",
         "bytes over bandwidth extends moe-fit's floor to every tier at its nominal rate; moe-fit itself answers only "

@@ -18,6 +18,7 @@ from sim.validation.published.corpus.placement import (
     LINK_CACHE,
     STORAGE_CACHE,
     Placement,
+    assumed_placement,
     placement_of,
 )
 from sim.validation.published.corpus.sizes import KnownModel, bits_of, find_model, sized
@@ -29,6 +30,7 @@ MMAP_FILLS = 0.7
 """Share of RAM that the experts in host memory may take where the file is mapped."""
 NO_RATE = "no decode rate is stated"
 DUPLICATE = "the same measurement stands in an earlier row"
+NOT_STATED, PAGE_CACHE = "what was resident where is not stated", "page cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Setting:
     """Class of the runtime, see ``runtime_class``."""
     sockets: int
     threads: int | None
+    assumed: bool = False
+    """The placement is not the row's own, see ``express``."""
 
     @property
     def measured(self) -> float:
@@ -54,8 +58,15 @@ class Setting:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Rows that share it calibrate each other: machine, class of runtime, kind of placement."""
-        return (self.row.machine_id, self.runtime, self.placement.kind)
+        """Rows that share it calibrate each other: machine, class of runtime, kind of placement.
+
+        Where the placement is assumed: rows that differ in nothing but their context.
+        """
+        row = self.row
+        if self.assumed:
+            alike = (row.model, row.quantisation, row.runtime, row.flags, row.placement_value, row.cache_slots_or_gib)
+            return (row.machine_id, self.runtime, " | ".join(alike))
+        return (row.machine_id, self.runtime, self.placement.kind)
 
 
 LLAMA, GRAPHS, KTRANSFORMERS, IMP, OTHER = "llama.cpp", "graphs", "ktransformers", "imp", "other"
@@ -93,7 +104,7 @@ def reason_against(row: Measurement, rates: Rates) -> str | None:
         (re.search(r"top-?p 0|drops? (?:two )?experts|(?<!not )dropped", f"{words}"), "experts are dropped"),
         (
             re.search(r"page cache|misses are memcpy", f"{row.quantisation.lower()} | {row.remarks.lower()}"),
-            "page cache",
+            PAGE_CACHE,
         ),
         (re.search(r"paging|exceeds ram|spill|with mmap", told), "paging, or memory of the GPU spilt over"),
         (len(re.findall(r"\d\s*/\s*\d", value)) > 0 and not row.hit_rate, "several settings in one row"),
@@ -101,10 +112,15 @@ def reason_against(row: Measurement, rates: Rates) -> str | None:
     return next((reason for applies, reason in reasons if applies), None)
 
 
-def express(row: Measurement, rates: Rates) -> Setting | str:
-    """The row as the model sees it, or the reason why it cannot."""
+def express(row: Measurement, rates: Rates, assume: bool = False) -> Setting | str:
+    """The row as the model sees it, or the reason why it cannot.
+
+    ``assume``: also rows whose placement or hits are not stated, with a placement that stands for any: all experts on
+    the CPU beside a GPU, half of them read from storage where the runtime streams. Such rows are worth their shape
+    along the context only, once one of them has calibrated.
+    """
     against = reason_against(row, rates)
-    if against is not None:
+    if against is not None and not (assume and against == PAGE_CACHE):
         return against
     known = find_model(row.model)
     if known is None:
@@ -114,8 +130,10 @@ def express(row: Measurement, rates: Rates) -> Setting | str:
         return "the quantisation is not stated"
     model = sized(known, bits, _top_k(row, known.dimensions))
     placement = placement_of(row, model)
-    if placement is None:
-        return "what was resident where is not stated"
+    if placement is None or against is not None:
+        if not assume:
+            return NOT_STATED
+        placement = assumed_placement(row, model)
     if placement.kind == CPU_ONLY and rates.unified:
         return "the CPU's share of a unified memory is not known"
     if placement.kind != CPU_ONLY and rates.gpu_bytes_per_s is None and placement.kind != STORAGE_CACHE:
@@ -136,7 +154,7 @@ def express(row: Measurement, rates: Rates) -> Setting | str:
     threads = re.search(r"(?:^|\s)-t (\d{1,6})", row.flags)
     return Setting(
         row, known, model, placement, rates, context, runtime, sockets,
-        int(threads[1]) if threads else rates.threads,
+        int(threads[1]) if threads else rates.threads, assume,
     )  # fmt: skip
 
 
@@ -161,6 +179,20 @@ def express_all(
         else:
             against.append((row, found))
     return settings, against
+
+
+def express_shapes(left_out: Sequence[tuple[Measurement, str]], rates: dict[str, Rates]) -> list[Setting]:
+    """Rows left out for their placement or page cache, in series of several that differ only in their context."""
+    found = [
+        setting
+        for row, reason in left_out
+        if reason in (NOT_STATED, PAGE_CACHE)
+        and isinstance(setting := express(row, rates[row.machine_id], assume=True), Setting)
+    ]
+    contexts: dict[tuple[str, str, str], set[int]] = {}
+    for setting in found:
+        contexts.setdefault(setting.key, set()).add(setting.context)
+    return [setting for setting in found if len(contexts[setting.key]) > 1]
 
 
 def alike(machine: str, row: Measurement, measured: float) -> bool:

@@ -176,6 +176,8 @@ def limiting_cores(setting: Setting) -> float:
 def blind(setting: Setting) -> bool:
     """Whether every rate that the row's placement needs is stated, or follows from a part that it names."""
     rates, kind = setting.rates, setting.placement.kind
+    if setting.assumed:
+        return False
     needs_ram = kind in (CPU_EXPERTS, CPU_ONLY) or on_cpu(setting)
     if needs_ram and rates.ram_known not in (STATED, SPECIFIED):
         return False
