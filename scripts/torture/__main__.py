@@ -42,6 +42,8 @@ QUICK = (
     "import jsonl",
     "import routed_experts npy",
     "prompts jsonl",
+    "model config gemma_4_26b_a4b",
+    "model gguf",
 )
 """Readers of the short form: each takes a process of its own, and seconds to import what it needs."""
 SHORT = ("files", "special", "knobs", "integers", "shapes", "numbers", "surroundings", "faults")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from sim.paths import CONF
+from tests.sim.model_files.released_configs import CONFIGS
+from tests.sim.model_files.small_gguf import FIELDS, TENSORS, gguf
 from tests.support.random_traces import recorded_trace
 from traces.format.files import write_trace
 from traces.format.trace import Trace
@@ -38,6 +40,19 @@ def trace(folder: Path) -> None:
 
 def cut_trace(folder: Path) -> None:
     write_trace(folder / "t.safetensors", small_trace(1, width=4))
+
+
+def model_config(name: str) -> Callable[[Path], None]:
+    """The config.json of a released model."""
+
+    def make(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(CONFIGS[name], indent=1))
+
+    return make
+
+
+def model_gguf(folder: Path) -> None:
+    gguf(folder / "a.gguf", FIELDS, TENSORS)
 
 
 def gpt_oss(folder: Path) -> None:

@@ -110,6 +110,11 @@ def readers() -> dict[str, Reader]:
         Reader("prompts jsonl", inputs.prompts, {"p.jsonl": JSON}, lambda folder: read_prompt_file(folder / "p.jsonl")),
         Reader("hardware yaml", inputs.yaml("hardware/s1_rtx3080ti"), {"a.yaml": TEXT}, read_hardware, 0.3),
         Reader("runtime yaml", inputs.yaml("runtime/eager_hf"), {"a.yaml": TEXT}, read_runtime, 0.3),
+        *(
+            Reader(f"model config {name}", inputs.model_config(name), {"config.json": JSON}, read_model_config, 0.5)
+            for name in ("nemotron_3_nano_30b_a3b", "gemma_4_26b_a4b", "deepseek_v3_2")
+        ),
+        Reader("model gguf", inputs.model_gguf, {"a.gguf": BINARY}, read_model_gguf),
         Reader("model yaml", inputs.yaml("model/gpt_oss_20b"), {"a.yaml": TEXT}, read_model, 0.3),
         Reader(
             "policy yaml", inputs.yaml("policy/eviction/mrs", "eviction"), {"eviction/a.yaml": TEXT}, read_rule, 0.3
@@ -235,6 +240,26 @@ def read_a_curve(folder: Path) -> None:
 
     card = read_curve(folder / "a.csv", "small")
     assert card.published is not None and card.generator.again <= 1
+
+
+def read_model_config(folder: Path) -> None:
+    from sim.model_files.config_json import read_config_json
+
+    _prove_sizes(read_config_json(folder / "config.json"))
+
+
+def read_model_gguf(folder: Path) -> None:
+    from sim.model_files.gguf_header import read_gguf
+
+    _prove_sizes(read_gguf(folder / "a.gguf"))
+
+
+def _prove_sizes(values: dict[str, Any]) -> None:
+    """What is read makes sizes that a replay can work with."""
+    found = sim.machine.model.geometry(sim.machine.model.dimensions_from_config(values))
+    sizes = [*(found.expert_bytes or ()), *(found.attention_bytes or ()), *(found.shared_bytes or ())]
+    sizes += [found.other_bytes or 0, found.kv_bytes_per_token or 0]
+    assert len(found.expert_bytes or ()) == found.num_layers and min(sizes) >= 0 and max(sizes) < 2**62
 
 
 def read_rule(folder: Path) -> None:

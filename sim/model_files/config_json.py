@@ -161,8 +161,9 @@ def read_values(values: Values) -> tuple[dict[str, Any], list[str]]:
 
 def _refuse(values: Values) -> None:
     """What these sizes cannot express."""
-    if values.family in UNLIKE:
-        raise UserError(f"model_type {values.family}: {UNLIKE[values.family]}, which these sizes do not express")
+    unlike = next((name for name in UNLIKE if values.family.startswith(name)), None)
+    if unlike is not None:
+        raise UserError(f"model_type {unlike}: {UNLIKE[unlike]}, which these sizes do not express")
     if values.flag("is_encoder_decoder"):
         raise UserError("is_encoder_decoder=True: must be a model with a decoder only")
     streams = next((name for name in ("hc_mult", "hc_count") if (values.number(name) or 0) > 1), None)

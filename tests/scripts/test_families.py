@@ -9,6 +9,7 @@ HARD = {
     "gemma4_text": "softmax_topk_scaled",  # returns probabilities, and has a scale for each expert
     "phimoe": "sparsemixer",
     "dbrx": "softmax_topk",  # chooses outside its router's module
+    "llama4_text": "sigmoid",  # scales what enters its experts, and runs them all
     "longcat_flash": "softmax_shared",  # with experts that compute nothing
 }
 FEWEST_RIGHT = 60

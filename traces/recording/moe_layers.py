@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from traces.errors import UserError
+from traces.recording.adapted import adapt
 from traces.recording.choices import stacked_choices
 from traces.recording.moe_probe import (
     PROBE_TOKENS,
@@ -81,6 +82,7 @@ def find_moe_layers(model: torch.nn.Module) -> tuple[MoELayer, ...]:
         UserError: the model is dense, spread over devices, or of a family whose routing cannot be hooked.
     """
     family = family_name(model)
+    adapt(model)
     experts = [(name, module) for name, module in model.named_modules() if _is_experts(module)]
     if not experts:
         raise UserError(_no_experts_sentence(model, family))

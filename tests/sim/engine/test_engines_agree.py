@@ -13,8 +13,8 @@ from policies.needs import Need
 from policies.prediction.trained import TrainedPrediction
 from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.top_score import TopScore
-from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.build import in_session
+from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import DeviceSetup, assemble
 from sim.assembly.room import memory_of
 from sim.config import ORDERS, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
