@@ -96,6 +96,15 @@ def test_a_byte_order_mark_other_columns_and_empty_lines_do_no_harm(tmp_path: Pa
     assert row.hit_rate == pytest.approx(0.56)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_where_those_of_a_table_do(tmp_path: Path, end: str) -> None:
+    write_corpus(tmp_path, [measurement_cells(remarks="one\u2028two\x85three")], [machine_cells()])
+    text = (tmp_path / "corpus.csv").read_bytes().decode().replace("\r\n", end)
+    (tmp_path / "corpus.csv").write_bytes(text.encode())
+    (row,) = read_corpus(tmp_path).rows
+    assert row.remarks == "one\u2028two\x85three"
+
+
 def test_every_part_is_found_by_its_own_name_and_has_a_source() -> None:
     parts = shipped_parts()
     for part in parts:

@@ -8,6 +8,7 @@ them ("102 (llmfit measured)"); a cell of words alone states no number.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -209,7 +210,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]
         raise UserError(
             f"{path.name} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
         ) from None
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=None), strict=True)
     read: list[tuple[int, dict[str, str]]] = []
     try:
         header = next(reader, [])
