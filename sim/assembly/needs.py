@@ -18,6 +18,13 @@ from traces.format.mapped import load
 from traces.format.ranks import use_counts
 from traces.format.trace import Geometry, Trace
 
+OFF = {
+    Need.LOOKAHEAD_BEFORE: "policy/prediction=none policy/prefetch=none",
+    Need.LOOKAHEAD_AFTER: "policy/prediction=none policy/prefetch=none",
+    Need.EXPERT_SIMILARITY: "policy/substitution=none",
+}
+"""What a policy does without where a trace lacks it, as overrides."""
+
 
 def check_needs(policy: Policy, trace: Trace, hardware: Hardware) -> None:
     """Raises UserError naming the rule, what it needs and what lacks it."""
@@ -27,6 +34,7 @@ def check_needs(policy: Policy, trace: Trace, hardware: Hardware) -> None:
         if lacks is not None:
             raise UserError(
                 f"policy {policy.name}: {rule} needs {lacks}: record the trace with this tool, or switch that part off"
+                f"{' by ' + OFF[need] if need in OFF else ''}"
             )
     check_cpu(policy, hardware)
     _check_floor(policy, trace)

@@ -65,16 +65,20 @@ def test_the_page_works_as_written_from_a_wheel(bin_folder, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    rule, script = blocks("python")
+    rule, script, substitution = blocks("python")
     (folder / "last_score.py").write_text(rule)
+    (folder / "close_enough.py").write_text(substitution)
     (policy,) = blocks("yaml")
     (folder / "mine.yaml").write_text(policy)
     where = run("python", "-c", "import sim, policies, traces; print(sim.__file__, policies.__file__, traces.__file__)")
     assert all(Path(file).is_relative_to(bin_folder.parent) for file in where.split())
 
     commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+    *commands, check, replaced = commands
     assert [words[1] for words in commands] == ["check-policy", "run", "run", "compare", "run", "bench", "bench"]
     assert commands.pop()[:3] == ["moe-sim", "bench", "all"]  # minutes: every shipped policy again
+    assert "no decision depends on later steps" in run(*check)
+    assert "substitution=close_enough.py" in run(*replaced, *SMALL)
     said = [run(*words, *(SMALL if words[1] == "run" else [])) for words in commands]
     assert len([*folder.glob("outputs/sweep/mine/lru_*/metrics.json")]) == 4
     assert "ratio_low" in run("python", "-c", script)
@@ -84,4 +88,4 @@ def test_the_page_works_as_written_from_a_wheel(bin_folder, tmp_path):
     assert re.search(r"^mine: place \d+ of \d+ in its class", said[-1], re.MULTILINE)
     assert "mine" in (folder / "board" / "leaderboard.html").read_text()
     made = {path.name for path in folder.iterdir()} - {"__pycache__"}
-    assert made == {"last_score.py", "mine.yaml", "outputs", "board"}
+    assert made == {"last_score.py", "close_enough.py", "mine.yaml", "outputs", "board"}

@@ -3,7 +3,8 @@
 import pytest
 
 from scripts.studies.systems.bench import ENERGY, Bench, Row
-from scripts.studies.systems.four_systems import main, table
+from scripts.studies.systems.four_systems import best_of, main, read_table, table
+from sim.paths import ROOT
 from traces.errors import UserError
 
 
@@ -43,6 +44,16 @@ def test_the_device_rows_are_those_of_run(bench):
     assert resident.link_bytes == 0.0
     text = table([resident, lru], {})
     assert text.count("unchanged") == 2 and "SIMULATED" not in text
+
+
+def test_the_figure_is_drawn_from_the_table_that_is_written(tmp_path):
+    main(["--redraw", str(ROOT / "docs" / "results" / "four_systems.csv"), "--out", str(tmp_path)])
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".svg"}
+    rows = read_table(ROOT / "docs" / "results" / "four_systems.csv")
+    assert rows[0].system == "all resident" and "least bytes: SMoE" in best_of(rows)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"--redraw .*other\.csv: no table of this study"):
+        main(["--redraw", str(tmp_path / "other.csv")])
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from scripts.studies.quality import alpha, notions, open_loop, pareto
 from scripts.studies.quality.bench import COLUMNS, Case, Outcome, sums_by
 from scripts.studies.quality.rules import RULES, lru_with
+from traces.errors import UserError
 
 
 def outcome(label="x", knob=0.0, tpot_ms=(2.0, 2.0), kl=(0.1, 0.1)):
@@ -69,3 +70,27 @@ def test_every_rule_takes_every_value_of_its_knob():
     for rule in RULES.values():
         for value in rule.values:
             assert rule.knob == "" or getattr(rule.of(value), rule.knob) == value
+
+
+@pytest.mark.parametrize(("study", "name"), [(pareto, "quality_pareto"), (open_loop, "quality_open_loop")])
+def test_a_figure_is_drawn_from_the_table_that_is_written(study, name, tmp_path):
+    study.main(["--redraw", "--figures", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}{ending}" for ending in (".pdf", ".png", ".svg")}
+
+
+def test_without_a_table_nothing_is_drawn(tmp_path):
+    with pytest.raises(UserError, match=r"--redraw: .*quality_alpha\.json lacks the rows of this study"):
+        alpha.main(["--redraw", "--results", str(tmp_path), "--figures", str(tmp_path)])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_a_figure_says_follows_from_its_rows():
+    front = [("max_rank", 1), ("importance_plus", 1), ("importance_plus", 1), ("skip", 0), ("lru", 1)]
+    rows = [{"rule": rule, "on_front.kl": bool(on)} for rule, on in front]
+    assert pareto.unbeaten(rows).startswith(
+        "Of 3 settings that none beats in both time and KL divergence, 2 are of imp"
+    )
+    assert pareto.unbeaten([]) == ""
+    found = {f"{name}.difference": value for name, value in
+             {"hit_rate": -0.004, "substitution_rate": 0.001, "tpot_s": 2e-4}.items()}  # fmt: skip
+    assert "at most 0.4 points of hit rate" in open_loop.largest([{"positions": "all"} | found])

@@ -22,7 +22,7 @@ from policies.prefetch.none import NoPrefetch
 from policies.substitution.score_band import ScoreBand
 from scripts.command_line import print_table, run
 from scripts.studies.quality.bench import QUALITY, STATISTICS, Bench, Case, with_interval
-from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, plot_band, write_results
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, plot_band, read_rows, write_results
 from sim.assembly.catalogue import load_policy
 from sim.figures.style import LINES
 from sim.live.weights import INHERIT
@@ -77,6 +77,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--cloze-items", type=int, default=24, help="0: left out")
     given = parser.parse_args(argv)
     rows: list[Row] = []
+    if given.redraw:
+        draw(read_rows("quality_alpha", given), given.seeds, given.figures)
+        return
     for seed in given.seeds:
         bench = bench_of(given, seed)
         for alpha in tqdm(ALPHAS, unit=" alphas"):
@@ -143,17 +146,22 @@ def print_rows(rows: list[Row], answers: dict[str, float]) -> None:
 
 def draw(rows: list[Row], seeds: list[int], folder: Path) -> None:
     """Change of perplexity against alpha, a panel per seed."""
-    note = "Demo model, closed loop, a quarter of the experts; bands: 95 %, bootstrap over documents. Grey: +1 %."
-    with panels(folder / "quality_alpha", note, (1, len(seeds)), 2.5, sharey=True) as axes:
+    note = (
+        "Quality MEASURED in the demo model, closed loop, a quarter of the experts; bands: 95 %, bootstrap over "
+        "documents. Grey: +1 %."
+    )
+    best = [f"{largest_harmless([row for row in rows if row['seed'] == seed]):g}" for seed in seeds]
+    says = f"The largest alpha whose interval stays below +{100 * MARGIN:g} % perplexity: {', '.join(best)}."
+    with panels(folder / "quality_alpha", note, (1, len(seeds)), 2.5, says, sharey=True) as axes:
         for axis, seed in zip(axes[0], seeds, strict=True):
             for line, name in zip(LINES, VARIANTS, strict=False):
                 points = [row for row in rows if row["seed"] == seed and row["stand_in"] == name]
                 alphas = [row["alpha"] for row in points]
                 plot_band(axis, alphas, points, "perplexity_change", 100, 0.12, label=name, **line)
             axis.axhline(100 * MARGIN, color="#888888", linewidth=0.6)
-            axis.set_title(f"training seed {seed}")
-            axis.set_xlabel("alpha")
-        axes[0, 0].set_ylabel("change of perplexity, %\n(MEASURED)")
+            axis.set_title(f"training seed {seed}", loc="left", fontsize=7)
+            axis.set_xlabel("alpha, half width of the score bands")
+        axes[0, 0].set_ylabel("Change of perplexity (%)")
 
 
 if __name__ == "__main__":

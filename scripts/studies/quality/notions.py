@@ -24,8 +24,17 @@ from tqdm import tqdm
 from scripts.command_line import run
 from scripts.studies.quality.bench import Bench, Case, Outcome, with_interval
 from scripts.studies.quality.rules import RULES, lru_with
-from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, write_results
-from sim.figures.style import LINES
+from scripts.studies.quality.study import (
+    RULE_LOOKS,
+    TIME_LABEL,
+    Row,
+    arguments,
+    bench_of,
+    bounds,
+    panels,
+    read_rows,
+    write_results,
+)
 from sim.live.weights import INHERIT
 from sim.quality.drive import AS_POLICY, DROP, RANDOM
 from sim.quality.loop import Variant
@@ -63,20 +72,25 @@ QUALITIES = ("kl", "perplexity_change")
 def main(argv: list[str]) -> None:
     """Run both parts on every seed, print their tables, write them and the figure."""
     given = arguments(__doc__, seeds=(0, 1, 2)).parse_args(argv)
+    if given.redraw:
+        draw(read_rows("quality_notions", given, "curves"), given.figures)
+        return
     rows: list[Row] = []
     pairs: list[Row] = []
+    points: list[Row] = []
     curves: dict[int, dict[str, list[Outcome]]] = {}
     with tqdm(unit=" cases") as bar:
         for seed in given.seeds:
             bench = bench_of(given, seed)
             rows += same_ranks(bench, bar)
             curves[seed] = curves_of(bench, bar)
+            points += points_of(curves[seed], seed)
             for rule, other in PAIRS:
                 pairs += equal_quality(curves[seed], rule, other, seed)
     print_same_ranks(rows)
     print_pairs(pairs)
-    write_results("quality_notions", given, rows, equal_quality=pairs)
-    draw(curves, given.figures)
+    write_results("quality_notions", given, rows, equal_quality=pairs, curves=points)
+    draw(points, given.figures)
 
 
 def case_of(name: str, value: float, seed: int, variant: Variant = OWN) -> Case:
@@ -107,6 +121,16 @@ def curves_of(bench: Bench, bar: Any) -> dict[str, list[Outcome]]:
             curves[name].append(bench.run(case_of(name, value, bench.seed)))
             bar.update()
     return curves
+
+
+def points_of(curves: dict[str, list[Outcome]], seed: int) -> list[Row]:
+    """What the figure shows of one seed: a row per setting of every rule."""
+    return [
+        {"seed": seed, "rule": rule, "knob": outcome.case.knob}
+        | {name: outcome.value(name) for name in ("tpot_s", *QUALITIES)}
+        for rule, outcomes in curves.items()
+        for outcome in outcomes
+    ]
 
 
 def equal_quality(curves: dict[str, list[Outcome]], rule: str, other: str, seed: int) -> list[Row]:
@@ -182,20 +206,25 @@ def verdict(rows: list[Row]) -> str:
     return f"{word}: {span}; faster for sure at {below} of {len(rows)} settings, slower for sure at {above}"
 
 
-def draw(curves: dict[int, dict[str, list[Outcome]]], folder: Path) -> None:
-    """Quality against TPOT, a panel per seed."""
-    note = "Demo model, closed loop, LRU over the link alone, a quarter of the experts. Grey: +1 %."
-    with panels(folder / "quality_notions", note, (2, len(curves)), 4.0, sharey="row") as axes:
-        for axis, (seed, rules) in zip(axes.T, curves.items(), strict=True):
-            for line, (name, outcomes) in zip(LINES, rules.items(), strict=False):
-                times = [1e3 * outcome.value("tpot_s") for outcome in outcomes]
-                axis[0].plot(times, [outcome.value("kl") for outcome in outcomes], label=name, **line)
-                axis[1].plot(times, [100 * outcome.value("perplexity_change") for outcome in outcomes], **line)
-            axis[0].set_title(f"training seed {seed}")
-            axis[1].set_xlabel("TPOT, ms (SIMULATED)")
+def draw(points: list[Row], folder: Path) -> None:
+    """Quality against time, a panel per seed."""
+    note = (
+        "Quality MEASURED in the demo model, closed loop, a quarter of the experts; times SIMULATED with the sizes of "
+        "DeepSeek-MoE-16B, LRU over the link alone. Grey: +1 %. A point per setting of a rule's knob."
+    )
+    seeds, rules = (list(dict.fromkeys(point[name] for point in points)) for name in ("seed", "rule"))
+    with panels(folder / "quality_notions", note, (2, len(seeds)), 4.0, sharey="row") as axes:
+        for axis, seed in zip(axes.T, seeds, strict=True):
+            for rule in rules:
+                here = [point for point in points if (point["seed"], point["rule"]) == (seed, rule)]
+                times = [1e3 * point["tpot_s"] for point in here]
+                axis[0].plot(times, [point["kl"] for point in here], label=rule, **RULE_LOOKS[rule])
+                axis[1].plot(times, [100 * point["perplexity_change"] for point in here], **RULE_LOOKS[rule])
+            axis[0].set_title(f"training seed {seed}", loc="left", fontsize=7)
+            axis[1].set_xlabel(TIME_LABEL)
             axis[1].axhline(1.0, color="#888888", linewidth=0.6)
-        axes[0, 0].set_ylabel("KL, nats (MEASURED)")
-        axes[1, 0].set_ylabel("change of perplexity,\n% (MEASURED)")
+        axes[0, 0].set_ylabel("KL divergence from the\nuntouched model (nats)")
+        axes[1, 0].set_ylabel("Change of perplexity (%)")
 
 
 if __name__ == "__main__":

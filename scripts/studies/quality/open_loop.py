@@ -23,7 +23,7 @@ from policies.state import DECODE
 from scripts.command_line import print_table, run
 from scripts.studies.quality.bench import Bench, Case, sums_by, with_interval
 from scripts.studies.quality.rules import RULES, lru_with
-from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, plot_band, write_results
+from scripts.studies.quality.study import Row, arguments, bench_of, bounds, panels, plot_band, read_rows, write_results
 from sim.assembly.catalogue import load_policy
 from sim.engine.decision.counters import COUNTERS
 from sim.engine.interface import StepResults
@@ -40,7 +40,7 @@ RATES = {"hit_rate": (0, 1), "substitution_rate": (2, 3), "cache_ratio": (4, 5),
 """Measure -> columns of ``sums`` whose ratio it is."""
 SHOWN = {
     "hit_rate": ("hit rate, points", 100.0),
-    "substitution_rate": ("substituted, points", 100.0),
+    "substitution_rate": ("substitutions, points", 100.0),
     "tpot_s": ("TPOT, ms", 1e3),
 }
 
@@ -90,6 +90,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--fraction", type=float, default=0.25, help="capacity (default 0.25)")
     parser.add_argument("--decode-windows", type=int, default=6, help="for policies that prefetch (default 6)")
     given = parser.parse_args(argv)
+    if given.redraw:
+        draw(read_rows("quality_open_loop", given), given.figures)
+        return
     rows: list[Row] = []
     bench = bench_of(given, given.seeds[0])
     for name, policy in tqdm(policies().items(), unit=" policies"):
@@ -134,17 +137,30 @@ def print_rows(rows: list[Row]) -> None:
 
 def draw(rows: list[Row], folder: Path) -> None:
     """Differences by position in the context."""
-    note = "Demo model, a quarter of the experts. Routing MEASURED, TPOT SIMULATED; bands: 95 %, over documents."
-    with panels(folder / "quality_open_loop", note, (1, 3), 2.3) as axes:
+    note = (
+        "Closed loop (a replaced expert changes later routing) minus open loop (recorded routing). Demo model, a "
+        "quarter of the experts; routing MEASURED, times SIMULATED; bands: 95 %, bootstrap over documents."
+    )
+    with panels(folder / "quality_open_loop", note, (1, 3), 2.3, largest(rows)) as axes:
         for axis, (measure, (title, scale)) in zip(axes[0], SHOWN.items(), strict=True):
             for line, name in zip(LINES, dict.fromkeys(row["policy"] for row in rows), strict=False):
                 points = [row for row in rows if row["policy"] == name and row["positions"] != "all"]
                 places = [int(row["positions"].split("-")[0]) + BIN / 2 for row in points]
                 plot_band(axis, places, points, f"{measure}.difference", scale, 0.1, label=name, **line)
             axis.axhline(0.0, color="#888888", linewidth=0.6)
-            axis.set_xlabel("position in the context, tokens")
-            axis.set_title(title)
-        axes[0, 0].set_ylabel("closed minus open loop")
+            axis.set_xlabel("Position in the context (tokens)")
+            axis.set_ylabel(f"Difference of\n{title.replace(', ', ' (')})")
+
+
+def largest(rows: list[Row]) -> str:
+    """The largest differences over whole contexts."""
+    whole = [row for row in rows if row["positions"] == "all"]
+    found = [
+        f"{max(abs(scale * row[f'{measure}.difference']) for row in whole):.2g} {title.partition(', ')[2]} of "
+        f"{title.partition(',')[0]}"
+        for measure, (title, scale) in SHOWN.items()
+    ]
+    return f"Over whole contexts the two differ by at most {', '.join(found)}." if whole else ""
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,15 @@ import torch
 
 from scripts.command_line import parser_of
 from scripts.studies.quality.bench import HARDWARE, Bench
+from sim.figures.chart_parts import legend_above
 from sim.figures.registry import save
-from sim.figures.style import STYLE, WIDTH_IN, add_footnote
+from sim.figures.style import LINES, STYLE, WIDTH_IN, add_footnote
 from sim.paths import ROOT
 from sim.quality.intervals import DRAWS
 from sim.quality.study import DEMO_SIZES
 from sim.results.json_files import write_json
 from sim.results.outputs import versions
+from traces.errors import UserError
 
 Row = dict[str, Any]
 
@@ -35,6 +38,7 @@ def arguments(description: str | None, seeds: Sequence[int] = (0,)) -> argparse.
     parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "quality_study", help="finished cases")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where tables are written")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs" / "figures", help="where figures are written")
+    parser.add_argument("--redraw", action="store_true", help="only draw the figure, from the table that is written")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default 1)")
     return parser
 
@@ -73,12 +77,38 @@ def plot_band(
 
 
 @contextmanager
-def panels(stem: Path, note: str, size: tuple[int, int], height: float, **shared: Any) -> Iterator[Any]:
-    """Axes [rows, columns] over two columns of a page, with the legend of the first panel; written at the end."""
+def panels(
+    stem: Path, note: str, size: tuple[int, int], height: float, conclusion: str = "", **shared: Any
+) -> Iterator[Any]:
+    """Axes [rows, columns] over two columns of a page, with the legend of the first panel; written at the end.
+
+    ``conclusion``: what the figure shows, over its note.
+    """
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(*size, figsize=(WIDTH_IN[2], height), layout="constrained", squeeze=False, **shared)
         yield axes
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-        add_footnote(figure, note)
-        save(figure, stem, dpi=200)
+        legend_above(figure, axes[0, 0].get_legend_handles_labels(), handlelength=3)
+        add_footnote(figure, note, conclusion)
+        save(figure, stem)
         plt.close(figure)
+
+
+def read_rows(name: str, given: argparse.Namespace, part: str = "rows") -> list[Row]:
+    """The rows of a table that `write_results` wrote, or another part of it. Raises: UserError where there is none."""
+    path = given.results / f"{name}.json"
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))[part]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--redraw: {path} lacks the {part} of this study: run it without --redraw first") from error
+    return rows
+
+
+RULE_LOOKS: dict[str, dict[str, Any]] = dict(
+    zip(
+        ("score_band", "skip", "similarity", "cache_prior", "max_rank", "random_replacement", "importance_plus"),
+        LINES,
+        strict=False,
+    )
+)
+"""Colour, dashes and marker of a substitution rule, the same in all figures."""
+TIME_LABEL = "Time per output token (ms),\nfor 6 of 27 layers"

@@ -1,6 +1,7 @@
 """Prints four systems side by side, same trace, sizes and parts: python -m scripts.studies.systems.four_systems
 
   python -m scripts.studies.systems.four_systems [--out FOLDER]
+  python -m scripts.studies.systems.four_systems --redraw docs/results/four_systems.csv --out docs/figures
 
 SMoE, MoE-Beyond, OD-MoE and Expert Streaming serve the same requests of the embedded trace, one at a time, with the
 sizes of DeepSeek-MoE-16B (6 MoE layers of it). Like for like: a GPU, a host link, launches and host time are those of
@@ -15,8 +16,8 @@ Everything is SIMULATED; the energy is a proxy, ESTIMATED: bytes and FLOP of a d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ import pandas as pd
 
 from scripts.command_line import parser_of, run
 from scripts.studies.systems.bench import Bench, Row
+from sim.figures.chart_parts import bar_look
+from sim.figures.style import BLUE, GREEN, ORANGE, PURPLE
 from sim.predictors.checkpoint import EMBEDDED
 from traces.errors import UserError
 from traces.text import spreadsheet_cell
@@ -77,34 +80,85 @@ def measured_quality(path: Path | None) -> dict[str, float]:
 
 
 def draw(rows: list[Row], stem: Path) -> None:
-    """TPOT, memory, bytes and energy of every system, PDF and PNG."""
-    from matplotlib import rc_context
+    """Times, memory, bytes and energy of every system, PDF, PNG and SVG."""
     from matplotlib.figure import Figure
 
     from sim.figures.registry import save
-    from sim.figures.style import BLUE, STYLE, WIDTH_IN, add_footnote
+    from sim.figures.style import WIDTH_IN, add_footnote
+    from sim.figures.text_of_others import figure_style
 
     panels = (
-        ("TPOT\n(ms)", [1e3 * row.tpot_s for row in rows]),
+        ("Time per output token\n(ms), for 6 of 27 layers", [1e3 * row.tpot_s for row in rows]),
         ("GPU or on-chip\nmemory (GB)", [row.memory_bytes / 1e9 for row in rows]),
-        ("link or DDR\n(MB/token)", [row.link_bytes / 1e6 for row in rows]),
-        ("energy proxy\n(mJ/token)", [1e3 * row.energy_j for row in rows]),
+        ("Host link or DDR\n(MB per token)", [row.link_bytes / 1e6 for row in rows]),
+        ("Energy, a proxy\n(mJ per token)", [1e3 * row.energy_j for row in rows]),
     )
     places = np.arange(len(rows))[::-1]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN[2], 2.9), layout="constrained")
+    with figure_style():
+        figure = Figure(figsize=(WIDTH_IN[2], 0.65 + 0.19 * len(rows)), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (label, values) in zip(axes, panels, strict=True):
-            axis.barh(places, values, color=BLUE, height=0.7)
+            for place, value, row in zip(places, values, rows, strict=True):
+                color, hatch = look_of_row(row)
+                axis.barh(place, value, height=0.7, **bar_look(color, hatch))
+                high = 1e3 * row.tpot_high_s if axis is axes[0] else value
+                axis.annotate(
+                    f"{value:.3g}",
+                    (max(value, high), place),
+                    xytext=(2.5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=6,
+                )
+            axis.set_xlim(0, 1.3 * max(values))
+            axis.tick_params(axis="y", length=0)
             axis.set_xlabel(label)
             axis.grid(axis="y", visible=False)
-        below = [1e3 * max(0.0, row.tpot_s - row.tpot_low_s) for row in rows]
-        above = [1e3 * max(0.0, row.tpot_high_s - row.tpot_s) for row in rows]
-        axes[0].errorbar(panels[0][1], places, xerr=[below, above], fmt="none", ecolor="black", elinewidth=0.8)
         axes[0].set_yticks(places, [row.system for row in rows])
-        note = "SIMULATED, batch 1, 6 MoE layers; bars of TPOT: 95 % over requests or draws; energy is ESTIMATED."
-        add_footnote(figure, note)
-        save(figure, stem, dpi=200)
+        spans = np.array([(row.tpot_s - row.tpot_low_s, row.tpot_high_s - row.tpot_s) for row in rows]).T
+        axes[0].errorbar(
+            panels[0][1], places, xerr=1e3 * np.maximum(spans, 0), fmt="none", ecolor="black", elinewidth=0.8
+        )
+        note = (
+            "SIMULATED, batch 1, the embedded trace with the sizes of DeepSeek-MoE-16B. Energy is ESTIMATED: bytes and "
+            "FLOP times fixed figures. Bars of times: 95 % over requests or draws. Grey: all experts resident."
+        )
+        add_footnote(figure, note, best_of(rows))
+        save(figure, stem)
+
+
+LOOKS = {"all resident": ("#333333", ""), "OD-MoE": (PURPLE, "...."), "Expert Streaming": (GREEN, "\\\\\\\\")}
+
+
+def look_of_row(row: Row) -> tuple[str, str]:
+    """Colour and hatching of a system, its variants alike; one GPU blue, the chiplets' baseline orange."""
+    for name, look in LOOKS.items():
+        if row.system.startswith(name):
+            return look
+    return (ORANGE, "////") if "dies" in row.parts else (BLUE, "")
+
+
+def best_of(rows: list[Row]) -> str:
+    """Which system needs least of what, all experts resident left out."""
+    measures: dict[str, Callable[[Row], float]] = {
+        "time": lambda row: row.tpot_s,
+        "memory": lambda row: row.memory_bytes,
+        "bytes": lambda row: row.link_bytes,
+        "energy": lambda row: row.energy_j,
+    }
+    others = [row for row in rows if row.system != "all resident"]
+    least = [f"least {name}: {min(others, key=measure).system}" for name, measure in measures.items()]
+    return f"Where not all experts are resident, {'; '.join(least)}." if others else ""
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a four_systems.csv. Raises: UserError for another file."""
+    names = [field.name for field in fields(Row)]
+    try:
+        table = pd.read_csv(path)
+        return [Row(**{name: row[name] for name in names}) for _, row in table.iterrows()]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--redraw {path}: no table of this study ({error})") from error
 
 
 def main(argv: list[str]) -> None:
@@ -115,8 +169,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--hardware", default="s1_rtx3080ti")
     parser.add_argument("--capacity", type=float, default=0.25, help="share of the experts that a GPU's cache holds")
     parser.add_argument("--draws", type=int, default=200, help="layer steps of the chiplet package")
-    parser.add_argument("--out", type=Path, help="folder for four_systems.csv, .pdf and .png")
+    parser.add_argument("--out", type=Path, help="folder for four_systems.csv, .pdf, .png and .svg")
+    parser.add_argument("--redraw", type=Path, metavar="CSV", help="only draw the figure of this table, into --out")
     given = parser.parse_args(argv)
+    if given.redraw is not None:
+        draw(read_table(given.redraw), (given.out or given.redraw.parent) / "four_systems")
+        return
     systems = list(rows(Bench(given.hardware, given.capacity, given.draws), given.checkpoint))
     print(table(systems, measured_quality(given.quality)))
     if given.out is not None:

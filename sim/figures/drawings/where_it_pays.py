@@ -83,7 +83,7 @@ def where_it_pays(table: pd.DataFrame, columns: int = 2) -> Figure:
             label, scale = AXES.get(str(cells[f"{name}_axis"].iloc[0]), (str(cells[f"{name}_axis"].iloc[0]), 1.0))
             axis.set_label_text(label)
             axis.set_ticks(range(len(values)), [f"{float(value) * scale:.3g}" for value in values])
-    add_footnote(figure, note(cells, grids))
+    add_footnote(figure, note(cells), conclusion(cells, grids))
     return figure
 
 
@@ -94,8 +94,9 @@ def _heat_map(panel: Axes, grid: pd.DataFrame, norm: TwoSlopeNorm) -> None:
     panel.grid(visible=False)
     for (row, column), change in np.ndenumerate(values):
         dark = abs(change) > 0.62 * float(norm.vmax or 1.0)
+        behind = {"facecolor": COLOURS(norm(change)), "edgecolor": "none", "pad": 0.8}  # the line stops at the number
         panel.text(column, row + 0.3, f"{100 * change:+.0f}\u00a0%", ha="center", va="center", fontsize=7,
-                   color="white" if dark else BLACK, zorder=3, path_effects=[] if dark else HALO)  # fmt: skip
+                   color="white" if dark else BLACK, zorder=3, bbox=behind)  # fmt: skip
     if min(values.shape) > 1 and values.min() < 0 < values.max():
         panel.contour(values, levels=[0.0], colors=BLACK, linewidths=1.4, linestyles="--", zorder=2)
 
@@ -108,12 +109,16 @@ def _mark(panel: Axes, grid: pd.DataFrame, marks: pd.DataFrame) -> None:
             place_of(float(mark["x"]), grid.columns.to_numpy(float)),
             place_of(float(mark["y"]), grid.index.to_numpy(float)),
         )
-        panel.plot(x, y, marker="o", markersize=3.5, color=BLACK, markeredgecolor="white", markeredgewidth=0.6)
+        panel.plot(
+            x, y, marker="o", markersize=3.5, color=BLACK, markeredgecolor="white", markeredgewidth=0.6, zorder=4
+        )
         beside = [place for place in places if abs(place[0] - x) < NAME_ROOM[0] and abs(place[1] - y) < NAME_ROOM[1]]
         places.setdefault(beside[0] if beside else (x, y), []).append(str(mark["mark"]))
     for place, names in places.items():
-        words = panel.annotate(", ".join(names), place, xytext=(-3.5, -1.5), textcoords="offset points", fontsize=6.5,
-                               ha="right", va="center", fontweight="bold")  # fmt: skip
+        below = place[1] - round(place[1]) > -0.25  # the number of its cell stands above
+        words = panel.annotate(", ".join(names), place, xytext=(0, -4) if below else (-3.5, -1.5),
+                               textcoords="offset points", fontsize=6.5, ha="center" if below else "right",
+                               va="top" if below else "center", fontweight="bold", zorder=4)  # fmt: skip
         words.set_path_effects([*HALO])
 
 
@@ -123,18 +128,24 @@ def place_of(value: float, values: NDArray[np.float64]) -> float:
     return float(np.interp(value, known, np.arange(len(known))))
 
 
-def note(cells: pd.DataFrame, grids: dict[int, pd.DataFrame]) -> str:
-    """What the map says, and of what it is."""
+def conclusion(cells: pd.DataFrame, grids: dict[int, pd.DataFrame]) -> str:
+    """On how many machines the policy is faster, and by how much."""
     policy, against = cells["policy"].iloc[0], cells["against"].iloc[0]
     said = []
     for batch, grid in grids.items():
         change = grid.to_numpy()
         wins = f"faster at {int((change < 0).sum())} of {change.size} machines"
-        said.append(f"batch {batch}: {wins}, {100 * change.min():+.0f}\u00a0% to {100 * change.max():+.0f}\u00a0%")
+        said.append(f"batch\u00a0{batch}: {wins}, {100 * change.min():+.0f}\u00a0% to {100 * change.max():+.0f}\u00a0%")
+    return f"{policy} against {against}; {'; '.join(said)}."
+
+
+def note(cells: pd.DataFrame) -> str:
+    """Of what the map is."""
+    policy = cells["policy"].iloc[0]
     rivals = cells["rival"].value_counts()
     best = ", ".join(f"{name} ({count})" for name, count in rivals.items())
     return (
-        f"SIMULATED, sizes ESTIMATED. {policy} against {against}; {'; '.join(said)}. Cells: change of TPOT, mean over "
+        "SIMULATED, sizes ESTIMATED. Cells: change of the time per output token, mean over "
         f"{', '.join(dict.fromkeys(map(str, cells['setup'])))}; blue: {policy} is faster; dashed: no difference. "
         f"The best of the set was, with the number of cells: {best}."
     )
