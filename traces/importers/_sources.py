@@ -134,8 +134,13 @@ class _BoundedGzip(gzip.GzipFile):
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where a line stands, for errors, and its JSON value, one line at a time. Raises: UserError for other lines."""
+    """Where a line stands, for errors, and its JSON value, one line at a time; blank lines hold none.
+
+    Raises: UserError for other lines.
+    """
     for number, line in numbered_lines(path):
+        if not line or line.isspace():
+            continue
         where = f"{path.name} line {number}"
         try:
             yield where, json.loads(line)

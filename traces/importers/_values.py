@@ -18,6 +18,7 @@ MISSING = -1
 LARGEST = 2**40
 _BRACKETS = re.compile(r"^(?:tensor|array)?[\[({]*(.*?)[\])}]*$", re.DOTALL)
 _SEPARATORS = re.compile(r"[,;|\s]+")
+_WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?", re.ASCII)
 _LAYER_OF = re.compile(r"(?:layers?|blk|block|blocks|h)[._ -]?(\d+)", re.IGNORECASE)
 _PHASES = {
     **dict.fromkeys(("prefill", "prompt", "context", "input", "pp", "extend", "0"), PREFILL),
@@ -69,7 +70,7 @@ def _quick(values: Any) -> NDArray[np.int64] | None:
 def _integer(value: Any, where: Where, name: str, at: int) -> int:
     if value is None:
         return MISSING
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}(\.0*)?", value, re.ASCII):
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value.partition(".")[0])
     if isinstance(value, float) and math.isnan(value):
         return MISSING
@@ -98,6 +99,8 @@ def layers(values: Any, where: Where, name: str) -> NDArray[np.int64]:
 
 
 def _layer(text: str, where: Where, name: str, at: int) -> int:
+    if _WHOLE.fullmatch(text):
+        return int(text.partition(".")[0])
     numbers = re.findall(r"\d+", text)
     match = _LAYER_OF.search(text)
     if match is None and len(numbers) != 1:

@@ -137,6 +137,26 @@ def test_prompts_contexts_and_turns(tmp_path):
     np.testing.assert_array_equal(trace.topk_ids, ROUTING)
 
 
+def test_blank_lines_between_records_hold_nothing(tmp_path):
+    lines = [json.dumps({"token": t, "layer": layer, "experts": experts}) for t, layer, experts in CELLS]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(lines) + "\n \n\n")
+    np.testing.assert_array_equal(imported("table", tmp_path / "a.jsonl").topk_ids, ROUTING)
+    own = [json.dumps({"request": 0, "token": t, "layer": layer, "experts": experts}) for t, layer, experts in CELLS]
+    (tmp_path / "b.jsonl").write_text("\r\n\r\n".join(own))
+    np.testing.assert_array_equal(imported("jsonl", tmp_path / "b.jsonl", "--num-experts", "4").topk_ids, ROUTING)
+
+
+def test_layers_written_as_other_numbers(tmp_path):
+    """As pandas writes whole numbers beside missing ones; a sign is none of a name."""
+    path, rows = tmp_path / "a.csv", [row.split(",") for row in LONG.strip().split("\n")]
+    for sign, ending in (("", ".0"), ("+", "")):
+        body = [",".join([row[0], sign + row[1] + ending, *row[2:]]) for row in rows[1:]]
+        path.write_text("\n".join([",".join(rows[0]), *body]))
+        np.testing.assert_array_equal(imported("table", path).topk_ids, ROUTING)
+    path.write_text("\n".join([",".join(rows[0]), *(",".join([row[0], f"-{row[1]}", *row[2:]]) for row in rows[1:])]))
+    refused("layer=-1: must be an integer from 0 to 65535", "table", path)
+
+
 def test_requests_that_no_column_names_begin_where_tokens_do(tmp_path):
     (tmp_path / "a.csv").write_text(LONG + LONG.partition("\n")[2])
     trace = imported("table", tmp_path / "a.csv")
