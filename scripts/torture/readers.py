@@ -119,6 +119,7 @@ def readers() -> dict[str, Reader]:
         Reader(
             "policy yaml", inputs.yaml("policy/eviction/mrs", "eviction"), {"eviction/a.yaml": TEXT}, read_rule, 0.3
         ),
+        Reader("conformance answers", inputs.answers_of_a_tool, {"a.json": JSON}, read_answers, 0.5),
         Reader("corpus", inputs.corpus, {"corpus.csv": TEXT, "machines.csv": TEXT}, read_published, 0.5),
         Reader("card", inputs.yaml("card/gpt_oss_20b"), {"a.yaml": TEXT}, read_a_card, 0.3),
         Reader("card of a curve", inputs.curve, {"a.csv": TEXT}, read_a_curve, 0.1),
@@ -260,6 +261,16 @@ def _prove_sizes(values: dict[str, Any]) -> None:
     sizes = [*(found.expert_bytes or ()), *(found.attention_bytes or ()), *(found.shared_bytes or ())]
     sizes += [found.other_bytes or 0, found.kv_bytes_per_token or 0]
     assert len(found.expert_bytes or ()) == found.num_layers and min(sizes) >= 0 and max(sizes) < 2**62
+
+
+def read_answers(folder: Path) -> None:
+    """A verdict on every vector."""
+    from sim.conformance.judge import RIGHT, UNANSWERED, WRONG, judge, vectors
+    from sim.results.json_files import read_json
+
+    verdicts = judge(read_json(folder / "a.json"))
+    assert {one.name for one in verdicts} == {*vectors()}
+    assert {one.outcome for one in verdicts} <= {RIGHT, UNANSWERED, WRONG}
 
 
 def read_rule(folder: Path) -> None:

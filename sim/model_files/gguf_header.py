@@ -171,6 +171,9 @@ def _dimensions(fields: dict[str, Any], tensors: list[Tensor]) -> dict[str, Any]
     dense = [named for at, named in sorted(blocks.items()) if at not in routed]
     groups = [_groups(named) for named in routed.values()]
     expert = [tensor for group in groups for tensor in group["experts"]]
+    for tensor in expert:
+        if tensor.stored < experts:
+            raise UserError(f"states {tensor.stored} bytes of {tensor.name}: must be at least {experts}, 1 an expert")
     tied = "output.weight" not in rest
     once = [tensor for name, tensor in rest.items() if name != "token_embd.weight" or tied]
     once += [tensor for named in dense for tensor in named.values()]

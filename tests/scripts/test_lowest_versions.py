@@ -2,14 +2,21 @@
 
 import pytest
 
+from scripts.maintenance.lock import HEAVY
 from scripts.maintenance.lowest import lowest, main
 
 
-def test_every_dependency_states_its_lowest_version(capsys):
+def test_every_dependency_states_its_lowest_version(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["lowest"])
     main()
     lines = capsys.readouterr().out.splitlines()
     assert {"numpy", "pandas", "torch", "transformers"} <= {line.partition("==")[0] for line in lines}
     assert all(line.partition("==")[2][0].isdigit() for line in lines)
+    monkeypatch.setattr("sys.argv", ["lowest", "core"])
+    main()
+    assert {*lines} - {*capsys.readouterr().out.splitlines()} == {
+        line for line in lines if line.partition("==")[0] in HEAVY
+    }
 
 
 def test_the_lower_bound_is_taken_and_a_missing_one_is_told():

@@ -10,6 +10,8 @@ import sim.spill
 from sim.metrics.quantiles import order_statistics, quantiles, total
 from sim.spill import Spill
 
+SAME_ORDER = np.lib.NumpyVersion(np.__version__) >= "2.4.0"
+"""numpy 2.1 adds 100,003 numbers in another order, so that the last bit differs."""
 SHARES = [0, 0.5, 0.9, 0.99, 1]
 
 
@@ -55,6 +57,8 @@ def test_quantiles_equal_numpy_to_the_last_bit(seed, count, spread):
 def test_the_sum_equals_numpy_to_the_last_bit(monkeypatch, count):
     values = np.random.default_rng(count).random(count) * 10.0 ** np.random.default_rng(1).integers(-9, 9, count)
     expected = float(np.sum(values))
+    if not SAME_ORDER:
+        expected = pytest.approx(expected, rel=1e-15)
     assert total(spilled(values, np.float64, 1000), np.asarray) == expected
     monkeypatch.setattr(sim.metrics.quantiles, "LEAF", 256)
     assert total(spilled(values, np.float64, 1000), np.asarray) == expected

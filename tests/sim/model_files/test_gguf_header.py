@@ -55,6 +55,13 @@ def test_a_run_takes_it(tmp_path):
     assert list(config.model.stored_expert_bytes) == [Q4_EXPERT + Q6_EXPERT, 2 * Q4_EXPERT]
 
 
+def test_experts_of_no_bytes_are_refused(tmp_path):
+    """Found by torture: a dimension that was zeroed out."""
+    empty = TENSORS | {"blk.1.ffn_gate_exps.weight": ((256, 0, 4), 12)}
+    with pytest.raises(UserError, match=r"0 bytes of blk\.1\.ffn_gate_exps\.weight: must be at least 4"):
+        read_gguf(gguf(tmp_path / "t.gguf", FIELDS, empty))
+
+
 def head(version, tensors, fields):
     return b"GGUF" + struct.pack("<IQQ", version, tensors, fields)
 
