@@ -300,6 +300,7 @@ def test_what_the_corpus_reaches(findings: Findings) -> None:
     assert float(str(without["share_within_0.4"])) > 0.8
     assert median(one) < 9
     assert median(two) < 7
+    assert median(overall["this model, after one row, each of a group in turn (pairs)"]) < 9
     for row in (without, one, two):
         assert 0.8 < float(str(row["share_in_90_percent_interval"])) <= 0.97
     for name in ("bytes over bandwidth", "llmfit"):

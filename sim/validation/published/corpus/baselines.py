@@ -25,13 +25,16 @@ CPU_CONSTANT, CPU_CONSTANT_ARM = 70.0, 90.0
 PRESSURE_FROM, PRESSURE_FLOOR = 0.6, 0.3
 QUANTISATIONS: tuple[tuple[str, float, float, float], ...] = (
     (r"bf16|fp16|\bf16\b", 2.0, 2.0, 0.6),
-    (r"mxfp4", 0.53, 0.53, 1.15),
-    (r"q8|int8|8[- ]?bit", 1.0, 1.05, 0.8),
-    (r"q6", 0.75, 0.80, 0.95),
-    (r"q5", 0.625, 0.68, 1.0),
-    (r"q3", 0.375, 0.48, 1.25),
-    (r"q2", 0.25, 0.37, 1.35),
-    (r"q4", 0.5, 0.58, 1.15),
+    (r"mxfp4", 0.53, 0.55, 1.15),
+    (r"awq|gptq", 0.5, 0.5, 1.2),
+    (r"\b8[- ]?bit", 1.0, 1.0, 0.85),
+    (r"\b4[- ]?bit", 0.5, 0.55, 1.15),
+    (r"(?<!i)q8_", 1.0, 1.05, 0.8),
+    (r"(?<!i)q6_k", 0.75, 0.80, 0.95),
+    (r"(?<!i)q5_k", 0.625, 0.68, 1.0),
+    (r"(?<!i)q4_(?:k_m|k_xl|k_l|0)|q4km", 0.5, 0.58, 1.15),
+    (r"(?<!i)q3_k", 0.375, 0.48, 1.25),
+    (r"(?<!i)q2_k", 0.25, 0.37, 1.35),
     (r"", 0.5, 0.58, 1.0),
 )
 """llmfit: (name, bytes per weight by its speed table, by its size table, factor on speed); the last for all others."""

@@ -45,6 +45,8 @@ class Prediction:
     width: dict[int, float] = field(default_factory=dict)
     """Relative error that the model itself expects."""
     interval: dict[int, tuple[float, float]] = field(default_factory=dict)
+    by_each: list[float] = field(default_factory=list)
+    """Tokens per second after one row, for each other row of the group as that one."""
 
     def counts(self, stage: int) -> bool:
         """Whether the prediction of a stage is scored."""
@@ -129,6 +131,12 @@ def _predict_group(problem: Problem, places: list[int], parameters: Vector, pred
         for place, value, error in zip(places[stage:], values.tolist(), errors.tolist(), strict=True):
             predictions[place].predicted[stage] = 1.0 / value
             predictions[place].width[stage] = error
+    for one in places if len(places) > 1 else ():
+        others = [place for place in places if place != one]
+        factors = calibrate(problem.chosen(_mask(problem, [one])), parameters)
+        values = seconds(problem.chosen(_mask(problem, others)), parameters, factors)
+        for place, value in zip(others, values.tolist(), strict=True):
+            predictions[place].by_each.append(1.0 / value)
 
 
 def _mask(problem: Problem, places: Sequence[int]) -> NDArray[np.bool_]:

@@ -84,6 +84,9 @@ def settings_of(corpus: Corpus) -> tuple[list[Setting], list[tuple[Measurement, 
 def overall_rows(predictions: Sequence[Prediction]) -> list[Row]:
     """Errors by stage, and of the two baselines on the rows that the model predicts without a row."""
     rows = [error_row(f"{MODEL}, {STAGE_NAMES[stage]}", predictions, stage) for stage in STAGES]
+    pairs = [(_error(value, p), p) for p in predictions for value in p.by_each]
+    sizes = _sizes([error for error, _ in pairs], [p for _, p in pairs])
+    rows.append({"estimate": f"{MODEL}, after one row, each of a group in turn (pairs)", **sizes})
     for name, estimate in BASELINES.items():
         chosen = [prediction for prediction in predictions if prediction.counts(0)]
         errors = [_error(estimate(prediction), prediction) for prediction in chosen]
