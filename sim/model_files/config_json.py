@@ -166,6 +166,10 @@ def _refuse(values: Values) -> None:
         raise UserError(f"model_type {unlike}: {UNLIKE[unlike]}, which these sizes do not express")
     if values.flag("is_encoder_decoder"):
         raise UserError("is_encoder_decoder=True: must be a model with a decoder only")
+    if values.number("moe_latent_size"):
+        raise UserError(
+            f"moe_latent_size={values.number('moe_latent_size')}: experts of another width are not known here"
+        )
     streams = next((name for name in ("hc_mult", "hc_count") if (values.number(name) or 0) > 1), None)
     if streams is not None and values.family != "deepseek_v4":
         raise UserError(f"{streams}={values.number(streams)}: sizes of several residual streams are not known here")
@@ -252,7 +256,7 @@ def _notes(values: Values, layers: Sequence[Layer], mixers: Counter[str]) -> lis
             f"attention reads at most {values.number('index_topk') or 'some'} chosen tokens: reading K and V over "
             "longer contexts is overstated; the keys of the indexer are counted with K and V"
         )
-    if values.number("num_nextn_predict_layers", "num_mtp_layers"):
+    if values.number("num_nextn_predict_layers", "mtp_num_hidden_layers"):
         notes.append("layers that predict further tokens (MTP) are left out")
     if values.number("hidden_size_per_layer_input"):
         notes.append("the table of vectors that each layer adds is left out: single rows of it are read")

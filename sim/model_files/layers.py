@@ -51,6 +51,7 @@ def layers_of(values: Values) -> list[Layer]:
     if words is not None and len(words) < count:
         raise UserError(f"layer_types lists {len(words)} layers: must list all {count}")
     mixers = [_mixer(word) for word in words[:count]] if words is not None else _mixers(values, count)
+    mixers = _own_indexers(values, mixers)
     if words is not None and any(word in BLOCKS for word in words[:count]):
         return [Layer(mixer, BLOCKS.get(word, NO_FEED)) for mixer, word in zip(mixers, words[:count], strict=True)]
     routed = _routed(values, count)
@@ -71,6 +72,18 @@ def _words(values: Values) -> list[str] | None:
                 raise UserError(f"{name} lists {len(words)} layers: must be at most {MOST_LAYERS}")
             return words
     return None
+
+
+def _own_indexers(values: Values, mixers: list[str]) -> list[str]:
+    """Layers that take the tokens another one picked have no indexer (GLM-5.x): they hold what attention to all does."""
+    if INDEXED not in mixers:
+        return mixers
+    words = values.words("indexer_types", len(mixers))
+    if words is None:
+        every, first = values.number("index_topk_freq") or 1, values.number("index_skip_topk_offset")
+        start = 2 if first is None else first
+        words = ["full" if max(at - start + 1, 0) % every == 0 else "shared" for at in range(len(mixers))]
+    return [FULL if mixer == INDEXED and word == "shared" else mixer for mixer, word in zip(mixers, words, strict=True)]
 
 
 def _mixer(word: str) -> str:
@@ -103,6 +116,9 @@ def _mixers(values: Values, count: int) -> list[str]:
     if period:
         offset = values.number("attn_layer_offset") or 0
         return [FULL if layer % period == offset else STATE for layer in range(count)]
+    if values.family.startswith("llama4") and values.number("attention_chunk_size"):
+        step = values.number("no_rope_layer_interval") or 4
+        return [FULL if (layer + 1) % step == 0 else WINDOW for layer in range(count)]
     told = sorted(name for name, value in values.config.items() if name.startswith(STATES) and value)
     if told:
         raise UserError(f"{told[0]} says that some layers are no attention; layer_types, which says which, is not set")
@@ -190,7 +206,11 @@ def heads_of(values: Values, mixer: str, hidden: int) -> Heads:
     """Heads of a layer; those of windows or of all tokens may be others (Gemma-4, MiMo-V2)."""
     queries = values.needed("num_attention_heads", "num_heads", "n_heads")
     inner = values.inner("attn_config")
-    cached = values.number("num_key_value_heads") or (inner.number("kv_n_heads") if inner else None) or queries
+    cached = (
+        values.number("num_key_value_heads", "num_attention_groups")
+        or (inner.number("kv_n_heads") if inner else None)
+        or queries
+    )
     width = values.number("head_dim", "attention_head_dim", "kv_channels") or max(1, hidden // queries)
     value = values.number("v_head_dim") or width
     if mixer == WINDOW:

@@ -98,6 +98,25 @@ def test_only_layers_with_a_cache_count_for_k_and_v(tmp_path):
         assert kv_bytes_per_token(found) == round(2 * numbers / found.num_layers)
 
 
+def test_layers_that_share_an_indexer_hold_none(tmp_path):
+    """GLM-5.x: every fourth layer after the first two picks tokens, the others take its choice."""
+    config = CONFIGS["glm_5"]
+    every, freq = read(tmp_path, config), read(tmp_path, config | {"index_topk_freq": 4, "index_skip_topk_offset": 2})
+    own = 2 + (78 - 2) // 4
+    assert freq.kv_numbers == 78 * 576 + own * 128
+    listed = read(tmp_path, config | {"indexer_types": ["full"] * own + ["shared"] * (78 - own)})
+    assert (listed.kv_numbers, listed.attention_numbers) == (freq.kv_numbers, freq.attention_numbers)
+    indexer = 2048 * 32 * 128 + 6144 * 128 + 6144 * 32 + 2 * 128
+    assert every.attention_numbers - freq.attention_numbers == pytest.approx(indexer * (78 - own) / 78, abs=1)
+
+
+def test_llama_4_as_published_names_no_kinds_of_layers(tmp_path):
+    config = CONFIGS["llama_4_scout"]
+    bare = {key: value for key, value in config["text_config"].items() if key != "layer_types"}
+    found = read(tmp_path, config | {"text_config": bare})
+    assert found.source == read(tmp_path, config).source and "36 of 48 layers attend to 8192 tokens" in found.source
+
+
 def test_what_a_source_leaves_out_is_said(tmp_path):
     said = {
         "gpt_oss": "12 of 24 layers attend to a window of tokens only: reading K and V over longer contexts",
@@ -163,6 +182,7 @@ def test_stored_bits_are_those_of_the_quantisation(tmp_path):
         ({"layer_types": 7}, "layer_types=7: must be a list of words"),
         ({"mamba_d_state": 16}, "mamba_d_state says that some layers are no attention"),
         ({"hc_mult": 4}, "hc_mult=4: sizes of several residual streams are not known here"),
+        ({"moe_latent_size": 1024}, "moe_latent_size=1024: experts of another width are not known here"),
         ({"is_encoder_decoder": True}, "is_encoder_decoder=True: must be a model with a decoder only"),
         ({"model_type": "doge"}, "model_type doge: experts are rows of two tables, which these sizes do not express"),
         ({"attention_bias": "no"}, "attention_bias='no': must be true or false"),
