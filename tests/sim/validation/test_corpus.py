@@ -15,7 +15,7 @@ from sim.validation.config import PublishedConfig
 from sim.validation.findings import Findings
 from sim.validation.published.corpus import baselines
 from sim.validation.published.corpus.estimate import NAMES, calibrate, fit, prior, problem_of, seconds
-from sim.validation.published.corpus.held_out import Prediction, families, predict_all
+from sim.validation.published.corpus.held_out import families, predict_all
 from sim.validation.published.corpus.parts import SHIPPED, rates_of
 from sim.validation.published.corpus.placement import (
     CPU_EXPERTS,
@@ -37,11 +37,6 @@ from tests.support.corpus_rows import machine_cells, measurement_cells, write_co
 @pytest.fixture(scope="module")
 def shipped() -> list[Setting]:
     return settings_of(read_corpus(SHIPPED))[0]
-
-
-@pytest.fixture(scope="module")
-def predictions(shipped: list[Setting]) -> list[Prediction]:
-    return predict_all(shipped, shipped)
 
 
 @pytest.fixture(scope="module")
@@ -253,21 +248,22 @@ def test_shares_are_recovered_from_rows_that_obey_them(shipped: list[Setting]) -
     assert np.log(seconds(moved, truth, own)) == pytest.approx(moved.log_measured_s, abs=0.05)
 
 
-def test_no_row_of_a_machine_moves_its_own_prediction(shipped: list[Setting], predictions: list[Prediction]) -> None:
+def test_no_row_of_a_machine_moves_its_own_prediction(shipped: list[Setting]) -> None:
     held = "web02_rtx_5080_16gb_9950x_ddr5_4800_2ch_77_gb_"
+    some = [setting for setting in shipped if setting.placement.kind in (CPU_EXPERTS, RESIDENT)][::3]
+    some = [s for s in shipped if s.row.machine_id == held] + [s for s in some if s.row.machine_id != held]
     changed = [
-        replace(s, row=replace(s.row, decode_tok_s=3 * s.measured)) if s.row.machine_id == held else s for s in shipped
+        replace(s, row=replace(s.row, decode_tok_s=3 * s.measured)) if s.row.machine_id == held else s for s in some
     ]
-    again = predict_all(changed, changed)
     moved = 0
-    for before, after in zip(predictions, again, strict=True):
+    for before, after in zip(predict_all(some, some), predict_all(changed, changed), strict=True):
         if before.setting.row.machine_id == held:
             assert after.predicted[0] == pytest.approx(before.predicted[0], rel=1e-12)
             # Its width rests on errors of others, whose fits did see the machine's rows: a trace is left.
-            assert after.interval[0] == pytest.approx(before.interval[0], rel=0.1)
+            assert after.interval[0] == pytest.approx(before.interval[0], rel=0.2)
         else:
             moved += abs(after.predicted[0] / before.predicted[0] - 1) > 1e-6
-    assert moved > 20
+    assert moved > 5
 
 
 def test_machines_of_one_author_with_the_same_part_are_held_out_together(shipped: list[Setting]) -> None:
@@ -277,10 +273,16 @@ def test_machines_of_one_author_with_the_same_part_are_held_out_together(shipped
     assert family["web07_rtx_4080_16gb"] != family["web07_rtx_5080_16gb"]
 
 
-def test_the_rtx_2080_is_predicted_within_a_quarter_without_its_row(predictions: list[Prediction]) -> None:
-    (found,) = [p for p in predictions if p.setting.row.row_id == "llmfit_rtx2080_qwen3.01"]
-    assert found.blind
-    assert found.predicted[0] == pytest.approx(36.7, rel=0.25)
+def test_the_rtx_2080_is_predicted_within_a_quarter_without_its_row(findings: Findings) -> None:
+    (found,) = [row for row in findings.tables["rows"] if row["row"] == "llmfit_rtx2080_qwen3.01"]
+    assert found["rates_known"] is True
+    assert found["without_a_row"] == pytest.approx(36.7, rel=0.25)
+
+
+def test_the_table_by_machine_holds_every_machine_that_is_predicted(findings: Findings) -> None:
+    machines = findings.tables["by_machine"]
+    assert len(machines) < 100  # more would not be printed
+    assert sum(int(str(row["rows"])) for row in machines) == len(findings.tables["rows"])
 
 
 def test_what_the_corpus_reaches(findings: Findings) -> None:

@@ -62,7 +62,7 @@ def predict_corpus(shipped: Corpus, corpus: Corpus) -> Findings:
         "by_placement": kind_rows(predictions),
         "order": order_rows(predictions),
         "shape_along_the_context": [error_row(STAGE_NAMES[stage], shapes, stage) for stage in STAGES[1:]],
-        "by_machine": machine_rows(corpus, predictions, against),
+        "by_machine": machine_rows(predictions, against),
         "left_out": left_out_rows(against),
         "parameters": parameter_rows(training),
         "rows": [prediction_row(prediction) for prediction in predictions],
@@ -151,13 +151,11 @@ def _compared(prediction: Prediction) -> tuple[str, str, str]:
     return setting.row.machine_id, setting.known.name, setting.row.runtime
 
 
-def machine_rows(
-    corpus: Corpus, predictions: Sequence[Prediction], against: Sequence[tuple[Measurement, str]]
-) -> list[Row]:
-    """Every machine: its rows, and the median error by stage."""
+def machine_rows(predictions: Sequence[Prediction], against: Sequence[tuple[Measurement, str]]) -> list[Row]:
+    """Every machine of which a row is predicted: its rows, and the median error by stage."""
     left_out = Counter(row.machine_id for row, _ in against)
     rows: list[Row] = []
-    for machine in dict.fromkeys(row.machine_id for row in corpus.rows):
+    for machine in dict.fromkeys(prediction.setting.row.machine_id for prediction in predictions):
         chosen = [prediction for prediction in predictions if prediction.setting.row.machine_id == machine]
         row: Row = {"machine": machine, "rows": len(chosen), "left_out": left_out[machine]}
         for stage in STAGES:
@@ -253,10 +251,11 @@ def notes_for(
 ) -> list[str]:
     """What a reader must know of every figure."""
     blind = sum(prediction.counts(0) for prediction in predictions)
+    machines = len({prediction.setting.row.machine_id for prediction in predictions})
     return [
         f"{len(corpus.rows)} rows of {len(corpus.machines)} machines: {len(against)} are left out by the rule below, "
-        f"{len(predictions)} are predicted, {blind} of them without a row of their machine. measured: each author's "
-        "claim, nobody re-measured it; predicted: SIMULATED terms with FITTED shares",
+        f"{len(predictions)} of {machines} machines are predicted, {blind} of them without a row of their machine. "
+        "measured: each author's claim, nobody re-measured it; predicted: SIMULATED terms with FITTED shares",
         TARGETS,
         "fitted leave-one-family-out: machines that one author names beside a GPU or CPU of the same name are held out "
         "together, since they may be one machine; every family counts as one row",
