@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from sim.cards.card import MOST_BINS, Generator, Published
-from sim.cards.measure import Measured, measure
+from sim.cards.measure import MOST_LIKE_ROWS, Measured, measure
 from sim.cards.numbers import bins, rounded
 from sim.cards.routing import State, draw_block, draw_requests, normal_table, routing_of
 
@@ -69,15 +69,15 @@ def fit_generator(measured: Measured, top_k: int, slope: float | None = None) ->
     trials = []
     for again, kinds in itertools.product(AGAIN, KINDS):
         wanted = measured.overlap.copy()
-        for _ in range(_CORRECTIONS):
+        for last in (False,) * (_CORRECTIONS - 1) + (True,):
             parts = _split(_likeness_of(wanted, in_common), measured.lags)
             some = generator_of(
                 bias[shown], Parts(parts.token[shown], parts.shift[shown], parts.slow[shown]), again, kinds
             )
-            drawn = _measure_draw(some, lengths, experts, top_k)
+            drawn = _measure_draw(some, lengths, experts, top_k, last)
             common = min(drawn.overlap.shape[1], wanted.shape[1])
             off = (measured.overlap[shown, :common] - drawn.overlap[:, :common]).mean(axis=0)
-            if _ < _CORRECTIONS - 1:
+            if not last:
                 wanted[:, :common] += off
         trials.append((_misfit(measured, drawn, shown), again, kinds, parts))
     _, again, kinds, parts = min(trials, key=lambda trial: trial[0])
@@ -211,19 +211,19 @@ def _fit_lengths(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(np.minimum(chosen, MOST_ROWS), np.int64)
 
 
-def _measure_draw(made: Generator, lengths: NDArray[np.int64], num_experts: int, top_k: int) -> Drawn:
+def _measure_draw(made: Generator, lengths: NDArray[np.int64], num_experts: int, top_k: int, likeness: bool) -> Drawn:
     """Statistics of several draws of these lengths, averaged: of few rows one draw says little."""
     routing = routing_of(made, len(made.bias), num_experts, None)
     times = int(np.clip(MOST_ROWS // lengths.sum(), 1, MOST_DRAWS))
     found = []
     for number in range(times):
         ids = draw_requests(routing, SEED + number, lengths, top_k).astype(np.int32)
-        found.append(measure(np.split(ids, np.cumsum(lengths)[:-1]), num_experts))
+        found.append(measure(np.split(ids, np.cumsum(lengths)[:-1]), num_experts, MOST_LIKE_ROWS if likeness else 0))
     return Drawn(
         np.mean([one.overlap for one in found], axis=0),
         np.mean([one.hits.mean(axis=0) for one in found], axis=0),
         np.mean([one.union.mean(axis=0) for one in found], axis=0),
-        float(np.mean([one.likeness.mean() for one in found])),
+        float(np.mean([one.likeness.mean() for one in found])) if likeness else 0.0,
         float(np.mean([one.next_top1 for one in found])),
     )
 
@@ -233,7 +233,7 @@ def _fit_coupling(some: Generator, lengths: NDArray[np.int64], measured: Measure
     if measured.use.shape[0] < 2:
         return 0.0
     experts = measured.use.shape[1]
-    found = [_measure_draw(replace(some, coupling=c), lengths, experts, top_k).next_top1 for c in COUPLINGS]
+    found = [_measure_draw(replace(some, coupling=c), lengths, experts, top_k, False).next_top1 for c in COUPLINGS]
     return round(float(np.interp(measured.next_top1, np.maximum.accumulate(found), COUPLINGS)), 3)
 
 

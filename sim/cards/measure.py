@@ -66,8 +66,12 @@ def counted_requests(trace: Trace, phase: int | None = None) -> Iterator[NDArray
         release(span)
 
 
-def measure(requests: Iterator[NDArray[Any]] | list[NDArray[Any]], num_experts: int) -> Measured:
+def measure(
+    requests: Iterator[NDArray[Any]] | list[NDArray[Any]], num_experts: int, like_rows: int = MOST_LIKE_ROWS
+) -> Measured:
     """Statistics of requests, each [n, L, K]; memory grows with the longest one only.
+
+    `like_rows`: rows whose likeness to those before is looked at, which takes longest.
 
     Raises: UserError where there are no rows.
     """
@@ -99,8 +103,8 @@ def measure(requests: Iterator[NDArray[Any]] | list[NDArray[Any]], num_experts: 
         own = _uses(ids, num_experts)
         uses += own
         per_request.append(own / rows)
-        if touched < MOST_LIKE_ROWS:
-            likeness.append(_likeness(ids[: MOST_LIKE_ROWS - touched], WINDOW)[1:])
+        if touched < like_rows:
+            likeness.append(_likeness(ids[: like_rows - touched], WINDOW)[1:])
             touched += rows
         if rows >= 2:
             first, second = _uses(ids[: rows // 2], num_experts), _uses(ids[rows // 2 :], num_experts)

@@ -143,3 +143,9 @@ def test_a_card_is_not_made_of_a_synthetic_trace(tmp_path, capsys):
     assert main(["card", str(tmp_path / "t.safetensors"), str(tmp_path / "c.yaml")]) == 2
     assert "is SYNTHETIC: a card describes a recorded trace" in capsys.readouterr().err
     assert (tmp_path / "c.yaml").read_bytes() == (CARD_FOLDER / "demo.yaml").read_bytes()
+
+
+@pytest.mark.slow
+def test_the_card_of_the_embedded_trace_is_made_of_it_by_the_command(tmp_path):
+    assert main(["card", "demo", str(tmp_path / "demo.yaml")]) == 0
+    assert (tmp_path / "demo.yaml").read_text() == (CARD_FOLDER / "demo.yaml").read_text()
