@@ -75,7 +75,7 @@ def _words(values: Values) -> list[str] | None:
 
 
 def _own_indexers(values: Values, mixers: list[str]) -> list[str]:
-    """Layers that take the tokens another one picked have no indexer (GLM-5.x): they hold what attention to all does."""
+    """Layers that take the tokens another one picked have no indexer (GLM-5.x): they hold what full attention does."""
     if INDEXED not in mixers:
         return mixers
     words = values.words("indexer_types", len(mixers))

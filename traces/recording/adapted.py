@@ -1,8 +1,8 @@
 """Experts modules of families that choose in another way, made to receive the chosen ids and weights like all others.
 
 Llama-4 multiplies what enters every expert by its score, zero for those not chosen, and runs them all. Here its experts
-module is given ids and weights and builds these scores itself: the same numbers in the same order, so that logits stay
-as they were to the last bit.
+module is given ids and weights and builds these scores itself. JetMoE has no experts module: its blocks are given one
+that holds their matrices. Both compute the same numbers in the same order: logits stay as they were to the last bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-LLAMA4 = "Llama4TextMoe"
+LLAMA4, JETMOE, JETMOE_ATTENTION = "Llama4TextMoe", "JetMoeMoE", "JetMoeMoA"
 
 
 def adapt(model: torch.nn.Module) -> None:
@@ -23,6 +23,20 @@ def adapt(model: torch.nn.Module) -> None:
             block: Any = module
             block.experts.forward = MethodType(_scaled_experts, block.experts)
             block.forward = MethodType(_chosen_block, block)
+        elif type(module).__name__ == JETMOE and "forward" not in vars(module):
+            block = module
+            block.experts = _jetmoe_experts(block)
+            block.forward = MethodType(_jetmoe_block, block)
+
+
+def left_out(model: torch.nn.Module) -> list[str]:
+    """Sentences on routing of such a model that is not recorded."""
+    if any(type(module).__name__ == JETMOE_ATTENTION for module in model.modules()):
+        return [
+            "attention of this family is made of experts, too, whose choice is not recorded: attention_bytes count all "
+            "of them as read in every step"
+        ]
+    return []
 
 
 def _chosen_block(self: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,3 +57,37 @@ def _scaled_experts(
     scaled = hidden_states.repeat(count, 1) * scores.transpose(0, 1).reshape(-1, 1)
     out: torch.Tensor = type(self).forward(self, scaled)
     return out.reshape(count, -1, out.shape[-1]).sum(dim=0)
+
+
+def _jetmoe_block(self: Any, layer_input: torch.Tensor) -> torch.Tensor:
+    """JetMoeMoE.forward, with the choice named: hidden states [B, S, H] -> the same."""
+    flat = layer_input.reshape(-1, layer_input.shape[-1])
+    top, ids = self.router(flat)[4].topk(self.router.top_k, dim=1)
+    out: torch.Tensor = self.experts(flat, ids, top.softmax(dim=1).type_as(flat))
+    return out.view(*layer_input.shape[:-1], self.input_size) + self.bias
+
+
+def _jetmoe_experts(block: Any) -> torch.nn.Module:
+    """An experts module that holds the matrices of a JetMoE block."""
+    import torch
+
+    class JetMoeChosenExperts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_experts = int(block.router.num_experts)
+            self.input_linear, self.output_linear = block.input_linear, block.output_linear
+            self.activation = block.activation
+
+        def forward(
+            self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        ) -> torch.Tensor:
+            """The weighted sum [T, H] over the chosen experts; ids and weights [T, K]."""
+            chosen = top_k_index.flatten()
+            order = chosen.sort(0).indices
+            rows = order.div(top_k_index.shape[1], rounding_mode="trunc")
+            sizes = torch.bincount(chosen, minlength=self.num_experts).tolist()
+            gate, up = self.input_linear(hidden_states[rows], sizes).chunk(2, dim=-1)
+            out = self.output_linear(self.activation(gate) * up, sizes) * top_k_weights.flatten()[order][:, None]
+            return torch.zeros_like(hidden_states, dtype=out.dtype).index_add(0, rows, out)
+
+    return JetMoeChosenExperts()

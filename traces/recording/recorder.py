@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.errors import UserError
 from traces.format.trace import DECODE, PREFILL, Geometry, Trace
+from traces.recording.adapted import left_out
 from traces.recording.collected import Collector
 from traces.recording.loading import LoadedModel
 from traces.recording.measured_geometry import measure_geometry
@@ -111,8 +112,8 @@ def record(
     geometry, unknown = _geometry(loaded, collector)
     said = {**_provenance(loaded, prompts, options), **findings(loaded, prompts, requests)}
     said |= {**unknown, **(provenance or {})}
-    if loaded.notes:
-        said["notes"] = [*said.get("notes", []), *loaded.notes]
+    if notes := [*loaded.notes, *left_out(loaded.model)]:
+        said["notes"] = [*said.get("notes", []), *notes]
     if stopped is not None:
         said |= {"stopped": stopped, "notes": [*said.get("notes", []), stopped]}
     return collector.trace(geometry, said, top_k_extra=options.lookahead_extra, half=options.half_precision)

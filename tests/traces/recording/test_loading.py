@@ -75,7 +75,7 @@ def test_multimodal_models_are_recorded_from_text(tmp_path: Path, model_type: st
     [
         ("openai_privacy_filter", "no class of transformers makes text with a openai_privacy_filter model"),
         ("diffusion_gemma", "receives 256 tokens in a pass over 8"),
-        ("jetmoe", "jetmoe has 8 experts per layer but cannot be hooked"),
+        ("doge", "doge has 8 experts per layer but cannot be hooked"),
     ],
 )
 def test_what_cannot_be_recorded_says_why(tmp_path: Path, model_type: str, sentence: str) -> None:
