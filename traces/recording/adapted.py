@@ -56,7 +56,8 @@ def _scaled_experts(
     scores = top_k_weights.new_zeros(len(hidden_states), count).scatter_(1, top_k_index, top_k_weights)
     scaled = hidden_states.repeat(count, 1) * scores.transpose(0, 1).reshape(-1, 1)
     out: torch.Tensor = type(self).forward(self, scaled)
-    return out.reshape(count, -1, out.shape[-1]).sum(dim=0)
+    total: torch.Tensor = out.reshape(count, -1, out.shape[-1]).sum(dim=0)
+    return total
 
 
 def _jetmoe_block(self: Any, layer_input: torch.Tensor) -> torch.Tensor:
@@ -64,7 +65,8 @@ def _jetmoe_block(self: Any, layer_input: torch.Tensor) -> torch.Tensor:
     flat = layer_input.reshape(-1, layer_input.shape[-1])
     top, ids = self.router(flat)[4].topk(self.router.top_k, dim=1)
     out: torch.Tensor = self.experts(flat, ids, top.softmax(dim=1).type_as(flat))
-    return out.view(*layer_input.shape[:-1], self.input_size) + self.bias
+    whole: torch.Tensor = out.view(*layer_input.shape[:-1], self.input_size) + self.bias
+    return whole
 
 
 def _jetmoe_experts(block: Any) -> torch.nn.Module:
