@@ -37,7 +37,8 @@ def resolve_geometry(
         dimensions = dimensions_from_config(model)
         chosen = geometry(dimensions)
         _chosen[chosen.model] = dimensions
-        return _borrow(trace, chosen)
+        borrowed, estimated, warnings = _borrow(trace, chosen)
+        return borrowed, [*estimated, *_left_out(dimensions)], warnings
     if trace_config.path is None and trace_config.geometry is not None:
         return _borrow(trace, load_geometry(trace_config.geometry))
     known = _known_sizes(trace.geometry.model)
@@ -51,6 +52,12 @@ def resolve_geometry(
         estimated,
         [f"the trace states no sizes: took those of {borrowed.model}; choose with model=NAME", *warnings],
     )
+
+
+def _left_out(dimensions: Dimensions) -> list[str]:
+    """What sizes read from a model's own file leave out, as their source says after the name of the file."""
+    file, *notes = dimensions.source.split("; ")
+    return [f"sizes of {dimensions.name}: {note}" for note in notes] if file.startswith("its ") else []
 
 
 def known_layers(geometry: Geometry) -> int | None:

@@ -248,13 +248,13 @@ def _notes(values: Values, layers: Sequence[Layer], mixers: Counter[str]) -> lis
         )
     if mixers[STATE]:
         notes.append(
-            f"{mixers[STATE]} of {len(layers)} layers keep a state instead of K and V; reading it is left out, and "
+            f"{mixers[STATE]} of {len(layers)} layers keep a state instead of K and V, which is not read here, and "
             "attention has the mean size of all layers"
         )
     if mixers[INDEXED] or mixers[SPARSE] or mixers[COMPRESSED]:
         notes.append(
             f"attention reads at most {values.number('index_topk') or 'some'} chosen tokens: reading K and V over "
-            "longer contexts is overstated; the keys of the indexer are counted with K and V"
+            "longer contexts is overstated, and the keys of the indexer are counted with K and V"
         )
     if values.number("num_nextn_predict_layers", "mtp_num_hidden_layers"):
         notes.append("layers that predict further tokens (MTP) are left out")

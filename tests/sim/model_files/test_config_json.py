@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from sim.assembly.compose import compose_run
+from sim.config import TraceConfig
+from sim.machine.geometry import resolve_geometry
 from sim.machine.model import dimensions_from_config, geometry, kv_bytes_per_token, load_dimensions
 from sim.model_files.config_json import read_config_json
 from tests.sim.machine.test_model import total_parameters
 from tests.sim.model_files.released_configs import CONFIGS
+from tests.support.random_traces import recorded_trace
 from traces.errors import UserError
 
 QWEN = {
@@ -98,6 +101,16 @@ def test_only_layers_with_a_cache_count_for_k_and_v(tmp_path):
         assert kv_bytes_per_token(found) == round(2 * numbers / found.num_layers)
 
 
+def test_a_replay_says_what_the_sizes_leave_out(tmp_path):
+    read(tmp_path, CONFIGS["gemma_4_26b_a4b"])
+    sizes = asdict(dimensions_from_config(read_config_json(tmp_path / "some_model")))
+    _, estimated, _ = resolve_geometry(recorded_trace(0), TraceConfig(path="t.safetensors"), sizes)
+    assert estimated[-1] == (
+        "sizes of some_model: 25 of 30 layers attend to 1024 tokens only: reading K and V over longer contexts is "
+        "overstated"
+    )
+
+
 def test_layers_that_share_an_indexer_hold_none(tmp_path):
     """GLM-5.x: every fourth layer after the first two picks tokens, the others take its choice."""
     config = CONFIGS["glm_5"]
@@ -120,7 +133,7 @@ def test_llama_4_as_published_names_no_kinds_of_layers(tmp_path):
 def test_what_a_source_leaves_out_is_said(tmp_path):
     said = {
         "gpt_oss": "12 of 24 layers attend to a window of tokens only: reading K and V over longer contexts",
-        "qwen3_next_80b_a3b": "36 of 48 layers keep a state instead of K and V; reading it is left out",
+        "qwen3_next_80b_a3b": "36 of 48 layers keep a state instead of K and V, which is not read here",
         "llama_4_scout": "36 of 48 layers attend to 8192 tokens only",
         "glm_5": "attention reads at most 2048 chosen tokens",
     }
