@@ -141,6 +141,15 @@ def test_the_rule_never_sees_how_fast_a_row_is(tmp_path: Path) -> None:
             assert not isinstance(found, str) or found == faster
 
 
+@pytest.mark.parametrize(("vram", "fits"), [("16", False), ("24", True), ("", False)])
+def test_what_is_called_resident_must_fit_into_the_gpu(tmp_path: Path, vram: str, fits: bool) -> None:
+    machine = {"gpu": "RTX 4060 Ti", "vram_gb": vram}  # 18.3 GB of weights; the card of that name has 16
+    row, stated = read_one(tmp_path, machine, placement_value="all resident", placement_kind="")
+    found = express(row, rates_of(stated))
+    assert isinstance(found, Setting) == fits
+    assert fits or "spilt" in str(found)
+
+
 @pytest.mark.parametrize(
     ("cells", "tokens"),
     [

@@ -70,6 +70,7 @@ class Rates:
     link_known: str | None = None
     storage_bytes_per_s: float | None = None
     ram_bytes: float | None = None
+    vram_bytes: float | None = None
 
 
 @cache
@@ -133,6 +134,7 @@ def rates_of(machine: StatedMachine) -> Rates:
         link_known=link_known,
         storage_bytes_per_s=_storage(machine.storage_gb_s),
         ram_bytes=None if ram_gb is None else ram_gb * 1e9,
+        vram_bytes=_vram(machine, gpu),
     )
 
 
@@ -142,6 +144,15 @@ def _gpu(machine: StatedMachine, gpu: Part | None) -> float | None:
     if stated or beside:
         return 1e9 * float((stated or beside)[1])  # type: ignore[index]
     return 1e9 * gpu.bandwidth_gb_s if gpu else None
+
+
+def _vram(machine: StatedMachine, gpu: Part | None) -> float | None:
+    """Memory of one GPU: stated, in its name, or its part's; None where it shares the system's."""
+    named = re.search(r"\b(\d{1,3}) ?gb\b(?!/s)", machine.gpu, re.I)
+    gb = number_of(machine.vram_gb) or (float(named[1]) if named else None)
+    if gpu is None or gpu.kind == "unified":
+        return None
+    return 2**30 * (gb or gpu.memory_gb) or None
 
 
 def _count(machine: StatedMachine) -> int | None:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.machine.model import Dimensions
+from sim.machine.model import Dimensions, geometry
 from sim.validation.published.corpus.parts import Rates
 from sim.validation.published.corpus.placement import (
     CPU_EXPERTS,
     CPU_ONLY,
     LINK_CACHE,
+    RESIDENT,
     STORAGE_CACHE,
     Placement,
     assumed_placement,
@@ -149,7 +150,7 @@ def express(row: Measurement, rates: Rates, assume: bool = False) -> Setting | s
         runtime = LLAMA
     if placement.kind in (CPU_EXPERTS, CPU_ONLY) and sockets > 1 and runtime != KTRANSFORMERS:
         return "two sockets without placement by NUMA node"
-    if _fills_ram(row, model, placement, rates):
+    if _fills_ram(row, model, placement, rates) or _spills(model, placement, rates):
         return "paging, or memory of the GPU spilt over"
     threads = re.search(r"(?:^|\s)-t (\d{1,6})", row.flags)
     return Setting(
@@ -261,6 +262,16 @@ def _top_k(row: Measurement, model: Dimensions) -> int | None:
     )
     number = int(next(filter(None, found.groups()))) if found else None
     return number if number is not None and 0 < number < model.top_k else None
+
+
+def _spills(model: Dimensions, placement: Placement, rates: Rates) -> bool:
+    """Whether weights that are called resident are more than the GPU's memory."""
+    if placement.kind != RESIDENT or rates.vram_bytes is None:
+        return False
+    sizes = geometry(model)
+    assert sizes.expert_bytes and sizes.attention_bytes and sizes.shared_bytes and sizes.other_bytes is not None
+    weights = model.num_experts * sum(sizes.expert_bytes) + sum(sizes.attention_bytes) + sum(sizes.shared_bytes)
+    return weights + sizes.other_bytes > rates.vram_bytes
 
 
 def _fills_ram(row: Measurement, model: Dimensions, placement: Placement, rates: Rates) -> bool:
