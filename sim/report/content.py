@@ -201,7 +201,7 @@ def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun], runs: int) -> li
     facts += [(word, ", ".join(values_of(table, key))) for word, key in names.items() if values_of(table, key)]
     if "capacity" in table:
         shares = sorted(set(table["capacity"]))
-        facts.append(("capacities", ", ".join(f"{100 * share:.3g} %" for share in shares)))
+        facts.append(("capacities", ", ".join(dict.fromkeys(f"{100 * share:.3g} %" for share in shares))))
         blocks = sorted({int(count) for count in table["requests"]})
         facts.append(("requests or lockstep batches drawn for intervals", ", ".join(map(str, blocks))))
     return facts

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
 from sim.assembly.build import build, open_requests, read_prefill, read_session
+from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
 from sim.config import RECORDED, PrefillConfig, SessionConfig, SweepConfig, to_plain_dict, validate
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Columns, Metrics, StepTable
+from sim.paths import CONF
 from sim.results.json_files import write_json
 from sim.results.outputs import write_run
 from sim.results.table_file import Sinks, TableFile
 from sim.run.beside_plain import beside_plain
-from sim.systems import load_system
+from sim.systems import like_run_of, load_system
 from traces.errors import UserError
 from traces.format.trace import Trace
 
@@ -94,8 +96,37 @@ def run_system(config: DictConfig, folder: Path) -> SystemRun:
             f"speculate.tokens={config.speculate.tokens}: system={config.system.name} decodes a token per step: "
             "use system=device"
         )
-    trace = open_requests(config.trace, int(config.seed))
-    return SystemRun(system.run(to_plain_dict(config.system), trace, folder, bool(config.timeline)))
+    values, parts = to_plain_dict(config.system), like_run_of(str(config.system.name))
+    wanted = values.get("like_run", False)
+    if not isinstance(wanted, bool):
+        raise UserError(f"system.like_run={wanted}: must be true or false")
+    if wanted:
+        values, trace = as_the_run(config, values)
+        said = f"taken from the run: {parts.TAKEN}; not taken: {parts.LEFT}"
+    else:
+        trace = open_requests(config.trace, int(config.seed))
+        said = (
+            "not taken from the run: model, hardware, runtime, policy and cache, which are the system's own; "
+            f"system.like_run=true takes {parts.TAKEN}"
+        )
+    return SystemRun(f"{system.run(values, trace, folder, bool(config.timeline))}\n{said}")
+
+
+def as_the_run(config: DictConfig, values: dict[str, Any]) -> tuple[dict[str, Any], Trace]:
+    """(a ``system`` group with the parts of the run, the run's requests).
+
+    Raises: UserError where the run cannot be built, or a figure of the system was set as well.
+    """
+    name = values["name"]
+    device = config.copy()
+    with open_dict(device):
+        device.policy, device.timeline, device.what_if = compose_run("policy=lru").policy, False, False
+    taken, trace = like_run_of(name).like_run(values, build(device))
+    shipped = to_plain_dict(OmegaConf.load(CONF / "system" / f"{name}.yaml"))
+    for figure, value in taken.items():
+        if figure != "sources" and value != values[figure] != shipped[figure]:
+            raise UserError(f"system.{figure}={values[figure]}: system.like_run=true takes it from the run; give one")
+    return taken, trace
 
 
 def replay_into(folder: Path, replay: Replay, steps: bool) -> tuple[StepTable, BlockSums, str | None]:

@@ -23,3 +23,8 @@ def load_system(config: Mapping[str, Any]) -> Any:
     if config.get("name") not in names or config["name"] == "device":
         raise UserError(f"system.name={config.get('name')}: must be one of {', '.join(names)}")
     return importlib.import_module(f"sim.systems.{config['name']}.run")
+
+
+def like_run_of(name: str) -> Any:
+    """What gives a system the parts of a run: ``like_run(config, replay)``, and ``TAKEN`` and ``LEFT`` in words."""
+    return importlib.import_module(f"sim.systems.{name}.like_run")

@@ -14,13 +14,14 @@ from sim.assembly.build import build
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
 from sim.config import to_plain_dict, validate
-from sim.machine.durations import launch_s
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
 from sim.statistics.bootstrap import request_interval
 from sim.systems.expert_streaming import compare as expert_streaming_compare
 from sim.systems.expert_streaming.config import Settings
+from sim.systems.expert_streaming.like_run import like_run as expert_streaming_like_run
 from sim.systems.od_moe.config import system_from_config
+from sim.systems.od_moe.like_run import like_run as od_moe_like_run
 from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import metrics as od_moe_metrics
 from sim.systems.od_moe.times import tabulate
@@ -127,30 +128,17 @@ class Bench:
     def od_moe(self, groups: int, network: str, bytes_per_s: float) -> Row:
         """The cluster: every worker has this GPU and this link, the main and the shadow node this GPU."""
         config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "system" / "od_moe.yaml"))
-        machine, geometry = self.hardware, self.geometry
-        memory_bytes_per_s = machine.gpu_memory_bytes_per_s * self.runtime.gpu_memory_share
+        config, trace = od_moe_like_run(config, self.replay("policy=lru"))
+        geometry = trace.geometry
         system = replace(
             system_from_config(config)[0],
             workers=groups * geometry.top_k,
-            weight_bits=geometry.weight_bits or 16.0,
-            gpu_memory_bytes_per_s=memory_bytes_per_s,
-            gpu_flops_per_s=machine.gpu_flops_per_s,
-            worker_memory_bytes_per_s=memory_bytes_per_s,
-            link_latency_s=machine.link_latency_s,
-            link_bytes_per_s=machine.link_bytes_per_s,
             network_bytes_per_s=bytes_per_s,
-            launch_s=launch_s(self.resident.setup.machine)[0],
-            host_s_per_layer=self.other_s_per_layer,
-            shadow_host_s_per_layer=self.other_s_per_layer,
             recall="measured",
-            workload="trace",
         )
-        assert geometry.attention_bytes is not None
-        shared = geometry.shared_bytes or (0,) * geometry.num_layers
-        dense = tuple(a + b for a, b in zip(geometry.attention_bytes, shared, strict=True))
-        times = tabulate(system, replace(geometry, attention_bytes=dense))
+        times = tabulate(system, geometry)
         served = [serve(system, times, one, i) for i, one in enumerate(requests(system, times, self.trace))]
-        metrics = od_moe_metrics(system, times, replace(geometry, attention_bytes=dense), served)
+        metrics = od_moe_metrics(system, times, geometry, served)
         low, high = mean_interval(np.array([one.step_ns.mean() / 1e9 for one in served]))
         messages = 2 * self.demanded * 4 * (geometry.hidden_size or 0)
         shadow = 0.5 * (self.dense_bytes + self.demanded * self.expert_bytes)
@@ -170,12 +158,6 @@ class Bench:
             "network",
         )
 
-    @property
-    def other_s_per_layer(self) -> float:
-        """Launches outside experts, read-back, synchronisation and host time of a layer on the device."""
-        durations = self.replay("policy=lru").durations
-        return int(durations.before_lookup_ns.sum() + durations.after_experts_ns.sum()) / 1e9
-
     @cached_property
     def dense_s(self) -> float:
         """TPOT of the device without its routed experts: what a package that only speeds experts up still takes."""
@@ -189,17 +171,8 @@ class Bench:
         """A 2x2 package under expert parallelism and under streaming; one token per iteration."""
         config: Any = to_plain_dict(OmegaConf.load(CONF / "system" / "expert_streaming.yaml"), "system")
         dies = config["rows"] * config["columns"]
-        rate = self.hardware.gpu_flops_per_s / 2 / dies / config["clock_hz"]
-        config |= {
-            "model": "deepseek_moe_16b",
-            "tokens": 1,
-            "draws": self.draws,
-            "routing": "trace",
-            "macs_per_cycle": rate,
-            "ddr_bytes_per_s": channels_bytes_per_s / dies,
-            "weight_bytes": 1 / self.per_byte,
-            "activation_bytes": 2.0,
-        }
+        config, _ = expert_streaming_like_run(config, self.resident)
+        config |= {"draws": self.draws, "ddr_bytes_per_s": channels_bytes_per_s / dies}
         compared = expert_streaming_compare.compare(validate(Settings, config, "system."), self.trace)
         result, layers = expert_streaming_compare.metrics(compared), self.geometry.num_layers
         dense_s = self.dense_s

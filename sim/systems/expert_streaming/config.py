@@ -51,6 +51,8 @@ class Settings:
     weight_bytes: Positive
     activation_bytes: Positive
     seed: Seed
+    like_run: bool = False
+    """The parts of the run were taken (`sim.systems.expert_streaming.like_run`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "system.")

@@ -65,6 +65,8 @@ class OdMoe:
     prompt_tokens: Few | None = None
     new_tokens: Annotated[int | None, Range(2, 2**24)] = None
     seed: Amount = 0
+    like_run: bool = False
+    """The parts of the run were taken (`sim.systems.od_moe.like_run`)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "system.")
