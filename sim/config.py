@@ -319,6 +319,10 @@ class SpeculateConfig:
     """Probability that a draft is accepted once all before it were; a list: of the first, the second, ... draft."""
     decay: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Factor on that probability from one draft to the next."""
+    rejected: Annotated[str, OneOf("recorded", "other")] = "recorded"
+    """Whose routing stands in for that of a rejected draft, which no trace holds. ``recorded``: that of the text's own
+    token, whose experts the next steps want anyway, so that it flatters drafts where experts stream; ``other``: that of
+    another token of the request, drawn evenly, whose experts are as good as wasted."""
     draft: Annotated[str, OneOf(*DRAFTS)] = "mtp"
     """What drafts: ``ngram`` (takes no time), ``mtp`` (a layer of the model's own), ``model`` (a model of its own)."""
     draft_bytes: Annotated[int | None, Range(1, null="the sizes of the model")] = None

@@ -13,6 +13,13 @@ from sim.machine.drafts import describe_drafts
 from sim.machine.machine import Machine
 from traces.format.trace import Trace
 
+REJECTED = {
+    "recorded": "a rejected draft is another token than that of the recorded text, whose routing stands in for its "
+    "own: the next steps want the same experts, which flatters drafts where experts stream (speculate.rejected)",
+    "other": "a rejected draft takes the routing of another token of its request, so that little of what it fetches is "
+    "wanted next (speculate.rejected)",
+}
+
 
 def describe_replay(replay: Replay) -> Notes:
     """What is ESTIMATED in a replay, and warnings about it."""
@@ -58,9 +65,7 @@ def describe_replay(replay: Replay) -> Notes:
         rule = replay.policy.needs()[Need.DRAFTS]
         warnings.append(f"{rule} decides over the drafts of a step, and there are none: give speculate.tokens=N")
     if replay.setup.speculate.tokens:
-        estimated.append(
-            "a rejected draft is another token than that of the recorded text, whose routing stands in for its own"
-        )
+        estimated.append(REJECTED[replay.setup.speculate.rejected])
         if replay.timed:
             estimated.append(describe_drafts(replay.setup.speculate, replay.geometry))
     warnings += [str(note) for note in trace.provenance.get("notes", [])]

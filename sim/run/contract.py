@@ -82,11 +82,12 @@ def _differs(tried: NDArray[np.int64], counts: NDArray[np.int64]) -> str:
 
 def _check_blind(replay: Replay, trace: Trace, rest: Any, counts: NDArray[np.int64], cut: int) -> None:
     """Raises: UserError where what happens up to a step changes if another trace follows after it."""
-    later = np.zeros(trace.num_tokens, bool)
+    later = np.ones(trace.num_tokens, bool)
     step = 0
     for block in assemble(trace, *rest).schedule.blocks():
         for rows in np.split(block.rows, block.bounds[1:-1]):
-            later[rows] = step >= cut
+            if step < cut:  # a rejected draft's row may come again later
+                later[rows] = False
             step += 1
     other = _counts(scrambled(trace, later), *rest)
     if not np.array_equal(counts[:cut], other[:cut]):

@@ -98,14 +98,15 @@ class StepBlock:
 def fill_steps(
     cursor: Times, at: Times, offsets: Times, row_phase: NDArray[np.uint8], context: Times, batch_size: int, chunk: int,
     rows: Times, requests: Times, bounds: Times, group: Times, phase: NDArray[np.uint8], kv_tokens: Times, pairs: Times,
-    chances: NDArray[np.float64], seed: int, numbers: Times,
+    chances: NDArray[np.float64], others: bool, seed: int, numbers: Times,
     accepted: NDArray[np.bool_], passes: Times, in_step: Times,
 ) -> int:  # fmt: skip
     """Emit steps from the cursor on until the arrays are full -> their number.
 
     cursor [1]: first request of the batch. at [R]: each request's next row. row_phase [T]. context [R]: position of a
-    request's rows minus their index. chances [D]: of D drafts each, to be accepted once all before it were, drawn as a
-    hash of seed, number [R] of the request and place of the row in it. Rejected drafts count in kv_tokens and pairs.
+    request's rows minus their index. chances [D]: of D drafts each, to be accepted
+    once all before it were, drawn as a hash of seed, number [R] of the request and place of the row in it. Rejected
+    drafts count in kv_tokens and pairs; with ``others`` their rows are drawn from all of the request.
     """
     batch = cursor[0]
     size, steps, total = 0, 0, offsets.shape[0] - 1
@@ -151,6 +152,9 @@ def fill_steps(
                     taken += 1
                 for ahead in range(drafts + 1):
                     rows[size], requests[size], accepted[size] = row + ahead, request, ahead < taken
+                    if others and ahead >= taken:
+                        drawn = uniform(seed, numbers[request], place + taken, ahead)
+                        rows[size] = offsets[request] + int(drawn * (end - offsets[request]))
                     sum_pairs += row + ahead + context[request] + 1
                     size += 1
                 kv += row + drafts + context[request] + 1
@@ -176,7 +180,8 @@ class Schedule:
 
     With ``speculate`` a decode step holds of each request its next row and the D rows behind it, as drafts, fewer at
     the end of a stretch of decoding. The drafts ahead of the first rejected one are accepted: the request goes on
-    behind them. A rejected draft is another token than that of the recorded text; its row stands in for its routing.
+    behind them. A rejected draft is another token than that of the recorded text, whose routing no trace holds: that of
+    the recorded token stands in for it, or that of another token of the request (``speculate.rejected``).
     """
 
     trace: Trace
@@ -241,6 +246,7 @@ class Schedule:
         most = max(max_rows, self.max_tokens())
         batch, chunk, cursor = self.batch, self.chunk(), np.zeros(1, np.int64)
         chances, numbers = np.array(self.speculate.chances(), np.float64), self.trace.request_numbers
+        others = self.speculate.rejected == "other"
         numbers = np.arange(self.trace.num_requests) if numbers is None else np.asarray(numbers, np.int64)
         while cursor[0] < offsets.size - 1:
             rows, requests = np.empty(most, np.int64), np.empty(most, np.int64)
@@ -250,7 +256,7 @@ class Schedule:
             passes, in_step = (np.empty(max_rows, np.int64) for _ in range(2))
             steps = fill_steps(
                 cursor, at, offsets, phases, context, batch, chunk, rows, requests,
-                bounds, group, phase, kv_tokens, pairs, chances, self.seed, numbers, accepted, passes, in_step,
+                bounds, group, phase, kv_tokens, pairs, chances, others, self.seed, numbers, accepted, passes, in_step,
             )  # fmt: skip
             size = int(bounds[steps])
             if steps:

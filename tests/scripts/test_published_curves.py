@@ -11,6 +11,7 @@ from policies.eviction.lfu_lifetime import LfuLifetime
 from policies.eviction.lru import Lru
 from policies.eviction.random import Random
 from scripts.studies.published_hit_rates import PHONE_RULES, mixtral_rows, phone_rows
+from sim.metrics.step_table import StepTable
 from tests.support.importing import imported
 from tests.support.replays import BARE, replay_of, run
 
@@ -107,3 +108,18 @@ def test_mixtral_hit_rates_at_and_below_top_k_are_alike_for_every_rule(shared_tr
     for eviction in (Fifo(), LfuLifetime(), Random(), BeladyAdmit()):
         metrics = run(replay_of(trace, replace(BARE, eviction=eviction), slots_per_layer=8 - offloaded))
         assert metrics["decode.hit_rate"] == pytest.approx(rate, abs=0.0005)
+
+
+@pytest.mark.parametrize(("rows", "published"), [(1, 4.00), (2, 6.24), (4, 9.33), (6, 11.43)])
+def test_consecutive_tokens_of_gpt_oss_share_experts_as_counted(shared_traces, rows, published):
+    """Distinct experts of top 4 of 32 that consecutive tokens want, counted over all 423 requests; here over 40.
+
+    With every draft rejected each position of a request begins a step; its last ones, of fewer rows, are left out.
+    """
+    trace = imported("gpt_oss", shared_traces / "gpt_oss_20b").sample_requests(40, 0)
+    trace = replace(trace, geometry=replace(trace.geometry, expert_bytes=(1000,) * trace.num_layers))
+    draft = {"tokens": rows - 1, "acceptance": 0.0, "draft": "ngram"}
+    table = StepTable(replay_of(trace, "lru", engine="untimed", slots_per_layer=16, speculate=draft)).run()
+    columns = table.columns()
+    whole = columns.get("num_rows", columns["num_tokens"]) == rows
+    assert columns["demanded"][whole].mean() / trace.num_layers == pytest.approx(published, abs=0.12)

@@ -3,10 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sim.figures.chart_parts import legend_above, line, metric_panels, numbers, plain_ticks
+from sim.figures.chart_parts import legend_above, line, look_of, metric_panels, numbers, plain_ticks
 from sim.figures.drawing import MissingData, declare
 from sim.figures.drawings.knob import swept, without_knob
-from sim.figures.looks import line_look
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import LINES, add_footnote
@@ -37,13 +36,13 @@ def speculation(table: pd.DataFrame, columns: int = 2) -> Figure:
     figure, panels = metric_panels(columns, SPEED, UNION)
     groups = list(runs.groupby("line", sort=True))[: len(LINES)]
     for metric, panel in panels.items():
-        for label, group in groups:
-            line(panel, group, "knob", metric, line_look(group), str(label))
+        for index, (label, group) in enumerate(groups):
+            line(panel, group, "knob", metric, look_of(index), str(label))
         panel.set_xlabel("Drafts that a decode step verifies")
         panel.set_xticks(sorted(set(runs["knob"])))
     panels[SPEED].set_yscale("log")
     plain_ticks(panels[SPEED].yaxis)
-    layers = layers_of(runs)
+    layers = layers_of(runs).partition(" (")[0]
     panels[SPEED].set_ylabel("Tokens per second of decoding" + (f",\n{layers}" if layers else ""))
     panels[UNION].set_ylim(bottom=0)
     left_out = runs["line"].nunique() - len(groups)
@@ -63,5 +62,5 @@ def says(runs: pd.DataFrame) -> str:
             continue
         best = int(speeds.argmax())
         gain = f" (+{100 * (speeds[best] / speeds[0] - 1):.0f} %)" if best else ""
-        parts.append(f"{label} is fastest with {ordered['knob'].iloc[best]:g} drafts{gain}")
-    return f"{'; '.join(parts)}." if parts else ""
+        parts.append(f"{label} {ordered['knob'].iloc[best]:g}{gain}")
+    return f"Drafts at which each line is fastest: {'; '.join(parts)}." if parts else ""

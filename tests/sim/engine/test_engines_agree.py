@@ -91,6 +91,7 @@ machines = {
     "session": st.sampled_from(
         [{}, {}, {"by_turn": True}, {"turns": 2, "think_s": 7e-7}, {"turns": 3, "keep": "none"}]
     ),
+    "rejected": st.sampled_from(["recorded", "other"]),
 }
 cases = st.fixed_dictionaries(machines | {"policy": st.sampled_from(sorted(RULES))})
 mixtures = st.fixed_dictionaries(
@@ -161,7 +162,11 @@ def drawn(case, engine, timeline=True):
         cache = replace(cache, slots_per_layer=None, bytes="auto", workspace_bytes=0)
         hardware = hardware.with_figures({"gpu_memory_bytes": memory_for(case, trace, policy, hardware, order.streams)})
     speculate = SpeculateConfig(
-        case["drafts"], case["acceptance"], draft=case["draft"], draft_bytes=800 if case["draft"] == "model" else None
+        case["drafts"],
+        case["acceptance"],
+        draft=case["draft"],
+        draft_bytes=800 if case["draft"] == "model" else None,
+        rejected=case["rejected"],
     )
     setup = DeviceSetup(policy, hardware, cache, run, speculate=speculate, session=session, prefill=order)
     return assemble(trace, in_session(setup, session), others=others)

@@ -76,6 +76,23 @@ def test_requests_of_a_batch_bring_their_drafts_into_one_step():
     assert block.num_tokens().tolist() == [4, 1]
 
 
+def test_rejected_drafts_may_take_the_rows_of_other_tokens_of_the_request():
+    """What stays, and how much K and V is read, is the same; rows of rejected drafts are drawn from their request."""
+    trace = random_trace(0, prompts=(2, 3), decodes=(30, 40))
+    recorded, other = (
+        Schedule(trace, 2, speculate=SpeculateConfig(3, 0.5, rejected=rejected), seed=1)
+        for rejected in ("recorded", "other")
+    )
+    assert [found[1:] for found in steps(recorded)] == [found[1:] for found in steps(other)]
+    drawn, own = [], []
+    for one, two in zip(recorded.blocks(), other.blocks(), strict=True):
+        assert one.rows[one.accepted()].tolist() == two.rows[two.accepted()].tolist()
+        drawn += two.rows[~two.accepted()].tolist()
+        own += one.rows[~one.accepted()].tolist()
+        assert (np.searchsorted(trace.request_offsets, two.rows, side="right") - 1 == two.requests).all()
+    assert drawn != own and len(set(drawn)) > 20
+
+
 cases = st.fixed_dictionaries(
     {
         "tokens": st.integers(0, 7),
@@ -147,6 +164,7 @@ def test_times_of_tokens_sum_to_those_of_their_steps():
         ({"tokens": 1, "acceptance": "recorded"}, "no place for drafts"),
         ({"tokens": 1, "acceptance": "often"}, "must be a probability"),
         ({"tokens": 1, "decay": 0.0}, "decay=0.0: must be above 0"),
+        ({"tokens": 1, "rejected": "random"}, "must be recorded or other"),
         ({"tokens": 1, "draft": "eagle"}, "must be one of ngram, mtp, model"),
         ({"tokens": 1, "draft": "model"}, "state speculate.draft_bytes"),
         ({"tokens": 1, "draft_bytes": 0}, "draft_bytes=0"),
