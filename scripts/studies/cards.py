@@ -1,4 +1,4 @@
-"""Judges cards on requests that they never saw: python -m scripts.studies.cards [--traces FOLDER] [--write]
+"""Measures cards on requests that they never saw: python -m scripts.studies.cards [--traces FOLDER] [--write]
 
 A card is made of half of the requests of a trace; what is drawn from it is compared with the other half: LRU and Belady
 miss rates of each layer's own cache at every capacity, distinct experts of neighbouring tokens, and the order of ten

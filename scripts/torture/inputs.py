@@ -1,4 +1,4 @@
-"""A good input for every importer and for every other file that the tool reads."""
+"""A good input for every importer and for other files that the tool reads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 
 from sim.paths import CONF
-from tests.sim.model_files.released_configs import CONFIGS
-from tests.sim.model_files.small_gguf import FIELDS, TENSORS, gguf
 from tests.support.random_traces import recorded_trace
 from traces.format.files import write_trace
 from traces.format.trace import Trace
@@ -40,19 +38,6 @@ def trace(folder: Path) -> None:
 
 def cut_trace(folder: Path) -> None:
     write_trace(folder / "t.safetensors", small_trace(1, width=4))
-
-
-def model_config(name: str) -> Callable[[Path], None]:
-    """The config.json of a released model."""
-
-    def make(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(CONFIGS[name], indent=1))
-
-    return make
-
-
-def model_gguf(folder: Path) -> None:
-    gguf(folder / "a.gguf", FIELDS, TENSORS)
 
 
 def gpt_oss(folder: Path) -> None:
@@ -85,12 +70,6 @@ def jsonl(folder: Path) -> None:
         for r, t, la in cells
     ]
     (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def curve(folder: Path) -> None:
-    lines = ["model,num_layers,num_experts,top_k,expert_bytes,resident_fraction,decode_hit_rate,kind,source"]
-    lines += [f"small,2,8,2,100,{share},{rate},LRU,by hand" for share, rate in ((0.25, 0.4), (0.5, 0.7), (1.0, 0.99))]
-    (folder / "a.csv").write_text("\n".join(lines) + "\n")
 
 
 def mixtral(folder: Path) -> None:
@@ -132,23 +111,6 @@ def yaml(name: str, place: str = ".") -> Callable[[Path], None]:
         (folder / place / "a.yaml").write_bytes((CONF / f"{name}.yaml").read_bytes())
 
     return make
-
-
-def answers_of_a_tool(folder: Path) -> None:
-    """Right answers to two conformance vectors."""
-    from sim.conformance.judge import vectors
-
-    found = {name: one["answers"] for name, one in vectors().items() if name in ("lru", "cpu_split")}
-    (folder / "a.json").write_text(json.dumps({"tool": "mine", "answers": found}, indent=1))
-
-
-def corpus(folder: Path) -> None:
-    """Every twelfth row of the shipped corpus, and all machines."""
-    from sim.validation.published.corpus.parts import SHIPPED
-
-    lines = (SHIPPED / "corpus.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "corpus.csv").write_text("".join([lines[0], *lines[1::12]]), encoding="utf-8")
-    (folder / "machines.csv").write_bytes((SHIPPED / "machines.csv").read_bytes())
 
 
 def results(folder: Path) -> None:

@@ -18,7 +18,7 @@ import sim.assembly.catalogue
 import sim.machine.hardware
 import sim.machine.model
 import sim.machine.runtime
-from scripts.torture import inputs
+from scripts.torture import inputs, stated_files
 from scripts.torture.mutations import (
     BINARY,
     TEXT,
@@ -111,18 +111,26 @@ def readers() -> dict[str, Reader]:
         Reader("hardware yaml", inputs.yaml("hardware/s1_rtx3080ti"), {"a.yaml": TEXT}, read_hardware, 0.3),
         Reader("runtime yaml", inputs.yaml("runtime/eager_hf"), {"a.yaml": TEXT}, read_runtime, 0.3),
         *(
-            Reader(f"model config {name}", inputs.model_config(name), {"config.json": JSON}, read_model_config, 0.5)
+            Reader(
+                f"model config {name}",
+                stated_files.model_config(name),
+                {"config.json": JSON},
+                stated_files.read_model_config,
+                0.5,
+            )
             for name in ("nemotron_3_nano_30b_a3b", "gemma_4_26b_a4b", "deepseek_v3_2")
         ),
-        Reader("model gguf", inputs.model_gguf, {"a.gguf": BINARY}, read_model_gguf),
+        Reader("model gguf", stated_files.model_gguf, {"a.gguf": BINARY}, stated_files.read_model_gguf),
         Reader("model yaml", inputs.yaml("model/gpt_oss_20b"), {"a.yaml": TEXT}, read_model, 0.3),
         Reader(
             "policy yaml", inputs.yaml("policy/eviction/mrs", "eviction"), {"eviction/a.yaml": TEXT}, read_rule, 0.3
         ),
-        Reader("conformance answers", inputs.answers_of_a_tool, {"a.json": JSON}, read_answers, 0.5),
-        Reader("corpus", inputs.corpus, {"corpus.csv": TEXT, "machines.csv": TEXT}, read_published, 0.5),
-        Reader("card", inputs.yaml("card/gpt_oss_20b"), {"a.yaml": TEXT}, read_a_card, 0.3),
-        Reader("card of a curve", inputs.curve, {"a.csv": TEXT}, read_a_curve, 0.1),
+        Reader("conformance answers", stated_files.answers_of_a_tool, {"a.json": JSON}, stated_files.read_answers, 0.5),
+        Reader(
+            "corpus", stated_files.corpus, {"corpus.csv": TEXT, "machines.csv": TEXT}, stated_files.read_published, 0.5
+        ),
+        Reader("card", inputs.yaml("card/gpt_oss_20b"), {"a.yaml": TEXT}, stated_files.read_a_card, 0.3),
+        Reader("card of a curve", stated_files.curve, {"a.csv": TEXT}, stated_files.read_a_curve, 0.1),
         Reader("results", inputs.results, RESULTS, read_results, 0.2),
         Reader("predictor", inputs.predictor, {"p.safetensors": HEADER}, read_predictor),
         Reader("demo training", inputs.training, {"checkpoint.safetensors": HEADER}, read_training, 0.2),
@@ -207,70 +215,9 @@ def read_hardware(folder: Path) -> None:
     assert all(figure is None or (np.isfinite(figure) and figure >= 0) for figure in figures)
 
 
-def read_published(folder: Path) -> None:
-    """Every row that can be expressed has a time that is finite and above zero."""
-    from sim.validation.published.corpus.estimate import prior, problem_of, seconds
-    from sim.validation.published.corpus.predict import settings_of
-    from sim.validation.published.corpus.tables import read_corpus
-
-    settings, _ = settings_of(read_corpus(folder))
-    times = seconds(problem_of(settings), prior()[0])
-    assert ((times > 0) & np.isfinite(times)).all()
-
-
 def read_model(folder: Path) -> None:
     with folder_of(sim.machine.model, "MODEL_FOLDER", folder):
         assert min(sim.machine.model.load_geometry("a").expert_bytes or (0,)) > 0
-
-
-def read_a_card(folder: Path) -> None:
-    """A success draws a trace that is valid, the same as before from the same card."""
-    from sim.cards.card import card_from, card_text, read_card
-    from sim.cards.synthesis import Wish, synthesise
-    from sim.plain_yaml import read_mapping
-    from traces.format.validation import validate
-
-    card = read_card(folder / "a.yaml")
-    validate(synthesise(card, Wish("a", requests=1, tokens=2, prompt_len=1, layers=2)))
-    (folder / "again.yaml").write_text(card_text(card))
-    assert card_from(read_mapping(folder / "again.yaml", "card")) == card
-
-
-def read_a_curve(folder: Path) -> None:
-    from sim.cards.make import read_curve
-
-    card = read_curve(folder / "a.csv", "small")
-    assert card.published is not None and card.generator.again <= 1
-
-
-def read_model_config(folder: Path) -> None:
-    from sim.model_files.config_json import read_config_json
-
-    _prove_sizes(read_config_json(folder / "config.json"))
-
-
-def read_model_gguf(folder: Path) -> None:
-    from sim.model_files.gguf_header import read_gguf
-
-    _prove_sizes(read_gguf(folder / "a.gguf"))
-
-
-def _prove_sizes(values: dict[str, Any]) -> None:
-    """What is read makes sizes that a replay can work with."""
-    found = sim.machine.model.geometry(sim.machine.model.dimensions_from_config(values))
-    sizes = [*(found.expert_bytes or ()), *(found.attention_bytes or ()), *(found.shared_bytes or ())]
-    sizes += [found.other_bytes or 0, found.kv_bytes_per_token or 0]
-    assert len(found.expert_bytes or ()) == found.num_layers and min(sizes) >= 0 and max(sizes) < 2**62
-
-
-def read_answers(folder: Path) -> None:
-    """A verdict on every vector."""
-    from sim.conformance.judge import RIGHT, UNANSWERED, WRONG, judge, vectors
-    from sim.results.json_files import read_json
-
-    verdicts = judge(read_json(folder / "a.json"))
-    assert {one.name for one in verdicts} == {*vectors()}
-    assert {one.outcome for one in verdicts} <= {RIGHT, UNANSWERED, WRONG}
 
 
 def read_rule(folder: Path) -> None:

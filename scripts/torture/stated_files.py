@@ -1,0 +1,111 @@
+"""Files that state figures, good ones beside their readers: sizes of models, published speeds, cards, answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import sim.machine.model
+from tests.sim.model_files.released_configs import CONFIGS
+from tests.sim.model_files.small_gguf import FIELDS, TENSORS, gguf
+
+
+def model_config(name: str) -> Callable[[Path], None]:
+    """The config.json of a released model."""
+
+    def make(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(CONFIGS[name], indent=1))
+
+    return make
+
+
+def model_gguf(folder: Path) -> None:
+    gguf(folder / "a.gguf", FIELDS, TENSORS)
+
+
+def read_model_config(folder: Path) -> None:
+    from sim.model_files.config_json import read_config_json
+
+    _prove_sizes(read_config_json(folder / "config.json"))
+
+
+def read_model_gguf(folder: Path) -> None:
+    from sim.model_files.gguf_header import read_gguf
+
+    _prove_sizes(read_gguf(folder / "a.gguf"))
+
+
+def _prove_sizes(values: dict[str, Any]) -> None:
+    """What is read makes sizes that a replay can work with."""
+    found = sim.machine.model.geometry(sim.machine.model.dimensions_from_config(values))
+    sizes = [*(found.expert_bytes or ()), *(found.attention_bytes or ()), *(found.shared_bytes or ())]
+    sizes += [found.other_bytes or 0, found.kv_bytes_per_token or 0]
+    assert len(found.expert_bytes or ()) == found.num_layers and min(sizes) >= 0 and max(sizes) < 2**62
+
+
+def corpus(folder: Path) -> None:
+    """Every twelfth row of the shipped corpus, and all machines."""
+    from sim.validation.published.corpus.parts import SHIPPED
+
+    lines = (SHIPPED / "corpus.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "corpus.csv").write_text("".join([lines[0], *lines[1::12]]), encoding="utf-8")
+    (folder / "machines.csv").write_bytes((SHIPPED / "machines.csv").read_bytes())
+
+
+def read_published(folder: Path) -> None:
+    """Every row that can be expressed has a time that is finite and above zero."""
+    from sim.validation.published.corpus.estimate import prior, problem_of, seconds
+    from sim.validation.published.corpus.predict import settings_of
+    from sim.validation.published.corpus.tables import read_corpus
+
+    settings, _ = settings_of(read_corpus(folder))
+    times = seconds(problem_of(settings), prior()[0])
+    assert ((times > 0) & np.isfinite(times)).all()
+
+
+def curve(folder: Path) -> None:
+    lines = ["model,num_layers,num_experts,top_k,expert_bytes,resident_fraction,decode_hit_rate,kind,source"]
+    lines += [f"small,2,8,2,100,{share},{rate},LRU,by hand" for share, rate in ((0.25, 0.4), (0.5, 0.7), (1.0, 0.99))]
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+
+
+def read_a_curve(folder: Path) -> None:
+    from sim.cards.make import read_curve
+
+    card = read_curve(folder / "a.csv", "small")
+    assert card.published is not None and card.generator.again <= 1
+
+
+def read_a_card(folder: Path) -> None:
+    """A success draws a trace that is valid, the same as before from the same card."""
+    from sim.cards.card import card_from, card_text, read_card
+    from sim.cards.synthesis import Wish, synthesise
+    from sim.plain_yaml import read_mapping
+    from traces.format.validation import validate
+
+    card = read_card(folder / "a.yaml")
+    validate(synthesise(card, Wish("a", requests=1, tokens=2, prompt_len=1, layers=2)))
+    (folder / "again.yaml").write_text(card_text(card))
+    assert card_from(read_mapping(folder / "again.yaml", "card")) == card
+
+
+def answers_of_a_tool(folder: Path) -> None:
+    """Right answers to two conformance vectors."""
+    from sim.conformance.judge import vectors
+
+    found = {name: one["answers"] for name, one in vectors().items() if name in ("lru", "cpu_split")}
+    (folder / "a.json").write_text(json.dumps({"tool": "mine", "answers": found}, indent=1))
+
+
+def read_answers(folder: Path) -> None:
+    """A verdict on every vector."""
+    from sim.conformance.judge import RIGHT, UNANSWERED, WRONG, judge, vectors
+    from sim.results.json_files import read_json
+
+    verdicts = judge(read_json(folder / "a.json"))
+    assert {one.name for one in verdicts} == {*vectors()}
+    assert {one.outcome for one in verdicts} <= {RIGHT, UNANSWERED, WRONG}
