@@ -27,6 +27,7 @@ AXES = {
     "capacity": Axis("Cache capacity (% of all experts)", 100.0),
     "tpot_s.mean": Axis("Time per output token (ms)", 1e3),
     "itl_s.mean": Axis("Time of a decode step (ms)", 1e3),
+    "ttft_s.mean": Axis("Time to first token (ms)", 1e3),
     "hit_rate": Axis("Hit rate, all steps (%)", 100.0),
     "decode.hit_rate": Axis("Hit rate, decode steps (%)", 100.0),
     "decode.cache_ratio": Axis("Cache ratio, decode (%)", 100.0),

@@ -101,7 +101,7 @@ def with_prompts(trace: Trace, count: int) -> tuple[Trace, list[str]]:
     made = replace(kept, phase=changed, prompt_len=prompts, content_hash=f"{kept.content_hash}/prompt_rows[{count}]")
     notes = []
     if not np.array_equal(changed, phase):
-        notes.append(f"the first {count} recorded rows of every request count as its prompt (session.prompt_rows)")
+        notes.append("the first recorded rows of every request count as its prompt (session.prompt_rows)")
     if long.size < lengths.size:
         notes.append(f"{lengths.size - long.size} of {lengths.size} requests have no more than {count} rows: left out")
     return made, notes
