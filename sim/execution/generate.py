@@ -65,6 +65,7 @@ def generate(
     function = score_function_of(live.layers)
     trace = routed_trace(live.geometry, function, rows.steps, rows.lengths, rows.prompts, rows.phases)
     setup = replace(setup, run=RunConfig(seed=setup.run.seed), time=TimeConfig())
+    setup.cache.require_fixed()
     replay = assemble(trace, setup, live.geometry, others=others)
     run = real_run(_table_of(live, rows, replay), rows.records, live.executor, settings, load)
     return LiveRun(run, rows.tokens, trace, replay, rows.logits)

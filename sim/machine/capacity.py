@@ -76,6 +76,14 @@ class CacheConfig:
         """Whether the capacity is what everything else leaves of the device's memory."""
         return self.bytes == AUTO
 
+    def require_fixed(self) -> None:
+        """Raises: UserError where the capacity follows contexts that are not known beforehand."""
+        if self.auto:
+            raise UserError(
+                "cache.bytes=auto follows the contexts of requests that are replayed: here give cache.fraction, "
+                "cache.slots_per_layer or cache.bytes as a number"
+            )
+
     @property
     def resets(self) -> bool:
         """Whether every lockstep batch finds the cache as at the start."""
@@ -148,11 +156,7 @@ def make_pools(
 
     Raises: UserError where less than one expert of some layer fits, or more slots are asked for than there are experts.
     """
-    if config.auto:
-        raise UserError(
-            "cache.bytes=auto follows the contexts of requests that are replayed: here give cache.fraction, "
-            "cache.slots_per_layer or cache.bytes as a number"
-        )
+    config.require_fixed()
     residency = policy.residency
     size = np.array(expert_bytes, dtype=np.int64)
     layers = size.size

@@ -80,6 +80,7 @@ def make_study(
     trace, layers = recorded or record_windows(loaded, fitted, Need.EXPERT_SIMILARITY in policy.needs(), setup.run.seed)
     geometry, estimated, warnings = sizes_of(trace, quality.sizes, default_sizes)
     setup = replace(setup, run=replace(setup.run, engine="compiled"))
+    setup.cache.require_fixed()
     template = assemble(trace, setup, geometry, others=trace)
     gate = GateRule.named(trace.score_function)
     gate.check(quality.weights, family_name(loaded.model))

@@ -75,14 +75,14 @@ def by_turn(run: Mapping[Hashable, Any]) -> list[dict[str, Any]]:
         times = chosen["ttft_s"].to_numpy(np.float64)
         low, high = request_interval(times, np.ones(times.size)) if times.size >= LEAST_CHATS else (np.nan, np.nan)
         named = {"folder": run["folder"], "name": f"{run['policy']}{WAYS.get(str(order), '')}", "keep": session["keep"]}
-        named |= {"turn": int(str(turn)) + 1, "chats": times.size}
+        named |= {"turn": int(str(turn)) + 1, "chats": times.size, "bound": bool(run["bound"])}
         found.append(named | {"ttft_s.mean": times.mean(), "ttft_s.low": low, "ttft_s.high": high})
     return found
 
 
 def _conclusion(rows: pd.DataFrame) -> str:
     """How much longer the last turn takes without what was kept."""
-    first = rows[rows["name"] == sorted(set(rows["name"]))[0]]
+    first = rows[rows["name"] == min(zip(rows["bound"], rows["name"], strict=True))[1]]
     last = first[first["turn"] == first["turn"].max()].set_index("keep")["ttft_s.mean"]
     if "all" not in last or len(last) < 2 or not last["all"]:
         return ""

@@ -13,6 +13,10 @@ from tests.support.tables import footnote_of, legend
 FEW = ("policy=lru", "engine=compiled", "trace.requests=4", "session.prompt_rows=8", "sweep.steps=false")
 
 
+def conclusion_of(figure):
+    return figure.texts[1].get_text().replace("\n", " ")
+
+
 def runs(folder, *settings):
     for number, words in enumerate(settings):
         execute(compose_run(*FEW, *words), folder / str(number))
@@ -26,7 +30,7 @@ def test_ttft_over_the_turn_has_a_line_per_kept_state(tmp_path):
     kept, lost = (drawn.lines[0].get_ydata() for drawn in panel.containers)
     assert len(kept) == len(lost) == 2 and lost[1] > kept[1]
     assert legend(figure) == ["KV cache and experts kept", "both lost"]
-    assert "over 2 chats" in footnote_of(figure) and "(both lost)" in footnote_of(figure)
+    assert "over 2 chats" in footnote_of(figure) and "(both lost)" in conclusion_of(figure)
     with pytest.raises(MissingData, match="figure=turns needs runs whose requests are turns"):
         turns(table.assign(folder=str(tmp_path / "0")).head(0), 2)
 
@@ -43,6 +47,6 @@ def test_ttft_over_the_prompt_has_a_line_per_order(tmp_path):
     assert legend(figure) == ["by token", "by chunks of 4", "by layer, streamed"]
     token, chunk, stream = (drawn.lines[0].get_ydata() for drawn in panel.containers)
     assert token[1] > chunk[1] and token[1] > 2 * token[0] and stream[1] < 1.2 * stream[0]
-    assert "At 16 tokens under lru the first token comes soonest" in footnote_of(figure)
+    assert "At 16 tokens under lru the first token comes soonest" in conclusion_of(figure)
     with pytest.raises(MissingData, match="figure=long_prompt needs runs of two lengths"):
         long_prompt(table.head(1), 2)
