@@ -10,8 +10,9 @@ usage: python -m sim bench [all] [POLICY ...] [out=FOLDER]
 
 POLICY: overrides of `run` that choose a policy, several in quotes. Score 0: as slow as on_demand, which keeps nothing;
 score 1: as fast as all_resident; the mean over 18 cells, SIMULATED. Two policies and the two ends took 30 s of
-processor time on a slow core, compilation included. Rules that see the future are listed as bounds and not ranked; a
-rule that looks ahead without saying so is refused when it is tried before its first run.
+processor time on a slow core, compilation included, all 40 shipped ones four minutes. Rules that see the future are
+listed as bounds and not ranked; a rule that looks ahead without saying so is refused when it is tried before its first
+run.
 """
 
 from __future__ import annotations
