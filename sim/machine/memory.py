@@ -52,9 +52,8 @@ def device_memory(
 ) -> DeviceMemory:
     """The memory of a device that runs a model of these sizes.
 
-    ``dimensions``: of the model that the sizes are named after, for what `Geometry` leaves out: the input embedding
-    and K and V of layers without experts; None: not known, and left out. ``layer_buffers``: whole layers of experts
-    that prefill streams through.
+    ``dimensions``: of the model that the sizes are named after, for the input embedding, which `Geometry` leaves out;
+    None: not known, and left out. ``layer_buffers``: whole layers of experts that prefill streams through.
 
     Raises: UserError where a size of the model is not known.
     """
@@ -74,6 +73,5 @@ def device_memory(
         "buffers of streamed layers": layer_buffers * geometry.num_experts * experts,
         "workspace": workspace_bytes,
     }
-    whole = dimensions is not None and dimensions.stored_kv_bytes is None
-    layers = geometry.num_layers + (dimensions.dense_layers if whole and dimensions is not None else 0)
-    return DeviceMemory(hardware.name, hardware.gpu_memory_bytes, parts, (geometry.kv_bytes_per_token or 0) * layers)
+    kv = (geometry.kv_bytes_per_token or 0) * geometry.num_layers
+    return DeviceMemory(hardware.name, hardware.gpu_memory_bytes, parts, kv)
