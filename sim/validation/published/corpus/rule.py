@@ -1,4 +1,4 @@
-"""Which rows the model can express: the first reason that keeps a row out, fixed before anything is predicted.
+"""Which rows the model can express: the first reason that keeps a row out, known before anything is predicted.
 
 The reasons are about what a row is or leaves out, never about how well it is predicted. Rows that are kept out are
 counted by reason and printed.
