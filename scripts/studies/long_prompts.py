@@ -1,4 +1,4 @@
-"""Long prompts beside published figures: python -m scripts.studies.long_prompts [--out FILE]
+"""Prints long prompts beside published figures: python -m scripts.studies.long_prompts [--out FILE]
 
 1. How often experts are fetched for one prompt, token by token and by expert: Gemma-4 26B-A4B, a prompt of 585 tokens
    and 12.5 % of the experts resident, 64,369 fetches against at most 3,840 (jundot/omlx issue 3654). Routing is a

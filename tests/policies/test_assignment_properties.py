@@ -108,4 +108,4 @@ def test_every_yaml_runs(name):
     policy = replace(BARE, name=name, assignment=PARTS[name])
     metrics = run(assemble(trace, DeviceSetup(policy, machine(cpu_ratio=0.4))))
     assert (metrics["cpu_rate"] > 0) == (name != "link_only")
-    assert (metrics["loads_per_token"] == 0) == (name in ("cpu_only", "cheaper_side"))
+    assert (metrics["loads_per_token"] == 0) == (name in ("cpu_only", "cpu_and_promote", "cheaper_side"))

@@ -38,8 +38,10 @@ LEARNED = {
     for name, kind in NETWORKS.items()
 }
 SEERS = {"oracle", "future"}
+SILENT = {"none", "drafts"}
+"""Without drafts in a step they predict nothing; tests/policies/test_prediction_oracles.py has those."""
 PARTS = (
-    {name: load_part("prediction", name) for name in rule_names("prediction") if name != "none"}
+    {name: load_part("prediction", name) for name in rule_names("prediction") if name not in SILENT}
     | LEARNED
     | {
         "previous_token, 3 layers": PreviousToken(layers=3),

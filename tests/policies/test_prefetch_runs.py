@@ -16,13 +16,15 @@ from tests.support.replays import BARE, machine, replay_of, run
 
 ONE, OTHERS = (random_trace(seed, num_layers=4, prompts=(3, 2, 3), decodes=(4, 5, 3)) for seed in (1, 3))
 PREDICTIONS = ["lookahead", "oracle", "previous_token", "activation_matrix_code", "expert_map"]
+NAMES = [name for name in rule_names("prefetch") if not load_part("prefetch", name).promotes]
+"""Those of background admission ask no prediction: tests/sim/engine/test_background_admission.py."""
 NOTHING_EARLY = {"none", "budgeted"}  # without a clock no time is left for a budget
 
 
 @pytest.mark.parametrize(
     "prediction", ["lookahead", "oracle", "previous_token", "activation_matrix_code", "expert_map"]
 )
-@pytest.mark.parametrize("name", rule_names("prefetch"))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_prefetch_runs_on_every_kind_of_prediction(name, prediction):
     policy = replace(BARE, prediction=load_part("prediction", prediction), prefetch=load_part("prefetch", name))
     replay = replay_with(ONE, policy, OTHERS, 2)
@@ -31,7 +33,7 @@ def test_every_prefetch_runs_on_every_kind_of_prediction(name, prediction):
     assert copies == 0 if name in NOTHING_EARLY else copies > 0 or prediction == "previous_token"
 
 
-@pytest.mark.parametrize("name", rule_names("prefetch"))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_prefetch_runs_on_the_clock(name):
     policy = replace(BARE, prediction=Oracle(layers=2), prefetch=load_part("prefetch", name))
     metrics = run(replay_of(ONE, policy))

@@ -30,8 +30,9 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize("target", ["mru.py", "mine.yaml", "part.yaml", "eviction/fifo"])
 def test_a_good_rule_passes(target, capsys):
     assert main(["check-policy", target, "trace.path=t.safetensors", "budget=1"]) == 0
-    said = capsys.readouterr().out.splitlines()
+    *said, following = capsys.readouterr().out.splitlines()
     assert all(line.startswith("ok    ") for line in said) and len(said) == 7
+    assert following.startswith("next: python -m sim ")
     assert re.search(r"plain Python under checks: [1-9]\d* steps, [1-9]\d* decisions", said[2])
     assert said[-1] == "ok    no decision depends on later steps: 3 cuts"
 
