@@ -20,6 +20,7 @@ from sim.figures.text_of_others import figure_style
 from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
 from sim.formatting import BY_REPEATING
+from sim.paths import files_named
 from sim.results.table import layers_of
 from traces.errors import UserError
 from traces.whole_file import check_inside
@@ -49,7 +50,7 @@ def sources_of(path: Path) -> tuple[str, ...]:
     if path.is_file():
         return (MAP if path.name == MAP_FILE else VALIDATION,)
     files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE, MAP: MAP_FILE}
-    return tuple(source for source, name in files.items() if path.is_dir() and any(path.rglob(name)))
+    return tuple(source for source, name in files.items() if path.is_dir() and any(files_named(path, name)))
 
 
 def figures_of(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from sim.figures.drawing import MissingData
+from sim.paths import files_named
 from traces.errors import UserError
 from traces.text import short_name
 from traces.whole_input import read_bounded
@@ -23,7 +24,7 @@ def read_validation(path: Path) -> pd.DataFrame:
 
     Raises: MissingData where there is none, UserError where it lacks a column or a time is no number.
     """
-    files = [path] if path.is_file() else sorted(path.rglob(FILE)) if path.is_dir() else []
+    files = [path] if path.is_file() else sorted(files_named(path, FILE)) if path.is_dir() else []
     if not files:
         raise MissingData(f"{path} holds no {FILE}: {HOW} writes it, a row per setting, measured and predicted")
     tables = [pd.read_csv(io.BytesIO(read_bounded(file, MOST_BYTES, "the table"))) for file in files]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from sim.metrics.registry import GATE_MASSES
+from sim.paths import files_named
 from sim.plain_yaml import read_plain_yaml
 from sim.results.json_files import read_json
 from sim.results.parquet_files import read_numbers
@@ -41,9 +43,16 @@ def results_of(run: Path) -> Iterator[None]:
 
 
 def finished_runs(folder: Path) -> list[Path]:
-    """Folders of finished runs, `folder` itself or below it; runs that are being written do not count."""
-    folders = sorted(path.parent for path in folder.rglob("metrics.json"))
-    return [run for run in folders if not any(part.startswith(".") for part in run.relative_to(folder).parts)]
+    """Folders of finished runs, `folder` itself or below it; runs that are being written do not count.
+
+    What vanishes while it is looked at, as a run does that gets its name just then, is passed over.
+    """
+    runs = []
+    for path, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if "metrics.json" in files:
+            runs.append(Path(path))
+    return sorted(runs)
 
 
 def is_system(run: Path) -> bool:
@@ -57,10 +66,16 @@ def unfinished_runs(folder: Path) -> list[Path]:
 
     Records of failures, folders of runs that were being written, and output folders without metrics.
     """
-    begun = sorted(path.parent for path in folder.rglob(".hydra"))
-    cut = [run for run in begun if run.parent.name != JOBS and not any(run.rglob("metrics.json"))]
-    failed = [path for path in folder.rglob("*.json") if path.parent.name == FAILED]
-    return sorted([*cut, *failed, *(path for path in folder.rglob(".*.part") if path.is_dir())])
+    begun, found = [], []
+    for name, folders, files in os.walk(folder):
+        here = Path(name)
+        if ".hydra" in folders:
+            begun.append(here)
+        if here.name == FAILED:
+            found += [here / file for file in files if file.endswith(".json")]
+        found += [here / part for part in folders if part.startswith(".") and part.endswith(".part")]
+    cut = [run for run in begun if run.parent.name != JOBS and not any(files_named(run, "metrics.json"))]
+    return sorted([*cut, *found])
 
 
 def load_run(run: Path, series: str = "") -> Run:

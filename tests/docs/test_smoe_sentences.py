@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.studies.smoe import claims, replays
-from scripts.studies.smoe.rivals import near_the_best, rivals, screen
+from scripts.studies.smoe.rivals import NEAR_BUT_BEHIND, near_the_best, rivals, screen
 
 README = " ".join((Path(__file__).resolve().parents[2] / "README.md").read_text().split())
 CLAIMS = (Path(__file__).resolve().parents[2] / "docs" / "results" / "smoe_claims.md").read_text()
@@ -107,5 +107,7 @@ def test_the_machines_are_those_of_the_question():
 
 @pytest.mark.slow
 def test_no_lossless_policy_near_the_best_is_left_out():
-    found = set(near_the_best(screen(bench())))
-    assert found == {one.system for one in rivals() if one.system}
+    found = screen(bench())
+    behind = set(NEAR_BUT_BEHIND)
+    assert set(near_the_best(found)) - behind == {one.system for one in rivals() if one.system}
+    assert all(min(found[name]) > 1.02 for name in behind)

@@ -7,6 +7,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from sim.assembly.build import build
+from sim.assembly.catalogue import load_part
 from sim.assembly.compose import compose_run
 from sim.metrics.step_table import StepTable
 from sim.paths import CONF
@@ -89,6 +90,8 @@ def test_every_part_runs_inside_importance(part, trace_path, checkpoints):
         still = (part, name) == ("prediction", "none") or name.startswith("frozen_")
         extra = ["policy/prefetch=none"] if still else []
         extra += checkpoints.get(name, []) if part == "prediction" else []
+        if part == "prefetch" and load_part("prefetch", name).promotes:
+            extra += ["policy/prediction=none", "policy/assignment=cpu_and_promote"]
         assert metrics_of([f"policy/{part}={name}", f"trace.path={trace_path}", *extra])["tpot_s.mean"] > 0, name
 
 

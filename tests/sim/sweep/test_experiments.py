@@ -61,7 +61,11 @@ def test_the_first_line_is_the_command_and_the_first_job_runs(name, tmp_path):
 def test_every_job_of_an_experiment_composes(name):
     params = OmegaConf.to_container(composed(name).hydra.sweeper.params)
     parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
-    axes = [[f"{one.key_or_group}={value}" for value in one.sweep_string_iterator()] for one in parsed]
+    axes = [
+        [f"{one.key_or_group}={value}" for value in one.sweep_string_iterator()] if one.is_sweep_override()
+        else [f"{one.key_or_group}={one.value()}"]
+        for one in parsed
+    ]  # fmt: skip
     jobs = list(product(*axes))
     for words in {*jobs[:1], *jobs[-1:], *jobs[:: max(1, len(jobs) // 6)]}:
         config = composed(name, *words)

@@ -162,7 +162,7 @@ def test_a_file_and_a_shipped_group_give_the_same_everywhere(trace_path, tmp_pat
     assert found["file"].keys() == found["group"].keys()
     for key in found["file"]:
         one, other = (
-            re.sub(r"--config-dir=\S+", "", found[name][key]).replace("mine.yaml", "of_a_group") for name in found
+            re.sub(r" ?--config-dir=\S+", "", found[name][key]).replace("mine.yaml", "of_a_group") for name in found
         )
         if key == "report":  # the command to repeat it names the choice
             one, other = (page.partition('id="again"')[0] for page in (one, other))
