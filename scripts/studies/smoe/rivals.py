@@ -31,7 +31,7 @@ SCREENED_REQUESTS, MARGIN = 6, 0.10
 NEAR_THE_BEST = ("dali", "hybrimoe_paper", "hybrimoe_true_costs")
 """What `screen` finds beside ``LRU_AND_CPU``, but for the next."""
 NEAR_BUT_BEHIND = ("llama_cpp_hot_cache",)
-"""Within the margin too, and the best at no corner: 3 % behind ``hybrimoe_true_costs`` at batch 1, no host time and a CPU
+"""Within the margin too, and the best at no corner: 3 % behind ``hybrimoe_true_costs`` at batch 1, no host time, a CPU
 expert at a third of a copy, 11 % or more behind elsewhere. It came after the tables of the other studies, which choose
 the best baseline without it."""
 
