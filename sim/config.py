@@ -316,7 +316,9 @@ class SpeculateConfig:
     tokens: Annotated[int, Range(0, 64)] = 0
     """Drafts per step and request; 0: no speculation."""
     acceptance: float | list[float] | str = 0.7
-    """Probability that a draft is accepted once all before it were; a list: of the first, the second, ... draft."""
+    """Probability that a draft is accepted once all before it were; a list: of the first, the second, ... draft;
+    ``recorded``: each step verifies as many drafts and accepts as many as the trace's ``draft_counts`` say, at most
+    ``tokens``."""
     decay: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Factor on that probability from one draft to the next."""
     rejected: Annotated[str, OneOf("recorded", "other")] = "recorded"
@@ -327,18 +329,23 @@ class SpeculateConfig:
     """What drafts: ``ngram`` (takes no time), ``mtp`` (a layer of the model's own), ``model`` (a model of its own)."""
     draft_bytes: Annotated[int | None, Range(1, null="the sizes of the model")] = None
     """Bytes of weights that one pass of the draft reads; null, for ``mtp`` only: derived from the model's sizes."""
+    draft_kv_bytes: Annotated[int | None, Range(0, null="as a layer of the model")] = None
+    """K and V of one token in the draft, which ``cache.bytes=auto`` counts; null, for ``mtp`` only: of each of its
+    layers as much as of one of the model."""
     draft_layers: Count = 1
     """Layers of the draft, each with the launches and the host time of one."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "speculate.")
         said = f"speculate.acceptance={self.acceptance}"
-        if self.acceptance == RECORDED:
-            raise UserError(
-                f"{said}: the trace format has no place for drafts that were recorded: give a probability, as measured"
-            )
+        if isinstance(self.acceptance, str) and not self.recorded:
+            raise UserError(f"{said}: must be a probability, a list of them, or {RECORDED}")
+        if self.recorded and self.decay != 1.0:
+            raise UserError(f"speculate.decay={self.decay:g}: recorded acceptance does not decay by a knob; use 1")
+        if self.draft == "model" and self.tokens and self.draft_bytes is None:
+            raise UserError("speculate.draft=model: state speculate.draft_bytes, the weights that one pass reads")
         if isinstance(self.acceptance, str):
-            raise UserError(f"{said}: must be a probability, or a list of them")
+            return
         each = self.acceptance if isinstance(self.acceptance, list) else [self.acceptance]
         if not all(_fits(one, float) and 0 <= one <= 1 for one in each):
             raise UserError(f"{said}: must be between 0 and 1")
@@ -346,11 +353,16 @@ class SpeculateConfig:
             raise UserError(
                 f"{said}: a list must have a probability for each of the speculate.tokens={self.tokens} drafts"
             )
-        if self.draft == "model" and self.tokens and self.draft_bytes is None:
-            raise UserError("speculate.draft=model: state speculate.draft_bytes, the weights that one pass reads")
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the trace says how many drafts of a step are accepted."""
+        return self.acceptance == RECORDED
 
     def chances(self) -> list[float]:
-        """[tokens] probability that each draft is accepted once all before it were."""
+        """[tokens] probability that each draft is accepted once all before it were; 0 where the trace says it."""
+        if isinstance(self.acceptance, str):
+            return [0.0] * self.tokens
         if isinstance(self.acceptance, list):
             return [one * self.decay**i for i, one in enumerate(self.acceptance)]
         return [float(self.acceptance) * self.decay**i for i in range(self.tokens)]

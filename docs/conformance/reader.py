@@ -14,29 +14,25 @@ def replay(vector, next_use=None):
     warm = vector["cache"].get("start") == "warm"
     held = [set(range(slots)) if warm else set() for _ in range(layers)]
     worth = np.full((layers, experts), -1.0)
-    steps = [step["tokens"] for step in vector["answers"]["steps"]]
-    answers = []
+    steps = [step["tokens"] for step in vector["answers"]["steps"]]  # drafts that are rejected come again later
+    answers = [{"hits": [], "resident_after": []} for _ in steps]
     for number, tokens in enumerate(steps):
-        hits, after = [], []
         for layer in range(layers):
             demand = set(ids[tokens, layer].ravel().tolist()) - {-1}  # -1: a rank without an expert
-            hits.append(len(demand & held[layer]))
-            for place, token in enumerate(tokens):
-                used = ids[token, layer][ids[token, layer] >= 0]
-                worth[layer, used] = number + place / len(tokens)  # LRU: when it was used last
+            answers[number]["hits"].append(len(demand & held[layer]))
+            for place, token in enumerate(tokens):  # LRU: when it was used last
+                worth[layer, ids[token, layer][ids[token, layer] >= 0]] = number + place / len(tokens)
             if next_use is not None:  # Belady: the sooner it is used again the better
                 worth[layer] = [-next_use(ids, steps, number, layer, expert) for expert in range(experts)]
             best = sorted(demand | held[layer], key=lambda e: (e in demand, worth[layer, e], e), reverse=True)
             held[layer] = set(best[:slots])
-            after.append(sorted(held[layer]))
-        answers.append({"hits": hits, "resident_after": after})
+            answers[number]["resident_after"].append(sorted(held[layer]))
     return {"steps": answers}
 
 
 def next_step(ids, steps, number, layer, expert):
     """The next step that uses an expert."""
-    later = (n for n in range(number + 1, len(steps)) if expert in ids[steps[n], layer])
-    return next(later, np.inf)
+    return next((n for n in range(number + 1, len(steps)) if expert in ids[steps[n], layer]), np.inf)
 
 
 if __name__ == "__main__":

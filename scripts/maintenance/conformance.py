@@ -42,6 +42,7 @@ def answers(case: Case, engine: str = "simpy") -> dict[str, Any]:
                 "copied_bytes": int(result.count("copied_bytes")[0]),
                 "latency_ns": int(result.latency_ns[0]),
             }
+            | ({} if case.drafts is None else {"kept": result.block.rows[result.block.accepted()].tolist()})
         )
     found = [word for step in steps for layer in step["outcomes"] for word in layer.values()]
     totals = {word: found.count(word) for word in OUTCOMES} | {"demanded": len(found)}
@@ -51,7 +52,9 @@ def answers(case: Case, engine: str = "simpy") -> dict[str, Any]:
 
 def vector(case: Case) -> dict[str, Any]:
     """A case and its answers as another tool reads them."""
-    requests = [{"prompt": prompt, "ids": ids} for prompt, ids in case.requests]
+    requests: list[dict[str, Any]] = [{"prompt": prompt, "ids": ids} for prompt, ids in case.requests]
+    if case.drafts is not None:
+        requests = [one | {"drafts": drafts} for one, drafts in zip(requests, case.drafts, strict=True)]
     machine = {"copy_ns": COPY_NS, "expert_ns": case.expert_ns, "layer_ns": case.layer_ns, "staging_slots": 2}
     machine |= {} if case.cpu_expert_ns is None else {"cpu_expert_ns": case.cpu_expert_ns}
     trace: dict[str, Any] = {"num_experts": case.num_experts, "expert_bytes": EXPERT_BYTES, "requests": requests}

@@ -14,13 +14,13 @@ from policies.prefetch.top_score import TopScore
 from policies.substitution.score_band import ScoreBand
 from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import DeviceSetup, Replay, assemble
-from sim.config import RunConfig
+from sim.config import RECORDED, RunConfig, SpeculateConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
 from traces.format.ranks import stored_ids
-from traces.format.trace import DECODE, PREFILL, Geometry, ScoreTable, Trace
+from traces.format.trace import DECODE, NO_STEP, PREFILL, Geometry, ScoreTable, Trace
 
 EXPERT_BYTES, COPY_NS, EXPERT_NS = 1000, 1000, 250
 LRU = load_policy("lru")
@@ -45,7 +45,8 @@ RULES = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is replayed. ``requests``: (tokens of the prompt, ids [T][L][K]); times in ns."""
+    """What is replayed. ``requests``: (tokens of the prompt, ids [T][L][K]); times in ns. ``drafts``: of each token of
+    each request those of the step that begins with it and how many of them are accepted, None where none begins."""
 
     name: str
     about: str
@@ -59,6 +60,7 @@ class Case:
     cpu_expert_ns: int | None = None
     scores: Any = None
     lookahead: Any = None
+    drafts: tuple[tuple[tuple[int, int] | None, ...], ...] | None = None
 
     def trace(self) -> Trace:
         """The requests one after the other; logits are the logarithms of the scores."""
@@ -87,6 +89,9 @@ class Case:
             request_offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
             prompt_len=np.array([prompt for prompt, _ in self.requests], np.int32),
             phase=np.concatenate(phases).astype(np.uint8),
+            draft_counts=None
+            if self.drafts is None
+            else np.array([one or (NO_STEP, 0) for request in self.drafts for one in request], np.uint8),
             content_hash=self.name,
         )  # fmt: skip
 
@@ -97,7 +102,9 @@ class Case:
         hardware = replace(hardware, cpu_memory_bytes_per_s=cpu)
         runtime = Runtime("vector", staging_slots=2, host_s_per_layer=self.layer_ns * 1e-9)
         run = RunConfig(engine=engine, batch_size=self.batch_size, timeline=True, timeline_steps=None)
-        setup = DeviceSetup(self.policy, Machine(hardware, runtime), CacheConfig(**self.cache), run)
+        most = max((one[0] for request in self.drafts or () for one in request if one), default=0)
+        drafts = SpeculateConfig(most, RECORDED if most else 0.0, draft="ngram")
+        setup = DeviceSetup(self.policy, Machine(hardware, runtime), CacheConfig(**self.cache), run, speculate=drafts)
         found = assemble(self.trace(), setup)
         found.steps_at_once = 1
         return found
@@ -153,6 +160,57 @@ CASES = (
         4,
         {"slots_per_layer": 3},
         batch_size=2,
+    ),
+    Case(
+        "lru_drafts_rejected",
+        "A B A C A with three slots, each step with the next token and up to two drafts, none of them accepted: steps "
+        "A B A, B A C, A C A, C A, A. Two misses take 2 x 1000 + 250, then C arrives at 1000 while B and A run, later "
+        "all are there: 2250, 1250, 500, 500, 250 ns",
+        LRU,
+        ((0, letters(*"ABACA")),),
+        4,
+        {"slots_per_layer": 3},
+        drafts=(((2, 0), (2, 0), (2, 0), (1, 0), (0, 0)),),
+    ),
+    Case(
+        "lru_drafts_accepted",
+        "the same with all drafts accepted: steps A B A and C A, 2250 and 1250 ns for five tokens",
+        LRU,
+        ((0, letters(*"ABACA")),),
+        4,
+        {"slots_per_layer": 3},
+        drafts=(((2, 2), None, None, (1, 1), None),),
+    ),
+    Case(
+        "lru_drafts_evict",
+        "A B C B with two slots, a draft in the first and in the second step, both rejected: steps A B, B C, C, B. The "
+        "second step's draft C throws A out, and C and B hit; who forgets rejected drafts fetches B, C and B later",
+        LRU,
+        ((0, letters(*"ABCB")),),
+        4,
+        drafts=(((1, 0), (1, 0), (0, 0), (0, 0)),),
+    ),
+    Case(
+        "lru_drafts_batch",
+        "A B C A and B C D decode together with three slots and a draft each: steps A B + B C, of which the first "
+        "request keeps both and the second one; C A + C D, of which C and C D stay; A. Three misses take 3250, in the "
+        "second step D takes the slot of B and arrives at 1000: 1250; then 250",
+        LRU,
+        ((0, letters(*"ABCA")), (0, letters(*"BCD"))),
+        4,
+        {"slots_per_layer": 3},
+        batch_size=2,
+        drafts=(((1, 1), None, (1, 0), (0, 0)), ((1, 0), (1, 1), None)),
+    ),
+    Case(
+        "belady_admit_drafts",
+        "A and B are resident, C A B with a rejected draft in the second step: steps C, A B, B. At C both are used in "
+        "the very next step, B as a draft, so A goes as the lower number; who looks for kept tokens only throws B out",
+        load_policy("belady_admit"),
+        ((0, letters(*"CAB")),),
+        4,
+        {"slots_per_layer": 2, "start": "warm"},
+        drafts=(((0, 0), (1, 0), (0, 0)),),
     ),
     Case(
         "lru_two_layers_time",

@@ -31,6 +31,7 @@ from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
 from sim.shipped_rules import own_parts
 from sim.workload.future import FutureUse
+from sim.workload.recorded_drafts import require_counts
 from sim.workload.rows import BlockData, RowReader
 from sim.workload.steps import Schedule, StepBlock
 from traces.errors import UserError
@@ -230,6 +231,7 @@ def assemble(
     think_ns = whole_ns(setup.session.think_s)
     chunk = setup.prefill.chunk(run.prefill_chunk)
     schedule = Schedule(trace, run.batch_size, as_decode, chunk, think_ns, setup.speculate, run.seed)
+    require_counts(schedule)
     room, found, usual = None, cache, cache
     if cache.auto:
         keeps_kv, streams = setup.session.keeps_kv, setup.prefill.streams

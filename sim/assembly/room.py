@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from sim.config import SpeculateConfig
 from sim.formatting import size
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import dimensions_of
@@ -73,7 +74,7 @@ def find_room(
     Raises: UserError where the run could not start on this machine.
     """
     fixed = policy.residency != "cache" or policy.eviction.static
-    memory = memory_of(machine, policy, cache, geometry, streams)
+    memory = memory_of(machine, policy, cache, geometry, streams, schedule.speculate)
     tokens = _tokens(schedule, keeps_kv)
     rooms, longest = memory.room(tokens), int(tokens.max())
     pools = 1 if cache.scope == "global" else geometry.num_layers
@@ -99,11 +100,18 @@ def find_room(
     )
 
 
-def memory_of(machine: Machine, policy: Policy, cache: CacheConfig, geometry: Geometry, streams: bool) -> DeviceMemory:
+def memory_of(
+    machine: Machine,
+    policy: Policy,
+    cache: CacheConfig,
+    geometry: Geometry,
+    streams: bool,
+    speculate: SpeculateConfig | None = None,
+) -> DeviceMemory:
     """The device's memory; a policy that keeps every expert needs no staging slots."""
     staging = 0 if policy.residency == "all" else min(machine.runtime.staging_slots, geometry.num_experts)
     dimensions, buffers = dimensions_of(geometry), 2 if streams else 0
-    return device_memory(geometry, dimensions, machine.hardware, staging, buffers, cache.workspace_bytes)
+    return device_memory(geometry, dimensions, machine.hardware, staging, buffers, cache.workspace_bytes, speculate)
 
 
 def _tokens(schedule: Schedule, keeps_kv: bool) -> NDArray[np.int64]:

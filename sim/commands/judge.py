@@ -7,7 +7,7 @@ usage: python -m sim judge ANSWERS.json
   python -m sim judge mine.json                    right, WRONG with the first difference, or not answered, of each
 
 ANSWERS.json: {"tool": NAME, "answers": {VECTOR: {"steps": [...], "totals": {...}}}} with whatever the tool knows of a
-vector's own answers; docs/conformance/README.md describes them and has a reader of 45 lines of numpy.
+vector's own answers; docs/conformance/README.md describes them and has a reader of 42 lines of numpy.
 Exit status: 0 where nothing is wrong, 1 where something is, 2 where the file cannot be read.
 """
 

@@ -20,6 +20,7 @@ runtime (own: the one that each policy names), model, trace, engine. Capacity is
 cache.slots_per_layer, cache.bytes (default: fraction 0.25); cache.bytes=auto: what weights, K and V at the present
 context and buffers leave of the GPU's memory. session.*: chats, each turn with a TTFT of its own, think time, what is
 kept between turns. prefill.order: prompts token by token, by chunks, by expert, past the cache, or layer by layer.
+speculate.tokens=N: decode steps verify N drafts; speculate.acceptance, rejected, draft, draft_bytes, draft_layers.
 out=FOLDER says where results go. quiet=true prints nothing, format=json the metrics and the folder as JSON.
 Results: metrics.json, steps.parquet, requests.parquet, blocks.parquet, provenance.json (timeline.json.gz, what_if.json
 where asked for) in the folder that is printed last; of a sweep in outputs/sweep/NAME, a folder per run, and all runs in

@@ -65,6 +65,33 @@ def dense_bytes(geometry: Geometry) -> int:
     return projection_bytes + sum(sizes[name] or 0 for name in sizes if name.endswith("_bytes"))
 
 
+def resident_bytes(speculate: SpeculateConfig, geometry: Geometry) -> int:
+    """Weights of the draft that lie on the device beside the model's own: what a pass reads, or of an MTP layer that is
+    derived all its experts, and not the model's output head.
+
+    Raises: UserError where a size is not known.
+    """
+    if not speculate.tokens or speculate.draft == "ngram":
+        return 0
+    if speculate.draft_bytes is not None:
+        return speculate.draft_bytes
+    experts = geometry.num_experts * (geometry.expert_bytes or (0,))[-1]
+    return dense_bytes(geometry) - (geometry.other_bytes or 0) + experts
+
+
+def kv_bytes_per_token(speculate: SpeculateConfig, geometry: Geometry) -> int:
+    """K and V of one token in the draft. Raises: UserError where they are not known."""
+    if not speculate.tokens or speculate.draft == "ngram":
+        return 0
+    if speculate.draft_kv_bytes is not None:
+        return speculate.draft_kv_bytes
+    if speculate.draft == "model":
+        raise UserError(
+            "speculate.draft=model: with cache.bytes=auto state speculate.draft_kv_bytes, K and V of one token in it"
+        )
+    return speculate.draft_layers * (geometry.kv_bytes_per_token or 0)
+
+
 def pass_s(
     speculate: SpeculateConfig, geometry: Geometry, machine: Machine, requests: NDArray[np.int64]
 ) -> NDArray[np.float64]:

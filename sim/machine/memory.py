@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.config import SpeculateConfig
+from sim.machine.drafts import kv_bytes_per_token, resident_bytes
 from sim.machine.hardware import Hardware
 from sim.machine.model import Dimensions, embedding_bytes
 from traces.errors import UserError
@@ -18,7 +20,8 @@ Bytes = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Bytes of one device's memory, of what always lies there by name, and of K and V of one token in all layers."""
+    """Bytes of one device's memory, of what always lies there by name, and of K and V of one token in all layers, a
+    draft's too."""
 
     name: str
     total: int
@@ -49,8 +52,9 @@ def device_memory(
     staging_slots: int,
     layer_buffers: int,
     workspace_bytes: int,
+    speculate: SpeculateConfig | None = None,
 ) -> DeviceMemory:
-    """The memory of a device that runs a model of these sizes.
+    """The memory of a device that runs a model of these sizes, and beside it a draft.
 
     ``dimensions``: of the model that the sizes are named after, for the input embedding, which `Geometry` leaves out;
     None: not known, and left out. ``layer_buffers``: whole layers of experts that prefill streams through.
@@ -63,15 +67,16 @@ def device_memory(
                 f"cache.bytes=auto needs {size} of {geometry.model}, which are not known: take the sizes of a known "
                 "model with model=NAME, or give cache.bytes as a number"
             )
-    experts = max(geometry.expert_bytes or (0,))
+    experts, speculate = max(geometry.expert_bytes or (0,)), speculate or SpeculateConfig()
     parts = {
         "attention, norms and routers": sum(geometry.attention_bytes or ()),
         "shared experts": sum(geometry.shared_bytes or ()),
         "LM head and dense layers": geometry.other_bytes or 0,
         "input embedding": 0 if dimensions is None else embedding_bytes(dimensions),
+        "draft": resident_bytes(speculate, geometry),
         "staging slots": staging_slots * experts,
         "buffers of streamed layers": layer_buffers * geometry.num_experts * experts,
         "workspace": workspace_bytes,
     }
-    kv = (geometry.kv_bytes_per_token or 0) * geometry.num_layers
+    kv = (geometry.kv_bytes_per_token or 0) * geometry.num_layers + kv_bytes_per_token(speculate, geometry)
     return DeviceMemory(hardware.name, hardware.gpu_memory_bytes, parts, kv)

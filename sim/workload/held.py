@@ -13,20 +13,25 @@ Whole = NDArray[np.int64]
 
 @njit(cache=True)
 def hold(
-    rows: Whole, requests: Whole, bounds: Whole, offsets: Whole, context: Whole, owner: Whole, ends: NDArray[np.bool_],
-    held: Whole, total: Whole, found: Whole,
+    rows: Whole, requests: Whole, accepted: NDArray[np.bool_], bounds: Whole, offsets: Whole, context: Whole,
+    owner: Whole, ends: NDArray[np.bool_], held: Whole, total: Whole, found: Whole,
 ) -> None:  # fmt: skip
-    """found [S] = tokens held during each step. ``held`` [R] by owner and ``total`` [1] go on from block to block."""
+    """found [S] = tokens held during each step. ``held`` [R] by owner and ``total`` [1] go on from block to block.
+
+    The rows of a request in a step follow each other from the first on; that of a rejected draft may stand for another.
+    """
     for step in range(found.shape[0]):
+        row = 0
         for i in range(bounds[step], bounds[step + 1]):
-            now, whose = rows[i] + context[requests[i]] + 1, owner[requests[i]]
+            row = rows[i] if i == bounds[step] or requests[i] != requests[i - 1] else row + 1
+            now, whose = row + context[requests[i]] + 1, owner[requests[i]]
             if now > held[whose]:
                 total[0] += now - held[whose]
                 held[whose] = now
         found[step] = total[0]
         for i in range(bounds[step], bounds[step + 1]):
             whose = owner[requests[i]]
-            if ends[requests[i]] and rows[i] == offsets[requests[i] + 1] - 1:
+            if ends[requests[i]] and accepted[i] and rows[i] == offsets[requests[i] + 1] - 1:
                 total[0] -= held[whose]
                 held[whose] = 0
 
@@ -51,7 +56,7 @@ class HeldTokens:
         """[S] tokens during each of the next steps."""
         found = np.zeros(len(block), np.int64)
         hold(
-            block.rows, block.requests, block.bounds, self.offsets, self.context, self.owner, self.ends, self.held,
-            self.total, found,
+            block.rows, block.requests, block.accepted(), block.bounds, self.offsets, self.context, self.owner,
+            self.ends, self.held, self.total, found,
         )  # fmt: skip
         return found

@@ -19,6 +19,7 @@ BEYOND = 2**62
 """More than any prompt has tokens."""
 Times = NDArray[np.int64]
 NO_CHANGE = np.empty(0, np.int64)
+NO_COUNTS = np.empty((0, 2), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,29 @@ class StepBlock:
 
 
 @njit(cache=True)
+def count_drafts(row: int, end: int, row_phase: NDArray[np.uint8], most: int, counted: NDArray[np.uint8]) -> int:
+    """Drafts of the step that begins with a decode row: at most as many as rows of its stretch follow it."""
+    if counted.shape[0] > 0:
+        most = min(most, int(counted[row, 0]))
+    drafts = 0
+    while drafts < most and row + drafts + 1 < end and row_phase[row + drafts + 1] == DECODE:
+        drafts += 1
+    return drafts
+
+
+@njit(cache=True)
 def fill_steps(
     cursor: Times, at: Times, offsets: Times, row_phase: NDArray[np.uint8], context: Times, batch_size: int, chunk: int,
     rows: Times, requests: Times, bounds: Times, group: Times, phase: NDArray[np.uint8], kv_tokens: Times, pairs: Times,
-    chances: NDArray[np.float64], others: bool, seed: int, numbers: Times,
+    chances: NDArray[np.float64], counted: NDArray[np.uint8], others: bool, seed: int, numbers: Times,
     accepted: NDArray[np.bool_], passes: Times, in_step: Times,
 ) -> int:  # fmt: skip
     """Emit steps from the cursor on until the arrays are full -> their number.
 
     cursor [1]: first request of the batch. at [R]: each request's next row. row_phase [T]. context [R]: position of a
     request's rows minus their index. chances [D]: of D drafts each, to be accepted
-    once all before it were, drawn as a hash of seed, number [R] of the request and place of the row in it. Rejected
+    once all before it were, drawn as a hash of seed, number [R] of the request and place of the row in it; counted
+    [T, 2]: drafts that a step has in place of D, and of them those that are accepted; no rows: drawn. Rejected
     drafts count in kv_tokens and pairs; with ``others`` their rows are drawn from all of the request.
     """
     batch = cursor[0]
@@ -144,12 +157,13 @@ def fill_steps(
                 row, end = at[request], offsets[request + 1]
                 if row >= end:
                     continue
-                drafts, taken = 0, 1
-                while drafts < chances.shape[0] and row + drafts + 1 < end and row_phase[row + drafts + 1] == DECODE:
-                    drafts += 1
+                drafts, taken = count_drafts(row, end, row_phase, chances.shape[0], counted), 1
                 place = row - offsets[request]
-                while taken <= drafts and uniform(seed, numbers[request], place + taken, 0) < chances[taken - 1]:
-                    taken += 1
+                if counted.shape[0] > 0:
+                    taken += min(drafts, int(counted[row, 1]))
+                else:
+                    while taken <= drafts and uniform(seed, numbers[request], place + taken, 0) < chances[taken - 1]:
+                        taken += 1
                 for ahead in range(drafts + 1):
                     rows[size], requests[size], accepted[size] = row + ahead, request, ahead < taken
                     if others and ahead >= taken:
@@ -180,8 +194,9 @@ class Schedule:
 
     With ``speculate`` a decode step holds of each request its next row and the D rows behind it, as drafts, fewer at
     the end of a stretch of decoding. The drafts ahead of the first rejected one are accepted: the request goes on
-    behind them. A rejected draft is another token than that of the recorded text, whose routing no trace holds: that of
-    the recorded token stands in for it, or that of another token of the request (``speculate.rejected``).
+    behind them; with ``speculate.acceptance=recorded`` the trace says how many there are and stay. A rejected draft is
+    another token than that of the recorded text, whose routing no trace holds: that of the recorded token stands in for
+    it, or that of another token of the request (``speculate.rejected``).
     """
 
     trace: Trace
@@ -216,6 +231,11 @@ class Schedule:
         unrecorded = 0 if self.as_decode else self.trace.contexts()
         return np.asarray(unrecorded - self.trace.request_offsets[:-1], np.int64)
 
+    def counted_drafts(self) -> NDArray[np.uint8]:
+        """[T, 2] drafts and accepted ones of the step that begins with each row; no rows where chances decide."""
+        counts = self.trace.draft_counts
+        return NO_COUNTS if counts is None or not self.speculate.recorded else np.ascontiguousarray(counts)
+
     def _prompts(self) -> tuple[Times, Times]:
         """Tokens of every stretch of prefill in the trace, and the decode rows of every request."""
         phase, offsets = self.row_phase(), self.trace.request_offsets
@@ -246,7 +266,7 @@ class Schedule:
         most = max(max_rows, self.max_tokens())
         batch, chunk, cursor = self.batch, self.chunk(), np.zeros(1, np.int64)
         chances, numbers = np.array(self.speculate.chances(), np.float64), self.trace.request_numbers
-        others = self.speculate.rejected == "other"
+        counted, others = self.counted_drafts(), self.speculate.rejected == "other"
         numbers = np.arange(self.trace.num_requests) if numbers is None else np.asarray(numbers, np.int64)
         while cursor[0] < offsets.size - 1:
             rows, requests = np.empty(most, np.int64), np.empty(most, np.int64)
@@ -256,7 +276,8 @@ class Schedule:
             passes, in_step = (np.empty(max_rows, np.int64) for _ in range(2))
             steps = fill_steps(
                 cursor, at, offsets, phases, context, batch, chunk, rows, requests,
-                bounds, group, phase, kv_tokens, pairs, chances, others, self.seed, numbers, accepted, passes, in_step,
+                bounds, group, phase, kv_tokens, pairs, chances, counted, others, self.seed, numbers, accepted, passes,
+                in_step,
             )  # fmt: skip
             size = int(bounds[steps])
             if steps:

@@ -30,7 +30,7 @@ _PHASES = np.array(["prefill", "decode"])
 def left_out(trace: Trace) -> list[str]:
     """What of a trace no table holds, by name."""
     names = [name for name in SCORE_TABLES if getattr(trace, name) is not None]
-    return names + (["expert_similarity"] if trace.expert_similarity is not None else [])
+    return names + [name for name in ("draft_counts", "expert_similarity") if getattr(trace, name) is not None]
 
 
 def write_routing(path: Path, trace: Trace, layout: str | None = None) -> int:

@@ -14,9 +14,9 @@ from traces.format.mapped import load, release
 from traces.format.trace import SCORE_TABLES, ScoreTable, Trace
 
 REQUIRED = ("topk_ids", "request_offsets", "prompt_len", "phase")
-HELD = ("request_offsets", "prompt_len", "phase", "expert_similarity")
+HELD = ("request_offsets", "prompt_len", "phase", "draft_counts", "expert_similarity")
 """Small arrays that are held in memory."""
-OPTIONAL = ("topk_weights", "token_ids", "expert_similarity")
+OPTIONAL = ("topk_weights", "token_ids", "draft_counts", "expert_similarity")
 TRUNCATED_PARTS = ("ids", "values", "log_normalizer")
 KNOWN_NAMES = frozenset(
     (*REQUIRED, *OPTIONAL, *SCORE_TABLES, *(f"{table}.{part}" for table in SCORE_TABLES for part in TRUNCATED_PARTS))

@@ -16,8 +16,10 @@ from traces.format.mapped import load, take_spans
 from traces.format.sampling import spread
 
 PREFILL, DECODE = 0, 1
-ROW_ARRAYS = ("topk_ids", "phase", "topk_weights", "token_ids")
+ROW_ARRAYS = ("topk_ids", "phase", "topk_weights", "token_ids", "draft_counts")
 SCORE_TABLES = ("router_logits", "selection_scores", "lookahead_before", "lookahead_after")
+NO_STEP = 255
+"""In `draft_counts`: no recorded step began with the row, or nobody counted its drafts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Trace:
     (`traces.format.layers`), how many those are; None for one as recorded.
     `request_turns` [R, 2] int64: chat of each request and which of its turns it is, both from 0, where requests are the
     turns of chats; never stored.
+    `draft_counts` [T, 2] uint8: drafts that were verified in the step that began with the row, and how many of them
+    were accepted, or NO_STEP and 0.
     `expert_similarity` [L, E, E] float16: cosine of two experts' outputs on the same inputs, averaged over measured
     tokens. `content_hash`: sha256 of tensors and geometry, set by reading and writing, empty for a trace that has not
     been written yet.
@@ -128,6 +132,7 @@ class Trace:
     lookahead_before: ScoreTable | None = None
     lookahead_after: ScoreTable | None = None
     token_ids: NDArray[np.int32] | None = None
+    draft_counts: NDArray[np.uint8] | None = None
     expert_similarity: NDArray[Any] | None = None
     ranked: bool = True
     fewer: bool = False
@@ -294,6 +299,16 @@ def first_prompts(trace: Trace, phase: NDArray[np.uint8]) -> NDArray[np.int64]:
     decodes = np.append(np.flatnonzero(phase == DECODE), len(phase))
     first = decodes[np.searchsorted(decodes, offsets[:-1])]  # the next decode row of this or of a later request
     return np.asarray(np.minimum(first, offsets[1:]) - offsets[:-1], np.int64)
+
+
+def rows_left(trace: Trace) -> NDArray[np.int64]:
+    """Rows that follow each row in the same request and phase, [T]."""
+    begins = np.ones(trace.num_tokens, bool)
+    begins[1:] = trace.phase[1:] != trace.phase[:-1]
+    begins[trace.request_offsets[:-1]] = True
+    lengths = np.diff(np.flatnonzero(begins), append=trace.num_tokens)
+    ends = np.repeat(np.cumsum(lengths), lengths)
+    return np.asarray(ends - np.arange(trace.num_tokens) - 1, np.int64)
 
 
 def id_dtype(num_experts: int) -> type[np.uint8] | type[np.uint16]:

@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 from traces.errors import UserError
 from traces.format.ranks import stored_absent
 from traces.format.tensors import trace_tensors
-from traces.format.trace import DECODE, PREFILL, SCORE_TABLES, Geometry, ScoreTable, Trace, first_prompts
+from traces.format.trace import (
+    DECODE,
+    NO_STEP,
+    PREFILL,
+    SCORE_TABLES,
+    Geometry,
+    ScoreTable,
+    Trace,
+    first_prompts,
+    rows_left,
+)
 
 _IDS = (np.uint8, np.uint16)
 _FLOATS = (np.float16, np.float32)
@@ -23,6 +33,7 @@ _DTYPES: dict[str, tuple[type, ...]] = {
     "prompt_len": (np.int32,),
     "phase": (np.uint8,),
     "token_ids": (np.int32,),
+    "draft_counts": (np.uint8,),
     "expert_similarity": (np.float16,),
     **dict.fromkeys(SCORE_TABLES, _FLOATS),
     **{f"{name}.ids": _IDS for name in SCORE_TABLES},
@@ -101,7 +112,9 @@ def _check_shapes(trace: Trace) -> None:
     rows = len(trace.topk_ids)
     if rows == 0:
         raise UserError("The trace has no rows: must have at least one token")
-    wanted: dict[str, tuple[int, ...]] = {"topk_weights": (rows, layers, top_k), "token_ids": (rows,), "phase": (rows,)}
+    wanted: dict[str, tuple[int, ...]] = {
+        "topk_weights": (rows, layers, top_k), "token_ids": (rows,), "draft_counts": (rows, 2), "phase": (rows,)
+    }  # fmt: skip
     for name, shape in wanted.items():
         array = getattr(trace, name)
         if array is not None and array.shape != shape:
@@ -182,6 +195,7 @@ def _check_requests(trace: Trace) -> None:
     if labels is not None and len(labels) != len(prompt_len):
         raise UserError(f"request_labels has {len(labels)} entries for {len(prompt_len)} requests")
     _check_phases(trace)
+    _check_drafts(trace)
 
 
 def _check_phases(trace: Trace) -> None:
@@ -197,4 +211,24 @@ def _check_phases(trace: Trace) -> None:
         raise UserError(
             f"Request {at} begins with {prefill[at]} prefill rows but prompt_len={trace.prompt_len[at]}; "
             "prompt_len counts the tokens of its first prompt, recorded or not"
+        )
+
+
+def _check_drafts(trace: Trace) -> None:
+    """No more drafts are accepted than were verified, and accepted ones are the rows that follow."""
+    if trace.draft_counts is None:
+        return
+    drafted, accepted = trace.draft_counts.T.astype(np.int64)
+    if (wrong := np.flatnonzero((accepted > drafted) | ((drafted == NO_STEP) & (accepted > 0)))).size:
+        at = int(wrong[0])
+        raise UserError(
+            f"draft_counts of row {at} are {drafted[at]} drafts and {accepted[at]} accepted: must be no more accepted "
+            f"than there are drafts, and 0 where {NO_STEP} stands for no step"
+        )
+    left = rows_left(trace)
+    if (wrong := np.flatnonzero(accepted > left)).size:
+        at = int(wrong[0])
+        raise UserError(
+            f"draft_counts of row {at} have {accepted[at]} accepted: must be at most {left[at]}, the rows that follow "
+            "in the same request and phase, since an accepted draft is a row of the trace"
         )

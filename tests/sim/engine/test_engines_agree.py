@@ -157,17 +157,15 @@ def drawn(case, engine, timeline=True):
         timeline=timeline and not order.streams, engine=engine,
     )  # fmt: skip
     trace = as_session(trace, session)[0]
+    model = {"draft_bytes": 800, "draft_kv_bytes": 7} if case["draft"] == "model" else {}
+    speculate = SpeculateConfig(
+        case["drafts"], case["acceptance"], draft=case["draft"], rejected=case["rejected"], **model
+    )
     if case["auto"]:
         policy = replace(policy, write_back="none")
         cache = replace(cache, slots_per_layer=None, bytes="auto", workspace_bytes=0)
-        hardware = hardware.with_figures({"gpu_memory_bytes": memory_for(case, trace, policy, hardware, order.streams)})
-    speculate = SpeculateConfig(
-        case["drafts"],
-        case["acceptance"],
-        draft=case["draft"],
-        draft_bytes=800 if case["draft"] == "model" else None,
-        rejected=case["rejected"],
-    )
+        memory = memory_for(case, trace, policy, hardware, order.streams, speculate)
+        hardware = hardware.with_figures({"gpu_memory_bytes": memory})
     setup = DeviceSetup(policy, hardware, cache, run, speculate=speculate, session=session, prefill=order)
     return assemble(trace, in_session(setup, session), others=others)
 
@@ -180,10 +178,10 @@ def order_of(case):
     return PrefillConfig("expert" if order == "chunk" and case["prefill_chunk"] is None else order, case["bypass"])
 
 
-def memory_for(case, trace, policy, hardware, streams):
+def memory_for(case, trace, policy, hardware, streams, speculate):
     """Memory that leaves ``auto`` experts per layer, all of them to a policy that keeps all, beside every token."""
     sizes, cache = trace.geometry.expert_bytes, CacheConfig(bytes="auto", workspace_bytes=0)
-    memory = memory_of(hardware, policy, cache, trace.geometry, streams)
+    memory = memory_of(hardware, policy, cache, trace.geometry, streams, speculate)
     room = trace.num_experts * sum(sizes) if policy.residency == "all" else int(case["auto"] * len(sizes) * max(sizes))
     return sum(memory.parts.values()) + trace.num_tokens * memory.kv_bytes_per_token + room
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim.assembly.replay import DeviceSetup, assemble
-from sim.config import PrefillConfig, RunConfig, SessionConfig
+from sim.config import PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
 from sim.engine.invariants import broken_invariants
 from sim.machine.capacity import CacheConfig
 from sim.metrics.step_table import COLUMNS, StepTable
@@ -26,12 +26,15 @@ def sized(trace, kv=100, **sizes):
     return replace(trace, geometry=replace(trace.geometry, kv_bytes_per_token=kv, **sizes))
 
 
-def assembled(trace, memory, policy="lru", engine="compiled", session=None, prefill=None, batch_size=1, **cache):
+def assembled(
+    trace, memory, policy="lru", engine="compiled", session=None, prefill=None, batch_size=1, speculate=None, **cache
+):
     hardware = machine(gpu_memory_bytes=memory, gpu_memory_bytes_per_s=2e9)
     run, knobs = RunConfig(engine=engine, batch_size=batch_size), CacheConfig(bytes="auto", workspace_bytes=0, **cache)
     chosen = POLICIES[policy] if isinstance(policy, str) else policy
     session, prefill = session or SessionConfig(), prefill or PrefillConfig()
-    setup = DeviceSetup(chosen, hardware, knobs, run, session=session, prefill=prefill)
+    drafts = SpeculateConfig(**(speculate or {}))
+    setup = DeviceSetup(chosen, hardware, knobs, run, session=session, prefill=prefill, speculate=drafts)
     return assemble(as_session(trace, session)[0], setup)
 
 
@@ -88,6 +91,44 @@ def test_a_chat_leaves_its_k_and_v_to_its_next_turn():
         schedule = Schedule(as_session(turns(), knobs)[0])
         held = HeldTokens(schedule, knobs.keeps_kv)
         assert [n for block in schedule.blocks() for n in held.of(block).tolist()] == expected
+
+
+@pytest.mark.parametrize("rejected", ["recorded", "other"])
+def test_drafts_hold_k_and_v_until_they_are_rolled_back(rejected):
+    """Two drafts never accepted, two prompt rows, four decoded: rows 2 3 4, 3 4 5, 4 5, 5, whoever routes for them."""
+    trace = random_trace(0, prompts=(2, 1), decodes=(4, 1))
+    schedule = Schedule(trace, 1, speculate=SpeculateConfig(2, 0.0, rejected=rejected))
+    held = HeldTokens(schedule, True)
+    assert [n for block in schedule.blocks(3) for n in held.of(block).tolist()] == [2, 5, 6, 6, 6, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("draft", "weights", "kv"),
+    [
+        ({"draft": "ngram"}, 0, 0),
+        ({"draft": "model", "draft_bytes": 700, "draft_kv_bytes": 11}, 700, 11),
+        ({"draft": "mtp", "draft_bytes": 500}, 500, 100),
+        ({"draft": "mtp", "draft_layers": 2, "draft_kv_bytes": 0}, 4 + 8 * 1000, 0),  # projection 2 x 1 x 1, 8 experts
+        ({"draft": "mtp", "draft_layers": 2}, 4 + 8 * 1000, 200),
+    ],
+)
+def test_weights_and_k_and_v_of_a_draft_lie_on_the_device_too(draft, weights, kv):
+    trace = sized(random_trace(2, prompts=(3,), decodes=(5,)))
+    rooms = [
+        assembled(trace, 10**6, speculate={"tokens": 2, "acceptance": 0.0, **knobs}).room
+        for knobs in ({"draft": "ngram"}, draft)
+    ]
+    assert rooms[0].longest == rooms[1].longest == 8
+    assert rooms[0].least - rooms[1].least == weights + 8 * kv
+    assert rooms[0].start - rooms[1].start == weights + 3 * kv
+    without = assembled(trace, 10**6, speculate={"tokens": 0, **draft}).room
+    assert without.least == rooms[0].least
+
+
+def test_a_draft_model_of_unknown_k_and_v_is_refused():
+    knobs = {"tokens": 1, "draft": "model", "draft_bytes": 5}
+    with pytest.raises(UserError, match=r"state speculate\.draft_kv_bytes"):
+        assembled(sized(random_trace(2)), 10**6, speculate=knobs)
 
 
 CASES = [

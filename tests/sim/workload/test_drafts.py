@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from policies.state import DECODE
 from sim.config import SpeculateConfig
 from sim.metrics.drafts import break_even, expected_tokens, token_times
+from sim.metrics.step_table import StepTable
+from sim.workload.recorded_drafts import require_counts
 from sim.workload.steps import Schedule
 from tests.support.random_traces import random_trace
+from tests.support.replays import replay_of
 from traces.errors import UserError
 
 
@@ -161,8 +164,9 @@ def test_times_of_tokens_sum_to_those_of_their_steps():
         ({"tokens": 1, "acceptance": 1.5}, "acceptance=1.5: must be between 0 and 1"),
         ({"tokens": 2, "acceptance": [0.5]}, "speculate.tokens=2"),
         ({"tokens": 1, "acceptance": [True]}, "must be between"),
-        ({"tokens": 1, "acceptance": "recorded"}, "no place for drafts"),
         ({"tokens": 1, "acceptance": "often"}, "must be a probability"),
+        ({"tokens": 1, "acceptance": "recorded", "decay": 0.5}, "decay=0.5: recorded acceptance"),
+        ({"tokens": 1, "acceptance": "recorded", "draft": "model"}, "state speculate.draft_bytes"),
         ({"tokens": 1, "decay": 0.0}, "decay=0.0: must be above 0"),
         ({"tokens": 1, "rejected": "random"}, "must be recorded or other"),
         ({"tokens": 1, "draft": "eagle"}, "must be one of ngram, mtp, model"),
@@ -175,3 +179,57 @@ def test_wrong_knobs_are_refused_in_a_sentence(knobs, words):
     with pytest.raises(UserError, match="speculate") as refused:
         SpeculateConfig(**knobs)
     assert words in str(refused.value)
+
+
+COUNTED = [[255, 0], [3, 1], [255, 0], [2, 2], [255, 0], [255, 0], [0, 0], [3, 0]]
+"""A prompt row, then steps of 3 drafts, 2 drafts, none, and 3 where the request ends before any of them."""
+
+
+def counted_trace(counts=COUNTED):
+    return replace(random_trace(0, prompts=(1,), decodes=(7,)), draft_counts=np.array(counts, np.uint8))
+
+
+def test_recorded_drafts_by_hand():
+    """Row 1 with 3 drafts, of which row 2 stays; row 3 with 2, both stay; row 6 with none; row 7 is the last one."""
+    found = steps(schedule_of(counted_trace(), 3, "recorded"))
+    assert [(rows, kept) for rows, kept, *_ in found] == [
+        ([1, 2, 3, 4], [1, 2]), ([3, 4, 5], [3, 4, 5]), ([6], [6]), ([7], [7]),
+    ]  # fmt: skip
+    assert [kv for _, _, kv, _ in found] == [5, 6, 7, 8]
+    more = steps(schedule_of(counted_trace(), 9, "recorded", seed=5))
+    assert more == found  # nothing is drawn, and no step has more drafts than were recorded
+
+
+def test_fewer_drafts_than_recorded_need_counts_at_every_row():
+    """With one draft the step of row 3 keeps rows 3 and 4, so that one begins at row 5."""
+    with pytest.raises(UserError, match=r"speculate\.tokens=1 a step begins at row 5.*up to 3 drafts"):
+        require_counts(schedule_of(counted_trace(), 1, "recorded"))
+    everywhere = counted_trace([[255, 0], [3, 1], [1, 1], [2, 2], [1, 0], [1, 1], [0, 0], [3, 0]])
+    require_counts(schedule_of(everywhere, 1, "recorded"))
+    assert [rows for rows, *_ in steps(schedule_of(everywhere, 1, "recorded"))] == [[1, 2], [3, 4], [5, 6], [7]]
+
+
+def test_recorded_acceptance_needs_a_trace_that_counts_drafts():
+    with pytest.raises(UserError, match="holds no draft_counts"):
+        replay_of(random_trace(0), "lru", slots_per_layer=3, speculate={"tokens": 1, "acceptance": "recorded"})
+    replay_of(random_trace(0), "lru", slots_per_layer=3, speculate={"tokens": 0, "acceptance": "recorded"})
+
+
+@pytest.mark.parametrize("engine", ["simpy", "compiled"])
+def test_recorded_drafts_are_what_a_replay_measures(engine):
+    """Of 3 + 2 drafts 3 are accepted; 7 tokens in 4 steps."""
+    draft = {"tokens": 3, "acceptance": "recorded", "draft": "ngram"}
+    table = StepTable(replay_of(counted_trace(), "lru", engine=engine, slots_per_layer=3, speculate=draft)).run()
+    metrics = table.metrics()
+    assert metrics["acceptance_rate"] == pytest.approx(3 / 5)
+    assert metrics["accepted_tokens_per_step"] == pytest.approx(7 / 4)
+    assert table.columns()["accepted_drafts"].tolist() == [0, 1, 2, 0, 0]
+
+
+def test_counts_belong_to_their_rows_in_parts_of_a_trace():
+    trace = counted_trace()
+    twice = random_trace(1, prompts=(1, 1), decodes=(7, 7))
+    twice = replace(twice, draft_counts=np.concatenate([trace.draft_counts] * 2))
+    second = twice.take_requests(np.array([1]), "second")
+    assert second.draft_counts.tolist() == COUNTED
+    assert steps(schedule_of(second, 3, "recorded")) == steps(schedule_of(trace, 3, "recorded"))

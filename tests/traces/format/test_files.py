@@ -55,6 +55,18 @@ def test_equal_traces_give_equal_bytes_and_the_hash_ignores_provenance(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "d"]  # nothing left beside
 
 
+def test_counts_of_drafts_are_read_back_and_belong_to_the_content(tmp_path):
+    plain, counts = recorded_trace(5), np.array([[255, 0]] * 15, np.uint8)
+    counts[3] = 3, 2
+    with_counts = write_trace(tmp_path / "a", replace(plain, draft_counts=counts))
+    assert read_trace(tmp_path / "a").draft_counts.tolist() == counts.tolist()
+    counts[3] = 3, 1
+    other = write_trace(tmp_path / "b", replace(plain, draft_counts=counts))
+    without = write_trace(tmp_path / "c", plain)
+    assert len({with_counts.content_hash, other.content_hash, without.content_hash}) == 3
+    assert read_trace(tmp_path / "c").draft_counts is None
+
+
 def test_an_invalid_trace_or_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "t"
     write_trace(path, recorded_trace())

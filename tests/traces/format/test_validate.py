@@ -29,7 +29,26 @@ def sized(**sizes):
     return replace(recorded_trace(), geometry=replace(recorded_trace().geometry, **sizes))
 
 
+def drafted(row, drafts, accepted):
+    """A good trace, of which one row counts drafts."""
+    counts = np.array([[255, 0]] * 15, np.uint8)
+    counts[row] = drafts, accepted
+    return replace(recorded_trace(), draft_counts=counts)
+
+
 FAULTS = {
+    "drafts": (drafted(3, 1, 2), "draft_counts of row 3 are 1 drafts and 2 accepted"),
+    "drafts of no step": (drafted(3, 255, 1), "0 where 255 stands for no step"),
+    "drafts beyond": (drafted(4, 3, 3), "draft_counts of row 4 have 3 accepted: must be at most 2, the rows that"),
+    "drafts into decode": (drafted(13, 1, 1), "draft_counts of row 13 have 1 accepted: must be at most 0"),
+    "drafts shape": (
+        replace(recorded_trace(), draft_counts=np.zeros((15, 1), np.uint8)),
+        "'draft_counts' has shape (15, 1): must be (15, 2)",
+    ),
+    "drafts dtype": (
+        replace(recorded_trace(), draft_counts=np.zeros((15, 2), np.int32)),
+        "'draft_counts' has dtype int32: must be uint8",
+    ),
     "id": (changed("topk_ids", (4, 1, 1), 8), "'topk_ids' at row 4, layer 1, column 1: expert 8 is out of range"),
     "duplicate": (
         changed("topk_ids", (4, 1), 3),
@@ -96,7 +115,7 @@ FAULTS = {
     "empty": (
         replace(
             recorded_trace(scores=False),
-            **{name: getattr(recorded_trace(), name)[:0] for name in ROW_ARRAYS},
+            **{name: array[:0] for name in ROW_ARRAYS if (array := getattr(recorded_trace(), name)) is not None},
         ),
         "has no rows",
     ),
@@ -159,3 +178,4 @@ def test_a_fault_far_into_a_long_trace_is_found_at_its_row():
     )
     with pytest.raises(UserError, match="row 9000, layer 0, column 1"):
         validate(trace)
+    validate(drafted(4, 3, 2))
