@@ -35,6 +35,7 @@ def errors(trace, stride, layers):
     return off(drawn(fit_generator(measured, top_k))), off(drawn(independent(measured, top_k))), off(measured)
 
 
+@pytest.mark.slow
 def test_a_card_of_half_the_embedded_trace_draws_the_other_half(monkeypatch):
     monkeypatch.setattr(fit, "AGAIN", (0.6, 0.8))  # fewer tries, for time
     monkeypatch.setattr(fit, "KINDS", (16,))

@@ -70,6 +70,7 @@ def test_mixtral_hit_rates_are_near_the_measured_ones(mixtral):
         assert abs(row.ours - row.published) < allowed[row.rule], row
 
 
+@pytest.mark.slow
 def test_mixtral_by_the_programs_own_rules_lies_as_far_below_for_every_rule(mixtral):
     """The measured program shields nothing. So replayed, all 17 runs are 0.8 to 2 points above the trace, in all rules
     and capacities alike: a difference of prompts, not of rules. Our shield adds about a point to random and LFU."""

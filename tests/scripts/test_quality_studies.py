@@ -72,6 +72,7 @@ def test_every_rule_takes_every_value_of_its_knob():
             assert rule.knob == "" or getattr(rule.of(value), rule.knob) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("study", "name"), [(pareto, "quality_pareto"), (open_loop, "quality_open_loop")])
 def test_a_figure_is_drawn_from_the_table_that_is_written(study, name, tmp_path):
     study.main(["--redraw", "--figures", str(tmp_path)])

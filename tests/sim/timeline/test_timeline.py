@@ -173,7 +173,7 @@ def assert_trace_event_format(events):
             assert all(isinstance(value, int) for value in event["args"].values())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(cases)
 def test_everything_is_shown_once(tmp_path_factory, case):
     assume(case["order"] != "stream")  # whole layers streamed keep no timeline, and say so

@@ -32,6 +32,7 @@ def test_no_module_and_no_paragraph_is_on_both_sides(corpus: Corpus) -> None:
     assert len(kept_apart) > 1000 and not trained & kept_apart
 
 
+@pytest.mark.slow
 def test_both_domains_are_large_enough(corpus: Corpus) -> None:
     for domain in DOMAINS:
         assert sum(len(document.text) for document in corpus.of("train", domain)) > 500_000
