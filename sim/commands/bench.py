@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +67,17 @@ def main(argv: list[str]) -> int:
     if folder is not None:
         write(folder, found)
         print(f"leaderboard in {folder}")
+    print(next_commands(follow_up(policies, every)))
     return 0
+
+
+def follow_up(policies: list[list[str]], every: bool) -> list[object]:
+    """What to do after a score: rank the policies among all; where that is done, see them at several capacities."""
+    own = [words for words in policies if words != ALL]
+    if not every:
+        return ["bench", "all", *(" ".join(words) for words in own), "out=board"]
+    words = own[0] if own else ["policy=lru,importance"]
+    return ["run", "-m", *words, "cache.fraction=0.125,0.25,0.5"]
 
 
 def _played(policy: tuple[list[str], DictConfig], skip: bool, tell: Callable[[], object]) -> Played | None:

@@ -19,6 +19,7 @@ examples:
 import argparse
 from pathlib import Path
 
+from sim.terminal import next_commands
 from traces.embedded import trace_path
 from traces.errors import UserError
 from traces.format.files import read_trace
@@ -59,4 +60,7 @@ def main(argv: list[str]) -> int:
             f"{card.label} card of {card.model}, {shape.num_layers} MoE layers, top {shape.top_k} of "
             f"{shape.num_experts} experts{'' if out == Path(STANDARD_OUTPUT) else f', in {out}'}; generator FITTED."
         )
+        if out.is_file():
+            drawn = ("trace=synthetic", f"card={out}", "trace.requests=8", "trace.tokens=256")
+            print(next_commands(["run", *drawn, "policy=lru"]))
     return 0

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from sim.results.json_files import read_json
 from sim.results.placements import WRITERS, read_back, read_placement
+from sim.terminal import next_commands
 from traces.embedded import trace_path
 from traces.errors import UserError
 from traces.exporters.table import LONG, WIDE, left_out, write_routing
@@ -68,7 +69,9 @@ def _export_trace(options: argparse.Namespace, out: Path) -> list[str]:
     lines = [f"Wrote {out}, {rows} rows of {trace.num_requests} requests of {trace.geometry.model}."]
     if absent := left_out(trace):
         lines.append(f"Left out, since a table has no room for it: {', '.join(absent)}.")
-    return [*lines, f"Read it back: python -m sim import table {out} again.safetensors"]
+    if is_stream(out):
+        return lines
+    return [*lines, next_commands(["import", "table", out, "again.safetensors"])]
 
 
 def _export_run(run: Path, out: Path, options: argparse.Namespace) -> list[str]:
@@ -86,4 +89,4 @@ def _export_run(run: Path, out: Path, options: argparse.Namespace) -> list[str]:
     lines = [f"Wrote {out}: {kept} of {placement.resident.size} experts stay, {whose}."]
     for name, mask in read_back(out, options.kind, placement.numbers, placement.resident.shape[1]).items():
         lines.append(f"SIMULATED hit rate of {name}: {placement.hit_rate(mask):.4f}; of the run: {rate:.4f}.")
-    return lines
+    return [*lines, next_commands(["report", run])]

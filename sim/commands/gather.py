@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.command_words import read_words
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 
@@ -30,4 +31,5 @@ def main(argv: list[str]) -> int:
     if not count:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
     print(f"{count} runs in {folder / 'results.parquet'}")
+    print(next_commands(["report", folder], ["compare", folder]))
     return 0

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sim.terminal import next_commands
 from traces.embedded import trace_path
 from traces.format.files import read_trace
 from traces.statistics.summary import summarize, warnings
@@ -43,6 +44,10 @@ def main(argv: list[str]) -> int:
         print(json.dumps(summary | {"warnings": warnings(summary)}, indent=2, allow_nan=False))
     else:
         print(render(summary, path))
+        print()
+        recorded = [f"trace.path={options.trace}"] if path == Path(options.trace) else [f"trace={options.trace}"]
+        sweep = ["run", "-m", *recorded, "policy=lru,belady", "cache.fraction=0.125,0.25,0.5"]
+        print(next_commands(["plot", options.trace, "figure=routing,locality"], sweep))
     return 0
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.command_words import read_words
+from sim.terminal import next_commands
 from traces.errors import UserError
 
 
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
         for path in sorted(VECTORS.glob("*.json")):
             write_whole(folder / path.name, path.read_bytes())
         print(f"{len([*VECTORS.glob('*.json')])} vectors in {folder}")
+        print(next_commands(["judge", "mine.json"]))
         return 0
     if "out" in options:
         raise UserError(f"out={options['out']}: only `judge vectors` writes files")
@@ -49,4 +51,6 @@ def main(argv: list[str]) -> int:
     wrong, absent = (sum(one.outcome == word for one in verdicts) for word in (WRONG, UNANSWERED))
     tool = printable(str(answers.get("tool", "the tool")))
     print(f"{tool}: {len(verdicts) - wrong - absent} right, {wrong} wrong, {absent} not answered")
+    if wrong or absent:
+        print(next_commands(["judge", "vectors", "out=vectors"]))
     return 1 if wrong else 0

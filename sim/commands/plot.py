@@ -119,7 +119,7 @@ def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
         tpot,
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
         Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
-        Column("tokens_per_s", "tokens/s", 1.0, ".4g"),
+        Column("tokens_per_s", "tokens/s", 1.0, ".2f"),
         column_of("tpot_s.p99", "P99 ms"),
         column_of("ttft_s.mean"),
     ]

@@ -49,6 +49,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from sim.hydra_command import output_folder, run_hydra_command
+from sim.terminal import next_commands
 from traces.errors import UserError
 from traces.numba_cache import announce_compilation
 
@@ -96,6 +97,8 @@ def validate_from(config: DictConfig) -> None:
     write_findings(folder, findings, config_used)
     print(text(findings))
     print(f"results in {folder}")
+    if (folder / "validation.csv").is_file():
+        print(next_commands(["plot", folder, "figure=validation"]))
 
 
 def live(knobs: LiveConfig, real: dict[str, Any], folder: Path, machine: Machine | None) -> Findings:

@@ -260,7 +260,7 @@ def by_time(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.sort_values("tpot_s.mean", kind="stable") if "tpot_s.mean" in runs else runs
 
 
-SHOWN_ROWS, SHOWN_LINES, MOST_KEPT = 24, 16, 6
+SHOWN_ROWS, SHOWN_LINES, MOST_KEPT, MOST_NAMED = 24, 16, 6, 2
 BASELINE = "lru"
 
 
@@ -276,6 +276,8 @@ def _kept(table: pd.DataFrame, column: str, count: int, word: str) -> tuple[pd.D
         policy=("policy", "first") if "policy" in table else (column, "first"),
         bound=("bound", "first") if "bound" in table else ("capacity", lambda _: False),
     )
+    free = lines["bound"].astype(bool) & (lines["points"] == 1) & (lines["points"].max() > 1)  # a row in one panel
+    once, lines = lines[free], lines[~free]
     if len(lines) <= count:
         return table, ""
     ranked = lines.sort_values(["points", "tpot_s"], ascending=[False, True], kind="stable")
@@ -283,8 +285,10 @@ def _kept(table: pd.DataFrame, column: str, count: int, word: str) -> tuple[pd.D
     if not (ranked["policy"] == BASELINE).any():
         needed.iloc[int(np.argmax(ranked["tpot_s"].to_numpy(np.float64)))] = True
     first = [*ranked.index[needed][:count], *ranked.index[~needed]][:count]
-    kept = table[table[column].isin(first)]
-    return kept, f"The fastest {count} of {len(lines)} {word}, bounds and baseline among them"
+    kept = table[table[column].isin([*first, *once.index])]
+    others = [str(name) for name in ranked.index if name not in first]
+    named = f"; left out: {', '.join(others)}" if len(others) <= MOST_NAMED else ""
+    return kept, f"The fastest {count} of {len(lines)} {word}, bounds and baseline among them{named}"
 
 
 def in_order(table: pd.DataFrame, column: str) -> list[Any]:

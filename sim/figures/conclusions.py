@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
 
 from sim.figures.chart_parts import BASELINE
+from sim.figures.one_capacity import one_capacity
 from sim.formatting import percent
 from sim.metrics.registry import decode_time, quantity_of
 
@@ -24,7 +24,7 @@ def contenders(table: pd.DataFrame) -> pd.DataFrame:
 def groups_of(table: pd.DataFrame, metric: str) -> Iterator[pd.DataFrame]:
     """The contenders of every set-up and capacity that has two of them at least, the best first."""
     inner = contenders(table).dropna(subset=[metric]) if metric in table else table.head(0)
-    rising = not quantity_of(metric).metric.higher_is_better
+    rising = not in_points(metric)
     for _, group in inner.groupby(GROUPS, sort=True):
         if group["contender"].nunique() > 1:
             yield group.sort_values(metric, ascending=rising, kind="stable").drop_duplicates("contender")
@@ -40,32 +40,52 @@ def best(table: pd.DataFrame, metric: str, verb: str, less: str) -> str:
     groups = list(groups_of(table, metric))
     if not groups:
         return ""
+    if all(lead([group], metric, less, len(group) - 1).startswith("under") for group in groups):
+        return f"All {runs_word(groups)} are alike in this, to {'1 point' if in_points(metric) else '1 %'}."
     winners = pd.Series([str(group["contender"].iloc[0]) for group in groups])
     name = str(winners.mode().iloc[0])
     won = [group for group, winner in zip(groups, winners, strict=True) if winner == name]
-    where = "" if len(groups) == 1 else f" in {len(won)} of {len(groups)} cases"
+    share = f"{len(won)} of {len(groups)}" if len(won) < len(groups) else "both" if len(won) == 2 else f"all {len(won)}"
+    where = "" if len(groups) == 1 else f" in {share} cases"
     parts = [lead(won, metric, less, 1)]
     if name != BASELINE and all((group["contender"] == BASELINE).any() for group in won):
         parts.append(lead(won, metric, less, None))
     return f"{name} {verb}{where}: {' and '.join(dict.fromkeys(filter(None, parts)))}."
 
 
+def runs_word(groups: list[pd.DataFrame]) -> str:
+    """How many contenders are compared."""
+    counts = [float(len(group)) for group in groups]
+    return f"{span(counts)} policies"
+
+
+def in_points(metric: str) -> bool:
+    """Whether leads are differences of shares, not ratios."""
+    return quantity_of(metric).metric.higher_is_better
+
+
 def lead(groups: list[pd.DataFrame], metric: str, less: str, place: int | None) -> str:
     """By how much the first leads the run at a place, or the baseline where that is None, over these groups."""
     others = [group.iloc[place] if place else group[group["contender"] == BASELINE].iloc[0] for group in groups]
     firsts = [group.iloc[0] for group in groups]
-    if quantity_of(metric).metric.higher_is_better:
+    if in_points(metric):
         gaps = [100 * float(one[metric] - other[metric]) for one, other in zip(firsts, others, strict=True)]
-        amount = f"{span(gaps)} points {less}"
+        unit = "points" if max(gaps) >= SHOWN_GAP else "point"
     else:
         gaps = [100 * (1 - float(one[metric] / other[metric])) for one, other in zip(firsts, others, strict=True)]
-        amount = f"{span(gaps)} % {less}"
+        unit = "%"
+    amount = f"{span(gaps)} {unit} {less}" if max(gaps) >= SHOWN_GAP else f"under 1 {unit} {less}"
     names = list(dict.fromkeys(str(other["contender"]) for other in others))
     return f"{amount} {names[0] if len(names) == 1 else 'the next'}"
 
 
-def span(values: list[float]) -> str:
+SHOWN_GAP = 0.5
+"""Percent or points below which a lead rounds to nothing."""
+
+
+def span(values: Iterable[float]) -> str:
     """One number, or the least and the largest of several."""
+    values = list(values)
     low, high = f"{min(values):.0f}", f"{max(values):.0f}"
     return low if low == high else f"{low} to {high}"
 
@@ -78,12 +98,21 @@ def gap_to_belady(table: pd.DataFrame) -> str:
     gaps = (100 * (ceiling - causal)).dropna().tolist()
     if not gaps:
         return best(table, "decode.hit_rate", "hits most in decode steps", "more than")
-    return f"The best rule without a look into the future stays {span(gaps)} points below Belady's."
+    below = [gap for gap in gaps if gap >= 0]
+    if not below:
+        return ""
+    sentence = f"The best rule without a look into the future stays {span(below)} points below Belady's"
+    if len(below) == len(gaps):
+        return f"{sentence}."
+    shares = " and ".join(
+        f"{100 * float(share):.4g} %" for share in (ceiling - causal).dropna().index[np.less(gaps, 0)]
+    )
+    return f"{sentence}; not at {shares} of the experts, where a step demands more than fits or copies come early."
 
 
 def largest_part(table: pd.DataFrame, words: dict[str, str]) -> str:
     """What takes most of the time of the fastest contender, the one nearest to the usual capacity."""
-    live = contenders(table)
+    live = contenders(one_capacity(table))
     run = live.iloc[int(np.nanargmin(live["tpot_s.mean"].to_numpy(np.float64)))]
     times = {word: float(run.get(f"time_s_per_token.{part}", 0.0) or 0.0) for part, word in words.items()}
     whole = sum(value for value in times.values() if np.isfinite(value))
@@ -97,10 +126,25 @@ def largest_part(table: pd.DataFrame, words: dict[str, str]) -> str:
 
 
 def along(table: pd.DataFrame, x: str, words: str, metric: str = "tpot_s.mean") -> str:
-    """What the time per token of each line does from the first value of a knob to the last, for the most of them."""
-    changes: list[Any] = []
-    for _, group in table.groupby("line", sort=True):
-        line = group.sort_values(x)
-        if len(line) > 1 and line[metric].iloc[0] > 0:
-            changes.append(100 * (float(line[metric].iloc[-1] / line[metric].iloc[0]) - 1))
-    return f"From the least to the largest {words} the time per token changes by {span(changes)} %." if changes else ""
+    """What the time per token of the contenders does from the first value of a knob to the last."""
+    factors: list[float] = []
+    for _, group in contenders(table).groupby("line", sort=True):
+        line = group.dropna(subset=[metric]).sort_values(x)
+        if line[x].nunique() > 1 and line[metric].iloc[0] > 0:
+            factors.append(float(line[metric].iloc[-1] / line[metric].iloc[0]))
+    if not factors:
+        return ""
+    if min(factors) >= MANY_TIMES:
+        change = f"grows {min(factors):.1f} to {max(factors):.1f} times" if len(factors) > 1 else (
+            f"grows {factors[0]:.1f} times"
+        )  # fmt: skip
+    elif max(factors) <= 1:
+        change = f"falls by {span(100 * (1 - factor) for factor in factors)} %"
+    elif min(factors) >= 1:
+        change = f"grows by {span(100 * (factor - 1) for factor in factors)} %"
+    else:
+        change = f"changes by {100 * (min(factors) - 1):+.0f} to {100 * (max(factors) - 1):+.0f} %"
+    return f"From the least to the largest {words} the time per token {change}."
+
+
+MANY_TIMES = 2.0

@@ -1,5 +1,7 @@
 """The sentences under a figure: what was run, how far to trust it."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from sim.machine.runtime import OWN_RUNTIME
@@ -19,10 +21,15 @@ def footnote(table: pd.DataFrame, interval: bool) -> str:
     if interval:
         counts = sorted({int(count) for count in table["requests"]})
         blocks = "requests" if batch == ["1"] else "batches of requests"
-        text += f" Bars: 95\u00a0% bootstrap over {' or '.join(map(str, counts))} {blocks}{machine_words(table)}."
+        text += f" Bars: 95\u00a0% bootstrap over {spread(counts)} {blocks}{machine_words(table)}."
     text += different_requests(table)
     sentences = dict.fromkeys(sentence for one in table["estimated"] for sentence in one)
     return " ".join([text, *(f"ESTIMATED: {sentence.rstrip('.')}." for sentence in sentences)])
+
+
+def spread(counts: Sequence[int]) -> str:
+    """Some counts in rising order: all of few, else the least and the largest."""
+    return " or ".join(map(str, counts)) if len(counts) < 4 else f"{counts[0]} to {counts[-1]}"
 
 
 def runtime_words(table: pd.DataFrame) -> list[str]:

@@ -15,9 +15,10 @@ def one_capacity(table: pd.DataFrame) -> pd.DataFrame:
     """
     kept: list[pd.DataFrame] = []
     for _, group in table.groupby("setup", sort=False):
-        counts = group.groupby("capacity")["contender"].nunique()
-        common = min(counts.index[counts == counts.max()], key=lambda share: abs(float(share) - USUAL_CAPACITY))
         alone = group.groupby("contender")["capacity"].transform("nunique") == 1
+        idle = alone & ~group["capacity"].between(0, 1, inclusive="neither")  # all resident, nothing kept
+        counts = group[~idle if not idle.all() else idle].groupby("capacity")["contender"].nunique()
+        common = min(counts.index[counts == counts.max()], key=lambda share: abs(float(share) - USUAL_CAPACITY))
         kept.append(group[(group["capacity"] == common) | alone])
     return pd.concat(kept) if kept else table
 

@@ -13,6 +13,7 @@ import sim.figures.drawings
 from sim.figures.asked import Asked
 from sim.figures.drawing import DRAWINGS, MAP, RUNS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
+from sim.figures.labels import fit_labels
 from sim.figures.run_table import study
 from sim.figures.saving import write_figure
 from sim.figures.style import notes_drawn
@@ -111,6 +112,7 @@ def drawn(drawing: Drawing, table: pd.DataFrame, columns: int, asked: Asked, opt
                 panel.set_xlabel(f"{across},{gap}{layers}")
             if upward.endswith("(ms)"):
                 panel.set_ylabel(f"{upward},\n{layers}")
+    fit_labels(figure)
     return figure
 
 

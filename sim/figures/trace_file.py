@@ -30,5 +30,6 @@ def describe(trace: Trace, path: Path) -> dict[str, Any]:
         f"{geometry.num_layers} layers, top {geometry.top_k} of {geometry.num_experts} experts; {source}."
     )
     if trace.provenance.get("statement"):
-        sentence += f" {trace.provenance['statement']}."
+        statement = str(trace.provenance["statement"])
+        sentence += f" {statement[:1].upper()}{statement[1:]}."
     return {"trace": short_name(path.stem), "note": printable(sentence)}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sim.figures.drawings.validation import note
+from sim.figures.drawings.validation import how_far_off, note
 from sim.figures.measures import add_measures
 from sim.figures.notes import values_of
 from sim.figures.run_settings import add_settings
@@ -246,7 +246,7 @@ def _validation(path: Path) -> Validation:
             for side in ("measured", "predicted")
         )
         rows.append((str(row["setting"]), measured, predicted, percent(error, "+.1f", " %")))
-    return Validation(picture("validation", table), note(table), tuple(rows))
+    return Validation(picture("validation", table), f"{note(table)} {how_far_off(table)}".rstrip(), tuple(rows))
 
 
 def _versions(table: pd.DataFrame, provenances: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -111,7 +111,7 @@ def rows(table: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[Row]:
         measured = {name: _metric(run, name) for name in _filled(table)}
         first = [measured[name] for name in measured if COLUMNS[name] == FIRST]
         more = [measured[name] for name in measured if COLUMNS[name] == MORE]
-        rate = _cell(run["tokens_per_s"], 1.0, ".4g")
+        rate = _cell(run["tokens_per_s"], 1.0, ".2f")
         cells = (_named(run), *first[:1], rate, _ratio(pair), *first[1:], *more, _p_value(pair))
         color, _ = bar_fill(once.loc[[index]])
         share = f"{100 * run['capacity']:.4g}"

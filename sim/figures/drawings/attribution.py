@@ -20,6 +20,7 @@ from sim.figures.chart_parts import (
 from sim.figures.conclusions import largest_part
 from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
+from sim.figures.one_capacity import USUAL_CAPACITY
 from sim.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH_IN, add_footnote
 from sim.machine.parts import PARTS
 
@@ -33,6 +34,10 @@ PART_LOOK = {
     "sync": ("synchronisation", BLACK, ""),
     "host": ("host decisions", BLUE, ""),
 }
+
+
+MOST_PANELS = 4
+"""Capacities that one figure shows: it has to fit a page."""
 
 
 @declare("attribution", "where a token's time goes, a stacked bar per policy", heading="Where the time goes", place=30)
@@ -49,7 +54,9 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
             "no run in the folder has its time attributed: metrics.json lacks time_s_per_token.<part>, "
             "which python -m sim run engine=compiled gives"
         )
-    table, title = first_rows(table.drop_duplicates(["capacity", "series"]))
+    shown, fewer = first_capacities(table.drop_duplicates(["capacity", "series"]))
+    table, title = first_rows(shown)
+    title = "; ".join(filter(None, [title, fewer]))
     groups = [(share, by_time(group)) for share, group in table.groupby("capacity")]
     bars = [rows_in(row_names(group)) for _, group in groups]
     height = 0.65 + sum(bars) + 0.36 * len(groups)
@@ -64,8 +71,24 @@ def attribution(table: pd.DataFrame, columns: int = 2) -> Figure:
     handles = [Patch(facecolor=color, hatch=hatch, edgecolor="white", label=word) for word, color, hatch in looks]
     legend_above(figure, (handles, [word for word, _, _ in looks]), title=title)
     words = {part: PART_LOOK[part][0] for part in parts}
-    add_footnote(figure, footnote(table, interval=False), largest_part(table, words))
+    add_footnote(figure, footnote(table, interval=False), largest_part(shown, words))
     return figure
+
+
+def first_capacities(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The runs at a few capacities, evenly spread, the usual one among them; the title that says so.
+
+    Bounds that keep nothing or everything stay, each of them once.
+    """
+    inner = table["capacity"].between(0, 1, inclusive="neither")
+    shares = sorted(set(table.loc[inner, "capacity"].astype(float)))
+    if len(shares) <= MOST_PANELS:
+        return table, ""
+    usual = min(shares, key=lambda share: abs(share - USUAL_CAPACITY))
+    others = [share for share in shares if share != usual]
+    chosen = {usual, *(others[int(place)] for place in np.linspace(0, len(others) - 1, MOST_PANELS - 1))}
+    idle = ~inner & (table.groupby("series")["capacity"].transform("nunique") == 1)
+    return table[table["capacity"].isin(chosen) | idle], f"{MOST_PANELS} of {len(shares)} capacities"
 
 
 def capacity_title(share: float) -> str:

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import AXES, by_time, name_rows, note_beside, numbers, panel_grid, title_above
+from sim.figures.conclusions import SHOWN_GAP
 from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import bar_fill
 from sim.figures.notes import footnote
@@ -102,7 +103,10 @@ def most_gained(table: pd.DataFrame) -> str:
     if alone.empty:
         return ""
     row = alone.iloc[int(np.nanargmin(alone["tpot_s"].to_numpy(np.float64)))]
-    return f"{row['name']} would gain most from {row['scenario']}: {100 * float(row['change']):+.0f} % of its time."
+    change, name = 100 * float(row["change"]), str(row["name"] or row["series"])
+    if change > -SHOWN_GAP:
+        return f"No single change would make {name} faster by 1 %."
+    return f"Of single changes {row['scenario']} would help {name} most: {-change:.0f} % less time per token."
 
 
 def lighter(color: str) -> tuple[float, ...]:
@@ -116,7 +120,13 @@ def _bars(panel: Axes, group: pd.DataFrame, color: str, named: bool) -> None:
     panel.barh(np.arange(len(group)), np.nan_to_num(values), 0.7, color=colors, edgecolor="white", linewidth=0.3)
     panel.axvline(values[0], color="#777777", linewidth=0.6, zorder=0.5)
     for row, (value, change) in enumerate(zip(values, group["change"].astype(float), strict=True)):
-        word = "not possible" if np.isnan(value) else f"{value:.1f}" if row == 0 else f"{value:.1f} ({change:+.0%})"
+        word = (
+            "not possible"
+            if np.isnan(value)
+            else f"{value:.1f}"
+            if row == 0
+            else f"{value:.1f} ({100 * change:+.0f} %)"
+        )
         note_beside(panel, word, np.nan_to_num(value), row, 6)
     name_rows(panel, list(group["scenario"]) if named else [""] * len(group))
     first = group.iloc[0]

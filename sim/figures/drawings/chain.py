@@ -107,6 +107,6 @@ def _bars(panel: Axes, runs: pd.DataFrame, metric: str, index: int, of: int, nam
     for place, value, up, change in zip(places[1:], values[1:], np.nan_to_num(lengths[1][1:]), changes, strict=True):
         if of <= 3 and np.isfinite(change):
             panel.annotate(
-                f"{change:+.0%}", (place, value + up), xytext=(0, 2), textcoords="offset points", ha="center",
+                f"{100 * change:+.0f} %", (place, value + up), xytext=(0, 2), textcoords="offset points", ha="center",
                 fontsize=5 if of > 1 else 6.5,
             )  # fmt: skip

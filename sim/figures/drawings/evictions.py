@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import (
     bar_look,
+    by_time,
     error_look,
     grouped_bars,
     known,
@@ -16,7 +17,7 @@ from sim.figures.chart_parts import (
     numbers,
     unique,
 )
-from sim.figures.conclusions import best
+from sim.figures.conclusions import best, gap_to_belady
 from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import bar_fill, place_fill
 from sim.figures.notes import footnote
@@ -31,7 +32,7 @@ OTHERS = [rule for rule in RULES if rule != "eviction"]
 def evictions(table: pd.DataFrame, columns: int = 2) -> Figure:
     """Hit rate of decode steps and TPOT by eviction rule, a colour per set-up, batch size and workload."""
     runs = comparable(table)
-    rules = unique(runs.sort_values("decode.hit_rate"), "eviction") if len(runs) else []
+    rules = unique(by_time(runs), "eviction") if len(runs) else []
     if len(rules) < 2:
         raise MissingData(
             "figure=evictions needs runs that differ in the eviction rule alone: "
@@ -52,7 +53,8 @@ def evictions(table: pd.DataFrame, columns: int = 2) -> Figure:
         panel.set_xticks(range(len(rules)), rules, rotation=30 if max(map(len, rules)) > 6 else 0, ha="right")
     if len(places) > 1:
         legend_above(figure, panels["decode.hit_rate"].get_legend_handles_labels())
-    says = best(runs, "decode.hit_rate", "hits most in decode steps", "more than")
+    named = runs.assign(contender=runs["eviction"])
+    says = best(named, "decode.hit_rate", "hits most in decode steps", "more than") or gap_to_belady(named)
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
 

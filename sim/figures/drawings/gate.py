@@ -111,7 +111,12 @@ def score_by_rank(table: pd.DataFrame, columns: int = 2) -> Figure:
                    xytext=(-3, 0), textcoords="offset points", ha="right", va="top")  # fmt: skip
     panel.set(xlabel=RANK, ylabel="Gate score (probability)")
     panel.set_ylim(bottom=0)
-    add_footnote(figure, f"{table['note'].iloc[0]} Points: mean over tokens and layers; bars: 10th to 90th percentile.")
+    note = f"{table['note'].iloc[0]} Points: mean over tokens and layers; bars: 10th to 90th percentile."
+    first, last = (100 * float(table.loc[table["rank"] == rank, "score"].iloc[0]) for rank in (1, top_k))
+    says = f"The best expert has {first:.3g} % of the gate's mass, the last that is routed to {last:.3g} %"
+    later = table.loc[table["rank"] == top_k + 1, "score"]
+    says += f", the first that is not {100 * float(later.iloc[0]):.3g} %." if len(later) else "."
+    add_footnote(figure, note, says)
     return figure
 
 
@@ -128,5 +133,12 @@ def reuse(table: pd.DataFrame, columns: int = 2) -> Figure:
     panel.set_xticks(sorted(set(table["rank"])))
     panel.set_ylim(bottom=0)
     legend_above(figure, panel.get_legend_handles_labels(), handlelength=3)
-    add_footnote(figure, f"{table['note'].iloc[0]} Bars: 95\u00a0% bootstrap over requests.")
+    longest = table[table["window"] == table["window"].max()].sort_values("rank")
+    first, last = (100 * float(longest["reuse"].iloc[place]) for place in (0, -1))
+    within, ranks = longest["window"].iloc[0], longest["rank"].iloc[-1]
+    says = (
+        f"Within {within} decode steps the best expert is routed to again in {first:.0f} % of cases, "
+        f"the last of the top {ranks} in {last:.0f} %."
+    )
+    add_footnote(figure, f"{table['note'].iloc[0]} Bars: 95\u00a0% bootstrap over requests.", says)
     return figure

@@ -16,10 +16,11 @@ from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.rates import add_rates
 from sim.figures.run_settings import GROUPS, place_names
 from sim.figures.style import BLACK, add_footnote
+from sim.formatting import shortlist
 
 COSTS = ("quality.perplexity_ratio", "decode.lost_gate_mass")
 """Measures of quality, the best first. Gate mass is a proxy, perplexity was measured."""
-SHOWN_PANELS, NAMED_POINTS, NAME_LETTERS = 6, 8, 24
+SHOWN_PANELS, NAMED_POINTS, NAME_LETTERS, NAMED = 6, 8, 24, 4
 
 
 @declare(
@@ -90,9 +91,10 @@ def on_front(runs: pd.DataFrame, cost: str) -> pd.DataFrame:
 def unbeaten(runs: pd.DataFrame, cost: str) -> str:
     """Which policies no other beats in both measures."""
     names = [
-        str(name) for _, group in runs.groupby(list(GROUPS), sort=True) for name in on_front(group, cost)["policy"]
+        str(name) for _, group in runs.groupby(list(GROUPS), sort=True) for name in on_front(group, cost)["contender"]
     ]
-    return f"Not beaten in both time and quality: {', '.join(dict.fromkeys(names))}."
+    several = runs["contender"].nunique() > 1
+    return f"Not beaten in both time and quality: {shortlist(list(dict.fromkeys(names)), NAMED)}." if several else ""
 
 
 def _draw_points(panel: Axes, runs: pd.DataFrame, policies: Sequence[str], cost: str) -> None:

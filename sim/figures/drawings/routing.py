@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import legend_above, side_by_side
+from sim.figures.conclusions import span
 from sim.figures.drawing import TRACE, declare
 from sim.figures.style import BLUE, GREEN, VERMILLION, add_footnote
 from sim.figures.trace_file import describe, open_trace
@@ -64,7 +65,12 @@ def routing(table: pd.DataFrame, columns: int = 2) -> Figure:
         panel.grid(visible=False)
         panel.yaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(image, ax=[own, ordered], label="Use over even use", pad=0.02)
-    add_footnote(figure, str(table["note"].iloc[0]))
+    quarter = table[table["place"] <= -(-table["expert"].nunique() // 4)].groupby("layer")["share"].sum()
+    says = (
+        f"The most used quarter of a layer's experts takes {span(100 * quarter)} % of its uses, "
+        f"the most used expert of all {float(table['share'].max()) / even:.1f} times its even part."
+    )
+    add_footnote(figure, str(table["note"].iloc[0]), says)
     return figure
 
 
@@ -89,7 +95,9 @@ def locality(table: pd.DataFrame, columns: int = 2) -> Figure:
     use.xaxis.get_major_locator().set_params(integer=True)
     (left, words), (right, more) = hits.get_legend_handles_labels(), use.get_legend_handles_labels()
     legend_above(figure, ([*left, *right], [*words, *more]))
-    add_footnote(
-        figure, f"{table['note'].iloc[0]} Cold start, a prompt's prefill is one step; exact for every capacity."
-    )
+    quarter = int(np.argmin(np.abs(at - 25)))
+    hit = 100 * float((weights["weighted"] / weights["demands"]).iloc[quarter])
+    says = f"LRU with {at[quarter]:.3g} % of the experts hits {hit:.0f} %; were routing even, {at[quarter]:.0f} %."
+    note = f"{table['note'].iloc[0]} Cold start, a prompt's prefill is one step; exact for every capacity."
+    add_footnote(figure, note, says)
     return figure

@@ -60,7 +60,7 @@ def _panels(table: pd.DataFrame, metric: str, columns: int, name: str) -> Figure
     setups, batches = unique(runs.sort_values("setup"), "setup"), sorted(unique(runs, "batch_size"))
     cells = [(batch, setup) for batch in batches for setup in setups][:SHOWN_PANELS]
     wide = min(len(setups), PANELS_IN_A_ROW) if columns == 2 else 1
-    figure, panels = panel_grid(len(cells), wide, columns, 1.75)
+    figure, panels = panel_grid(len(cells), wide, columns, 1.75 if len(cells) > wide else 2.1)
     workloads = sorted(unique(runs, "workload"))
     fills = {name: bar_fill(runs[runs["contender"] == name]) for name in policies}
     for place, (panel, (batch, setup)) in enumerate(zip(panels, cells, strict=True)):
@@ -86,7 +86,7 @@ def shown_policies(runs: pd.DataFrame, metric: str) -> list[str]:
     """The contenders in the order of their mean, or as asked for; at most as many as can be told apart, the first."""
     if "order" in runs:
         return [str(name) for name in in_order(runs, "contender")[:SHOWN_POLICIES]]
-    means = runs.groupby("contender")[metric].mean().sort_values(kind="stable")
+    means = runs.groupby("contender")[metric].mean().sort_values(ascending=metric in TIMES, kind="stable")
     needed = set(runs.loc[runs["bound"] | (runs["policy"] == BASELINE), "contender"])
     first = [*filter(needed.__contains__, means.index), *(name for name in means.index if name not in needed)]
     return [str(name) for name in means.index if name in first[:SHOWN_POLICIES]]

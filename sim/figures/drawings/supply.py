@@ -18,7 +18,7 @@ from sim.figures.chart_parts import (
     rows_in,
     side_by_side,
 )
-from sim.figures.conclusions import contenders
+from sim.figures.conclusions import contenders, span
 from sim.figures.drawing import MissingData, declare
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
@@ -44,8 +44,7 @@ def link_time(table: pd.DataFrame, columns: int = 2) -> Figure:
     figure = _paired(runs, {"Time per decode step (ms)": (1e3, bars)}, columns, title)
     note = " TPOT of a batch includes the prefill of its other prompts." if runs["batch_size"].max() > 1 else ""
     live = contenders(runs)
-    shares = (100 * live["link_s"] / live["tpot_s.mean"]).astype(float)
-    says = f"Copies take {shares.min():.0f} to {shares.max():.0f} % of the time per token on the link."
+    says = f"Copies are on the link for {span(100 * live['link_s'] / live['tpot_s.mean'])} % of the time per token."
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs) + note, says)
     return figure
 
@@ -69,8 +68,7 @@ def link_and_cpu(table: pd.DataFrame, columns: int = 2) -> Figure:
         "Waiting for it per decode token (ms)": (1e3, waits),
     }
     figure = _paired(runs, panels, columns, title)
-    share = (100 * contenders(runs)["link_utilisation"]).astype(float)
-    says = f"The link is busy for {share.min():.0f} to {share.max():.0f} % of the time."
+    says = f"The link is busy for {span(100 * contenders(runs)['link_utilisation'])} % of the time."
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
 

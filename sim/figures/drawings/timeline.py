@@ -100,8 +100,19 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     run = table[table["folder"].astype(str) == str(path.parent)]
     policy = f"policy {run['policy'].iloc[0]}, capacity {100 * float(run['capacity'].iloc[0]):.4g} %, "
     label, _, rest = footnote(run, interval=False).partition(": ")
-    add_footnote(figure, f"{label}: {policy}{rest}")
+    add_footnote(figure, f"{label}: {policy}{rest}", shares(bars, first, last, (end_us - begin_us) / 1e3))
     return figure
+
+
+def shares(bars: list[Bar], first: int, last: int, length_ms: float) -> str:
+    """How much of the steps shown the GPU waits and the link copies."""
+    wait = sum(bar.length_ms for bar in bars if bar.lane == "GPU" and bar.kind.startswith("wait"))
+    copies = sum(bar.length_ms for bar in bars if bar.lane == "link")
+    steps = f"step {first}" if first == last else f"steps {first} to {last}"
+    return (
+        f"In {steps} the GPU waits for {100 * wait / length_ms:.0f} % of the time and the link copies for "
+        f"{100 * copies / length_ms:.0f} %."
+    )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

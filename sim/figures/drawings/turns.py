@@ -87,6 +87,6 @@ def _conclusion(rows: pd.DataFrame) -> str:
     if "all" not in last or len(last) < 2 or not last["all"]:
         return ""
     lost = [kept for kept in KEPT if kept != "all" and kept in last]
-    said = [f"{last[kept] / last['all']:.2f} ({KEPT[kept]})" for kept in lost]
+    said = [f"{last[kept] / last['all']:.2f} with {KEPT[kept]}" for kept in lost]
     turn, name = int(first["turn"].max()), first["name"].iloc[0]
-    return f"TTFT of turn {turn} under {name}, times that with both kept: {', '.join(said)}."
+    return f"TTFT of turn {turn} under {name}, as a multiple of that with both kept: {', '.join(said)}."

@@ -39,16 +39,22 @@ def validation(table: pd.DataFrame, columns: int = 2) -> Figure:
         plain_ticks(panel.yaxis)
     panel.set(xlim=span, ylim=span, aspect="equal", xlabel="Measured time (ms)", ylabel="Predicted time (ms)")
     legend_above(figure, panel.get_legend_handles_labels())
-    add_footnote(figure, note(table))
+    add_footnote(figure, note(table), how_far_off(table))
     return figure
 
 
 def note(table: pd.DataFrame) -> str:
     """What the points are and how far off they lie."""
     label = "/".join(str(word) for word in unique(table, "label")) if "label" in table else "MEASURED"
-    off = errors(table).dropna()
-    sentence = f"{label} times beside SIMULATED ones, {len(table)} settings, bars: 95\u00a0% intervals."
+    return f"{label} times beside SIMULATED ones, {len(table)} settings, bars: 95\u00a0% intervals."
+
+
+def how_far_off(table: pd.DataFrame) -> str:
+    """The errors of the predictions in one sentence."""
+    off = 100 * errors(table).dropna()
     if off.empty:
-        return sentence
+        return ""
     largest = float(max(off, key=abs))
-    return f"{sentence} Error of the prediction: median {off.abs().median():.1%}, largest {largest:+.1%}."
+    return (
+        f"Half of the predictions are off by at most {off.abs().median():.1f} %; the largest error is {largest:+.1f} %."
+    )

@@ -5,12 +5,13 @@ import shlex
 import pytest
 
 from sim.__main__ import main
+from sim.commands.bench import follow_up
 from sim.terminal import next_commands
 
 
 def following(printed):
     """The commands at the end of what a command printed, as words after `python -m sim`."""
-    lines = printed[printed.index("next: ") + len("next: ") :].splitlines()
+    lines = printed[printed.rindex("next: ") + len("next: ") :].splitlines()
     assert all(line.strip().startswith("python -m sim ") for line in lines), lines
     return [shlex.split(line)[3:] for line in lines]
 
@@ -67,3 +68,35 @@ def test_a_checked_rule_leads_to_its_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["check-policy", "eviction/fifo", "trace.requests=1", "budget=5"]) == 0
     assert following(capsys.readouterr().out) == [["run", "policy=lru", "policy/eviction=fifo", "trace.requests=1"]]
+
+
+def test_traces_cards_and_tables_lead_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["card", "demo", "my card.yaml"]) == 0
+    (drawn,) = following(capsys.readouterr().out)
+    assert drawn[:3] == ["run", "trace=synthetic", "card=my card.yaml"]
+    assert main([*drawn, "trace.requests=1", "trace.tokens=2", "quiet=true"]) == 0
+    assert main(["info", "demo"]) == 0
+    plot, sweep = following(capsys.readouterr().out)
+    assert plot[:2] == ["plot", "demo"] and sweep[2] == "trace=demo"
+    assert main(["export", "demo", "routing.csv"]) == 0
+    assert following(capsys.readouterr().out) == [["import", "table", "routing.csv", "again.safetensors"]]
+    assert main(["judge", "vectors", "out=v"]) == 0
+    assert following(capsys.readouterr().out) == [["judge", "mine.json"]]
+    (tmp_path / "mine.json").write_text('{"tool": "mine", "answers": {}}')
+    assert main(["judge", "mine.json"]) == 0
+    assert following(capsys.readouterr().out) == [["judge", "vectors", "out=vectors"]]
+
+
+def test_a_gathered_folder_and_an_exported_run_lead_to_its_report(swept, capsys):
+    assert main(["gather", "my runs"]) == 0
+    assert following(capsys.readouterr().out) == [["report", "my runs"], ["compare", "my runs"]]
+    assert main(["export", "my runs/lru", "keep.csv", "--as", "frequency"]) == 0
+    assert following(capsys.readouterr().out) == [["report", "my runs/lru"]]
+
+
+def test_a_score_leads_to_all_scores_and_those_to_more_capacities():
+    mine = [["policy=lru", "policy/assignment=two_pointer"]]
+    assert follow_up(mine, every=False) == ["bench", "all", "policy=lru policy/assignment=two_pointer", "out=board"]
+    assert follow_up([["all"], *mine], every=True) == ["run", "-m", *mine[0], "cache.fraction=0.125,0.25,0.5"]
+    assert follow_up([["all"]], every=True)[2] == "policy=lru,importance"

@@ -9,6 +9,7 @@ import pytest
 from sim.figures.drawing import MissingData
 from sim.figures.drawings.bounds import FILE, scenarios, what_if
 from sim.figures.drawings.validation import validation
+from sim.figures.style import said_of
 from sim.figures.validation_table import read_validation
 from tests.support.tables import footnote_of, run, study_of, widths, words
 from traces.errors import UserError
@@ -34,7 +35,7 @@ def test_every_scenario_is_a_bar_with_its_change(tmp_path):
     assert list(scenarios(runs)["scenario"]) == ["as it is", "infinite link", "oracle eviction"]
     (panel,) = what_if(runs, 1).axes
     assert widths(panel) == [[40, 30, 0]]
-    assert words(panel) == ["40.0", "30.0 (-25%)", "not possible"]
+    assert words(panel) == ["40.0", "30.0 (-25 %)", "not possible"]
     assert panel.get_xlabel() == "Time per output token (ms)"
     assert panel.get_title(loc="left") == "lru, capacity 25 %"
 
@@ -60,7 +61,7 @@ def test_predictions_stand_against_measurements(tmp_path):
     np.testing.assert_allclose(across.get_segments()[0][:, 0], [90, 120])
     np.testing.assert_allclose(up.get_segments()[0][:, 1], [110, 130])
     assert footnote_of(figure).startswith("MEASURED times beside SIMULATED ones, 2 settings")
-    assert "median 12.5%, largest +20.0%" in footnote_of(figure)
+    assert "at most 12.5 %; the largest error is +20.0 %" in said_of(figure).conclusion
     assert panel.get_xlim() == panel.get_ylim()
 
 

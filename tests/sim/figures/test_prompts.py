@@ -30,7 +30,7 @@ def test_ttft_over_the_turn_has_a_line_per_kept_state(tmp_path):
     kept, lost = (drawn.lines[0].get_ydata() for drawn in panel.containers)
     assert len(kept) == len(lost) == 2 and lost[1] > kept[1]
     assert legend(figure) == ["KV cache and experts kept", "both lost"]
-    assert "over 2 chats" in footnote_of(figure) and "(both lost)" in conclusion_of(figure)
+    assert "over 2 chats" in footnote_of(figure) and "with both lost" in conclusion_of(figure)
     with pytest.raises(MissingData, match="figure=turns needs runs whose requests are turns"):
         turns(table.assign(folder=str(tmp_path / "0")).head(0), 2)
 
