@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def judge(answers: Mapping[str, Any]) -> list[Verdict]:
 
     A tool answers what it can: of a vector any members of `totals`, and of each step any of `outcomes`,
     `resident_after`, `copied_bytes`, `latency_ns`, `hits` (per layer).
-    Raises: UserError for a member that no vector has, and for answers of another shape.
+    Raises: UserError for a member that no vector has, for answers of another shape, and where nothing is answered.
     """
     given, known = answers.get("answers"), vectors()
     if not isinstance(given, dict):
@@ -44,7 +45,10 @@ def judge(answers: Mapping[str, Any]) -> list[Verdict]:
     for name in given:
         if name not in known:
             raise UserError(f"answers.{name} is no vector: {suggest(name, known)}")
-    return [_verdict(name, one["answers"], given.get(name)) for name, one in known.items()]
+    verdicts = [_verdict(name, one["answers"], given.get(name)) for name, one in known.items()]
+    if not any(one.compared for one in verdicts):
+        raise UserError(f"answers: none of the {len(known)} vectors is answered, so that nothing can be judged")
+    return verdicts
 
 
 def _verdict(name: str, right: dict[str, Any], given: Any) -> Verdict:
@@ -108,6 +112,6 @@ def _check_names(value: Any, known: Any, place: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A value in a sentence, cut where it is long."""
-    text = "nothing" if value is None else str(value)
+    """A value in a sentence as the file has it, cut where it is long."""
+    text = "nothing" if value is None else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -60,7 +60,10 @@ def load_trace(trace: PathLike) -> Trace:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished replay: its metrics, its tables, and the folder that `python -m sim run` would have written."""
+    """A finished replay: its metrics, its tables, and the folder that `python -m sim run` would have written.
+
+    A copy, in another process too (pickle, joblib), has a folder of its own unless the replay had a name for it.
+    """
 
     folder: Path
     """metrics.json, steps.parquet, requests.parquet, blocks.parquet, provenance.json."""
@@ -96,12 +99,20 @@ class Result:
         """The policy's name."""
         return str(self.provenance["policy"])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.kept is None:
+            return Result, (self.folder, self.summary)
+        files = {path.name: path.read_bytes() for path in sorted(self.folder.iterdir())}
+        return _with_files, (files, self.summary)
+
     def compare(self, other: Result, metric: str = "tpot_s.mean") -> pd.DataFrame:
         """This result against another on the same requests: difference and ratio with 95 % intervals, one row.
 
         Columns: see `sim.statistics.pairs.compare`. Raises: UserError where the requests differ, or for a metric that
         is not known.
         """
+        if not isinstance(other, Result):
+            raise UserError(f"compare: {printable(repr(other))} is no result: must be what sim.replay gave")
         against = other.name if other.name != self.name else f"{other.name} (other)"
         runs = [load_run(self.folder, self.name), load_run(other.folder, against)]
         return compare(runs, metric, against)
@@ -117,6 +128,9 @@ class Result:
         from sim.results.table import table_of
 
         check_name(figure)
+        for other in others:
+            if not isinstance(other, Result):
+                raise UserError(f"plot: {printable(repr(other))} is no result: must be what sim.replay gave")
         table = add_measures(add_settings(table_of(self.folder, [self.folder, *(one.folder for one in others)])))
         ((_, drawn),) = figures_of(self.folder, [figure], 1, table, **options)
         return drawn
@@ -130,6 +144,20 @@ class Result:
         layers = of_layers(*(self.provenance.get(name) for name in DEPTHS))
         time = "" if not isinstance(tpot, float) else f", TPOT {1e3 * tpot:.3f} ms {layers} SIMULATED"
         return f"<Result {self.name}{rate}{time}>"
+
+
+def _new_folder() -> tuple[Any, Path]:
+    """(what keeps it, a temporary folder)."""
+    kept = tempfile.TemporaryDirectory(prefix="moe-sim-")
+    return kept, Path(kept.name)
+
+
+def _with_files(files: Mapping[str, bytes], summary: str) -> Result:
+    """A result whose files lie in a new temporary folder."""
+    kept, folder = _new_folder()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return Result(folder, summary, kept)
 
 
 def replay(
@@ -199,12 +227,13 @@ def replay(
     if isinstance(policy, Policy):
         with open_dict(config):
             config.policy = _policy_node(policy)
+    if config.system.get("name") != "device":
+        raise UserError(f"system={config.system.get('name')}: sim.replay replays on system=device; `run` knows others")
     if out is None:
-        kept = tempfile.TemporaryDirectory(prefix="moe-sim-")
-        folder = Path(kept.name)
+        kept, folder = _new_folder()
     else:
-        if not str(out):
-            raise UserError("out='': must be the name of a folder, not an empty one")
+        if not isinstance(out, str | Path) or not str(out):
+            raise UserError(f"out={out!r}: must be the name of a folder, and not an empty one")
         kept, folder = None, Path(out)
         check_folder(folder)
         if (folder / "metrics.json").exists():
@@ -306,6 +335,8 @@ def _setting_words(settings: Mapping[str, Any], above: str = "") -> list[str]:
     words = []
     for name, value in settings.items():
         key = f"{above}{str(name).replace('__', '.')}"
+        if key.partition(".")[0] == "hydra":
+            raise UserError(f"{key}: a setting of the command alone; out=FOLDER names where results go")
         words += _setting_words(value, f"{key}.") if isinstance(value, Mapping) else [f"{key}={_written(value)}"]
     return words
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import math
+import re
 
 import pytest
 
@@ -130,6 +132,8 @@ def test_right_answers_in_full_are_right():
     ("given", "sentence"),
     [
         ({}, "answers: must hold a member for each vector"),
+        ({"answers": {}}, "answers: none of the "),
+        ({"answers": {"lru": {"steps": [], "totals": None}}}, "vectors is answered"),
         ({"answers": {"lruu": {}}}, "answers.lruu is no vector: did you mean lru?"),
         ({"answers": {"lru": 7}}, "answers.lru: must hold steps, totals or both"),
         ({"answers": {"lru": {"steps": [{}]}}}, "answers.lru.steps has 1 steps: must be 8"),
@@ -145,6 +149,15 @@ def test_answers_of_another_shape_are_one_sentence(given, sentence, tmp_path, ca
     (tmp_path / "a.json").write_text(json.dumps(given))
     assert main(["judge", str(tmp_path / "a.json")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("3", '"3"'), (True, "true"), (math.nan, "NaN"), (10**400, "1000"), ([3], r"\[3\]"), (3.5, "3.5")],
+)
+def test_a_number_of_another_kind_is_wrong_and_shown_as_it_is(value, shown):
+    (found,) = [one for one in judge({"answers": {"lru": {"totals": {"hit": value}}}}) if one.name == "lru"]
+    assert found.outcome == WRONG and re.search(f"hit: {shown}.*, must be 3", found.why)
 
 
 def test_the_vectors_are_written_out(tmp_path, capsys):

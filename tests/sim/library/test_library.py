@@ -1,7 +1,10 @@
 """`import sim` does what `python -m sim run` does, and stays quick."""
 
+import copy
 import doctest
+import gc
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +75,24 @@ def test_results_are_compared_drawn_and_shown():
     assert "hit rate" in str(lru) and "SIMULATED" in repr(lru)
 
 
+def test_a_copy_outlives_what_it_was_copied_from():
+    """As a result that comes from another process, whose own is gone."""
+    result = sim.replay("t.safetensors", policy="lru")
+    metrics, steps = result.metrics, len(result.steps)
+    sent = pickle.dumps(sim.replay("t.safetensors", policy="lru"))
+    gc.collect()
+    found = [pickle.loads(sent), copy.deepcopy(result), copy.copy(result)]
+    del result
+    gc.collect()
+    for one in found:
+        assert one.metrics == metrics and len(one.steps) == steps and one.compare(found[0], "hit_rate").size
+    named = pickle.loads(pickle.dumps(sim.replay("t.safetensors", policy="lru", out="named")))
+    assert named.folder == Path("named") and named.metrics == metrics
+    for wrong in (lambda: named.compare("lru"), lambda: named.plot("attribution", "lru")):
+        with pytest.raises(UserError, match="'lru' is no result"):
+            wrong()
+
+
 def test_numbers_of_numpy_and_groups_as_mappings_are_settings():
     given = {"cache": np.float32(0.5), "seed": np.int64(3), "time": {"host": np.bool_(False)}}
     config = sim.replay("t.safetensors", "lru", **given).provenance["config"]
@@ -91,6 +112,9 @@ def test_numbers_of_numpy_and_groups_as_mappings_are_settings():
         ({"out": "full"}, "holds the results of a run already"),
         ({"out": "-"}, "out= must be a folder"),
         ({"out": ""}, "must be the name of a folder"),
+        ({"out": 3}, "out=3: must be the name of a folder"),
+        ({"system": "od_moe"}, r"system=od_moe: sim\.replay replays on system=device"),
+        ({"hydra__run__dir": "x"}, r"hydra\.run\.dir: a setting of the command alone"),
         ({"seed": {1, 2}}, r"\{1, 2\}: must be a number, a text"),
         ({"cache": object()}, "must be a number, a text"),
         ({"engine": 7}, "engine=7: must be the name of a file in that group"),
