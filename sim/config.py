@@ -283,9 +283,17 @@ class PrefillConfig:
     bypass: Annotated[str, OneOf(*PAST_CACHE[1:])] = "overflow"
     """Which prompts ``bypass`` and ``stream`` lead past the cache: those of which a layer demands more than its slots,
     or ``always``. The others go through it as with ``expert``."""
+    pass_tokens: Annotated[int | None, Range(1, null="whole prompts")] = None
+    """Of ``expert``, ``bypass`` and ``stream``: so many tokens of a prompt at a time, every time with all its experts
+    anew."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "prefill.")
+        if self.pass_tokens is not None and self.order not in (EXPERT, BYPASS, STREAM):
+            raise UserError(
+                f"prefill.pass_tokens={self.pass_tokens}: only for prefill.order={EXPERT}, {BYPASS} or {STREAM}; "
+                "prefill_chunk is the size of others"
+            )
 
     @property
     def streams(self) -> bool:
@@ -302,7 +310,7 @@ class PrefillConfig:
         if self.order == CHUNK and prefill_chunk is None:
             raise UserError("prefill.order=chunk needs the tokens of a chunk: give prefill_chunk=N")
         sizes = {None: prefill_chunk, CHUNK: prefill_chunk, TOKEN: 1}
-        return sizes.get(self.order)
+        return sizes.get(self.order, self.pass_tokens)
 
 
 DRAFTS = ("ngram", "mtp", "model")

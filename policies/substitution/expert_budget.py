@@ -17,6 +17,7 @@ class ExpertBudget(Substitution):
     The mass of an expert is the sum of its gate scores over the tokens that were routed to it. A token that would lose
     all of its experts keeps its best, beyond the budget. Where the step asks for no more than ``budget`` experts it is
     left alone: a step of one token is, while ``budget`` is at least the router's k.
+    `python -m sim quality step_tokens=1+N` measures what it costs.
     Badly: the mass that is dropped is lost for good, and it is that of tokens whose experts nobody else wants.
 
     Source: MoE-Spec, expert budgeting of the verifying step, https://arxiv.org/abs/2602.16052; which of its ways to

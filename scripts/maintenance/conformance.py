@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from scripts.maintenance.conformance_cases import CASES, COPY_NS, EXPERT_BYTES, RULES, Case
+from scripts.maintenance.conformance_cases import COPY_NS, EXPERT_BYTES, PLAIN, RULES, Case
+from scripts.maintenance.conformance_drafts import DRAFTED
 from sim.conformance.judge import VECTORS
 from sim.engine.clocks.timeline_log import LOG_OUTCOME
 from sim.timeline.slices import OUTCOMES
 from traces.format.trace import PREFILL
 from traces.whole_file import write_whole
+
+CASES = (*PLAIN, *DRAFTED)
 
 
 def answers(case: Case, engine: str = "simpy") -> dict[str, Any]:

@@ -6,12 +6,16 @@
 2. Time to first token of layers that are streamed through two buffers: Qwen3-Next-80B-A3B in 8 bits on an RTX 5090,
    whose published rates are kvcache-ai/ktransformers, doc/en/kt-kernel/Qwen3-Coder-Next-Tutorial.md (layer-wise prefill
    for long prompts). Experts are drawn evenly, which decides nothing where whole layers come. Nothing is calibrated.
+3. The same for FreeToken, whose prefill streams whole layers through two buffers, 8,192 tokens at a time
+   (`--max-prefill-length` of FlashML-org/FreeToken, docs/cli.md): what its paper (arXiv 2608.16157) reports of
+   Qwen3.6-35B-A3B, as docs/freetoken-paper-benchmark-spec.md of that project passes it on, and a user's TTFT
+   (FlashML-org/FreeToken issue 421).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +41,12 @@ FETCHES = {"token": 64_369, "expert": 3_840}
 STREAMED = "qwen3_next_80b_a3b"
 RATES = {2048: 1746.0, 8192: 2407.0, 32768: 6233.0}
 """Published tokens per second of prefill, by tokens of the prompt."""
+QWEN, FLASH = "qwen3_5_35b_a3b_q4", "Qwen3.8-Flash-Next"
+PASS_TOKENS = 8192
 FILE = Path("docs/results/long_prompts.md")
 HEAD = f"""# Long prompts beside published figures
 
-`python -m scripts.studies.long_prompts --out {FILE}` writes this page in four minutes. SIMULATED;
+`python -m scripts.studies.long_prompts --out {FILE}` writes this page. SIMULATED;
 nothing is calibrated.
 
 ## How often experts are fetched for one prompt
@@ -60,11 +66,28 @@ long ones are cut is not stated.
 
 | tokens | published s | `order=stream` s | / published | `order=expert` s |
 |---|---|---|---|---|"""
-TAIL = """
+AFTER = """
 One pass that streams every layer takes what 77 GB of experts take over the link, 1.5 s, whatever the prompt's length.
 The published 2,048 tokens are quicker than that, so part of the experts did not come over the link; longer prompts are
 2.2 and 2.9 times slower, as where a prompt is cut and every piece streams the layers again. One rate and one pass do
-not give both: the model is a third too slow at the shortest prompt and too fast beyond."""
+not give both: the model is a third too slow at the shortest prompt and too fast beyond.
+
+## FreeToken: layers streamed through two buffers, 8,192 tokens a pass
+
+`prefill.order=stream prefill.pass_tokens=8192 prefill.bypass=always`, `hardware=rtx5090` with the link's rate as
+stated, `runtime=cuda_graphs`, 25 % of the experts resident; experts drawn evenly (SYNTHETIC). Published: arXiv
+2608.16157 as docs/freetoken-paper-benchmark-spec.md of FlashML-org/FreeToken passes it on (the paper itself was not
+read), and issue 421 of that project. Qwen3.6-35B-A3B has the sizes of Qwen3.5-35B-A3B (ESTIMATED to be the same), in 16
+bits. Of Qwen3.8-Flash-Next 48 layers, 512 experts, top 10 and 63 GiB of experts are stated (pull request 257); what is
+no expert is ESTIMATED from 6 B active parameters.
+
+| model | prompt | link, GB/s | published s | simulated s | error |
+|---|---|---|---|---|---|"""
+TAIL = """
+A pass of Qwen3.6-35B-A3B takes what 64 GB of experts take over the link, which is what the paper's mechanism takes. The
+user's {tokens:,} tokens took {factor:.1f} times as long as the two passes that they need: neither the link nor the
+GPU's arithmetic explains that, and the thread does not say which part of the prompt was streamed, nor what else the
+first token waited for."""
 
 
 def one_prompt(trace: Trace, tokens: int) -> Trace:
@@ -102,11 +125,54 @@ def evenly(model: Geometry, tokens: int, seed: int = 0) -> Trace:
     return one_prompt(trace, tokens)
 
 
-def replayed(trace: Trace, order: str, fraction: float, machine: Machine) -> tuple[float, int]:
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published time to first token of FreeToken; ``low`` and ``high`` where a range is stated."""
+
+    model: str
+    tokens: int
+    link_bytes_per_s: float
+    low: float
+    high: float
+
+    def error(self, simulated: float) -> float:
+        """Relative to the nearer end of the range, 0 inside it."""
+        return simulated / min(max(simulated, self.low), self.high) - 1
+
+
+FREETOKEN = (
+    Published("Qwen3.6-35B-A3B", 8192, 52.7e9, 1.19, 1.22),
+    Published("Qwen3.6-35B-A3B", 16000, 52.7e9, 16000 / 6700, 16000 / 6700),
+    Published(FLASH, 9000, 56.06e9, 11.8, 11.8),
+)
+
+
+def sizes_of(model: str) -> Geometry:
+    """Sizes of a model of the table."""
+    if model == FLASH:
+        layers, experts, expert_bytes = 48, 512, 63 * 2**30 // (48 * 512)
+        active = 10 * layers * expert_bytes * 8 / 4.5  # parameters of a token's experts
+        rest = int((6e9 - active) * 2 / layers)  # 16 bits
+        return Geometry(
+            FLASH, layers, experts, 10, (expert_bytes,) * layers, (rest,) * layers, (0,) * layers, 0, 0, 2048, 4.5
+        )  # fmt: skip
+    return geometry(replace(load_dimensions(QWEN), name=model, weight_bits=16.0, other_bits=16.0))
+
+
+def freetoken(row: Published) -> float:
+    """Seconds until the prompt of a row is prefilled."""
+    hardware = replace(load_hardware("rtx5090"), link_bytes_per_s=row.link_bytes_per_s)
+    prefill = PrefillConfig("stream", "always", PASS_TOKENS)
+    return replayed(
+        evenly(sizes_of(row.model), row.tokens), prefill, 0.25, Machine(hardware, load_runtime("cuda_graphs"))
+    )[0]
+
+
+def replayed(trace: Trace, prefill: PrefillConfig, fraction: float, machine: Machine) -> tuple[float, int]:
     """(seconds until the prompt is prefilled, copies until then) under LRU from a cold start."""
     setup = DeviceSetup(
         load_policy("lru"), machine, CacheConfig(fraction=fraction), RunConfig(engine="compiled"),
-        prefill=PrefillConfig(order),
+        prefill=prefill,
     )  # fmt: skip
     columns = StepTable(assemble(trace, setup)).run().columns()
     prompt = columns["phase"] == PREFILL
@@ -119,7 +185,7 @@ def fetches() -> dict[str, int]:
     needed = -(-(PROMPT + 1) // int(np.diff(demo.request_offsets).min()))
     trace = one_prompt(stand_in(demo.select_requests(needed), geometry(load_dimensions(GEMMA))), PROMPT)
     machine = Machine(load_hardware("s1_rtx3080ti"), load_runtime("ideal"))
-    return {order: replayed(trace, order, RESIDENT, machine)[1] for order in ("token", "expert")}
+    return {order: replayed(trace, PrefillConfig(order), RESIDENT, machine)[1] for order in ("token", "expert")}
 
 
 def streamed(tokens: int) -> dict[str, float]:
@@ -127,10 +193,10 @@ def streamed(tokens: int) -> dict[str, float]:
     dimensions = replace(load_dimensions(STREAMED), weight_bits=8.0, other_bits=8.0)
     machine = Machine(load_hardware("rtx5090"), load_runtime("ktransformers"))
     trace = evenly(geometry(dimensions), tokens)
-    return {order: replayed(trace, order, 0.25, machine)[0] for order in ("expert", "stream")}
+    return {order: replayed(trace, PrefillConfig(order), 0.25, machine)[0] for order in ("expert", "stream")}
 
 
-def page(found: dict[str, int], times: dict[int, dict[str, float]]) -> Iterator[str]:
+def page(found: dict[str, int], times: dict[int, dict[str, float]], passes: Sequence[float]) -> Iterator[str]:
     """The page of results, line by line."""
     yield HEAD
     for order, published in FETCHES.items():
@@ -141,14 +207,21 @@ def page(found: dict[str, int], times: dict[int, dict[str, float]]) -> Iterator[
         published_s, streamed_s = tokens / RATES[tokens], by_order["stream"]
         shown = (published_s, streamed_s, streamed_s / published_s, by_order["expert"])
         yield f"| {tokens:,} | {' | '.join(f'{one:.2f}' for one in shown)} |"
-    yield TAIL
+    yield AFTER
+    for row, simulated in zip(FREETOKEN, passes, strict=True):
+        said = f"{row.low:.2f}" if row.low == row.high else f"{row.low:.2f} to {row.high:.2f}"
+        cells = (f"{row.link_bytes_per_s / 1e9:g}", said, f"{simulated:.2f}", f"{100 * row.error(simulated):+.0f} %")
+        yield f"| {row.model} | {row.tokens:,} | {' | '.join(cells)} |"
+    yield TAIL.format(tokens=FREETOKEN[-1].tokens, factor=FREETOKEN[-1].low / passes[-1])
 
 
 def main(argv: list[str]) -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--out", type=Path, help=f"a file for the page, as {FILE}; without: printed")
     options = parser.parse_args(argv)
-    lines = "\n".join(page(fetches(), {tokens: streamed(tokens) for tokens in RATES})) + "\n"
+    lines = (
+        "\n".join(page(fetches(), {tokens: streamed(tokens) for tokens in RATES}, [*map(freetoken, FREETOKEN)])) + "\n"
+    )
     if options.out is None:
         print(lines, end="")
     else:

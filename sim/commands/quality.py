@@ -22,6 +22,8 @@ overrides (default):
   batch_windows=8            windows, items and continuations that run side by side; fewer take less memory
   fit_windows=16             further windows for rules that learn from other requests
   mode=auto                  parallel | decode; auto takes parallel where it decides the same, else decode
+  step_tokens=1              positions that a step decodes: 1 + N prices policy=moe_spec (generation.windows=0) where
+                             N drafts are all accepted
   weights=own                of substitutes | inherit
   contrasts=true             the same replacements with other weights, dropped, and at random
   per_layer=null             the policy in one layer at a time; null: in parallel mode

@@ -9,10 +9,19 @@ from sim.machine.capacity import CacheConfig
 from traces.errors import UserError
 
 
-def check_closed_loop(policy: Policy) -> None:
-    """Raises: UserError naming the rule that a running model cannot serve."""
+def check_closed_loop(policy: Policy, step_tokens: int = 1) -> None:
+    """Raises: UserError naming the rule that a running model cannot serve.
+
+    ``step_tokens``: positions that a step decodes.
+    """
     for need, rule in policy.needs().items():
-        if need.unless_running is not None and need != Need.EXPERT_SIMILARITY:  # which is measured before the loop
+        if need == Need.DRAFTS:
+            if step_tokens == 1:
+                raise UserError(
+                    f"policy {policy.name}: {rule} {need.unless_running}; give step_tokens=1+N, positions that a step "
+                    "with N drafts decodes"
+                )
+        elif need.unless_running is not None and need != Need.EXPERT_SIMILARITY:  # which is measured before the loop
             raise UserError(f"policy {policy.name}: {rule} {need.unless_running}, so it cannot run in a closed loop")
 
 

@@ -1,4 +1,4 @@
-"""Co-simulation: the model runs token by token through its KV cache while the engine's clock runs beside it.
+"""Co-simulation: the model runs step by step through its KV cache while the engine's clock runs beside it.
 
 The clock decides what is resident when a layer looks up its experts: a prefetch that is still on the link is a miss.
 Times and quality come from the same run. Rows that do not depend on each other (windows, variants, choices of a cloze
@@ -8,6 +8,7 @@ item) run side by side in one forward pass, each with a modelled device of its o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sim.engine.interface import StepResults
 from sim.live.router_output import Routed, StepArrays
 from sim.live.weights import replacement
 from sim.quality.drive import begin_step, end_step, time_layer
-from sim.quality.loop import Loop, Variant
+from sim.quality.loop import Loop, Variant, step_bounds
 from sim.quality.parallel import Pass
 from traces.recording.tap import Routing, Tap
 
@@ -183,18 +184,20 @@ def decode_rows(
     windows: Sequence[int],
     take: Callable[[int, torch.Tensor], None],
 ) -> CoSimulation:
-    """Feed rows [N, S] token by token, side by side, each a decode step with the clock in the loop.
+    """Feed rows [N, S] step by step, side by side, ``loop.step_tokens`` positions each, with the clock in the loop.
 
     ``take`` gets every position and its logits [N, V], which are not kept.
     """
     with CoSimulation(loop, variants, windows) as run:
-        for position in range(rows.shape[1]):
-            take(position, run.step(rows[:, position : position + 1])[:, 0])
+        for start, stop in pairwise(step_bounds(rows.shape[1], loop.step_tokens).tolist()):
+            logits = run.step(rows[:, start:stop])
+            for position in range(start, stop):
+                take(position, logits[:, position - start])
     return run
 
 
 def decode(loop: Loop, window: NDArray[np.int64], variant: Variant, number: int = 0) -> Pass:
-    """Feed one window [S] token by token, every token a decode step, with the clock in the loop."""
+    """Feed one window [S] step by step, every step a decode step, with the clock in the loop."""
     import torch
 
     logits: list[torch.Tensor] = []

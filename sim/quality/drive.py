@@ -17,7 +17,7 @@ from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_cache, as_r
 
 AS_POLICY, DROP, RANDOM = range(3)
 """What is executed in place of a replaced expert: the rule's choice; nothing; a resident expert drawn at random."""
-EXECUTED = i4[:, ::1]
+EXECUTED, BOUNDS = i4[:, ::1], i8[::1]
 
 
 @njit(cache=True)
@@ -82,25 +82,26 @@ def note_executed(state: State, cache: Cache, stand_in: int, executed: Any) -> N
                     executed[token, rank] = draw(state, cache, executed, token, rank)
 
 
-@njit(void(i8, i8, i8, i8, i8, i8, i8, IDS, SCORES, SCORES, AHEAD, TIMES, EXECUTED), cache=True)
-def layer_over_tokens(
+@njit(void(i8, i8, i8, i8, i8, i8, i8, BOUNDS, IDS, SCORES, SCORES, AHEAD, TIMES, EXECUTED), cache=True)
+def layer_over_steps(
     state_address: int, cache_address: int, rules_address: int, layer: int, first_step: int, group: int, stand_in: int,
-    ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any, executed: Any,
+    bounds: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any, executed: Any,
 ) -> None:  # fmt: skip
-    """One layer of T decode steps, one token each -> ``executed`` [T, K]. Exact where layers do not affect each other.
+    """One layer of S decode steps, the tokens ``bounds`` [S + 1] of one request each -> ``executed`` [T, K]. Exact
+    where layers do not affect each other.
 
-    Time is counted as if all layers of a token ran before the next token; no clock.
+    Time is counted as if all layers of a step ran before the next step; no clock.
     """
     state, cache, rules = as_state(state_address), as_cache(cache_address), as_rules(rules_address)
-    for token in range(ids.shape[0]):
-        row = slice(token, token + 1)
+    for step in range(bounds.shape[0] - 1):
+        row = slice(bounds[step], bounds[step + 1])
         core.load(
             state, cache, ids[row],
             weights[row] if weights.shape[0] > 0 else weights,
             scores[row] if scores.shape[0] > 0 else scores,
             lookahead, next_use,
         )  # fmt: skip
-        state.phase, state.group, state.step, state.num_requests = DECODE, group, first_step + token, 1
+        state.phase, state.group, state.step, state.num_requests = DECODE, group, first_step + step, 1
         state.now = state.step * state.num_layers + layer
         untimed_layer(state, cache, rules, layer)
         note_executed(state, cache, stand_in, executed[row])
@@ -111,10 +112,9 @@ def begin_step(
     state_address: int, cache_address: int, clock_address: int, phase: int, group: int,
     ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
 ) -> None:  # fmt: skip
-    """Begin a forward pass; the caller fills each layer of the arrays before ``time_layer`` reads it."""
+    """Begin a forward pass of one request; the caller fills each layer of the arrays before ``time_layer`` reads it."""
     core.load(as_state(state_address), as_cache(cache_address), ids, weights, scores, lookahead, next_use)
-    requests = ids.shape[0] if phase == DECODE else 1
-    core.enter(as_state(state_address), as_cache(cache_address), phase, group, requests)
+    core.enter(as_state(state_address), as_cache(cache_address), phase, group, 1)
     as_clock(clock_address).parts[:] = 0
 
 

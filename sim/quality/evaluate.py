@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from sim.engine.interface import StepResults
 from sim.quality.cloze import cloze_item, log_likelihoods
 from sim.quality.decode import CoSimulation, decode_rows
 from sim.quality.generation import continuations, plain_continuations
-from sim.quality.loop import Variant, changed_share
+from sim.quality.loop import Variant, changed_share, step_bounds
 from sim.quality.measures import at_position, per_token
 from sim.quality.parallel import parallel, plain_logits
 from sim.quality.store import Arrays, Store
@@ -29,7 +30,7 @@ TIMES = ("latency_ns", "parts_ns", "counts", "lost")
 @dataclass(slots=True)
 class Results:
     """What the tasks gave, each in order of its windows. Keys of windows: `<variant>` [S-1, columns of
-    ``sim.quality.measures``], `<variant>.changed` [2], and the fields of ``StepResults``; of cloze items:
+    ``sim.quality.measures``], `<variant>.changed` [2], and the fields of ``StepResults``, by step; of cloze items:
     `base` and `<variant>` [choices]; of continuations: `base` and `<variant>` [new tokens]."""
 
     windows: list[Arrays] = field(default_factory=list)
@@ -147,7 +148,7 @@ def _decisions(
 
 
 def _decode_windows(study: Study, numbers: range, progress: Progress) -> list[Arrays]:
-    """Run all variants over some windows token by token, all side by side."""
+    """Run all variants over some windows step by step, all side by side."""
     loop, tokens = study.loop, study.windows.tokens[numbers.start : numbers.stop]
     base, (variants, which) = plain_logits(loop.model, tokens), _beside(study.variants, len(numbers))
     rows = tokens[which]
@@ -189,7 +190,7 @@ def _run_cloze(study: Study, items: range, progress: Progress) -> list[Arrays]:
     if study.parallel:
         for result, tokens in zip(results, choices, strict=True):
             for variant in variants:
-                logits = [passed.logits for passed in parallel(study.loop, tokens, variant, 0)]
+                logits = [passed.logits for passed in parallel(study.loop, tokens, variant, 0, context)]
                 result[variant.name] = log_likelihoods(logits, tokens, context)
                 progress(tokens.size)
         return results
@@ -201,7 +202,7 @@ def _run_cloze(study: Study, items: range, progress: Progress) -> list[Arrays]:
 def _decode_cloze(
     study: Study, choices: NDArray[np.int64], variants: Sequence[Variant], progress: Progress
 ) -> dict[tuple[int, str], NDArray[np.float64]]:
-    """[choices] log-likelihoods by item and variant, of tokens [items, choices, S]: token by token, all side by side.
+    """[choices] log-likelihoods by item and variant, of tokens [items, choices, S]: step by step, all side by side.
 
     The context is decoded once for all choices of an item: it is the same, and so is the state behind it.
     """
@@ -210,20 +211,27 @@ def _decode_cloze(
     context, ways = study.config.cloze.context_tokens, choices.shape[1]
     rows, which = _beside(variants, len(choices))
     total: torch.Tensor | None = None
+
+    def score(logits: torch.Tensor, following: NDArray[np.int64]) -> torch.Tensor:
+        index = torch.from_numpy(following).to(logits.device)
+        return logits.float().log_softmax(-1).gather(1, index[:, None])[:, 0].double()
+
     with CoSimulation(study.loop, rows) as run:
-        for position in range(context):
-            logits = run.step(choices[which, 0, position : position + 1])[:, 0]
-            progress(len(rows))
+        for start, stop in pairwise(step_bounds(context, study.loop.step_tokens).tolist()):
+            logits = run.step(choices[which, 0, start:stop])[:, -1]
+            progress(len(rows) * (stop - start))
         run.branch(ways)
         logits = logits.repeat_interleave(ways, 0)
         continued = choices[which].reshape(-1, choices.shape[-1])[:, context:]
-        for position in range(continued.shape[1]):
-            following = torch.from_numpy(continued[:, position]).to(logits.device)
-            score = logits.float().log_softmax(-1).gather(1, following[:, None])[:, 0].double()
-            total = score if total is None else total + score
-            if position + 1 < continued.shape[1]:
-                logits = run.step(continued[:, position : position + 1])[:, 0]
-            progress(len(continued))
+        for start, stop in pairwise(step_bounds(continued.shape[1], study.loop.step_tokens).tolist()):
+            first = score(logits, continued[:, start])
+            total = first if total is None else total + first
+            if start + 1 < continued.shape[1]:
+                steps = run.step(continued[:, start:stop])
+                for position in range(start + 1, stop):
+                    total = total + score(steps[:, position - start - 1], continued[:, position])
+                logits = steps[:, -1]
+            progress(len(continued) * (stop - start))
     assert total is not None
     values = total.cpu().numpy().reshape(-1, ways)
     return {(item, variant.name): value for item, variant, value in zip(which, rows, values, strict=True)}

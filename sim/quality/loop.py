@@ -39,7 +39,7 @@ class Loop:
     """A model and the devices that decide in it. ``resets``: every window finds cache and rules as at the start.
 
     ``live`` decides; ``clock`` replays what a parallel pass gave, for its times. ``others``: devices like them, for
-    passes that run side by side.
+    passes that run side by side. ``step_tokens``: consecutive positions of a window that one step decodes.
     """
 
     model: torch.nn.Module
@@ -49,6 +49,7 @@ class Loop:
     gate: GateRule
     reads: Reads
     resets: bool
+    step_tokens: int = 1
     others: list[ModelledDevice] = field(default_factory=list)
 
     def devices(self, count: int) -> list[ModelledDevice]:
@@ -64,6 +65,11 @@ class Loop:
     @property
     def torch_device(self) -> Any:
         return next(self.model.parameters()).device
+
+
+def step_bounds(tokens: int, step_tokens: int, cut: int = 0) -> NDArray[np.int64]:
+    """The first position of each step of a window, and its length: of so many positions each, none across ``cut``."""
+    return np.array([*range(0, cut, step_tokens), *range(cut, tokens, step_tokens), tokens], np.int64)
 
 
 def changed_share(ids: NDArray[np.int32], executed: NDArray[np.int32]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from sim.machine.parts import PARTS
 from sim.quality.evaluate import Results, whole
 from sim.quality.generation import match_length
 from sim.quality.intervals import Estimate, block_sums, difference, estimate, mean_of, perplexity_ratio
+from sim.quality.loop import step_bounds
 from sim.quality.measures import COLUMNS
 from sim.quality.study import POLICY, Study
 from sim.statistics.bootstrap import Statistic
@@ -35,6 +36,7 @@ def quality_row(study: Study, results: Results) -> Row:
         "weights": study.config.quality.weights,
         "windows": study.config.quality.windows,
         "tokens_per_window": study.config.quality.tokens,
+        "step_tokens": study.config.quality.step_tokens,
         "documents": len(set(study.windows.documents)),
         "capacity_fraction": study.template.pools.fraction,
         "capacity_slots_per_layer": study.template.pools.slots(),
@@ -113,13 +115,15 @@ def generation_measures(study: Study, results: Results) -> Row:
 
 def times(study: Study, results: Results) -> Row:
     """Times and hit rates of the policy's own pass, SIMULATED."""
-    blocks = np.repeat(np.array(study.windows.documents), study.config.quality.tokens).tolist()
+    sizes = np.diff(step_bounds(study.config.quality.tokens, study.loop.step_tokens))  # tokens of a window's steps
+    blocks = np.repeat(np.array(study.windows.documents), len(sizes)).tolist()
+    tokens = np.tile(sizes, len(results.windows))
     latency = np.concatenate([window["latency_ns"] for window in results.windows])
     counts = np.concatenate([window["counts"] for window in results.windows]).astype(np.float64)
     lost = np.concatenate([window["lost"] for window in results.windows])
     parts = np.concatenate([window["parts_ns"] for window in results.windows])
     row: Row = {}
-    put(row, "tpot_s", estimate(block_sums(latency[:, None] / 1e9, blocks), mean_of(0)))
+    put(row, "tpot_s", estimate(block_sums(np.column_stack([latency / 1e9, tokens]), blocks), ratio))
     for name, numerator, denominator in (
         ("hit_rate", "hits", "demanded"),
         ("cache_ratio", "resident_executed", "executed"),
@@ -127,13 +131,18 @@ def times(study: Study, results: Results) -> Row:
         ("drop_rate", "dropped_ranks", "routed_ranks"),
     ):
         pair = counts[:, [COUNTERS.index(numerator), COUNTERS.index(denominator)]]
-        put(row, name, estimate(block_sums(pair, blocks), lambda sums: sums[..., 0] / sums[..., 1]))
-    row["bytes_per_token"] = float(counts[:, COUNTERS.index("copied_bytes")].mean())
+        put(row, name, estimate(block_sums(pair, blocks), ratio))
+    row["bytes_per_token"] = float(counts[:, COUNTERS.index("copied_bytes")].sum() / tokens.sum())
     row["demand_to_capacity"] = float(
         counts[:, COUNTERS.index("demanded")].sum()
         / max(1e-9, study.template.pools.slots() * len(counts) * study.template.trace.num_layers)
     )
     row["lost_gate_mass"] = float(lost[:, 0].sum() / lost[:, 1].sum())
     for index, part in enumerate(PARTS):
-        row[f"time_s_per_token.{part}"] = float(parts[:, index].mean() / 1e9)
+        row[f"time_s_per_token.{part}"] = float(parts[:, index].sum() / tokens.sum() / 1e9)
     return row
+
+
+def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of two sums [..., 2 or more]."""
+    return np.asarray(sums[..., 0] / sums[..., 1])

@@ -61,13 +61,19 @@ class ModelledDevice:
         """Of state, cache and rules."""
         return self.device.structs
 
-    def replay(self, arrays: tuple[NDArray[Any], ...], phase: int, group: int) -> StepResults:
-        """Replay T recorded decode steps of one token each on the clock, their context growing from one token on."""
-        steps = arrays[0].shape[0]
-        results, context = StepResults.zeros(steps), np.arange(1, steps + 1)
+    def replay(
+        self, arrays: tuple[NDArray[Any], ...], phase: int, group: int, bounds: NDArray[np.int64] | None = None
+    ) -> StepResults:
+        """Replay S steps of recorded tokens of one request on the clock, their context growing from nothing on.
+
+        ``bounds`` [S + 1]: the tokens of each step; None: one each.
+        """
+        bounds = np.arange(arrays[0].shape[0] + 1) if bounds is None else bounds
+        steps, context = len(bounds) - 1, bounds[1:].copy()
+        results, pairs = StepResults.zeros(steps), np.diff(context * (context + 1) // 2, prepend=0)
         run_steps(
             *self.addresses, self.clock.address, False, 0, steps, self.engine.totals,
-            np.arange(steps + 1), np.full(steps, phase, np.uint8), np.full(steps, group), context, context,
+            bounds, np.full(steps, phase, np.uint8), np.full(steps, group), context, pairs,
             np.zeros(steps, np.int64), NO_CHANGE, np.ones(steps, np.int64), np.zeros(steps, np.int64), *arrays,
             results.latency_ns, results.parts_ns, results.counts, results.lost,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Teacher-forced windows in one forward pass, the policy active in every layer as it is reached.
 
-Layer l's decision at token t needs layer l's routing of the tokens before, which one pass gives for all tokens at once;
-it needs nothing else where each layer has a cache of its own and no rule looks beyond its layer
+Layer l's decision at step t needs layer l's routing of the tokens up to it, which one pass gives for all tokens at
+once; it needs nothing else where each layer has a cache of its own and no rule looks beyond its layer
 (``sim.quality.conditions``). Then the decisions are those of token-by-token decoding.
 """
 
@@ -18,8 +18,8 @@ from sim.engine.decision.counters import N_DROPPED_RANKS, N_SUBSTITUTED_RANKS
 from sim.engine.interface import StepResults
 from sim.live.router_output import NO_AHEAD, NO_TIMES, Routed, StepArrays
 from sim.live.weights import replacement
-from sim.quality.drive import AS_POLICY, layer_over_tokens
-from sim.quality.loop import Loop, Variant
+from sim.quality.drive import AS_POLICY, layer_over_steps
+from sim.quality.loop import Loop, Variant, step_bounds
 from traces.recording.tap import Routing, Tap
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ def plain_logits(model: torch.nn.Module, windows: NDArray[np.int64]) -> torch.Te
 class ParallelPass:
     """Decides one layer of all windows of a batch when the forward pass reaches it."""
 
-    def __init__(self, loop: Loop, variant: Variant, first_window: int, shape: tuple[int, int]) -> None:
+    def __init__(self, loop: Loop, variant: Variant, first_window: int, shape: tuple[int, int], cut: int = 0) -> None:
         self.loop, self.variant, self.first_window, self.tokens = loop, variant, first_window, shape[1]
+        self.bounds = step_bounds(shape[1], loop.step_tokens, cut)
         spec = loop.spec
         self.arrays = [StepArrays(shape[1], spec, loop.reads) for _ in range(shape[0])]
         self.executed = np.zeros((shape[0], shape[1], spec.num_layers, spec.top_k), np.int32)
@@ -67,10 +68,10 @@ class ParallelPass:
             arrays.fill(routed, rows)
             if loop.resets:
                 loop.live.reset()
-            number = self.first_window + window
-            layer_over_tokens(
-                *loop.live.addresses, layer, 0 if loop.resets else number * self.tokens, number, self.variant.stand_in,
-                arrays.ids, arrays.weights, arrays.scores, NO_AHEAD, NO_TIMES, executed[rows],
+            number, steps = self.first_window + window, len(self.bounds) - 1
+            layer_over_steps(
+                *loop.live.addresses, layer, 0 if loop.resets else number * steps, number, self.variant.stand_in,
+                self.bounds, arrays.ids, arrays.weights, arrays.scores, NO_AHEAD, NO_TIMES, executed[rows],
             )  # fmt: skip
             self.executed[window, :, layer] = executed[rows]
         return replacement(loop.gate, routing, routed, executed, self.variant.scheme)
@@ -81,7 +82,7 @@ class ParallelPass:
             return None
         if self.loop.resets:
             self.loop.clock.reset()
-        timing = self.loop.clock.replay(self.arrays[window].all(), DECODE, self.first_window + window)
+        timing = self.loop.clock.replay(self.arrays[window].all(), DECODE, self.first_window + window, self.bounds)
         self._compare(window, timing)
         return timing
 
@@ -91,16 +92,21 @@ class ParallelPass:
         dropped = executed == DROPPED
         pairs = ((N_SUBSTITUTED_RANKS, (executed != ids) & ~dropped), (N_DROPPED_RANKS, dropped))
         for counter, executed_otherwise in pairs:
-            per_token = np.count_nonzero(executed_otherwise, axis=(1, 2))
-            if not np.array_equal(timing.counts[:, counter], per_token):
+            per_step = np.add.reduceat(np.count_nonzero(executed_otherwise, axis=(1, 2)), self.bounds[:-1])
+            if not np.array_equal(timing.counts[:, counter], per_step):
                 raise RuntimeError("the replay on the clock decided otherwise than the parallel pass")
 
 
-def parallel(loop: Loop, windows: NDArray[np.int64], variant: Variant, first_window: int = 0) -> list[Pass]:
-    """One forward pass over windows [N, S] of equal length, the policy active -> what each gave."""
+def parallel(
+    loop: Loop, windows: NDArray[np.int64], variant: Variant, first_window: int = 0, cut: int = 0
+) -> list[Pass]:
+    """One forward pass over windows [N, S] of equal length, the policy active -> what each gave.
+
+    ``cut``: a position that no step goes across.
+    """
     import torch
 
-    decide = ParallelPass(loop, variant, first_window, windows.shape)
+    decide = ParallelPass(loop, variant, first_window, windows.shape, cut)
     batch = torch.from_numpy(windows).to(loop.torch_device)
     with torch.no_grad(), Tap(loop.model, decide, layers=loop.layers):
         logits = loop.model(input_ids=batch, use_cache=False).logits

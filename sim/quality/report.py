@@ -9,7 +9,9 @@ import numpy as np
 
 from sim.formatting import percent
 from sim.live.weights import substitutes
+from sim.metrics.drafts import token_times
 from sim.quality.evaluate import Results
+from sim.quality.loop import step_bounds
 from sim.quality.measures import COLUMNS
 from sim.quality.metrics import Row
 from sim.quality.study import POLICY, Study
@@ -34,12 +36,17 @@ def write_study(folder: Path, study: Study, results: Results, row: Row, config: 
 
 
 def token_table(study: Study, results: Results) -> dict[str, Any]:
-    """One row per variant, window and token; latency_ns is that of the policy's own pass."""
-    count = study.config.quality.tokens - 1
+    """One row per variant, window and token; latency_ns is that of the policy's own pass, a share of its step's."""
+    count, sizes = (
+        study.config.quality.tokens - 1,
+        np.diff(step_bounds(study.config.quality.tokens, study.loop.step_tokens)),
+    )
     columns: dict[str, list[Any]] = {name: [] for name in ("variant", "window", "position", "latency_ns", *COLUMNS)}
     for number, variant in enumerate(study.variants):
         for window, result in enumerate(results.windows):
-            latency = result["latency_ns"][:count] if variant.name == POLICY else np.full(count, -1)
+            latency = np.full(count, -1)
+            if variant.name == POLICY:
+                latency = token_times(result["latency_ns"], np.ones_like(sizes), sizes)[:count]
             columns["variant"].append(np.full(count, number, np.int16))
             columns["window"].append(np.full(count, window, np.int32))
             columns["position"].append(np.arange(count, dtype=np.int32))
@@ -80,7 +87,9 @@ def text(study: Study, row: Row) -> str:
     """The table that the command prints."""
     lines = [
         f"policy {row['policy']} inside {row['model']}, {row['mode']} pass over {row['windows']} windows of "
-        f"{row['tokens_per_window']} tokens from {row['documents']} documents; quality MEASURED, times SIMULATED",
+        f"{row['tokens_per_window']} tokens from {row['documents']} documents"
+        + (f", {row['step_tokens']} positions a step" if row["step_tokens"] != 1 else "")
+        + "; quality MEASURED, times SIMULATED",
         f"untouched model: perplexity {row['perplexity']:.2f}, next token right {share(row, 'accuracy')}"
         + (f", cloze right {share(row, 'cloze.accuracy')}" if row["cloze.items"] else ""),
         "",

@@ -16,7 +16,8 @@ MODES = ("auto", "parallel", "decode")
 class QualityConfig:
     """What is measured on which text. ``mode``: ``parallel`` (teacher-forced, one pass per window), ``decode`` (token
     by token with the clock in the loop), ``auto`` (parallel where that decides the same, else decode). ``weights`` of a
-    substitute: its ``own`` or those of the expert it replaces (``inherit``)."""
+    substitute: its ``own`` or those of the expert it replaces (``inherit``). ``step_tokens``: consecutive positions of
+    a window that one step decodes, as where drafts are verified that are all accepted."""
 
     prompts: str = "builtin"
     windows: Count = 24
@@ -24,6 +25,7 @@ class QualityConfig:
     text_seed: Amount = 0
     fit_windows: Count = 16
     mode: Annotated[str, OneOf(*MODES)] = "auto"
+    step_tokens: Annotated[int, Range(1, 65)] = 1
     weights: Annotated[str, OneOf("own", "inherit")] = "own"
     contrasts: bool = True
     per_layer: bool | None = None
@@ -98,6 +100,14 @@ class StudyConfig:
 
     def check(self) -> None:
         """Raises: UserError where the windows hold neither the cloze items nor the prompts."""
+        quality = self.quality
+        if quality.step_tokens > quality.tokens:
+            raise UserError(f"step_tokens={quality.step_tokens}: at most tokens={quality.tokens}")
+        if quality.step_tokens > 1 and self.generation.windows:
+            raise UserError(
+                f"generation.windows={self.generation.windows}: a free continuation has no drafts, so that "
+                f"step_tokens={quality.step_tokens} means nothing there; use generation.windows=0"
+            )
         self.cloze.check(self.quality.windows, self.quality.tokens)
         self.generation.check(self.quality.windows, self.quality.tokens)
 

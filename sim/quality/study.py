@@ -26,6 +26,10 @@ from traces.recording.moe_layers import family_name
 POLICY = "policy"
 """Name of the variant that executes the policy's own decisions."""
 DEMO_SIZES = "deepseek_moe_16b"
+ALL_ACCEPTED = (
+    "a step decodes consecutive positions of the text, as where all drafts are accepted; rejected ones would "
+    "have a say in what the rules decide"
+)
 SPEC_WINDOWS = 2
 """Windows recorded for sizes and gate weights where no rule learns."""
 
@@ -48,7 +52,7 @@ class Study:
 
 def check_before_loading(setup: DeviceSetup, config: StudyConfig) -> None:
     """Raises: UserError for what cannot run whatever the model is."""
-    check_closed_loop(setup.policy)
+    check_closed_loop(setup.policy, config.quality.step_tokens)
     if config.quality.mode == "parallel":
         check_parallel(setup.policy, setup.cache)
     config.check()
@@ -85,7 +89,7 @@ def make_study(
     gate = GateRule.named(trace.score_function)
     gate.check(quality.weights, family_name(loaded.model))
     live, clock = (ModelledDevice(template.spec, template.durations) for _ in range(2))
-    loop = Loop(loaded.model, layers, live, clock, gate, Reads.of(policy), setup.cache.resets)
+    loop = Loop(loaded.model, layers, live, clock, gate, Reads.of(policy), setup.cache.resets, quality.step_tokens)
     parallel = quality.mode == "parallel" or (quality.mode == "auto" and parallel_obstacle(policy, setup.cache) is None)
     variants = make_variants(policy, quality, gate, trace.num_layers, parallel)
     if learns:
@@ -93,6 +97,8 @@ def make_study(
             *warnings,
             f"rules learned from {num_fitted} further windows of the same text, which are not evaluated",
         ]
+    if quality.step_tokens > 1:
+        warnings = [*warnings, ALL_ACCEPTED]
     notes = Notes((*estimated,), (*warnings,))
     return Study(loop, template, windows.part(0, quality.windows), config, parallel, variants, notes)
 

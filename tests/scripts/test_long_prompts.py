@@ -5,7 +5,18 @@ import re
 import numpy as np
 import pytest
 
-from scripts.studies.long_prompts import FETCHES, FILE, RATES, evenly, fetches, one_prompt, page
+from scripts.studies.long_prompts import (
+    FETCHES,
+    FILE,
+    FREETOKEN,
+    RATES,
+    Published,
+    evenly,
+    fetches,
+    freetoken,
+    one_prompt,
+    page,
+)
 from sim.machine.model import load_geometry
 from sim.paths import ROOT
 from traces.embedded import embedded_trace_path
@@ -31,10 +42,22 @@ def test_the_page_states_what_the_study_found():
     ]
     by_order = {row[0].strip("`"): int(row[2].replace(",", "")) for row in rows[1:3]}
     assert FETCHES["token"] / 2 < by_order["token"] < 2 * FETCHES["token"] and by_order["expert"] <= FETCHES["expert"]
-    times = {int(row[0].replace(",", "")): {"stream": float(row[2]), "expert": float(row[4])} for row in rows[4:]}
+    end = 4 + len(RATES)
+    times = {int(row[0].replace(",", "")): {"stream": float(row[2]), "expert": float(row[4])} for row in rows[4:end]}
     assert list(times) == list(RATES)
-    assert "\n".join(page(by_order, times)) + "\n" == text
+    passes = [float(row[4]) for row in rows[end + 1 :]]
+    assert "\n".join(page(by_order, times, passes)) + "\n" == text
     assert not re.search(r"nan|inf", text.replace("information", ""))
+
+
+def test_what_freetoken_streams_is_predicted_from_its_link_alone():
+    """One pass of 8,192 tokens within a tenth of what the paper reports, nothing calibrated."""
+    assert -0.1 < FREETOKEN[0].error(freetoken(FREETOKEN[0])) < 0.1
+
+
+def test_errors_are_those_to_the_nearer_end_of_a_range():
+    row = Published("m", 1, 1.0, 2.0, 4.0)
+    assert [row.error(seconds) for seconds in (1.0, 3.0, 5.0)] == [-0.5, 0.0, 0.25]
 
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from scripts.studies.quality import alpha, notions, open_loop, pareto
+from scripts.studies.quality import alpha, expert_budget, notions, open_loop, pareto
 from scripts.studies.quality.bench import COLUMNS, Case, Outcome, sums_by
 from scripts.studies.quality.rules import RULES, lru_with
+from sim.paths import ROOT
 from traces.errors import UserError
 
 
@@ -95,3 +96,14 @@ def test_what_a_figure_says_follows_from_its_rows():
     found = {f"{name}.difference": value for name, value in
              {"hit_rate": -0.004, "substitution_rate": 0.001, "tpot_s": 2e-4}.items()}  # fmt: skip
     assert "at most 0.4 points of hit rate" in open_loop.largest([{"positions": "all"} | found])
+
+
+def test_the_page_of_budgets_says_what_each_costs():
+    row = {"windows": 24, "tokens_per_window": 256, "union": 12.04, "tpot_s": 0.0149}
+    row |= {"policy.drop_rate": 0.247, "policy.kl": 0.0181, "policy.perplexity_ratio": 1.0225}
+    row |= {"policy.perplexity_ratio.low": 1.0132, "policy.perplexity_ratio.high": 1.0318}
+    lines = [*expert_budget.page([(None, row), (12, row)], 3)]
+    assert lines[-1] == "| 12 | 12.0 | 24.7 % | 0.0181 | +2.25 % [1.32, 3.18] | 14.9 ms |"
+    assert lines[-2].startswith("| all |") and "4 consecutive positions" in " ".join(lines)
+    committed = (ROOT / "docs" / "results" / "expert_budget.md").read_text().splitlines()
+    assert committed[: len(lines) - 2] == lines[:-2] and len(committed) == len(lines) - 2 + len(expert_budget.BUDGETS)

@@ -175,7 +175,9 @@ def order_of(case):
     order = case["order"]
     if order == "stream" and policy_of(case).prefetch.promotes:
         order = "bypass"
-    return PrefillConfig("expert" if order == "chunk" and case["prefill_chunk"] is None else order, case["bypass"])
+    order = "expert" if order == "chunk" and case["prefill_chunk"] is None else order
+    passes = case["prefill_chunk"] if order in ("expert", "bypass", "stream") else None
+    return PrefillConfig(order, case["bypass"], passes)
 
 
 def memory_for(case, trace, policy, hardware, streams, speculate):

@@ -12,6 +12,7 @@ from sim.metrics.step_table import COLUMNS, StepTable
 from tests.support.random_traces import random_trace, routed
 from tests.support.replays import POLICIES, machine
 from traces.errors import UserError
+from traces.format.trace import PREFILL
 
 
 def order_of(past, stream):
@@ -119,7 +120,27 @@ def test_an_order_says_how_much_of_a_prompt_one_step_takes(order, chunk, same):
     assert np.array_equal(tables[0].array(), tables[1].array())
 
 
+def passes_of(order, past, size):
+    """The table of two prompts of 7 and 4 tokens in passes of ``size``, 3 layers of 8 experts, 3 slots each."""
+    run, knobs = RunConfig(engine="compiled"), CacheConfig(slots_per_layer=3)
+    prefill = PrefillConfig(order, past, size)
+    setup = DeviceSetup(POLICIES["lru"], machine(), knobs, run, prefill=prefill)
+    return StepTable(assemble(random_trace(2, prompts=(7, 4)), setup)).run()
+
+
+def test_every_pass_brings_its_experts_anew():
+    run, knobs = RunConfig(engine="compiled", prefill_chunk=3), CacheConfig(slots_per_layer=3)
+    chunks = StepTable(assemble(random_trace(2, prompts=(7, 4)), DeviceSetup(POLICIES["lru"], machine(), knobs, run)))
+    assert np.array_equal(passes_of("expert", "overflow", 3).array(), chunks.run().array())
+    for size, passes in ((3, 3 + 2), (7, 2), (None, 2)):
+        columns = passes_of("stream", "always", size).columns()
+        assert columns["demand_copies"][columns["phase"] == PREFILL].tolist() == [3 * 8] * passes
+
+
 def test_what_makes_no_sense_is_refused():
+    for order in (None, "token", "chunk"):
+        with pytest.raises(UserError, match=r"prefill.pass_tokens=4: only for prefill.order=expert, bypass or stream"):
+            PrefillConfig(order, pass_tokens=4)
     with pytest.raises(UserError, match=r"prefill.order=mostly: must be one of token, chunk, expert, bypass, stream"):
         PrefillConfig("mostly")
     with pytest.raises(UserError, match=r"prefill.bypass=never: must be overflow or always"):

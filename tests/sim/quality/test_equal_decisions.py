@@ -13,6 +13,8 @@ from policies.eviction.smoe_code import SmoeCode
 from policies.needs import Need
 from policies.prediction.lookahead import Lookahead
 from policies.prefetch.top_score import TopScore
+from policies.state import DROPPED
+from policies.substitution.expert_budget import ExpertBudget
 from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import Replay
 from sim.live.weights import INHERIT
@@ -21,10 +23,12 @@ from sim.quality.decode import decode
 from sim.quality.drive import AS_POLICY, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel
+from sim.quality.settings import GenerationConfig
 from tests.sim.quality.small import BAND, study_of
 from tests.support.replays import BARE, POLICIES
 from traces.errors import UserError
 
+BUDGET = replace(BARE, name="budget", substitution=ExpertBudget(budget=4))
 VARIANTS = (Variant("policy"), Variant("d", DROP), Variant("r", RANDOM), Variant("i", AS_POLICY, INHERIT))
 
 
@@ -62,6 +66,50 @@ def test_one_parallel_pass_decides_as_decoding_does(part: str, rule: str) -> Non
         assert np.array_equal(passed.timing.counts, steps.timing.counts)
         assert np.array_equal(passed.timing.latency_ns, steps.timing.latency_ns)
         torch.testing.assert_close(passed.logits, steps.logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("step_tokens", [2, 5])
+@pytest.mark.parametrize("policy", [BUDGET, BAND], ids=lambda policy: policy.name)
+def test_steps_of_several_positions_decide_alike_in_both_ways(policy: Policy, step_tokens: int) -> None:
+    study = study_of(policy=policy, step_tokens=step_tokens)
+    assert study.parallel
+    for number, passed in enumerate(parallel(study.loop, study.windows.tokens[:2], Variant("policy"))):
+        steps = decode(study.loop, study.windows.tokens[number], Variant("policy"), number)
+        assert np.array_equal(passed.executed, steps.executed)
+        assert (passed.executed != passed.arrays.ids).any()
+        assert passed.timing is not None and steps.timing is not None
+        assert len(steps.timing.latency_ns) == -(-24 // step_tokens)
+        assert np.array_equal(passed.timing.counts, steps.timing.counts)
+        assert np.array_equal(passed.timing.latency_ns, steps.timing.latency_ns)
+        torch.testing.assert_close(passed.logits, steps.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_budget_keeps_the_greatest_mass_of_all_positions_of_a_step() -> None:
+    """Four experts of each step of three positions, those of the greatest sum of gate scores over its tokens."""
+    study = study_of(policy=BUDGET, step_tokens=3)
+    (passed,) = parallel(study.loop, study.windows.tokens[:1], Variant("policy"))
+    ids, scores, dropped = passed.arrays.ids, passed.arrays.scores, passed.executed == DROPPED
+    bounded = 0
+    for start in range(0, 24, 3):
+        for layer in range(ids.shape[1]):
+            routed, weighs = ids[start : start + 3, layer], scores[start : start + 3, layer]
+            mass = {e: sum(weighs[t, e] for t in range(3) if e in routed[t]) for e in np.unique(routed)}
+            kept = sorted(mass, key=lambda e: -mass[e])[:4]
+            for token in range(3):
+                wanted = ~np.isin(routed[token], kept)
+                wanted[0] &= not wanted.all()  # a token that would lose all of its experts keeps its best
+                assert dropped[start + token, layer].tolist() == wanted.tolist()
+            bounded += len(mass) > 4
+    assert bounded
+
+
+def test_the_drafts_of_a_step_are_what_a_budget_asks_for() -> None:
+    with pytest.raises(UserError, match=r"ExpertBudget decides over the drafts.*give step_tokens=1\+N"):
+        study_of(policy=BUDGET)
+    with pytest.raises(UserError, match=r"step_tokens=25: at most tokens=24"):
+        study_of(step_tokens=25)
+    with pytest.raises(UserError, match=r"generation.windows=3: a free continuation has no drafts"):
+        study_of(step_tokens=2, generation=GenerationConfig(windows=3, prompt_tokens=6, new_tokens=5))
 
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])

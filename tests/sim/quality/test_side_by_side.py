@@ -17,7 +17,9 @@ from sim.quality.evaluate import run_study
 from sim.quality.generation import continuation, plain_continuations
 from sim.quality.loop import Variant
 from sim.quality.measures import per_token
+from sim.quality.metrics import quality_row
 from sim.quality.parallel import plain_logits
+from sim.quality.report import token_table
 from sim.quality.settings import ClozeConfig, GenerationConfig
 from sim.quality.store import Store
 from sim.quality.study import POLICY
@@ -113,3 +115,29 @@ def test_a_carried_cache_is_carried_by_each_variant():
     for number, window in enumerate(study.windows.tokens):
         alone = decode(study.loop, window, Variant(POLICY, scheme="own"), number)
         assert results.windows[number]["latency_ns"].tolist() == alone.timing.latency_ns.tolist()
+
+
+def test_cloze_items_of_several_positions_a_step_are_scored_alike_in_both_ways():
+    """Context of 8 and continuation of 4 by steps of 3: no step goes across where the continuations begin."""
+    tasks = {"cloze": TASKS["cloze"]}
+    found = [run_study(study_of(mode=mode, step_tokens=3, **tasks), Store(None)) for mode in ("parallel", "decode")]
+    for parallel, decoded in zip(found[0].cloze, found[1].cloze, strict=True):
+        assert parallel.keys() == decoded.keys()
+        for name, values in parallel.items():
+            np.testing.assert_allclose(values, decoded[name], rtol=1e-4)
+    for parallel, decoded in zip(found[0].windows, found[1].windows, strict=True):
+        np.testing.assert_allclose(parallel["policy"], decoded["policy"], rtol=1e-3, atol=2e-4)
+        assert parallel["latency_ns"].tolist() == decoded["latency_ns"].tolist()
+
+
+def test_times_and_bytes_count_per_token_however_many_a_step_decodes():
+    study = study_of(step_tokens=5)
+    results = run_study(study, Store(None))
+    row = quality_row(study, results)
+    latency = sum(window["latency_ns"].sum() for window in results.windows)
+    assert row["tpot_s"] == pytest.approx(latency / 1e9 / (4 * 24)) and row["step_tokens"] == 5
+    parts = sum(value for name, value in row.items() if name.startswith("time_s_per_token."))
+    assert parts == pytest.approx(row["tpot_s"])
+    table = token_table(study, results)
+    own = table["latency_ns"][table["latency_ns"] >= 0]
+    assert len(own) == 4 * 23 and latency - own.sum() == sum(w["latency_ns"][-1] // 4 for w in results.windows)
