@@ -67,6 +67,41 @@ def read_published(folder: Path) -> None:
     assert ((times > 0) & np.isfinite(times)).all()
 
 
+def own_row(folder: Path) -> None:
+    lines = ["machine_id: rtx3060_ddr4", "model: gpt_oss_20b", "runtime: llama.cpp", "flags: -ngl 99 --n-cpu-moe 10"]
+    lines += ["context: 4096", "decode_tok_s: 30.2", "remarks: by hand"]
+    (folder / "row.yaml").write_text("\n".join(lines) + "\n")
+
+
+def own_rows(folder: Path) -> None:
+    lines = ["machine_id,model,quantisation,runtime,placement_value,hit_rate,decode_tok_s"]
+    lines += [f"rtx3060_ddr4,Qwen3-30B-A3B,Q4_K_M,llama.cpp,{value},,{20 + i}" for i, value in enumerate(PLACES)]
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+
+
+PLACES = ("exps=CPU", "--n-cpu-moe 30", "CPU only", "50 % of experts on GPU")
+
+
+def read_own_row(folder: Path) -> None:
+    _read_measured(folder / "row.yaml")
+
+
+def read_own_rows(folder: Path) -> None:
+    _read_measured(folder / "rows.csv")
+
+
+def _read_measured(path: Path) -> None:
+    """Every row that is taken has a forecast that is finite and above zero."""
+    from sim.forecast.machines import read_machine
+    from sim.forecast.own_rows import read_rows, setting_of
+    from sim.forecast.predict import forecast, shares_of, shipped_parameters
+
+    for own in read_rows(path):
+        machine = read_machine(own.row.machine_id, shares_of(shipped_parameters()))
+        found = forecast(setting_of(own, machine), ())
+        assert 0 < found.low <= found.tokens_per_s <= found.high < float("inf")
+
+
 def curve(folder: Path) -> None:
     lines = ["model,num_layers,num_experts,top_k,expert_bytes,resident_fraction,decode_hit_rate,kind,source"]
     lines += [f"small,2,8,2,100,{share},{rate},LRU,by hand" for share, rate in ((0.25, 0.4), (0.5, 0.7), (1.0, 0.99))]

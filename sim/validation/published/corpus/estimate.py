@@ -83,14 +83,15 @@ def problem_of(settings: Sequence[Setting]) -> Problem:
         tuple(settings),
         terms,
         {name: np.array([getattr(term, name) for term in terms], np.float64) for name in names},
-        np.array([CLASSES.index(_class(setting)) for setting in settings], np.int64),
+        np.array([CLASSES.index(class_of(setting)) for setting in settings], np.int64),
         np.array([setting.runtime == OTHER for setting in settings], np.bool_),
         -np.log(np.array([setting.measured for setting in settings], np.float64)),
         np.array([_spread(setting) for setting in settings], np.float64).reshape(-1, len(FACTORS)),
     )
 
 
-def _class(setting: Setting) -> str:
+def class_of(setting: Setting) -> str:
+    """Whose software costs a row has."""
     return ON_CPU if setting.placement.kind == CPU_ONLY else setting.runtime
 
 
@@ -103,6 +104,10 @@ def _spread(setting: Setting) -> list[float]:
         spread["dram"] = SPECIFIED_SPREAD if rates.ram_known == SPECIFIED else UNKNOWN_SPREAD
     if rates.link_known != "stated":
         spread["link"] = SPECIFIED_SPREAD if rates.link_known == SPECIFIED else UNKNOWN_SPREAD
+    if rates.ram_uncertainty is not None:
+        spread["dram"] = rates.ram_uncertainty
+    if rates.link_uncertainty is not None:
+        spread["link"] = rates.link_uncertainty
     if rates.storage_bytes_per_s is None or setting.assumed:
         spread["storage"] = UNKNOWN_SPREAD
     if setting.assumed:

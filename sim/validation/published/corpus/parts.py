@@ -71,6 +71,9 @@ class Rates:
     storage_bytes_per_s: float | None = None
     ram_bytes: float | None = None
     vram_bytes: float | None = None
+    ram_uncertainty: float | None = None
+    """Relative spread of the rate where a file of `conf/hardware` states it; so the next."""
+    link_uncertainty: float | None = None
 
 
 @cache

@@ -20,6 +20,7 @@ from sim.validation.published.corpus.estimate import NAMES, PRIOR, problem_of
 from sim.validation.published.corpus.held_out import STAGES, Prediction, families, fit_families, predict_all
 from sim.validation.published.corpus.parts import SHIPPED, rates_of
 from sim.validation.published.corpus.placement import KINDS
+from sim.validation.published.corpus.prefill import prompts_of
 from sim.validation.published.corpus.rule import Setting, express_all, express_shapes
 from sim.validation.published.corpus.tables import ROWS, Corpus, Measurement, read_corpus
 from traces.errors import UserError
@@ -65,6 +66,8 @@ def predict_corpus(shipped: Corpus, corpus: Corpus) -> Findings:
         "by_machine": machine_rows(predictions, against),
         "left_out": left_out_rows(against),
         "parameters": parameter_rows(training),
+        "scores": score_rows(predictions),
+        "prefill": prefill_rows(corpus),
         "rows": [prediction_row(prediction) for prediction in predictions],
         "rows_of_shapes": [prediction_row(prediction) for prediction in shapes],
         "rows_left_out": [{"row": row.row_id, "machine": row.machine_id, "reason": why} for row, why in against],
@@ -196,6 +199,40 @@ def parameter_rows(training: Sequence[Setting]) -> list[Row]:
             "label": "FITTED",
         }
         for name, value in zip(NAMES, values.tolist(), strict=True)
+    ]
+
+
+def prefill_rows(corpus: Corpus) -> list[Row]:
+    """Published rates of reading a prompt beside what the other families of machines predict."""
+    return [
+        {
+            "row": prompt.setting.row.row_id,
+            "family": prompt.family,
+            "measured": 1 / prompt.measured_s,
+            "predicted": 1 / (prompt.terms_s * prompt.others),
+            "error_percent": signed_error_percent(1 / (prompt.terms_s * prompt.others), 1 / prompt.measured_s),
+            "measured_over_terms": prompt.measured_s / prompt.terms_s,
+            "log_error": prompt.log_error,
+        }
+        for prompt in prompts_of(corpus)
+    ]
+
+
+def score_rows(predictions: Sequence[Prediction]) -> list[Row]:
+    """Every scored prediction's error beside what was expected of it: what intervals of further rows are made of."""
+    return [
+        {
+            "row": prediction.setting.row.row_id,
+            "family": prediction.family,
+            "runtime": prediction.setting.runtime,
+            "placement": prediction.setting.placement.kind,
+            "rows_before": stage,
+            "log_error": prediction.log_error(stage),
+            "width": prediction.width[stage],
+        }
+        for prediction in predictions
+        for stage in STAGES
+        if prediction.counts(stage)
     ]
 
 

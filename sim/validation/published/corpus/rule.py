@@ -50,6 +50,8 @@ class Setting:
     threads: int | None
     assumed: bool = False
     """The placement is not the row's own, see ``express``."""
+    software: str | None = None
+    """File of `conf/runtime` whose costs count; None: that of the class."""
 
     @property
     def measured(self) -> float:
@@ -91,8 +93,8 @@ def reason_against(row: Measurement, rates: Rates) -> str | None:
     value = row.placement_value.lower()
     reasons = (
         (row.decode_tok_s is None, NO_RATE),
-        (_batch(row) != 1, "several requests at once, or how many is not stated"),
-        (_several_gpus(row, rates, words), "several GPUs"),
+        (batch_of(row) != 1, "several requests at once, or how many is not stated"),
+        (several_gpus(row, rates, words), "several GPUs"),
         (_speculates(row), "speculation, or drafts that are not said to be off"),
         (row.confidence == "low", "second hand, or in contradiction with itself (confidence low)"),
         (re.search(r"\bpeak\b", f"{value} | {row.flags.lower()}"), "a peak, not a mean"),
@@ -113,8 +115,12 @@ def reason_against(row: Measurement, rates: Rates) -> str | None:
     return next((reason for applies, reason in reasons if applies), None)
 
 
-def express(row: Measurement, rates: Rates, assume: bool = False) -> Setting | str:
+def express(
+    row: Measurement, rates: Rates, assume: bool = False, found: tuple[KnownModel, Dimensions] | None = None
+) -> Setting | str:
     """The row as the model sees it, or the reason why it cannot.
+
+    ``found``: its model with sizes; None: looked up by name and quantisation.
 
     ``assume``: also rows whose placement or hits are not stated, with a placement that stands for any: all experts on
     the CPU beside a GPU, half of them read from storage where the runtime streams. Such rows are worth their shape
@@ -123,13 +129,10 @@ def express(row: Measurement, rates: Rates, assume: bool = False) -> Setting | s
     against = reason_against(row, rates)
     if against is not None and not (assume and against == PAGE_CACHE):
         return against
-    known = find_model(row.model)
-    if known is None:
-        return "a model of unknown size, or several in one row"
-    bits = bits_of(row.quantisation, known)
-    if bits is None:
-        return "the quantisation is not stated"
-    model = sized(known, bits, _top_k(row, known.dimensions))
+    sizes = found or model_of(row)
+    if isinstance(sizes, str):
+        return sizes
+    known, model = sizes
     placement = placement_of(row, model)
     if placement is None or against is not None:
         if not assume:
@@ -157,6 +160,17 @@ def express(row: Measurement, rates: Rates, assume: bool = False) -> Setting | s
         row, known, model, placement, rates, context, runtime, sockets,
         int(threads[1]) if threads else rates.threads, assume,
     )  # fmt: skip
+
+
+def model_of(row: Measurement) -> tuple[KnownModel, Dimensions] | str:
+    """The model that a row names, with sizes by its quantisation, or the reason why there is none."""
+    known = find_model(row.model)
+    if known is None:
+        return "a model of unknown size, or several in one row"
+    bits = bits_of(row.quantisation, known)
+    if bits is None:
+        return "the quantisation is not stated"
+    return known, sized(known, bits, _top_k(row, known.dimensions))
 
 
 def express_all(
@@ -222,12 +236,13 @@ def context_of(row: Measurement) -> int:
     return int(first[0].replace(",", "")) if first and "prompt" in text else round(value)
 
 
-def _batch(row: Measurement) -> float | None:
+def batch_of(row: Measurement) -> float | None:
     """Requests at once; a row that says nothing is of one."""
     return number_of(row.batch) if row.batch else 1.0
 
 
-def _several_gpus(row: Measurement, rates: Rates, words: str) -> bool:
+def several_gpus(row: Measurement, rates: Rates, words: str) -> bool:
+    """Whether more than one GPU ran it."""
     if re.search(r"\b[02] gpus?\b.*layers|\b0 gpus?\b", words):
         return True
     stated = re.search(r"\b(\d{1,6}) ?gpus?\b(?! ?experts| layers)", row.placement_value.lower())

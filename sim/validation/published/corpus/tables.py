@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,13 @@ def read_corpus(folder: Path) -> Corpus:
     seen: set[str] = set()
     for line, cells in _read(folder / ROWS, COLUMNS):
         seen.add(_named(ROWS, line, "row_id", cells["row_id"], seen))
-        rows.append(_measurement(line, cells, machines))
+        rows.append(measurement_of(f"{ROWS} line {line}", cells, machines))
     return Corpus(tuple(rows), machines)
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_csv(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> list[dict[str, str]]:
     """Cells by column of any csv file of the corpus, stripped; columns beyond ``columns`` are left out."""
-    return [cells for _, cells in _read(path, columns)]
+    return [cells for _, cells in _read(path, columns, may_be_empty)]
 
 
 def cell_number(file: str, line: str, column: str, text: str, least: float = 0.0, most: float = 1e12) -> float:
@@ -154,8 +154,8 @@ def cell_number(file: str, line: str, column: str, text: str, least: float = 0.0
     return value
 
 
-def _measurement(line: int, cells: dict[str, str], machines: dict[str, StatedMachine]) -> Measurement:
-    where = f"{ROWS} line {line}"
+def measurement_of(where: str, cells: Mapping[str, str], machines: Container[str]) -> Measurement:
+    """A row from its cells by column. Raises: UserError that names ``where``, the column, its value, what may be."""
     if cells["machine_id"] not in machines:
         raise UserError(f"{where}: machine_id={cells['machine_id']!r}: must be a machine_id of {MACHINES}")
     for column in ("series_id", "model", "source"):
@@ -198,7 +198,7 @@ def _named(file: str, line: int, column: str, name: str, known: dict[str, Stated
     return name
 
 
-def _read(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+def _read(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> list[tuple[int, dict[str, str]]]:
     """(line, cells) of every row. Raises: UserError where the file is no csv of these columns."""
     if not path.is_file():
         raise UserError(f"{path} is missing: a corpus has {ROWS} and {MACHINES}")
@@ -227,7 +227,7 @@ def _read(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]
             )
     except csv.Error as error:
         raise UserError(f"{path.name} line {reader.line_num}: not a csv file: {error}") from None
-    if not read:
+    if not read and not may_be_empty:
         raise UserError(f"{path.name} has no rows after its column names")
     return read
 

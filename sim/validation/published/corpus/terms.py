@@ -58,7 +58,9 @@ def _runtime(name: str) -> Runtime:
 
 def runtime_of(setting: Setting) -> Runtime:
     """The costs that a row starts from. imp captures graphs where all experts are resident, and none elsewhere."""
-    if setting.runtime == IMP:
+    if setting.software is not None:
+        runtime = _runtime(setting.software)
+    elif setting.runtime == IMP:
         runtime = _runtime("cuda_graphs" if setting.placement.kind == RESIDENT else "imp_2026_08")
     else:
         runtime = _runtime(RUNTIME_FILES[setting.runtime])

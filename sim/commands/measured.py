@@ -1,0 +1,95 @@
+"""Keep a speed that you measured, so that the next forecasts of that machine start from it; without FILE list them.
+
+usage: python -m sim measured [FILE.yaml | FILE.csv | remove=ROW]
+
+FILE holds one row or several in the form of docs/validation/corpus/corpus.csv. Each is checked field by field,
+predicted without it, and kept in your data folder (MOE_SIM_DATA, else that of the system). From then on `forecast` with
+the same hardware= is calibrated by it where the kinds of runtime and of placement are the same.
+
+A row as yaml:
+  machine_id: rtx4070_ddr5          what you give forecast as hardware=
+  model: qwen3_30b_a3b              what you give it as model=
+  quantisation: Q4_K_M              left out where the model's file says
+  runtime: llama.cpp
+  flags: -ngl 99 --n-cpu-moe 30     or placement_value: all resident, CPU only, exps=CPU, 40 % of experts on GPU
+  context: 4096
+  decode_tok_s: 31.2                tokens per second while it writes, prompt left out
+
+examples:
+  python -m sim measured row.yaml
+  python -m sim measured
+  python -m sim measured remove=own.1
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from traces.errors import UserError
+
+REMOVE = "remove"
+
+
+def main(argv: list[str]) -> int:
+    """Add, list or remove rows; 0 on success. Raises: UserError for bad input; nothing is kept then."""
+    from sim.forecast.own_rows import remove_row
+
+    if not argv:
+        return listing()
+    if len(argv) > 1:
+        raise UserError(f"measured takes one file, got {len(argv)} words: see `python -m sim measured --help`")
+    name, equals, value = argv[0].partition("=")
+    if equals and name == REMOVE:
+        gone = remove_row(value)
+        print(
+            f"removed {gone.row.row_id}: {gone.row.model} on {gone.row.machine_id}, {gone.row.decode_tok_s:g} tokens/s"
+        )
+        return 0
+    if equals and not Path(argv[0]).exists():
+        raise UserError(f"measured: {argv[0]} is not known: must be a csv or yaml file, or {REMOVE}=ROW")
+    return adding(Path(argv[0]).expanduser())
+
+
+def listing() -> int:
+    """Print the rows that are kept."""
+    from sim.forecast.own_rows import FILE, kept_rows, user_folder
+
+    kept = kept_rows()
+    if not kept:
+        print(f"no rows of your own in {user_folder() / FILE}: `python -m sim measured --help` shows one")
+        return 0
+    for own in kept:
+        row = own.row
+        where = row.placement_value or row.flags or f"hit rate {row.hit_rate}"
+        what = f"{row.model} {row.quantisation}".strip()
+        print(f"{row.row_id}  {row.decode_tok_s:g} tokens/s  {what}  {row.runtime}  {where}  on {row.machine_id}")
+    print(f"{len(kept)} MEASURED by you, in {user_folder() / FILE}")
+    return 0
+
+
+def adding(path: Path) -> int:
+    """Check, predict, keep and say what the rows change."""
+    from sim.forecast.machines import read_machine
+    from sim.forecast.own_rows import FILE, add_rows, read_rows, rows_of, setting_of, user_folder
+    from sim.forecast.predict import forecast, shares_of, shipped_parameters
+    from sim.forecast.screen import rate
+
+    shares = shares_of(shipped_parameters())
+    rows = read_rows(path)
+    machines = {own.machine: read_machine(own.row.machine_id, shares) for own in rows}
+    lines = []
+    before = {own.machine: rows_of(machines[own.machine], own.row.machine_id) for own in rows}
+    for own in rows:
+        setting = setting_of(own, machines[own.machine])
+        found = forecast(setting, before[own.machine])
+        off = 100 * (found.tokens_per_s / setting.measured - 1)
+        inside = "inside" if found.low <= setting.measured <= found.high else "OUTSIDE"
+        lines.append(
+            f"{setting.measured:g} tokens/s MEASURED; predicted {rate(found.tokens_per_s)} (90 %: {rate(found.low)} to "
+            f"{rate(found.high)}) after {found.rows_before} rows: {off:+.0f} %, {inside} the interval"
+        )
+        before[own.machine].append(setting)
+    for own, line in zip(add_rows(rows), lines, strict=True):
+        print(f"{own.row.row_id}  {own.row.model} on {own.row.machine_id}: {line}")
+    print(f"kept in {user_folder() / FILE}; forecasts with this hardware=, kind of runtime and placement start from it")
+    return 0

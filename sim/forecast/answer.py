@@ -1,0 +1,208 @@
+"""Puts a forecast together: the plans of a machine with their rates, what would help, and what all of it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sim.forecast.machines import ForecastMachine, with_next_link
+from sim.forecast.models import ForecastModel
+from sim.forecast.nearest import Nearest, nearest_rows
+from sim.forecast.plans import Ask, Plan, Refusal, plans_for
+from sim.forecast.predict import FirstToken, Forecast, first_token, forecast, is_checked
+from sim.forecast.routing import Routing
+from sim.validation.published.corpus.rule import Setting
+from traces.errors import UserError
+
+MORE_GPU_BYTES = 8 * 2**30
+REASONS = 2
+"""Shown where nothing runs: those of the runtime that is asked for first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A plan with its forecast; ``checked``: published rows of its kind were predicted without their machine."""
+
+    plan: Plan
+    forecast: Forecast
+    checked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What another part would give: the best plan then, anew."""
+
+    what: str
+    tokens_per_s: float | None
+    ratio: float | None
+    plan: str
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Everything that the screen says."""
+
+    model: ForecastModel
+    machine: ForecastMachine
+    context: int
+    ask: Ask
+    rated: tuple[Rated, ...]
+    refusals: tuple[Refusal, ...]
+    changes: tuple[Change, ...]
+    nearest: tuple[Nearest, ...]
+    routing: Routing | None
+    own_rows: int
+    """Rows of this machine that were measured."""
+    first_token: FirstToken | None = None
+    """Of the best plan."""
+
+    @property
+    def best(self) -> Rated:
+        """Of the plans of a kind that published rows speak of, the one whose interval begins highest."""
+        return self.rated[0]
+
+    @property
+    def on_paper(self) -> Rated | None:
+        """The fastest plan that no published row speaks of, where it is faster than the best."""
+        others = [one for one in self.rated if not one.checked and one is not self.best]
+        faster = max(others, key=lambda one: one.forecast.tokens_per_s, default=None)
+        return faster if faster and faster.forecast.tokens_per_s > self.best.forecast.tokens_per_s else None
+
+
+def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], settings: Sequence[Setting] = ()) -> Answer:
+    """Forecast every plan of these runtimes. ``own_rows``: measured on this machine.
+
+    Raises: UserError with every reason where there is no plan.
+    """
+    plans, refusals = plans_for(ask, runtimes)
+    if not plans:
+        reasons = list(dict.fromkeys(f"{refusal.runtime}: {refusal.why}" for refusal in refusals))[:REASONS]
+        raise UserError(f"no plan runs {ask.model.dimensions.name} on {ask.machine.name}: {'; '.join(reasons)}")
+    rated = rate(plans, own_rows)
+    return Answer(
+        ask.model,
+        ask.machine,
+        ask.context,
+        ask,
+        tuple(rated),
+        tuple(refusals),
+        tuple(changes(ask, runtimes, own_rows, rated[0])),
+        tuple(nearest_rows(rated[0].plan.setting)),
+        ask.routing,
+        len(own_rows),
+        first_token(rated[0].plan.setting, ask.prompt, 1 / rated[0].forecast.tokens_per_s),
+    )
+
+
+def rate(plans: Sequence[Plan], own_rows: Sequence[Setting]) -> list[Rated]:
+    """Plans with their forecasts: kinds that published rows speak of first, then by what is nearly certain."""
+    rated = [
+        Rated(
+            plan,
+            forecast(plan.setting, own_rows, plan.with_fewer_hits),
+            plan.checked and is_checked(plan.setting.runtime, plan.setting.placement.kind),
+        )
+        for plan in plans
+    ]
+    return sorted(rated, key=lambda one: (not one.checked, -one.forecast.low))
+
+
+def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best: Rated) -> list[Change]:
+    """What the usual purchases would give, each alone."""
+    rates = ask.machine.rates
+    found: list[Change] = []
+    if ask.machine.has_gpu and not rates.unified:
+        more = replace(rates, vram_bytes=(rates.vram_bytes or 0.0) + MORE_GPU_BYTES)
+        found.append(_changed("+8 GB of GPU memory", ask, replace(ask.machine, rates=more), runtimes, own_rows, best))
+    if rates.ram_bytes_per_s is not None and not rates.unified:
+        twice = replace(rates, ram_bytes_per_s=2 * rates.ram_bytes_per_s)
+        found.append(_changed("RAM twice as fast", ask, replace(ask.machine, rates=twice), runtimes, own_rows, best))
+    faster = with_next_link(rates)
+    if faster is not None:
+        link = replace(rates, link_bytes_per_s=faster)
+        found.append(_changed("the next PCIe", ask, replace(ask.machine, rates=link), runtimes, own_rows, best))
+    found.append(Change("one faster disk", None, None, "", "nothing is read from storage while it decodes"))
+    return found
+
+
+def _changed(
+    what: str,
+    ask: Ask,
+    machine: ForecastMachine,
+    runtimes: Sequence[str],
+    own_rows: Sequence[Setting],
+    best: Rated,
+) -> Change:
+    plans, _ = plans_for(replace(ask, machine=machine), runtimes)
+    then = next((one for one in rate(plans, own_rows) if one.checked == best.checked), None)
+    if then is None:
+        return Change(what, None, None, "", "no such plan")
+    ratio = then.forecast.tokens_per_s / best.forecast.tokens_per_s
+    same = then.plan.what == best.plan.what and then.plan.runtime == best.plan.runtime
+    return Change(what, then.forecast.tokens_per_s, ratio, "the same plan" if same else then.plan.what)
+
+
+def as_json(found: Answer) -> dict[str, Any]:
+    """The answer as plain values; rates in tokens per second, sizes in bytes."""
+    return {
+        "label": "SIMULATED terms, FITTED shares",
+        "model": {
+            "name": found.model.dimensions.name,
+            "quantisation": found.model.quantisation,
+            "family": found.model.family,
+            "bytes": found.model.bytes,
+        },
+        "hardware": {"name": found.machine.name, "known": list(found.machine.known)},
+        "context": found.context,
+        "kv_bytes": found.ask.kv_bytes,
+        "rows_of_this_machine": found.own_rows,
+        "first_token": None
+        if found.first_token is None
+        else {
+            "prompt": found.first_token.prompt,
+            "seconds": found.first_token.seconds,
+            "low": found.first_token.low,
+            "high": found.first_token.high,
+        },
+        "routing": None if found.routing is None else found.routing.said(),
+        "plans": [
+            {
+                "runtime": one.plan.runtime,
+                "what": one.plan.what,
+                "flags": one.plan.flags,
+                "tokens_per_s": one.forecast.tokens_per_s,
+                "low": one.forecast.low,
+                "high": one.forecast.high,
+                "waits_for": one.forecast.shares,
+                "rows_before": one.forecast.rows_before,
+                "gpu_bytes": one.plan.gpu_bytes,
+                "host_bytes": one.plan.host_bytes,
+                "hit_rate": one.plan.hit_rate,
+                "published_rows_of_its_kind": one.checked,
+            }
+            for one in found.rated
+        ],
+        "refused": [{"runtime": one.runtime, "why": one.why} for one in found.refusals],
+        "changes": [
+            {
+                "what": one.what,
+                "tokens_per_s": one.tokens_per_s,
+                "ratio": one.ratio,
+                "plan": one.plan,
+                "why_not": one.why_not,
+            }
+            for one in found.changes
+        ],
+        "nearest_published_rows": [
+            {
+                "row": one.row,
+                "what": one.what,
+                "measured": one.measured,
+                "predicted_without_it": one.predicted,
+                "source": one.source,
+            }
+            for one in found.nearest
+        ],
+    }

@@ -1,0 +1,201 @@
+"""The machine of a forecast: a file of `conf/hardware`, a yaml of one's own, or the names of its parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sim.machine.hardware import Hardware, hardware_names, load_hardware
+from sim.validation.published.corpus.parts import LANE_GB_S, SPECIFIED, STATED, Part, Rates, rates_of, shipped_parts
+from sim.validation.published.corpus.parts import find_part as find
+from sim.validation.published.corpus.tables import MACHINE_COLUMNS, NUMBER, StatedMachine
+from traces.errors import UserError
+
+NO_GPU_BYTES = 2**28
+"""A hardware file with less memory than this has no GPU: the CPU plays the device in it."""
+DEFAULT_SPREAD = {"gpu": 0.05, "ram": 0.35, "link": 0.25}
+"""Relative spread of a figure of a hardware file that states none."""
+_STORAGE = r"\b(?:ssd|nvme|disk|ufs|storage)\b"
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastMachine:
+    """A machine with its rates; ``known`` says in words how the rates are known."""
+
+    name: str
+    rates: Rates
+    known: tuple[str, ...]
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is a GPU with a rate that is known."""
+        return self.rates.gpu_bytes_per_s is not None
+
+    @property
+    def gpu_bytes(self) -> float:
+        """Memory that the GPU may fill."""
+        if self.rates.unified:
+            return UNIFIED_SHARE * (self.rates.ram_bytes or 0.0)
+        return self.rates.vram_bytes or 0.0
+
+
+UNIFIED_SHARE = 0.75
+"""Of a memory that CPU and GPU share, what the system lets the GPU take: ESTIMATED, macOS's default for large ones."""
+
+
+def read_machine(words: str, shares: Mapping[str, float]) -> ForecastMachine:
+    """The machine that `hardware=` names. ``shares``: of nominal rates that software reaches, FITTED, by name.
+
+    Raises: UserError where no part of it is known, or where what a forecast needs is missing.
+    """
+    if words.endswith(".yaml") or words in hardware_names():
+        return of_file(load_hardware(words), words, shares)
+    return of_parts(words)
+
+
+def of_file(file: Hardware, words: str, shares: Mapping[str, float]) -> ForecastMachine:
+    """From a hardware file, whose rates of DRAM and link are what software reaches, not what a datasheet says."""
+    told = " | ".join(
+        (
+            *(file.sources.get(name, "") for name in ("cpu_cores", "cpu_core_flops_per_s", "cpu_memory_bytes_per_s")),
+            file.name,
+        )
+    )
+    cpu = find(told, ("cpu",), shipped_parts()) or _cpu_by_words(told)
+    gpu = file.gpu_memory_bytes >= NO_GPU_BYTES
+    spread = {
+        name: file.uncertainty.get(figure, 0.02 if measured(file, figure) else DEFAULT_SPREAD[name])
+        for name, figure in (
+            ("gpu", "gpu_memory_bytes_per_s"),
+            ("ram", "cpu_memory_bytes_per_s"),
+            ("link", "link_bytes_per_s"),
+        )
+    }
+    nominal = file.gpu_memory_bytes_per_s / (shares["gpu_share"] if measured(file, "gpu_memory_bytes_per_s") else 1.0)
+    part = Part(
+        file.name, "gpu", "", file.gpu_memory_bytes / 2**30, nominal / 1e9, file.gpu_flops_per_s / 1e12,
+        0, 0, 0, 0, 0, spread["gpu"], "", words,
+    )  # fmt: skip
+    ram = file.cpu_memory_bytes_per_s or (file.cpu_core_bytes_per_s or 0.0) * (file.cpu_cores or 1) or None
+    host, storage = getattr(file, HOST_BYTES, None), getattr(file, STORAGE_RATE, None)
+    rates = Rates(
+        name=words,
+        gpu=part if gpu else None,
+        cpu=cpu,
+        gpu_bytes_per_s=nominal if gpu else None,
+        gpu_count=1,
+        ram_bytes_per_s=None if ram is None else ram / shares["dram_share"],
+        ram_known=None if ram is None else STATED,
+        cores=file.cpu_cores,
+        link_bytes_per_s=file.link_bytes_per_s / shares["link_share"] if gpu else None,
+        link_known=STATED if gpu else None,
+        storage_bytes_per_s=storage,
+        ram_bytes=host,
+        vram_bytes=float(file.gpu_memory_bytes) if gpu else None,
+        ram_uncertainty=spread["ram"],
+        link_uncertainty=spread["link"],
+    )
+    return ForecastMachine(words, rates, tuple(_how_of_file(file, words)))
+
+
+HOST_BYTES, STORAGE_RATE = "host_memory_bytes", "storage_bytes_per_s"
+"""Fields of a hardware file that say how much host memory there is and how fast storage reads, where it has them."""
+
+
+def measured(file: Hardware, figure: str) -> bool:
+    """Whether a figure of a file was measured on the machine."""
+    return file.sources.get(figure, "").startswith("MEASURED")
+
+
+def _how_of_file(file: Hardware, words: str) -> list[str]:
+    """How the figures of a file that count most are known."""
+    shown = {"RAM": "cpu_memory_bytes_per_s", "GPU": "gpu_memory_bytes_per_s", "link": "link_bytes_per_s"}
+    labels = {name: file.sources.get(figure, "not stated").split(":")[0] for name, figure in shown.items()}
+    if file.gpu_memory_bytes < NO_GPU_BYTES:
+        labels = {"RAM": labels["RAM"], "GPU": "none"}
+    noisy = " (NOT QUIET)" if any("NOT QUIET" in source for source in file.sources.values()) else ""
+    return [f"hardware file {words}: " + ", ".join(f"{name} {label}" for name, label in labels.items()) + noisy]
+
+
+def _cpu_by_words(told: str) -> Part | None:
+    """A CPU of which only the width of its vectors is told."""
+    for pattern, vector in ((r"\bamx\b", "amx"), (r"avx-?512", "avx512"), (r"avx-?2", "avx2"), (r"neon", "neon")):
+        if re.search(pattern, told, re.I):
+            return Part("CPU", "cpu", "", 0, 0, 0, 0, 0, 0, 0, 0, 0, vector, "")
+    return None
+
+
+def of_parts(words: str) -> ForecastMachine:
+    """From names of parts after commas: "RTX 4070 12GB, Ryzen 7 7700, 2ch DDR5-5600, 64 GB RAM".
+
+    Raises: UserError for a part that is not known, and where neither a GPU nor a CPU is named.
+    """
+    pieces = [piece.strip() for piece in re.split(r"[,+;]", words) if piece.strip()]
+    cells = dict.fromkeys(MACHINE_COLUMNS, "") | {"machine_id": words, "gpu_count": "1", "source": "hardware="}
+    for piece in pieces:
+        column, text = _column(piece, words)
+        cells[column] = f"{cells[column]} {text}".strip()
+    if not cells["gpu"] and not cells["cpu"]:
+        raise UserError(f"hardware={words}: no GPU or CPU of parts.csv is named: {HOW}")
+    rates = rates_of(StatedMachine(**cells))
+    if rates.unified and rates.ram_bytes is None and rates.gpu is not None and rates.gpu.memory_gb:
+        rates = replace(rates, ram_bytes=rates.gpu.memory_gb * 1e9)
+    if rates.unified and rates.ram_bytes is None:
+        raise UserError(f"hardware={words}: say how much memory it has, as {words}, 64 GB RAM")
+    return ForecastMachine(words, rates, tuple(_how(rates)))
+
+
+HOW = (
+    "name a file of conf/hardware, a yaml, here, or parts with commas, as hardware='RTX 4070, Ryzen 7 7700, "
+    "2ch DDR5-5600, 64 GB RAM'"
+)
+
+
+def _column(piece: str, words: str) -> tuple[str, str]:
+    """Column of `machines.csv` that a piece of the words belongs to, and what stands in it."""
+    memory = re.search(rf"({NUMBER}) ?(?:gi?b) (?:of )?(?:ram|memory|ddr\d|unified)", piece, re.I)
+    rate = re.search(rf"({NUMBER}) ?gb/s", piece, re.I)
+    if rate and re.search(_STORAGE, piece, re.I):
+        return "storage_gb_s", rate[1]
+    if rate and re.search(r"link|pcie", piece, re.I):
+        return "link", piece
+    if rate and re.search(r"ram|ddr|dram", piece, re.I):
+        return "ram_bandwidth_gb_s", rate[1]
+    if memory:
+        return "ram_gb", memory[1]
+    if find(piece, ("gpu", "unified"), shipped_parts()):
+        return "gpu", piece
+    if find(piece, ("cpu",), shipped_parts()):
+        return "cpu", piece
+    if re.search(r"ddr\d", piece, re.I):
+        return "ram_type", _channels_first(piece)
+    if re.search(r"pcie", piece, re.I):
+        return "link", piece
+    cores = re.fullmatch(r"(\d{1,4}) ?cores", piece, re.I)
+    if cores:
+        return "cpu_cores", cores[1]
+    raise UserError(f"hardware={words}: {piece!r} is not known: {HOW}")
+
+
+def _channels_first(piece: str) -> str:
+    return re.sub(r"(\d{1,2})[ -]?channels?", r"\1ch", piece, flags=re.I)
+
+
+def _how(rates: Rates) -> list[str]:
+    """How each rate is known."""
+    said = []
+    if rates.gpu is not None:
+        said.append(f"{rates.gpu.part}: {rates.gpu.source}, PUBLISHED")
+    if rates.cpu is not None:
+        said.append(f"{rates.cpu.part}: {rates.cpu.source}, PUBLISHED")
+    if rates.ram_known == SPECIFIED:
+        said.append("RAM as fast as the CPU's datasheet allows: say yours, as 2ch DDR5-5600")
+    return said
+
+
+def with_next_link(rates: Rates) -> float | None:
+    """The rate of the same lanes of the next generation of PCIe; None where there is none faster."""
+    if rates.link_bytes_per_s is None or rates.unified:
+        return None
+    return 2.0 * rates.link_bytes_per_s if rates.link_bytes_per_s < 1.5e9 * LANE_GB_S[5] * 8 else None

@@ -1,0 +1,123 @@
+"""The model of a forecast: a name, a `config.json` or a GGUF file, in its own bits or in those of a quantisation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sim.machine.model import (
+    Dimensions,
+    dimensions_from_config,
+    embedding_bytes,
+    geometry,
+    load_dimensions,
+    model_names,
+)
+from sim.model_files.config_json import read_config_json
+from sim.model_files.gguf_header import read_gguf
+from sim.plain_yaml import read_mapping
+from sim.validation.published.corpus.sizes import BITS, KnownModel, bits_of, find_model, shipped_models
+from traces.errors import UserError
+
+KV_BYTES = 2
+"""Of one number of K or V: 16 bits, as runtimes keep them unless told otherwise."""
+_SIZE = re.compile(r"^(?:[a-z]?\d+(?:\.\d+)?[bm]|\d+x\d+b|a\d+(?:\.\d+)?b)$")
+_VARIANT = re.compile(r"^(?:it|instruct|base|chat|thinking|coder|vl|moe|\d+bit|q\d.*|iq\d.*|ud|gguf|mxfp4|[bf]p?\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastModel:
+    """A model with sizes; ``quantisation`` in words, ``family`` what a routing card must share."""
+
+    words: str
+    dimensions: Dimensions
+    quantisation: str
+    family: str
+
+    @property
+    def known(self) -> KnownModel:
+        """As the corpus sees it."""
+        return KnownModel(self.dimensions.name, "", self.dimensions, self.dimensions.stored_kv_bytes, None)
+
+    @property
+    def expert_bytes(self) -> tuple[int, ...]:
+        """Of one expert of each MoE layer."""
+        return geometry(self.dimensions).expert_bytes or ()
+
+    @property
+    def bytes(self) -> int:
+        """Of all weights."""
+        sizes = geometry(self.dimensions)
+        rest = sum(sizes.attention_bytes or ()) + sum(sizes.shared_bytes or ()) + (sizes.other_bytes or 0)
+        return self.dimensions.num_experts * sum(self.expert_bytes) + rest + embedding_bytes(self.dimensions)
+
+
+def family_of(name: str) -> str:
+    """What a model's name says of its family: what stands before its size.
+
+    >>> family_of("qwen3_5_35b_a3b_q4"), family_of("Qwen3.5-397B-A17B-4bit"), family_of("gpt_oss_120b")
+    ('qwen3-5', 'qwen3-5', 'gpt-oss')
+    """
+    words = re.sub(r"[\s_./]+", "-", Path(name).name.lower()).split("-")
+    for place, word in enumerate(words):
+        if place and (_SIZE.match(word) or _VARIANT.match(word)):
+            return "-".join(words[:place])
+    return "-".join(words)
+
+
+def read_model(words: str, quantisation: str | None) -> ForecastModel:
+    """The model that `model=` names, in the bits that `quantisation=` names.
+
+    Raises: UserError where there is none, or where the quantisation is not known or the file states its own.
+    """
+    dimensions = _dimensions(words)
+    kv = dimensions.stored_kv_bytes or _kv_bytes(dimensions)
+    if quantisation is None:
+        sized = replace(dimensions, stored_kv_bytes=kv)
+        return ForecastModel(words, sized, f"{sized.weight_bits:.3g} bits a weight", family_of(dimensions.name))
+    if dimensions.stored_expert_bytes:
+        raise UserError(f"quantisation={quantisation}: {words} states its own bits: leave quantisation= out")
+    plain = replace(
+        dimensions, attention_bits=None, shared_bits=None, dense_bits=None, weight_bits=16.0, other_bits=16.0
+    )
+    bits = bits_of(quantisation, KnownModel(words, "", plain, kv, None))
+    if bits is None:
+        raise UserError(f"quantisation={quantisation}: must be one of {', '.join(quantisations())}, or bits as 4.5bpw")
+    sized = replace(plain, weight_bits=bits[0], other_bits=bits[1], stored_kv_bytes=kv)
+    return ForecastModel(words, sized, quantisation, family_of(dimensions.name))
+
+
+def quantisations() -> list[str]:
+    """Names that stand for bits, as people write them."""
+    shown = ("BF16", "FP8", "MXFP4", "NVFP4", "AWQ", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
+    more = ("IQ3_XXS", "Q2_K", "IQ2_XXS", "IQ1_M")
+    return [name for name in (*shown, *more) if any(re.search(pattern, name.lower()) for pattern, _, _ in BITS)]
+
+
+def _kv_bytes(model: Dimensions) -> int:
+    """Bytes of K and V of one token for each of the MoE layers, at 16 bits."""
+    layers = model.num_layers + model.dense_layers
+    numbers = 2 * model.num_kv_heads * model.head_dim * layers if model.kv_numbers is None else model.kv_numbers
+    return round(numbers * KV_BYTES / model.num_layers)
+
+
+def _dimensions(words: str) -> Dimensions:
+    path = Path(words).expanduser()
+    if words.endswith(".gguf"):
+        return dimensions_from_config(read_gguf(path))
+    if words.endswith(".json") or (path.is_dir() and words not in model_names()):
+        return dimensions_from_config(read_config_json(path))
+    if words.endswith(".yaml"):
+        return dimensions_from_config(read_mapping(path, f"model={words}: the file"))
+    try:
+        return load_dimensions(words)
+    except UserError:
+        known = find_model(words)
+        if known is None:
+            listed = ", ".join(sorted({*model_names(), *(model.name for model in shipped_models())}, key=str.lower))
+            raise UserError(
+                f"model={words} is not known: must be a *.gguf file, a config.json, a folder that holds one, or one of "
+                f"{listed}"
+            ) from None
+        return replace(known.dimensions, name=known.name, stored_kv_bytes=known.kv_bytes)

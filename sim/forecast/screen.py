@@ -1,0 +1,161 @@
+"""The answer as one screen of text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from sim.forecast.answer import Answer, Rated
+from sim.forecast.predict import error_after_one_row
+from sim.forecast.routing import Routing
+
+WIDTH = 110
+SHOWN = 3
+REFUSED = 6
+_WAITS = {
+    "GPU memory": "reading weights from GPU memory",
+    "software": "launches and host code",
+    "RAM": "reading experts from RAM",
+    "CPU cores": "arithmetic of CPU cores",
+    "link": "copying experts over PCIe",
+    "storage": "reading experts from storage",
+}
+
+
+def screen(found: Answer) -> str:
+    """All of it, at most one screen."""
+    return "\n".join(_lines(found))
+
+
+def rate(value: float) -> str:
+    """Tokens per second with as many digits as mean something.
+
+    >>> rate(3.456), rate(34.56), rate(345.6)
+    ('3.5', '35', '346')
+    """
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
+
+
+def between(one: Rated) -> str:
+    """The interval of a plan."""
+    return f"{rate(one.forecast.low)} to {rate(one.forecast.high)}"
+
+
+def _lines(found: Answer) -> Iterator[str]:
+    best = found.best
+    yield f"{found.model.dimensions.name}, {found.model.quantisation}, {gb(found.model.bytes)}, on {found.machine.name}"
+    yield ""
+    yield f"  {rate(best.forecast.tokens_per_s)} tokens/s while it writes (90 % interval: {between(best)})"
+    yield from _row("plan", f"{best.plan.runtime}: {best.plan.what}")
+    yield from _row("run", best.plan.flags)
+    yield from _row("memory", _memory(found))
+    yield from _row("first token", _first_token(found))
+    yield from _row("waits for", _waits(best))
+    yield ""
+    yield "the best plans, tokens/s (90 % interval), in the order of what is nearly certain, the interval's lower end"
+    for number, one in enumerate(found.rated[:SHOWN], 1):
+        yield from _plan(str(number), one, with_flags=number > 1)
+    if found.on_paper is not None and found.on_paper not in found.rated[:SHOWN]:
+        yield from _plan("?", found.on_paper, with_flags=True)
+    yield ""
+    yield "what would help, each alone, with the best plan then"
+    for change in found.changes:
+        if change.tokens_per_s is None or change.ratio is None:
+            yield from _row(change.what, change.why_not, 20)
+        else:
+            yield from _row(
+                change.what, f"{rate(change.tokens_per_s)} tokens/s, x{change.ratio:.2f}: {change.plan}", 20
+            )
+    yield ""
+    yield "what this rests on"
+    yield from _row("speed", "SIMULATED terms, shares of nominal rates FITTED on published speeds of other machines")
+    yield from _row("machine", "; ".join(found.machine.known))
+    yield from _row("your rows", _own(found))
+    yield from _row("routing", _routing(found.routing, found))
+    for number, near in enumerate(found.nearest):
+        ours = "" if near.predicted is None else f", predicted {rate(near.predicted)} without it"
+        yield from _row("like it" if number == 0 else "", f"{rate(near.measured)} measured{ours}: {near.what}")
+    refused: dict[str, list[str]] = {}
+    for refusal in found.refusals:
+        if refusal.runtime != "mixtral_offloading" or len(found.refusals) == 1:
+            refused.setdefault(refusal.why, []).append(refusal.runtime)
+    if refused:
+        yield ""
+        yield "not possible"
+        for why, runtimes in list(refused.items())[:REFUSED]:
+            yield from _wrapped(f"{', '.join(dict.fromkeys(runtimes))}: {why}", "  ", 2)
+
+
+def _plan(number: str, one: Rated, with_flags: bool) -> Iterator[str]:
+    """A plan in the list of the best."""
+    text = f"{number}  {rate(one.forecast.tokens_per_s):>5} ({between(one)})  {one.plan.runtime}: {one.plan.what}"
+    if not one.checked:
+        text += "; on paper: no published speed was predicted this way"
+    yield from _wrapped(text, "  ", 3)
+    if with_flags:
+        yield from _wrapped(one.plan.flags, "     ", 2)
+
+
+def gb(size: float) -> str:
+    """Bytes in GB."""
+    return f"{size / 1e9:.1f} GB"
+
+
+def _memory(found: Answer) -> str:
+    plan, ask = found.best.plan, found.ask
+    parts = []
+    if plan.gpu_bytes:
+        parts.append(
+            f"{gb(plan.gpu_bytes)} of the GPU's {gb(ask.machine.gpu_bytes)}, K and V of {ask.context:,} tokens "
+            f"{gb(ask.kv_bytes)} and workspace {gb(ask.workspace_bytes)} in it"
+        )
+    if plan.host_bytes:
+        ram = ask.machine.rates.ram_bytes
+        has = f"of {gb(ram)} of RAM" if ram else "of RAM (yours is not stated: check that it fits)"
+        parts.append(f"{gb(plan.host_bytes)} {has}")
+    return "; ".join(parts)
+
+
+def _first_token(found: Answer) -> str:
+    told = found.first_token
+    if told is None:
+        return "not forecast: too few published prompts of such a plan can be expressed"
+    return (
+        f"of a prompt of {told.prompt:,} tokens after {told.seconds:.2g} s (90 % interval: {told.low:.1g} to "
+        f"{told.high:.2g}; prompts of {told.families} machines are published)"
+    )
+
+
+def _waits(best: Rated) -> str:
+    words = [f"{_WAITS[name]} {100 * share:.0f} %" for name, share in best.forecast.shares.items() if share >= 0.005]
+    return ", ".join(words)
+
+
+def _own(found: Answer) -> str:
+    used = found.best.forecast.rows_before
+    if used:
+        return f"{used} measured on this machine moved this forecast; {found.own_rows} are known"
+    other = f"{found.own_rows} of this machine, none of such a plan; " if found.own_rows else "none; "
+    half = 100 * error_after_one_row()
+    return (
+        f"{other}`python -m sim measured FILE` adds one; after one, half of the published rows are within {half:.0f} %"
+    )
+
+
+def _routing(routing: Routing | None, found: Answer) -> str:
+    if found.best.plan.hit_rate is not None and routing is not None:
+        return f"{100 * found.best.plan.hit_rate:.0f} % hits, {routing.said()}"
+    if routing is not None and any(one.plan.hit_rate is not None for one in found.rated):
+        return f"of caches only, not of the first plan: {routing.said()}"
+    return "none needed: where the experts are does not depend on the text"
+
+
+def _row(name: str, text: str, width: int = 13) -> Iterator[str]:
+    yield from _wrapped(f"{name:<{width}}{text}", "  ", width)
+
+
+def _wrapped(text: str, indent: str, more: int) -> Iterator[str]:
+    yield from textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent + " " * more, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip

@@ -1,0 +1,277 @@
+"""Forecasts: what fits where, by hand; refusals; what a change of a part does; the screen and the command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim.commands.forecast import main
+from sim.forecast.answer import answer
+from sim.forecast.machines import ForecastMachine, read_machine
+from sim.forecast.models import family_of, read_model
+from sim.forecast.plans import RUNTIMES, Ask, Plan, Refusal, plans_for
+from sim.forecast.predict import first_token, forecast, shares_of, shipped_parameters, shipped_scores, times_width
+from sim.forecast.routing import routing_for
+from sim.forecast.screen import screen
+from sim.machine.model import geometry
+from sim.statistics.prediction_interval import reach
+from sim.validation.published.corpus.estimate import problem_of, seconds
+from sim.validation.published.corpus.placement import CPU_EXPERTS, RESIDENT
+from traces.errors import UserError
+
+PARTS = "RTX 4070, Ryzen 7 7700, 2ch DDR5-5600, 64 GB RAM"
+
+
+def machine(words: str = PARTS) -> ForecastMachine:
+    return read_machine(words, shares_of(shipped_parameters()))
+
+
+def ask(model: str = "qwen3_30b_a3b_q4", words: str = PARTS, context: int = 4096, workspace: float = 1.5e9) -> Ask:
+    return Ask(read_model(model, None), machine(words), None, context, workspace)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("qwen3_30b_a3b_q4", "qwen3"),
+        ("Qwen3-235B-A22B-Instruct-2507-4bit", "qwen3"),
+        ("Qwen3.5-397B-A17B-4bit", "qwen3-5"),
+        ("qwen3_next_80b_a3b", "qwen3-next"),
+        ("gpt_oss_20b", "gpt-oss"),
+        ("mixtral_8x7b", "mixtral"),
+        ("deepseek_v3_q4", "deepseek-v3"),
+        ("gemma-4-26b-a4b-it-4bit", "gemma-4"),
+    ],
+)
+def test_a_family_is_what_stands_before_the_size(name: str, family: str) -> None:
+    assert family_of(name) == family
+
+
+def test_layers_of_experts_fill_what_the_rest_of_the_gpu_leaves() -> None:
+    found = ask()
+    sizes = geometry(found.model.dimensions)
+    assert sizes.attention_bytes and sizes.other_bytes is not None
+    room = 12 * 2**30 - sum(sizes.attention_bytes) - sizes.other_bytes - found.kv_bytes - 1.5e9
+    kept = int(room // (128 * found.model.expert_bytes[0]))
+    (plan, _), _ = plans_for(found, ["llama_cpp"])
+    assert plan.setting.placement.kind == CPU_EXPERTS
+    assert plan.setting.placement.cpu_layers == 48 - kept
+    assert f"--n-cpu-moe {48 - kept} " in plan.flags
+    assert plan.gpu_bytes <= 12 * 2**30 < plan.gpu_bytes + 128 * found.model.expert_bytes[0]
+    assert plan.host_bytes == (48 - kept) * 128 * found.model.expert_bytes[0]
+
+
+def test_k_and_v_of_a_longer_context_push_layers_out() -> None:
+    layers = [plans_for(ask(context=tokens), ["llama_cpp"])[0][0].setting.placement.cpu_layers for tokens in (0, 65536)]
+    assert layers[0] < layers[1]
+    assert ask(context=1000).kv_bytes == 1000 * 48 * 2 * 4 * 128 * 2  # 4 heads of 128, K and V, 16 bits
+
+
+def test_what_fits_is_resident_and_what_does_not_is_refused() -> None:
+    plans, refusals = plans_for(
+        ask(words="RTX 5090, Ryzen 9 9950X, 64 GB RAM"), ["llama_cpp", "cuda_graphs", "eager_hf"]
+    )
+    assert [plan.setting.placement.kind for plan in plans][:1] == [RESIDENT]
+    assert [refusal.runtime for refusal in refusals] == ["eager_hf"]
+    plans, refusals = plans_for(ask(words="RTX 3060, i5-12400, 16 GB RAM"), ["cuda_graphs"])
+    assert not plans
+    assert "do not fit" in refusals[0].why
+
+
+def test_what_host_memory_cannot_hold_is_refused_by_name() -> None:
+    plans, refusals = plans_for(ask("glm_4_5_air", "RTX 4090, i5-12400, 32 GB RAM"), ["llama_cpp"])
+    assert not plans
+    assert all("would be read from storage" in refusal.why for refusal in refusals)
+
+
+def test_caches_without_a_card_of_the_family_are_refused_and_borrowing_says_so() -> None:
+    model = read_model("glm_4_5_air", "Q4_K_M")
+    assert routing_for(model, None, None) is None
+    found = Ask(model, machine(), None, 4096, 1.5e9)
+    _, (refusal,) = plans_for(found, ["llama_cpp_moe_cache"])
+    assert "no card is of the family glm-4-5-air: borrow=CARD" in refusal.why
+    borrowed = routing_for(model, None, "gpt_oss_20b")
+    assert borrowed is not None
+    assert borrowed.said().startswith("BORROWED from another family: gpt_oss_20b (MEASURED), drawn SYNTHETIC")
+    with pytest.raises(UserError, match=r"card=gpt_oss_20b is of gpt_oss_20b, another family .*: borrow=gpt_oss_20b"):
+        routing_for(model, "gpt_oss_20b", None)
+
+
+def test_the_nearest_card_of_a_family_is_taken() -> None:
+    names = {
+        name: routing.card_name
+        for name in ("qwen3_30b_a3b", "qwen3_235b_a22b", "gpt_oss_120b", "mixtral_8x7b")
+        if (routing := routing_for(read_model(name, None), None, None))
+    }
+    assert names == {
+        "qwen3_30b_a3b": "qwen3_30b_a3b_phone",
+        "qwen3_235b_a22b": "qwen3_235b_a22b_published",
+        "gpt_oss_120b": "gpt_oss_20b",
+        "mixtral_8x7b": "mixtral_8x7b",
+    }
+
+
+def test_a_forecast_is_the_corpus_own_prediction_and_its_interval_the_corpus_own_errors() -> None:
+    (plan, *_), _ = plans_for(ask(), ["llama_cpp"])
+    found = forecast(plan.setting, ())
+    assert found.tokens_per_s == pytest.approx(1 / seconds(problem_of([plan.setting]), shipped_parameters())[0])
+    scores = [score for score in shipped_scores() if score.rows_before == 0]
+    times = reach([score.log_error / score.width for score in scores], [score.family for score in scores])
+    assert times == times_width(0)
+    assert found.low * found.high == pytest.approx(found.tokens_per_s**2)
+    assert sum(found.shares.values()) == pytest.approx(1)
+
+
+def test_fewer_hits_widen_the_interval() -> None:
+    (plan, *_), _ = plans_for(ask(), ["llama_cpp"])
+    slower = replace(plan.setting, placement=replace(plan.setting.placement, cpu_layers=48))
+    assert forecast(plan.setting, (), slower).high > forecast(plan.setting, ()).high
+
+
+def test_more_memory_and_faster_ram_help_as_they_should() -> None:
+    found = answer(ask(), ["llama_cpp"], ())
+    change = {one.what: one for one in found.changes}
+    assert change["RAM twice as fast"].ratio is not None
+    assert 1 < change["RAM twice as fast"].ratio < 2
+    assert change["+8 GB of GPU memory"].plan == "everything on the GPU"
+    assert change["the next PCIe"].ratio == pytest.approx(1, abs=1e-3)
+    assert change["one faster disk"].why_not == "nothing is read from storage while it decodes"
+
+
+def test_the_first_token_waits_for_copies_of_the_experts_in_host_memory() -> None:
+    (plan, *_), _ = plans_for(ask(), ["llama_cpp"])
+    short, long = first_token(plan.setting, 512, 0.0), first_token(plan.setting, 5120, 0.0)
+    assert short is not None
+    assert long is not None
+    assert long.seconds == pytest.approx(10 * short.seconds)
+    assert short.low < short.seconds < short.high
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("RTX 4070, Ryzen 7 7700, 2ch DDR5-5600, 64 GB RAM", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
+        ("RTX 4070 12GB + i7-8700 + 32 GB ddr4", (504e9, 2 * 8 * 2666e6, 12 * 2**30, 32e9)),
+        ("RTX 3090, 80 GB/s RAM, 128 GB memory", (936e9, 80e9, 24 * 2**30, 128e9)),
+        ("i7-8700, 16 GB RAM", (None, 2 * 8 * 2666e6, None, 16e9)),
+    ],
+)
+def test_machines_of_named_parts(words: str, expected: tuple[float | None, ...]) -> None:
+    rates = machine(words).rates
+    assert (rates.gpu_bytes_per_s, rates.ram_bytes_per_s, rates.vram_bytes, rates.ram_bytes) == expected
+
+
+def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
+    shares = shares_of(shipped_parameters())
+    rates = machine("rtx4070_ddr5").rates
+    assert rates.ram_bytes_per_s is not None
+    assert rates.link_bytes_per_s is not None
+    assert rates.ram_bytes_per_s * shares["dram_share"] == pytest.approx(38.4e9)
+    assert rates.link_bytes_per_s * shares["link_share"] == pytest.approx(25e9)
+    assert rates.ram_uncertainty == 0.4
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["model=qwen3_30b_a3b"], "hardware= is missing"),
+        (["hardware=rtx4070_ddr5"], "model= is missing"),
+        (["model=nothing", "hardware=rtx4070_ddr5"], "model=nothing is not known: must be a [*].gguf file"),
+        (
+            ["model=gpt_oss_20b", "hardware=my old laptop"],
+            "hardware=my old laptop: 'my old laptop' is not known: name a",
+        ),
+        (["model=gpt_oss_20b", "hardware=64 GB RAM"], "no GPU or CPU of parts.csv is named"),
+        (["model=gpt_oss_20b", "hardware=M4 Max"], "say how much memory it has"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "context=-1"], "context=-1: must be a whole number from 0"),
+        (
+            ["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "context=1e400"],
+            "context=1e400: must be a whole number from 0",
+        ),
+        (
+            ["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "runtime=smoe_2026_07"],
+            "runtime=smoe_2026_07: must be any or",
+        ),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "quantisation=Q99"], "quantisation=Q99: must be one of BF16"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "format=xml"], "format=xml: must be text or json"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "card=a", "borrow=b"], "card=a and borrow=b: give one of them"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "out=x.yaml"], "out=x.yaml: only with hardware=here"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "placement=x"], "placement=x: must be all resident, CPU only"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "model=x"], "model= stands twice"),
+        (["--borrow", "x"], "forecast: --borrow is not known"),
+    ],
+)
+def test_bad_words_are_one_sentence(argv: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        main(argv)
+
+
+def test_every_runtime_of_a_plan_is_one_of_conf() -> None:
+    from sim.machine.runtime import runtime_names
+
+    assert set(RUNTIMES) <= set(runtime_names())
+
+
+def test_the_rtx_2080_comes_within_a_quarter_from_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """36.7 tokens/s (AlexsJones/llmfit, pull request 755), with the experts of 36 layers on the CPU."""
+    words = ["model=qwen3_30b_a3b_q4", "hardware=rtx2080_ddr4", "placement=--n-cpu-moe 36", "format=json"]
+    assert main(words) == 0
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert abs(plan["tokens_per_s"] / 36.7 - 1) < 0.25
+    assert plan["low"] < 36.7 < plan["high"]
+
+
+def test_the_screen_is_one_screen() -> None:
+    shown = screen(answer(ask(), ["llama_cpp", "ktransformers", "llama_cpp_moe_cache"], ()))
+    lines = shown.splitlines()
+    assert len(lines) < 60
+    assert max(map(len, lines)) <= 110
+    for words in (
+        "tokens/s while it writes",
+        "llama-server -m MODEL.gguf",
+        "first token",
+        "what would help",
+        "your rows",
+    ):
+        assert words in shown
+
+
+@pytest.mark.slow
+def test_caches_are_replayed_from_the_familys_card() -> None:
+    model = read_model("gpt_oss_20b", None)
+    found = Ask(model, machine("RTX 2060, i7-8700, 32 GB RAM"), routing_for(model, None, None), 4096, 1.5e9)
+    hits = {
+        name: plan.hit_rate
+        for name in ("llama_cpp_moe_cache", "imp_2026_08", "ktransformers")
+        for plan in RUNTIMES[name](found)
+        if isinstance(plan, Plan) and plan.hit_rate is not None
+    }
+    assert set(hits) == {"llama_cpp_moe_cache", "imp_2026_08", "ktransformers"}
+    assert all(0.05 < hit < 1 for hit in hits.values())
+    rated = answer(found, list(RUNTIMES), ()).rated
+    checked = [one.checked for one in rated]
+    assert checked == sorted(checked, reverse=True)
+    assert not any(one.checked for one in rated if one.plan.hit_rate is not None)
+
+
+@pytest.mark.slow
+def test_sixty_layers_of_512_experts_are_answered_in_time() -> None:
+    """Under 10 s of processor time once compiled; what is compiled by the first call is not counted."""
+    import time
+
+    words = [
+        "model=qwen3_5_397b_a17b",
+        "quantisation=Q4_K_M",
+        "hardware=RTX 5090, EPYC 9355, 512 GB RAM",
+        "format=json",
+    ]
+    assert main(words) == 0
+    begin = time.process_time()
+    assert main(words) == 0
+    assert time.process_time() - begin < 10
+
+
+def test_a_refusal_is_no_plan() -> None:
+    assert isinstance(RUNTIMES["mixtral_offloading"](ask())[0], Refusal)
+    assert np.isfinite(times_width(2))
