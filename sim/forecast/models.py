@@ -102,11 +102,18 @@ def _kv_bytes(model: Dimensions) -> int:
     return round(numbers * KV_BYTES / model.num_layers)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _dimensions(words: str) -> Dimensions:
     path = Path(words).expanduser()
     if words.endswith(".gguf"):
         return dimensions_from_config(read_gguf(path))
-    if words.endswith(".json") or (path.is_dir() and words not in model_names()):
+    if words.endswith(".json") or (words not in model_names() and _is_folder(path)):
         return dimensions_from_config(read_config_json(path))
     if words.endswith(".yaml"):
         return dimensions_from_config(read_mapping(path, f"model={words}: the file"))

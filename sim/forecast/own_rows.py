@@ -22,6 +22,7 @@ from sim.plain_yaml import read_plain_yaml
 from sim.validation.published.corpus.rule import Setting, express
 from sim.validation.published.corpus.tables import COLUMNS, Measurement, measurement_of, read_csv
 from traces.errors import UserError
+from traces.text import printable
 from traces.user_cache import NAME, make_private
 from traces.whole_file import write_whole
 
@@ -29,6 +30,9 @@ FILE = "measured.csv"
 FOLDER_VARIABLE = "MOE_SIM_DATA"
 NEEDED = ("machine_id", "model", "runtime", "decode_tok_s")
 MOST_ROWS = 10_000
+LONGEST_HEADER = 10_000
+SHOWN_CHARACTERS = 40
+"""Of a name that is refused."""
 _DEFAULTS = {"series_id": "own", "source": "own measurement", "confidence": "high", "batch": "1"}
 
 
@@ -90,7 +94,8 @@ def read_rows(path: Path) -> list[OwnRow]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
-    header = path.open(encoding="utf-8-sig", errors="replace").readline()
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(LONGEST_HEADER)
     try:
         names = [name.strip() for name in next(csv.reader([header], strict=True), [])]
     except csv.Error as error:
@@ -122,7 +127,8 @@ def _text(value: Any) -> str:
 
 def _check_name(where: str, name: str) -> None:
     if name not in COLUMNS:
-        raise UserError(f"{where}: {name} is no field of a row: {suggest(name, COLUMNS)}")
+        shown = printable(name)[:SHOWN_CHARACTERS]
+        raise UserError(f"{where}: {shown!r} is no field of a row: {suggest(shown, COLUMNS)}")
 
 
 def _checked(where: str, cells: Mapping[str, str]) -> Measurement:

@@ -82,7 +82,7 @@ def test_a_csv_of_several_rows_and_of_the_corpus_own_columns(folder: Path, capsy
         (("decode_tok_s: 30.2", "decode_tok_s: -3"), "decode_tok_s='-3': must be tokens per second above 0"),
         (("decode_tok_s: 30.2", "decode_tok_s: fast"), "decode_tok_s='fast': must be tokens per second above 0"),
         (("decode_tok_s: 30.2\n", ""), "decode_tok_s is missing: a row needs machine_id, model, runtime, decode_tok_s"),
-        (("decode_tok_s", "tokens_per_s"), "tokens_per_s is no field of a row"),
+        (("decode_tok_s", "tokens_per_s"), "'tokens_per_s' is no field of a row"),
         (("runtime: llama.cpp", "runtime: [a]"), "runtime=.*: must be a text or a number"),
         (("gpt_oss_20b", "gpt_oss_21b"), "model=gpt_oss_21b is not known"),
         (("rtx3060_ddr4", "a toaster"), "hardware=a toaster: 'a toaster' is not known"),
