@@ -217,6 +217,7 @@ class TimeConfig:
     contention: bool = True
     dequantise: bool = True
     cpu_transfer: bool = True
+    storage: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import hardware_from_config
+from sim.machine.host_store import HostConfig
 from sim.machine.machine import Machine
 from sim.machine.model import dimensions_from_config, model_names
 from sim.machine.model import geometry as sizes_of
@@ -52,9 +53,9 @@ from traces.format.trace import Trace
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = (
     "trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "session", "speculate",
-    "prefill", "sweep",
+    "prefill", "host", "sweep",
 )  # fmt: skip
-LATER = ("session", "speculate", "prefill")
+LATER = ("session", "speculate", "prefill", "host")
 """Groups that runs of earlier versions do not have."""
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
@@ -271,6 +272,7 @@ def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
         cache=validate(CacheConfig, to_plain_dict(config.cache, "cache"), "cache."),
         time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
         speculate=read_speculation(config),
+        host=read_host(config),
         policy=policy,
         machine=Machine(hardware, runtime),
         own_runtime=config.runtime.get("name") == OWN,
@@ -293,6 +295,13 @@ def read_prefill(config: DictConfig) -> PrefillConfig:
     if "prefill" not in config:
         return PrefillConfig()
     return validate(PrefillConfig, to_plain_dict(config.prefill, "prefill"), "prefill.")
+
+
+def read_host(config: DictConfig) -> HostConfig:
+    """The group `host`; nothing of it where a configuration has none. Raises: UserError as above."""
+    if "host" not in config:
+        return HostConfig()
+    return validate(HostConfig, to_plain_dict(config.host, "host"), "host.")
 
 
 def in_session(setup: DeviceSetup, session: SessionConfig) -> DeviceSetup:

@@ -7,6 +7,8 @@ from policies.needs import Need
 from sim.config import PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
 from sim.engine.decision.device import decides
 from sim.machine.capacity import CacheConfig
+from sim.machine.host_store import HostStore
+from sim.machine.machine import Machine
 from traces.errors import UserError
 
 
@@ -83,6 +85,41 @@ def check_auto(policy: Policy, cache: CacheConfig) -> None:
         raise UserError(
             f"cache.bytes=auto: what leaves for K and V is not written back, and policy {policy.name} has "
             f"write_back={policy.write_back}; use policy.write_back=none"
+        )
+
+
+def check_tiers(policy: Policy, host: HostStore, prefill: PrefillConfig, machine: Machine) -> None:
+    """Raises UserError where a rule cannot be replayed with storage behind host memory."""
+    behind = f"hardware {machine.hardware.name} with storage behind host memory"
+    if prefill.streams:
+        raise UserError(f"{behind}: prefill.order=stream copies whole layers from host memory; use another order")
+    if policy.prefetch.chunks() > 1:
+        raise UserError(
+            f"{behind}: {type(policy.prefetch).__name__} of policy {policy.name} brings experts in chunks, and "
+            "what is read from storage comes whole; use policy/prefetch=none or another"
+        )
+    if Need.LOW_PRECISION in policy.needs():
+        raise UserError(
+            f"{behind}: where the low-precision copies of policy {policy.name} would lie is not modelled; use another "
+            "substitution"
+        )
+    if host.exclusive and policy.write_back == "none":
+        raise UserError(
+            f"host.inclusion=exclusive: what leaves the GPU has to come back, and policy {policy.name} writes no "
+            "victims back; use policy.write_back=serial or overlap, or host.inclusion=inclusive"
+        )
+    if not machine.hardware.unified_memory:
+        return
+    if Need.CPU in policy.needs():
+        raise UserError(
+            f"hardware {machine.hardware.name} has unified memory: slots hold what GPU and CPU read alike, and "
+            f"{type(policy.assignment).__name__} of policy {policy.name} computes on the CPU what has none; use "
+            "policy/assignment=link_only"
+        )
+    if policy.write_back != "none":
+        raise UserError(
+            f"hardware {machine.hardware.name} has unified memory: there is nowhere to write victims back to; use "
+            "policy.write_back=none"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from policies.needs import Need
 from sim.assembly.fragility import fragile_trace
 from sim.assembly.replay import Notes, Replay, lookahead_tables
+from sim.formatting import size
 from sim.machine.drafts import describe_drafts
 from sim.machine.machine import Machine
 from traces.format.trace import Trace
@@ -32,6 +33,8 @@ def describe_replay(replay: Replay) -> Notes:
     if pools.total_bytes > replay.hardware.gpu_memory_bytes:
         held, has = pools.total_bytes / 1e9, replay.hardware.gpu_memory_bytes / 1e9
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
+    if replay.spec.host is not None:
+        estimated += describe_tiers(replay)
     if replay.room is not None:
         warnings += replay.room.words()
     if disturbed := not_quiet(replay.setup.machine):
@@ -70,6 +73,22 @@ def describe_replay(replay: Replay) -> Notes:
             estimated.append(describe_drafts(replay.setup.speculate, replay.geometry))
     warnings += [str(note) for note in trace.provenance.get("notes", [])]
     return Notes((*estimated,), (*warnings, *fragile_trace(trace)))
+
+
+def describe_tiers(replay: Replay) -> list[str]:
+    """What is ESTIMATED where storage lies behind memory."""
+    host = replay.spec.host
+    assert host is not None
+    said = ["storage reads experts at rates between those of its table, one after the other"] if replay.timed else []
+    if host.capacity:
+        whole = replay.pools.model_bytes
+        said.append(
+            f"host memory holds {size(float(host.capacity))} of {size(float(whole))} of experts, "
+            f"{'full' if host.warm else 'empty'} at the start; the rest is in storage"
+        )
+    if host.reading.sequential:
+        said.append("host.mode=page_cache: an LRU of whole experts stands in for the kernel's lists of pages")
+    return said
 
 
 def not_quiet(machine: Machine) -> list[str]:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.needs import Need
-from sim.assembly.combinations import check_auto, check_combination, check_prefill, check_session, has_clock
+from sim.assembly.combinations import (
+    check_auto,
+    check_combination,
+    check_prefill,
+    check_session,
+    check_tiers,
+    has_clock,
+)
 from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, profile_of, wants_scores, wants_weights
 from sim.assembly.room import Room, find_room
@@ -27,6 +34,7 @@ from sim.machine.capacity import CacheConfig, Pools, make_pools
 from sim.machine.drafts import with_drafts
 from sim.machine.durations import Durations, tabulate, whole_ns
 from sim.machine.hardware import Hardware
+from sim.machine.host_store import HostConfig, host_store
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime
 from sim.shipped_rules import own_parts
@@ -67,6 +75,7 @@ class DeviceSetup:
     """What happens between the turns of chats, where the trace's requests are turns."""
     speculate: SpeculateConfig = field(default_factory=SpeculateConfig)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
+    host: HostConfig = field(default_factory=HostConfig)
     own_runtime: bool = False
     """The runtime is the one that the policy names, not one for all policies."""
 
@@ -240,9 +249,13 @@ def assemble(
     pools = make_pools(found, policy, geometry.expert_bytes, trace.num_experts, others)
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
-    durations = tabulate(
-        geometry, machine, max_tokens, setup.time, policy.prefetch.chunks(), low_bytes, policy.residency == "all"
-    )
+    resident = policy.residency == "all"
+    host = None if resident else host_store(setup.host, machine, geometry.expert_bytes, trace.num_experts, trace.top_k)
+    if host is not None:
+        check_tiers(policy, host, setup.prefill, machine)
+    reading = None if host is None else host.reading
+    chunks = policy.prefetch.chunks()
+    durations = tabulate(geometry, machine, max_tokens, setup.time, chunks, low_bytes, resident, reading)
     durations = with_drafts(durations, setup.speculate, geometry, machine, schedule.batch, setup.time)
     at_once = steps_at_once(schedule, durations, pools)
     future = _future(policy, schedule, cache.sequential)
@@ -267,6 +280,7 @@ def assemble(
         late_copy_to_cpu=machine.runtime.late_copy_to_cpu,
         cancel_late_copy=machine.runtime.cancel_late_copy,
         fewer=trace.fewer,
+        host=host,
         first_use=None if future is None else future.first,
         goes_past=setup.prefill.goes_past,
         streams=setup.prefill.streams,
@@ -336,6 +350,8 @@ def costs_of(durations: Durations, policy: Policy, timed: bool) -> Costs:
         if policy.write_back == "none"
         else np.concatenate([durations.write_back_ns, durations.low_write_back_ns]),
         dequantise_ns=durations.dequantise_ns,
+        read_ns=durations.read_ns,
+        through_ns=durations.through_ns(),
     )
 
 

@@ -90,6 +90,10 @@ class Engine(Protocol):
     def cpu_busy_ns(self) -> int:
         """Time the CPU spent on experts."""
 
+    @property
+    def storage_busy_ns(self) -> int:
+        """Time storage spends on the reads that it was asked for."""
+
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
 

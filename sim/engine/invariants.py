@@ -7,12 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from sim.engine.decision.counters import (
+    N_DEMAND_COPIES,
     N_DEMANDED,
+    N_HOST_HITS,
+    N_HOST_MISSES,
     N_PREFETCH_ABANDONED,
     N_PREFETCH_COPIES,
     N_PREFETCH_LATE,
     N_PREFETCH_USED,
     N_PREFETCH_WASTED,
+    N_STORAGE_BYTES,
     NUM_OUTCOMES,
 )
 from sim.engine.decision.device import Device
@@ -40,6 +44,7 @@ def broken_invariants(device: Device) -> Iterator[str]:
         held[pool] = arrays["held"][arrays["members"][pool, :count]].sum()
     if (held != used).any():
         yield f"experts of {held.tolist()} bytes occupy {used.tolist()}"
+    yield from _broken_tiers(device)
     promotes = bool(device.cache.get("promotes"))
     for name in ("shield", "prefetched", "transient", "staged"):
         if arrays[name].any() and not (promotes and name == "prefetched"):
@@ -52,3 +57,23 @@ def broken_invariants(device: Device) -> Iterator[str]:
     waiting = counts[N_PREFETCH_COPIES] - counts[list(ends)].sum()
     if waiting < 0 or (waiting > 0 and not promotes):
         yield f"{counts[list(ends)].sum()} prefetches were settled of {counts[N_PREFETCH_COPIES]} that started"
+
+
+def _broken_tiers(device: Device) -> Iterator[str]:
+    """What does not hold of host memory and storage: bytes are conserved between tiers."""
+    arrays, counts, host = device.cache_arrays, device.counts, device.spec.host
+    if host is None:
+        return
+    sizes = np.repeat(arrays["size"], device.spec.num_experts)
+    lie, used, came, left = (
+        int(sizes[arrays["in_host"] > 0].sum()),
+        *map(device.cache.get, ("host_used", "host_in_bytes", "host_out_bytes")),
+    )
+    if not lie == used == came - left or used > host.capacity:
+        yield f"{came} bytes came to host memory and {left} left, {lie} lie there, {used} of {host.capacity} are in use"
+    read, misses = int(counts[N_STORAGE_BYTES]), int(counts[N_HOST_MISSES])
+    if not misses * int(arrays["size"].min()) <= read <= misses * int(arrays["size"].max()):
+        yield f"{read} bytes were read from storage for {misses} experts"
+    served, moved = misses + int(counts[N_HOST_HITS]), int(counts[N_DEMAND_COPIES] + counts[N_PREFETCH_COPIES])
+    if served < moved:
+        yield f"{served} experts were served by host memory and storage, and {moved} copied"

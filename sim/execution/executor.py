@@ -41,6 +41,8 @@ class Executor:
             raise UserError(f"policy {spec.policy.name}: a real run holds experts in one precision only")
         if spec.policy.write_back != "none":
             raise UserError(f"write_back={spec.policy.write_back}: a real run does not copy victims home; use none")
+        if spec.host is not None:
+            raise UserError("a real run holds every expert in memory: take a machine without storage_rates")
         self.spec, self.source_of = spec, [int(source) for source in source_of]
         self.device = Device(spec)
         self.slots = Slots(self.device)

@@ -98,6 +98,9 @@ class ForcedEngine:
     def link_busy_ns(self) -> int:
         return self.executor.link.busy_ns
 
+    storage_busy_ns = 0
+    """Every expert lies in memory."""
+
     @property
     def cpu_busy_ns(self) -> int:
         return self.executor.cpu.busy_ns

@@ -140,6 +140,7 @@ class _Finished:
         self.device = live.device
         self.link_busy_ns = live.executor.link.busy_ns
         self.cpu_busy_ns = live.executor.cpu.busy_ns
+        self.storage_busy_ns = 0
 
     def replay(self, block: Any, data: Any) -> BlockResult:
         raise RuntimeError("this run is over")

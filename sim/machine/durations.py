@@ -19,6 +19,8 @@ from sim.machine.figures import AFTER_EXPERTS, BEFORE_LOOKUP, Figures
 from sim.machine.hardware import Hardware
 from sim.machine.machine import PARAMETERS, Machine
 from sim.machine.parts import PARTS
+from sim.machine.pieces import arrival
+from sim.machine.storage import Reading, read_s, request_bytes
 from traces.errors import UserError
 from traces.format.trace import Geometry
 
@@ -86,6 +88,12 @@ class Durations:
     """What is left out of the time because the model's sizes are not known; print it with every result."""
     draft_parts_ns: Table = field(default_factory=lambda: np.zeros((1, len(PARTS)), np.int64))
     """[requests + 1, parts] one pass of the draft over the requests of a step, by part; see ``drafts``."""
+    read_ns: Table = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[L] reading an expert from storage; empty where none is read."""
+    lead_ns: Table = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[L] from the arrival of its first request until that of its last."""
+    piece_ns: Table = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[L] the copy over the link of what one request brings."""
 
     def drafting_ns(self, passes: Table, requests: Table) -> Table:
         """[S, parts] drafting ahead of steps: so many passes [S] over so many requests [S]."""
@@ -102,6 +110,11 @@ class Durations:
         alone = np.stack([self.copy_ns, self.chunk_ns, self.low_copy_ns])
         return np.stack([alone, _whole(alone * self.link_contention)], axis=1)
 
+    def through_ns(self) -> Table:
+        """[L] an expert from storage to the GPU where nothing else is read or copied; empty where none is read."""
+        times = zip(self.copy_ns, self.read_ns, self.lead_ns, self.piece_ns, strict=False)
+        return np.array([arrival(0, *each) for each in times], np.int64)
+
     def cpu_experts(self) -> Table:
         """[2, L, n+1]: whether the link copies when it starts, layer, tokens; 0 layers without a CPU."""
         alone = np.zeros((0, 1), np.int64) if self.cpu_expert_ns is None else self.cpu_expert_ns
@@ -115,6 +128,7 @@ class Durations:
         expert = float(self.expert_ns.max()) + float(self.dequantise_ns.max()) + self.expert_launch_ns
         expert += self.link_call_ns + float(self.copies().max()) + float(self.cpu_experts().max(initial=0))
         expert += float(self.write_back_ns.max()) + float(self.low_write_back_ns.max())
+        expert += 2 * float(self.read_ns.max(initial=0)) + float(self.piece_ns.max(initial=0))
         layers = len(self.copy_ns)
         step = layers * (before_and_after + attention + (num_experts + 1) * expert) + float(self.head_ns.max())
         return step + float(self.draft_parts_ns.sum(axis=1).max()) * MOST_DRAFTS
@@ -138,11 +152,13 @@ def tabulate(
     chunks: int = 1,
     low_bytes: Sequence[int] | None = None,
     resident: bool = False,
+    reading: Reading | None = None,
 ) -> Durations:
     """All durations of a model on a machine, for steps of up to `max_tokens` tokens.
 
     `chunks`: of a prefetched expert; `low_bytes` [L]: of an expert in low precision, None where no rule wants one;
-    `resident`: every expert stays on the device, so that what only offloading costs is not paid.
+    `resident`: every expert stays on the device, so that what only offloading costs is not paid; `reading`: how experts
+    are read from storage, None where none is.
 
     Raises: UserError when `max_tokens` is below 1, when bytes per expert or a figure that `time` asks for are not
     known, or when a duration is too long for the clock.
@@ -167,12 +183,13 @@ def tabulate(
 
     other_bits = max(_LEAST_OTHER_BITS, bits or 0.0)
     experts_s = gpu(sizes, bits) + expand_s(sizes, bits, machine)[:, None] * (tokens > 0)
+    copies = time.link and not hardware.unified_memory
     tables: dict[str, tuple[NDArray[np.float64], bool]] = {
-        "copy_ns": (copy_s(sizes, machine), time.link),
-        "chunk_ns": (copy_s(chunk, machine), time.link),
-        "low_copy_ns": (copy_s(low, machine), time.link),
-        "write_back_ns": (write_back_s(sizes, machine), time.link),
-        "low_write_back_ns": (write_back_s(low, machine), time.link),
+        "copy_ns": (copy_s(sizes, machine), copies),
+        "chunk_ns": (copy_s(chunk, machine), copies),
+        "low_copy_ns": (copy_s(low, machine), copies),
+        "write_back_ns": (write_back_s(sizes, machine), copies),
+        "low_write_back_ns": (write_back_s(low, machine), copies),
         "expert_ns": (experts_s, time.experts),
         "dequantise_ns": (dequantise_s(sizes, machine, low_bytes is not None), time.dequantise),
         "shared_ns": (gpu(geometry.shared_bytes or none, other_bits), time.shared_experts),
@@ -200,7 +217,23 @@ def tabulate(
         before_lookup_ns=constants_ns(machine, BEFORE_LOOKUP, time, {"launch": layer_launch_s * time.launch}, resident),
         after_experts_ns=constants_ns(machine, AFTER_EXPERTS, time, {}, resident),
         unmodelled=unmodelled_terms(geometry, hardware),
+        **({} if reading is None else read_terms(sizes, machine, reading, time, copies)),
     )
+
+
+def read_terms(
+    sizes: Sequence[int], machine: Machine, reading: Reading, time: TimeConfig, copies: bool
+) -> dict[str, Any]:
+    """What reading experts from storage takes, see ``Durations``."""
+    whole_s, first_s = (seconds * time.storage for seconds in read_s(sizes, machine, reading))
+    pieces = [round(request_bytes(size, machine, reading)) for size in sizes]
+    piece_s = np.minimum(copy_s(pieces, machine), copy_s(sizes, machine))
+    read_ns = _nanoseconds(whole_s)
+    return {
+        "read_ns": read_ns,
+        "lead_ns": read_ns - _nanoseconds(first_s),
+        "piece_ns": _nanoseconds(piece_s * copies),
+    }
 
 
 def ceil_div(amount: int, divisor: int) -> int:

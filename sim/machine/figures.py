@@ -27,8 +27,8 @@ LABELS = ("MEASURED", "PUBLISHED", "EMULATED", "FITTED", "ESTIMATED")
 POSITIVE, NOT_NEGATIVE, AT_LEAST_ONE = Range(0, above=True), Range(0), Range(1)
 SHARE = Range(0, 1, above=True)
 BEFORE_LOOKUP, AFTER_EXPERTS = "before the lookup", "after the experts"
-GPU, CPU, LINK, LAUNCH, HOST, SYNC = (
-    ("attention", "expert"), ("cpu",), ("link",), ("launch",), ("host",), ("sync",),
+GPU, CPU, LINK, LAUNCH, HOST, SYNC, STORAGE = (
+    ("attention", "expert"), ("cpu",), ("link",), ("launch",), ("host",), ("sync",), ("storage",),
 )  # fmt: skip
 
 
@@ -47,6 +47,33 @@ class Parameter:
     """Field of ``sim.config.TimeConfig`` that switches such a constant off."""
     offloading: bool = False
     """Paid only where experts are offloaded: a policy that keeps all of them resident does not."""
+
+
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Marks a field that holds rows of numbers above 0, with the names of its columns."""
+
+    columns: tuple[str, ...]
+
+    def read(self, what: str, name: str, value: Any) -> Rows | None:
+        """The rows as tuples. Raises: UserError where they are none."""
+        if value is None:
+            return None
+        rows = value if isinstance(value, list | tuple) else ()
+        if not rows:
+            raise UserError(f"{what}: {name}={value!r}: must be a list of rows [{', '.join(self.columns)}], or null")
+        for row in rows:
+            if not isinstance(row, list | tuple) or len(row) != len(self.columns):
+                raise UserError(f"{what}: {name} holds {row!r}: a row is [{', '.join(self.columns)}]")
+            for column, number in zip(self.columns, row, strict=True):
+                _check_number(what, f"{name} ({column})", Parameter((), POSITIVE), number, False)
+        kept = tuple(tuple(float(number) for number in row) for row in rows)
+        if len({row[:2] for row in kept}) < len(kept):
+            raise UserError(f"{what}: {name} states one {self.columns[0]} and {self.columns[1]} twice")
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +103,9 @@ class Figures:
             _check_setting(what, name, getattr(self, name), allowed)
         if self.label not in LABELS:
             raise UserError(f"{what}: label={self.label!r} is not one of {', '.join(LABELS)}")
-        known = (*parameters, *settings_of(type(self)))
+        for name, table in tables_of(type(self)).items():
+            object.__setattr__(self, name, table.read(what, name, getattr(self, name)))
+        known = (*parameters, *settings_of(type(self)), *tables_of(type(self)))
         _check_sources(what, self.label, self.sources, known)
         _check_uncertainty(what, self.uncertainty, tuple(parameters))
 
@@ -152,6 +181,16 @@ def settings_of(cls: Any) -> dict[str, OneOf | None]:
         if words or hint is bool:
             found[name] = words[0] if words else None
     return found
+
+
+def tables_of(cls: Any) -> dict[str, Table]:
+    """Tables of such a file."""
+    return {
+        name: mark
+        for name, hint in _hints(cls).items()
+        for mark in getattr(hint, "__metadata__", ())
+        if isinstance(mark, Table)
+    }
 
 
 def _check_number(what: str, name: str, parameter: Parameter, value: Any, optional: bool) -> None:

@@ -13,8 +13,11 @@ from sim.machine.figures import (
     GPU,
     LINK,
     POSITIVE,
+    STORAGE,
     Figures,
     Parameter,
+    Rows,
+    Table,
     optional_of,
     parameters_of,
 )
@@ -65,6 +68,17 @@ class Hardware(Figures):
     """How many times longer a copy takes while the CPU computes experts: they share DRAM."""
     cpu_contention: Annotated[float, Parameter((), AT_LEAST_ONE)] = 1.0
     """How many times longer a CPU expert takes while the link copies."""
+
+    host_memory_bytes: Annotated[int | None, Parameter((), POSITIVE, whole=True)] = None
+    """None: host memory holds any model."""
+    unified_memory: bool = False
+    """The GPU reads host memory at ``gpu_memory_bytes_per_s``: slots are all that there is (``gpu_memory_bytes``), and
+    what they lack comes from storage without a copy."""
+    storage_latency_s: Annotated[float | None, Parameter(STORAGE)] = None
+    """Until the first byte of an expert's first request; None: 0."""
+    storage_rates: Annotated[Rows | None, Table(("request bytes", "requests at once", "random", "sequential"))] = None
+    """Rows of (bytes of a request, requests under way at once, bytes per second read in random order, in order); see
+    ``sim.machine.storage.rate_at``. None: there is no storage to read experts from."""
 
     @property
     def has_cpu(self) -> bool:

@@ -100,6 +100,11 @@ class Runtime(Figures):
     """Bringing the activations of a layer to the CPU and its results back, beside their bytes; once in a layer of which
     the CPU computes experts."""
 
+    read_bytes: Annotated[int | None, Parameter((), AT_LEAST_ONE, whole=True)] = None
+    """Bytes of one request to storage; None: a tensor of an expert."""
+    read_depth: Annotated[int | None, Parameter((), AT_LEAST_ONE, whole=True)] = None
+    """Requests to storage under way at once; None: 1."""
+
 
 RUNTIME_PARAMETERS: dict[str, Parameter] = parameters_of(Runtime)
 """Every number of a runtime file, in the order of the fields."""

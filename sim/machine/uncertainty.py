@@ -12,7 +12,8 @@ import numpy as np
 from sim.config import TimeConfig
 from sim.machine.durations import Durations, tabulate
 from sim.machine.machine import PARAMETERS, Machine
-from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS
+from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS, STORAGE_WAIT
+from sim.machine.storage import Reading
 from traces.format.trace import Geometry
 
 STEP = 0.01
@@ -51,14 +52,16 @@ def _moved(machine: Machine, name: str, errors: float) -> dict[str, Any]:
     return {name: min(max(moved, parameter.limit.low), parameter.limit.high)}
 
 
-def elasticities(geometry: Geometry, machine: Machine, time: TimeConfig, resident: bool) -> dict[str, dict[str, float]]:
+def elasticities(
+    geometry: Geometry, machine: Machine, time: TimeConfig, resident: bool, reading: Reading | None = None
+) -> dict[str, dict[str, float]]:
     """Uncertain figure -> part of the time -> relative change of the part over that of the figure, at the stated value.
 
     1 where the whole part grows with the figure, -1 where it falls with it (a rate), 0 where something else decides;
     parts that a figure does not touch are left out. Of one decode token, each kind of work done once per layer: what a
-    longer wait hides or shows is left to replays on plausible machines. ``resident``: as in ``tabulate``.
+    longer wait hides or shows is left to replays on plausible machines. ``resident``, ``reading``: as in ``tabulate``.
     """
-    stated = _part_times(tabulate(geometry, machine, 1, time, resident=resident))
+    stated = _part_times(tabulate(geometry, machine, 1, time, resident=resident, reading=reading))
     found: dict[str, dict[str, float]] = {}
     for name, error in machine.uncertainty.items():
         value, parameter = machine.figure(name), PARAMETERS[name]
@@ -66,7 +69,9 @@ def elasticities(geometry: Geometry, machine: Machine, time: TimeConfig, residen
             continue
         limit = parameter.limit
         moved = next((v for v in (value * (1 + STEP), value * (1 - STEP)) if limit.low <= v <= limit.high), value)
-        changed = _part_times(tabulate(geometry, machine.with_figures({name: moved}), 1, time, resident=resident))
+        changed = _part_times(
+            tabulate(geometry, machine.with_figures({name: moved}), 1, time, resident=resident, reading=reading)
+        )
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = (changed / stated - 1) / (moved / value - 1)
         parts = zip(PARTS, relative.tolist(), strict=True)
@@ -81,6 +86,7 @@ def _part_times(durations: Durations) -> Any:
     times[ATTENTION] += durations.attention_weights_ns[:, 1].sum() + durations.head_ns[1]
     times[EXPERT] += durations.expert_ns[:, 1].sum() + durations.shared_ns[:, 1].sum()
     times[LINK_WAIT] += durations.copy_ns.sum()
+    times[STORAGE_WAIT] += durations.read_ns.sum()
     times[LAUNCH] += layers * durations.expert_launch_ns
     times[HOST] += layers * durations.link_call_ns
     if durations.cpu_expert_ns is not None:

@@ -20,7 +20,8 @@ GATE_MASSES = ("lost_gate_mass", "degraded_gate_mass")
 """Shares of the router's weight, columns of the per-step table where they are known."""
 PREFETCH_ENDS = ("prefetch_used", "prefetch_late", "prefetch_wasted", "prefetch_abandoned")
 """One of them for every prefetch that started, maybe in another phase than that in which it started."""
-STALLS = ("link", "cpu", "launch", "sync", "host")
+STORAGE = "storage"
+STALLS = ("link", "cpu", "launch", "sync", "host", "storage")
 """Parts of a token's time that are waiting or overhead."""
 
 
@@ -136,6 +137,19 @@ RATES = (
 )  # fmt: skip
 """Of all steps, and with the prefixes of those of one phase."""
 
+TIER_RATES = (
+    Metric(
+        "host_hit_rate", "served from host memory", "experts that lay in host memory / experts that it was asked for, "
+        "by a copy to the GPU or by the CPU",
+        FRACTION, ("host_hits",), ("host_hits", "host_misses"), higher_is_better=True, heading="host hit rate %",
+    ),
+    Metric(
+        "storage_bytes_per_token", "read from storage per token", "bytes read from storage / tokens",
+        BYTES, ("storage_bytes",), ("num_tokens",), heading="read MB/token",
+    ),
+)  # fmt: skip
+"""The same of runs with storage behind host memory or behind unified memory."""
+
 REQUEST_TIMES = (
     Metric(
         "tpot_s", "TPOT over requests",
@@ -175,6 +189,7 @@ PART_TIMES = tuple(
         f"{kind}_s_per_token.{part}", f"{word} {part}", definition, SECONDS, (f"token_{part}_ns",), ("num_tokens",), 1e9
     )
     for part in PARTS
+    if part != STORAGE
     for kind, word, definition in (
         ("time", "time of", "where a decode token's time goes; the parts sum to the whole"),
         ("stall", "stall of", "the same for the parts that are waiting or overhead"),
@@ -182,6 +197,21 @@ PART_TIMES = tuple(
     if kind == "time" or part in STALLS
 )
 """Over decode tokens."""
+STORAGE_TIMES = tuple(
+    Metric(
+        f"{kind}_s_per_token.{STORAGE}", "waiting for storage", "where a decode token's time goes: waiting for what "
+        "storage reads, beyond what the copy or the CPU takes by itself", SECONDS, (f"token_{STORAGE}_ns",),
+        ("num_tokens",), 1e9,
+    )
+    for kind in ("time", "stall")
+)  # fmt: skip
+"""... of runs with storage."""
+STORAGE_UTILISATION = Metric(
+    "storage_utilisation", "storage busy", "time of the reads that storage was asked for / simulated time, prefill "
+    "included",
+)  # fmt: skip
+TIERS = (*TIER_RATES, *STORAGE_TIMES, STORAGE_UTILISATION)
+"""Metrics that only runs with storage know."""
 
 TOTALS = (
     Metric("link_utilisation", "link busy", "busy time of the link / simulated time, prefill included"),
@@ -305,6 +335,13 @@ MEASURES = {
 SPECULATIONS = {metric.name: Quantity(metric.name, metric, PREFIXES["decode."]) for metric in SPECULATION}
 """What has an interval in runs that speculate."""
 
+TIERED = {
+    f"{prefix}{rate.name}": Quantity(f"{prefix}{rate.name}", rate, phases)
+    for prefix, phases in PREFIXES.items()
+    for rate in TIER_RATES
+} | {time.name: Quantity(time.name, time, PREFIXES["decode."]) for time in STORAGE_TIMES}
+"""What has an interval in runs with storage."""
+
 
 OF_TURNS = {
     f"{time.name}.{kind}": Quantity(f"{time.name}.{kind}", time, PREFIXES[""], QUANTILES.get(kind))
@@ -319,7 +356,7 @@ def quantity_of(name: str) -> Quantity:
 
     Raises: UserError for a name without interval.
     """
-    known = QUANTITIES | OF_TURNS | SPECULATIONS
+    known = QUANTITIES | OF_TURNS | SPECULATIONS | TIERED
     if f"{name}.mean" in known and name != TOKEN_TIME.name:
         return replace(known[f"{name}.mean"], name=name)
     quantity = known.get(name) or MEASURES.get(name)

@@ -29,6 +29,9 @@ from sim.metrics.registry import (
     RATES,
     REQUEST_TIMES,
     SPECULATION,
+    STORAGE_TIMES,
+    STORAGE_UTILISATION,
+    TIER_RATES,
     TOKEN_TIME,
     TURN_TIMES,
 )
@@ -65,6 +68,7 @@ class StepTable:
         self.steps = np.zeros(2, np.int64)  # by phase
         self.pauses_ns = 0
         self.decode_parts_ns = np.zeros(len(PARTS), np.int64)  # times requests
+        self.tiered = replay.spec.host is not None
         self.speculates = replay.schedule.speculate.tokens > 0
         self.drafts: dict[str, int] = {}  # sums over decode steps
         self.request_times = RequestTimes(replay.trace.num_requests)
@@ -164,7 +168,8 @@ class StepTable:
         result = identity(self.replay)
         for prefix, phases in PREFIXES.items():
             sums = self._sums(phases)
-            result |= {f"{prefix}{rate.name}": rate.value(sums) for rate in RATES}
+            rates = (*RATES, *TIER_RATES) if self.tiered else RATES
+            result |= {f"{prefix}{rate.name}": rate.value(sums) for rate in rates}
         return result | self._times() | self._totals() | self._speculation()
 
     def _speculation(self) -> Metrics:
@@ -195,13 +200,17 @@ class StepTable:
         result |= spilled_summary(TOKEN_TIME.name, self.token_latency_ns)
         sums = {"num_tokens": len(self.token_latency_ns)}
         sums |= {f"token_{part}_ns": spent for part, spent in zip(PARTS, self.decode_parts_ns.tolist(), strict=True)}
-        return result | {time.name: time.value(sums) for time in PART_TIMES}
+        times = (*PART_TIMES, *STORAGE_TIMES) if self.tiered else PART_TIMES
+        return result | {time.name: time.value(sums) for time in times}
 
     def _totals(self) -> Metrics:
         timed, result = self.replay.timed, Metrics()
         clock_ns = float(self.sums[:, LATENCY].sum() + self.pauses_ns)
         result["link_utilisation"] = self.replay.engine.link_busy_ns / clock_ns if timed and clock_ns else None
         result["cpu_utilisation"] = self.replay.engine.cpu_busy_ns / clock_ns if timed and clock_ns else None
+        if self.tiered:
+            busy_ns = min(self.replay.engine.storage_busy_ns, clock_ns)  # reads that nobody waits for may end later
+            result[STORAGE_UTILISATION.name] = busy_ns / clock_ns if timed and clock_ns else None
         result["simulated_s"] = clock_ns / 1e9 if timed else None
         return result
 

@@ -53,7 +53,11 @@ def provenance(
         "model": replay.geometry.model,
         "machine": {"hardware": asdict(replay.hardware), "runtime": asdict(replay.runtime)},
         "elasticities": elasticities(
-            replay.geometry, replay.setup.machine, replay.setup.time, replay.policy.residency == "all"
+            replay.geometry,
+            replay.setup.machine,
+            replay.setup.time,
+            replay.policy.residency == "all",
+            None if replay.spec.host is None else replay.spec.host.reading,
         ),
         "sizes": {name: value for name, value in asdict(replay.geometry).items() if value is not None},
         "layers": replay.trace.num_layers,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from sim.formatting import DEPTHS, of_layers
 from sim.machine.runtime import OWN_RUNTIME
-from sim.metrics.registry import QUANTITIES, SPECULATIONS
+from sim.metrics.registry import QUANTITIES, SPECULATIONS, TIERED
 from sim.results.json_files import read_json
 from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
@@ -155,7 +155,7 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, wi
         return row | {"requests": sample.num_blocks}
     method = METHOD + machine_words(sample)
     if known is None or known["interval_method"] != method:
-        names = (*QUANTITIES, *(name for name in SPECULATIONS if name in metrics))
+        names = (*QUANTITIES, *(name for name in (*SPECULATIONS, *TIERED) if name in metrics))
         known = {"requests": sample.num_blocks, "interval_method": method} | interval_columns(sample, names)
     return row | known
 

@@ -45,6 +45,8 @@ class Scenario:
     name: str
     binds: str
     change: Change
+    whole_host: bool = False
+    """Host memory holds any model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ def infinite_link(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]
     return policy, replace(time, link=False, link_call=False)
 
 
+def infinite_storage(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Reads take no time."""
+    return policy, replace(time, storage=False)
+
+
 def no_overhead(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
     """Launches and the constants of every layer (read-back, synchronisation, the host's bookkeeping) take no time."""
     off: dict[str, Any] = {parameter.switch: False for parameter in PARAMETERS.values() if parameter.each_layer}
@@ -94,6 +101,9 @@ SCENARIOS = (
     Scenario("oracle eviction", "what the eviction rule keeps", oracle_eviction),
     Scenario("all resident", "the capacity of the cache", all_resident),
 )
+OF_STORAGE = Scenario("infinite storage", "storage", infinite_storage)
+OF_HOST = Scenario("every expert in host memory", "host memory", lambda policy, time: (policy, time), whole_host=True)
+"""Of runs with storage; the second where slots are not all the memory that there is."""
 TOGETHER = "together, without all resident"
 """All resident leaves nothing for link, prefetch and eviction to do."""
 
@@ -125,7 +135,7 @@ def what_if(
     All go through the trace together, which is read once. ``progress`` is told how many steps were replayed in each.
     ``ran``: what the replay gave, where it ran.
     """
-    measured = [_assembled(replay, scenario) for scenario in SCENARIOS]
+    measured = [_assembled(replay, scenario) for scenario in scenarios_of(replay)]
     possible = [each.scenario for each in measured if each.table is not None]
     joint = _assembled(replay, Scenario(TOGETHER, "", _all_of([s for s in possible if s.change is not all_resident])))
     base = ran or StepTable(replay.assemble_again(), Forget())
@@ -149,6 +159,15 @@ def what_if(
     }
 
 
+def scenarios_of(replay: Replay) -> tuple[Scenario, ...]:
+    """What could be idealised of a replay."""
+    if replay.spec.host is None:
+        return SCENARIOS
+    unified = replay.hardware.unified_memory
+    rest = [scenario for scenario in SCENARIOS if not (unified and scenario.change is infinite_link)]
+    return (*rest, OF_STORAGE) if unified else (*rest, OF_STORAGE, OF_HOST)
+
+
 def _all_of(scenarios: Sequence[Scenario]) -> Change:
     def change(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
         for scenario in scenarios:
@@ -162,7 +181,11 @@ def _assembled(replay: Replay, scenario: Scenario) -> _Measured:
     """The same replay under a scenario's policy and time model, ready to run."""
     try:
         policy, time = scenario.change(replay.policy, replay.setup.time)
-        return _Measured(scenario, StepTable(replay.assemble_again(policy=policy, time=time), Forget()))
+        changes: dict[str, Any] = {"policy": policy, "time": time}
+        if scenario.whole_host:
+            whole = replay.setup.machine.with_figures({"host_memory_bytes": None})
+            changes |= {"machine": whole, "host": replace(replay.setup.host, bytes=None)}
+        return _Measured(scenario, StepTable(replay.assemble_again(**changes), Forget()))
     except UserError as error:
         return _Measured(scenario, None, str(error))
 
@@ -211,11 +234,12 @@ def difference(
 
 def bound(metrics: Metrics) -> str:
     """One sentence: the resource that is busy most of the time, or the largest part of a token's time."""
-    for name, key in (("link", "link_utilisation"), ("CPU", "cpu_utilisation")):
-        busy = metrics[key]
+    resources = {"link": "link_utilisation", "CPU": "cpu_utilisation", "storage": "storage_utilisation"}
+    for name, key in resources.items():
+        busy = metrics.get(key)
         if isinstance(busy, float) and busy > SATURATED:
             return f"{name}-bound: the {name} is busy {busy:.0%} of the time"
-    spent = {part: float(metrics[f"time_s_per_token.{part}"] or 0.0) for part in PARTS}
+    spent = {part: float(metrics.get(f"time_s_per_token.{part}") or 0.0) for part in PARTS}
     whole = sum(spent.values())
     if whole == 0.0:
         return "no time was spent in decode steps"
@@ -227,5 +251,6 @@ def bound(metrics: Metrics) -> str:
         if share > SATURATED:
             return f"{name} {share:.0%} of a decode step"
     largest = max(spent, key=lambda part: spent[part])
-    words = {"link": "waiting for the link", "cpu": "waiting for the CPU"}.get(largest, largest)
+    waits = {"link": "waiting for the link", "cpu": "waiting for the CPU", "storage": "waiting for storage"}
+    words = waits.get(largest, largest)
     return f"nothing is busy {SATURATED:.0%} of the time; the largest part is {words}, {spent[largest] / whole:.0%}"

@@ -15,7 +15,20 @@ from typing import Any, Self
 
 from sim.assembly.replay import Replay
 from sim.engine.interface import BlockResult
-from sim.timeline.slices import BACK, LINK, STAGING, TRACKS, Arrow, Event, Mark, Slice, Slicer, step_slices, until_step
+from sim.timeline.slices import (
+    BACK,
+    LINK,
+    STAGING,
+    STORAGE,
+    TRACKS,
+    Arrow,
+    Event,
+    Mark,
+    Slice,
+    Slicer,
+    step_slices,
+    until_step,
+)
 from traces.whole_file import UnfinishedFile
 
 NAME = "timeline.json.gz"
@@ -53,7 +66,8 @@ def as_json(event: Event) -> str:
 
 def head(replay: Replay) -> Iterator[str]:
     """Names and order of the tracks."""
-    tracks = TRACKS | {STAGING + i: f"staging slot {i + 1}" for i in range(replay.runtime.staging_slots)}
+    shown = {track: name for track, name in TRACKS.items() if track != STORAGE or replay.spec.host is not None}
+    tracks = shown | {STAGING + i: f"staging slot {i + 1}" for i in range(replay.runtime.staging_slots)}
     title = f"SIMULATED: {replay.policy.name} on {replay.hardware.name}"
     yield _named("process_name", 0, name=title)
     for track, name in tracks.items():

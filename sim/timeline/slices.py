@@ -14,9 +14,9 @@ from sim.engine.clocks import timeline_log
 from sim.engine.clocks.timeline_log import STAGED_COPY
 from sim.engine.decision.counters import CHUNK, LOW_COPY
 from sim.engine.interface import BlockResult
-from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, SYNC
+from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, STORAGE_WAIT, SYNC
 
-STEPS, GPU, SKIPPED, LINK, BACK, CPU, HOST_TRACK, STAGING = range(1, 9)
+STEPS, GPU, SKIPPED, LINK, BACK, CPU, HOST_TRACK, STORAGE, STAGING = range(1, 10)
 """Tracks; every staging slot has one of its own from STAGING on."""
 TRACKS = {
     STEPS: "steps",
@@ -26,6 +26,7 @@ TRACKS = {
     BACK: "link back",
     CPU: "CPU",
     HOST_TRACK: "host",
+    STORAGE: "storage",
 }
 OUTCOMES = ("hit", "late", "fetch", "cpu", "substitute", "drop", "degrade")
 SUBSTITUTE = "substitute"
@@ -37,6 +38,7 @@ PART_WORDS = {
     EXPERT: ("shared", "shared experts"),
     LINK_WAIT: ("wait_link", "wait for link"),
     CPU_WAIT: ("wait_cpu", "wait for CPU"),
+    STORAGE_WAIT: ("wait_storage", "wait for storage"),
     SYNC: ("sync", "synchronise"),
     HOST: ("issue", "issue copies"),
 }
@@ -162,6 +164,8 @@ class Slicer:
             elif kind == timeline_log.LOG_BACK:
                 layer, expert = divmod(what, self.num_experts)
                 yield Slice(BACK, "back", f"L{layer} make room for E{expert}", begin_ns, end_ns)
+            elif kind == timeline_log.LOG_READ:
+                yield Slice(STORAGE, "read", f"{self._label(what)} read", begin_ns, end_ns, f'"prefetch":{extra}')
             elif kind == timeline_log.LOG_CPU:
                 word = self._outcome(what)
                 name, args = self._as_what(what, word)
@@ -249,5 +253,5 @@ class Slicer:
         category, words = PART_WORDS[part]
         layer = f"L{key // self.num_experts} "
         waits = f"{self._label(key)} "
-        where = {LINK_WAIT: waits, CPU_WAIT: waits, ATTENTION: ""}.get(part, layer)
+        where = {LINK_WAIT: waits, CPU_WAIT: waits, STORAGE_WAIT: waits, ATTENTION: ""}.get(part, layer)
         return Slice(HOST_TRACK if part == HOST else GPU, category, where + words, begin_ns, end_ns)

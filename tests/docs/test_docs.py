@@ -12,6 +12,7 @@ from sim.metrics.registry import (
     RATES,
     REQUEST_TIMES,
     SPECULATION,
+    TIERS,
     TOKEN_TIME,
     TOTALS,
     TURN_TIMES,
@@ -75,6 +76,12 @@ def test_the_list_of_metrics_of_drafts_repeats_the_registry():
     text = (ROOT / "docs" / "metrics.md").read_text().partition("## Speculation")[2].partition("\n## ")[0]
     items = [" ".join(item.split()) for item in text.split("\n- ")[1:]]
     assert items == [f"`{metric.name}`: {metric.definition}" for metric in (*SPECULATION, *BESIDE_PLAIN)]
+
+
+def test_the_list_of_metrics_of_storage_repeats_the_registry():
+    text = (ROOT / "docs" / "metrics.md").read_text().partition("## Storage behind")[2].partition("\n## ")[0]
+    items = [" ".join(item.split()) for item in text.split("\n- ")[1:]]
+    assert items == [f"`{metric.name}`: {metric.definition}" for metric in TIERS]
 
 
 def test_every_figure_is_on_the_page_of_plot():

@@ -31,12 +31,17 @@ class Clock:
     after_last_copy: int
     """Loaded experts run once the last of the layer has arrived."""
 
+    reads: int
+    """Storage reads experts that host memory lacks."""
+
     now_ns: int
     """Time of the GPU."""
     link_state: int
     """LINK_IDLE, LINK_COPY or LINK_BLOCKED."""
     link_begin_ns: int
     link_end_ns: int
+    link_wait_ns: int
+    """Of the time from ``link_begin_ns`` to ``link_end_ns``: waiting for storage."""
     back_end_ns: int
     """When the victims of the copy on the link are back on the host."""
     cpu_left: int
@@ -44,6 +49,11 @@ class Clock:
     cpu_next: int
     """Index in ``cpu_queue`` of the one it computes."""
     cpu_end_ns: int
+    cpu_wait_ns: int
+    """What the CPU has waited for storage in this layer step."""
+    storage_end_ns: int
+    """When storage has read all that it was asked for."""
+    storage_busy_ns: int
     link_busy_ns: int
     cpu_busy_ns: int
     log_size: int
@@ -68,6 +78,16 @@ class Clock:
     """[parts] constants of a layer, by part."""
     after_parts_ns: Int8
     """[parts] those of them that follow its experts."""
+    read_ns: Int8
+    """[L] an expert; empty where ``reads`` is 0, like the next two."""
+    lead_ns: Int8
+    """[L]"""
+    piece_ns: Int8
+    """[L]"""
+    ready_ns: Int8
+    """[E] when storage has read what this layer step asked it for."""
+    read_late_ns: Int8
+    """[E] of what arrived in this layer step: what its copy waited for storage."""
     arrived_at: Int8
     """[E] ``State.now`` of the layer step in which the expert arrived."""
     parts: Int8

@@ -21,7 +21,7 @@ LOG_ROWS = 1 << 18
 
 FAST_PATH_EXCLUDES = (
     "has_bypass", "has_predict", "fetches_early", "has_substitute", "has_assign", "holds_overflow", "is_static",
-    "after_step",
+    "after_step", "has_host",
 )  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class CompiledEngine:
         ranks = spec.max_tokens * spec.top_k
         most = log_rows(spec.num_layers, spec.num_experts, spec.policy.prefetch.chunks(), ranks)
         self.log = np.zeros((max(LOG_ROWS, most) if timeline else 0, 5), np.int64)
-        self.totals = np.zeros(3, np.int64)
+        self.totals = np.zeros(4, np.int64)
         self.clock = Struct(
             CLOCK,
             write_back=WRITE_BACK[spec.policy.write_back],
@@ -67,6 +67,12 @@ class CompiledEngine:
             draft_parts_ns=durations.draft_parts_ns,
             layer_parts_ns=durations.before_lookup_ns + durations.after_experts_ns,
             after_parts_ns=durations.after_experts_ns,
+            reads=int(spec.host is not None),
+            read_ns=durations.read_ns,
+            lead_ns=durations.lead_ns,
+            piece_ns=durations.piece_ns,
+            ready_ns=np.zeros(spec.num_experts, np.int64),
+            read_late_ns=np.zeros(spec.num_experts, np.int64),
             arrived_at=np.zeros(spec.num_experts, np.int64),
             parts=np.zeros(len(PARTS), np.int64),
             log=self.log,
@@ -80,6 +86,10 @@ class CompiledEngine:
     @property
     def cpu_busy_ns(self) -> int:
         return int(self.totals[1])
+
+    @property
+    def storage_busy_ns(self) -> int:
+        return int(self.totals[3])
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""

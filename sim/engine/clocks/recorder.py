@@ -18,6 +18,7 @@ from sim.engine.clocks.timeline_log import (
     LOG_PART,
     LOG_PREFETCH,
     LOG_QUEUE,
+    LOG_READ,
     LOG_STAND_IN,
     STAGED_COPY,
 )
@@ -85,11 +86,16 @@ class Recorder:
         if self.on:
             self.rows.append((LOG_CPU, layer * self.num_experts + expert, begin_ns, end_ns, 0))
 
+    def read(self, layer: int, expert: int, begin_ns: int, end_ns: int, prefetches: bool) -> None:
+        """An expert that storage reads."""
+        if self.on:
+            self.rows.append((LOG_READ, layer * self.num_experts + expert, begin_ns, end_ns, int(prefetches)))
+
     def stop_copy(self, key: int, at_ns: int) -> None:
         """The prefetch of an expert, which has been kept, stops early."""
         if self.on:
             row = max(i for i, kept in enumerate(self.rows) if kept[0] == LOG_PREFETCH and kept[1] == key)
-            self.rows[row] = (*self.rows[row][:3], at_ns, self.rows[row][4])
+            self.rows[row] = (*self.rows[row][:3], max(at_ns, self.rows[row][2]), self.rows[row][4])
 
     def copy(self, copy: Copy, what: int, at_ns: int, begin_ns: int, end_ns: int) -> None:
         """A copy that starts, behind or beside the write-back of its victims, which starts at ``at_ns``."""

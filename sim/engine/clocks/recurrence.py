@@ -31,6 +31,7 @@ from sim.engine.clocks.timeline_log import (
     LOG_PART,
     LOG_PREFETCH,
     LOG_QUEUE,
+    LOG_READ,
     LOG_STAND_IN,
     STAGED_COPY,
 )
@@ -39,11 +40,12 @@ from sim.engine.decision.cache import Cache
 from sim.engine.decision.counters import FULL
 from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, Rules, as_cache, as_rules, as_state
 from sim.engine.decision.struct_views import core_jit
-from sim.machine import attention
-from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS
+from sim.machine import attention, pieces
+from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS, STORAGE_WAIT
 
 attention_time = register_jitable(attention.attention_time)
 log_rows = register_jitable(timeline_log.log_rows)
+arrival = register_jitable(pieces.arrival)
 LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
 """States of the link: free; copying; waiting until the victims of its last copy are written back."""
 FOREVER = 2**62
@@ -112,6 +114,38 @@ def note_constants(clock: Clock, key: int) -> None:
 
 
 @core_jit
+def read_expert(state: State, clock: Clock, layer: int, expert: int, at_ns: int, extra: int) -> int:
+    """Let storage read an expert behind all that it was asked for -> when it is done."""
+    begin_ns = max(clock.storage_end_ns, at_ns)
+    clock.storage_end_ns = begin_ns + clock.read_ns[layer]
+    clock.storage_busy_ns += clock.read_ns[layer]
+    if clock.logs:
+        note(clock, LOG_READ, layer * state.num_experts + expert, begin_ns, clock.storage_end_ns, extra)
+    return int(clock.storage_end_ns)
+
+
+@core_jit
+def wait_for_pieces(state: State, cache: Cache, clock: Clock, what: int, at_ns: int, copy_ns: int) -> None:
+    """The copy that starts sends pieces as storage reads them, a prefetch's from now on."""
+    layer, expert = cache.copy_layer, cache.copy_expert
+    if what == core.DEMAND_COPY:
+        ready_ns = clock.ready_ns[expert]
+    else:
+        ready_ns = read_expert(state, clock, layer, expert, at_ns, 1)
+    begin_ns, lead_ns, piece_ns = clock.link_begin_ns, clock.lead_ns[layer], clock.piece_ns[layer]
+    clock.link_end_ns = arrival(begin_ns, copy_ns, ready_ns, lead_ns, piece_ns)
+    clock.link_wait_ns = clock.link_end_ns - begin_ns - copy_ns
+
+
+@core_jit
+def read_missing(state: State, cache: Cache, clock: Clock) -> None:
+    """Ask storage for what the layer step misses and host memory lacks."""
+    for i in range(cache.num_reads):
+        expert = cache.read_queue[i]
+        clock.ready_ns[expert] = read_expert(state, clock, state.layer, expert, clock.now_ns, 0)
+
+
+@core_jit
 def start_copy(state: State, cache: Cache, rules: Rules, clock: Clock, at_ns: int) -> None:
     """If the link is free, start the next copy that is queued and finds a slot."""
     if clock.link_state != LINK_IDLE:
@@ -123,13 +157,16 @@ def start_copy(state: State, cache: Cache, rules: Rules, clock: Clock, at_ns: in
     copy_ns = clock.copy_ns[kind, 1 if clock.cpu_left > 0 else 0, cache.copy_layer]
     clock.link_state = LINK_COPY
     clock.link_begin_ns = at_ns + cache.back_ns if clock.write_back == BACK_SERIAL else at_ns
-    clock.link_end_ns = clock.link_begin_ns + copy_ns
+    clock.link_end_ns, clock.link_wait_ns = clock.link_begin_ns + copy_ns, 0
+    if clock.reads and cache.copy_is_read:
+        wait_for_pieces(state, cache, clock, what, at_ns, copy_ns)
     clock.back_end_ns = at_ns + cache.back_ns if clock.write_back == BACK_OVERLAP else 0
     if clock.logs and cache.back_ns > 0:
         note(clock, LOG_BACK, key, at_ns, at_ns + cache.back_ns, 0)
     if clock.logs:
         log_kind = LOG_COPY if what == core.DEMAND_COPY else LOG_PREFETCH
-        note(clock, log_kind, key, clock.link_begin_ns, clock.link_end_ns, kind + STAGED_COPY * cache.copy_is_staged)
+        begin_ns = clock.link_begin_ns + clock.link_wait_ns
+        note(clock, log_kind, key, begin_ns, clock.link_end_ns, kind + STAGED_COPY * cache.copy_is_staged)
 
 
 @core_jit
@@ -137,9 +174,10 @@ def link_event(state: State, cache: Cache, rules: Rules, clock: Clock) -> None:
     """What the link did is done: a copy or a chunk of one has arrived, or its victims are written back."""
     at_ns = clock.link_end_ns
     if clock.link_state == LINK_COPY:
-        clock.link_busy_ns += at_ns - clock.link_begin_ns
+        clock.link_busy_ns += at_ns - clock.link_begin_ns - clock.link_wait_ns
         if core.finish_copy(state, cache) and cache.copy_layer == state.layer:
             clock.arrived_at[cache.copy_expert] = state.now
+            clock.read_late_ns[cache.copy_expert] = clock.link_wait_ns
         if clock.back_end_ns > at_ns:
             clock.link_state, clock.link_end_ns = LINK_BLOCKED, clock.back_end_ns
             return
@@ -160,12 +198,12 @@ def tell_link(cache: Cache, clock: Clock) -> None:
 def stop_copy(state: State, cache: Cache, clock: Clock) -> None:
     """The copy on the link stops now; the link is free once the victims that made room for it are written back."""
     stop_ns = max(clock.now_ns, clock.link_begin_ns)
-    clock.link_busy_ns += stop_ns - clock.link_begin_ns
+    clock.link_busy_ns += max(0, stop_ns - clock.link_begin_ns - clock.link_wait_ns)
     if clock.logs:
         row, key = clock.log_size - 1, cache.copy_layer * state.num_experts + cache.copy_expert
         while clock.log[row, 0] != LOG_PREFETCH or clock.log[row, 1] != key:
             row -= 1
-        clock.log[row, 3] = stop_ns
+        clock.log[row, 3] = max(stop_ns, clock.log[row, 2])
     free_ns = max(clock.back_end_ns, clock.link_begin_ns)
     clock.link_state = LINK_IDLE
     if free_ns > clock.now_ns:
@@ -178,6 +216,9 @@ def start_cpu(state: State, cache: Cache, clock: Clock, at_ns: int) -> None:
     expert = cache.cpu_queue[clock.cpu_next]
     busy = 1 if clock.link_state == LINK_COPY else 0
     compute_ns = clock.cpu_ns[busy, state.layer, cache.tokens_of[expert]]
+    if clock.reads and cache.read_at[expert] == state.now and clock.ready_ns[expert] > at_ns:
+        clock.cpu_wait_ns += clock.ready_ns[expert] - at_ns
+        at_ns = clock.ready_ns[expert]
     clock.cpu_end_ns = at_ns + compute_ns
     clock.cpu_busy_ns += compute_ns
     if clock.logs:
@@ -224,7 +265,18 @@ def wait_for_copy(state: State, cache: Cache, rules: Rules, clock: Clock, expert
         if at_ns < 0:
             raise RuntimeError("the GPU waits for an expert that nothing brings")
     if at_ns > clock.now_ns:
-        book(clock, LINK_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts + expert)
+        book_wait(state, clock, expert, at_ns)
+
+
+@core_jit
+def book_wait(state: State, clock: Clock, expert: int, until_ns: int) -> None:
+    """The GPU has waited for an expert: for storage as far as the copy did, the rest for the link."""
+    key, wait_ns = state.layer * state.num_experts + expert, until_ns - clock.now_ns
+    if clock.reads and clock.arrived_at[expert] == state.now:
+        late_ns = min(wait_ns, clock.read_late_ns[expert])
+        book(clock, STORAGE_WAIT, late_ns, key)
+        wait_ns -= late_ns
+    book(clock, LINK_WAIT, wait_ns, key)
 
 
 @core_jit
@@ -235,7 +287,7 @@ def wait_for_copies(state: State, cache: Cache, rules: Rules, clock: Clock) -> N
         while clock.arrived_at[expert] != state.now and clock.link_state != LINK_IDLE:
             at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
         if at_ns > clock.now_ns:
-            book(clock, LINK_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts + expert)
+            book_wait(state, clock, expert, at_ns)
 
 
 @core_jit
@@ -244,8 +296,10 @@ def wait_for_cpu(state: State, cache: Cache, rules: Rules, clock: Clock) -> None
     while clock.cpu_left > 0:
         at_ns = next_event(state, cache, rules, clock, FOREVER - 1)
         if clock.cpu_left == 0 and at_ns > clock.now_ns:
-            last = cache.cpu_queue[cache.num_cpu - 1]
-            book(clock, CPU_WAIT, at_ns - clock.now_ns, state.layer * state.num_experts + last)
+            key = state.layer * state.num_experts + cache.cpu_queue[cache.num_cpu - 1]
+            late_ns = min(at_ns - clock.now_ns, clock.cpu_wait_ns)
+            book(clock, STORAGE_WAIT, late_ns, key)
+            book(clock, CPU_WAIT, at_ns - clock.now_ns, key)
 
 
 @core_jit
@@ -275,7 +329,9 @@ def layer_step(state: State, cache: Cache, rules: Rules, clock: Clock, layer: in
         stop_copy(state, cache, clock)
     if clock.logs:
         note_lookup(state, cache, clock)
-    clock.cpu_left, clock.cpu_next = cache.num_cpu, 0
+    clock.cpu_left, clock.cpu_next, clock.cpu_wait_ns = cache.num_cpu, 0, 0
+    if clock.reads:
+        read_missing(state, cache, clock)
     start_copy(state, cache, rules, clock, clock.now_ns)
     if cache.num_cpu > 0:
         start_cpu(state, cache, clock, clock.now_ns + clock.cpu_transfer_ns[tokens])
@@ -388,8 +444,9 @@ def run_steps(
     """Replay steps ``first`` to ``stop`` of a block -> the first one not replayed.
 
     ``fresh``: what was on the link is void. Inputs as in ``StepBlock`` and ``BlockData`` of ``sim.workload``; outputs
-    latency_ns [S], parts [S, len(PARTS)], counts [S, counters] and lost [S, 3] of each step; totals [3]: ns that the
-    link was busy with what has arrived, ns that the CPU was, slices logged. Stops early where the log is nearly full.
+    latency_ns [S], parts [S, len(PARTS)], counts [S, counters] and lost [S, 3] of each step; totals [4]: ns that the
+    link was busy with what has arrived, ns that the CPU was, slices logged, ns that storage was busy. Stops early
+    where the log is nearly full.
     """
     state, cache = as_state(state_address), as_cache(cache_address)
     rules, clock = as_rules(rules_address), as_clock(clock_address)
@@ -429,5 +486,10 @@ def run_steps(
         growth_to(counts[step], cache.counts)
         growth_to(lost[step], cache.lost)
         step += 1
-    totals[0], totals[1], totals[2] = clock.link_busy_ns, clock.cpu_busy_ns, clock.log_size
+    totals[0], totals[1], totals[2], totals[3] = (
+        clock.link_busy_ns,
+        clock.cpu_busy_ns,
+        clock.log_size,
+        clock.storage_busy_ns,
+    )
     return step

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from policies.base import Prefetch
 from sim.engine.clocks.recorder import Recorder
 from sim.engine.clocks.timeline_log import BACK_OVERLAP, BACK_SERIAL, WRITE_BACK
-from sim.engine.decision.core import WAIT
+from sim.engine.decision.core import DEMAND_COPY, WAIT
 from sim.engine.decision.counters import FULL
-from sim.engine.decision.device import Device, DeviceSpec, decides
+from sim.engine.decision.device import Copy, Device, DeviceSpec, decides
 from sim.engine.interface import BlockResult
 from sim.machine.attention import attention_time
 from sim.machine.durations import Durations
-from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS
+from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS, STORAGE_WAIT
+from sim.machine.pieces import arrival
 from sim.workload.rows import BlockData
 from sim.workload.steps import StepBlock
 
@@ -45,6 +46,46 @@ class End(simpy.Event):
         env.schedule(self, priority, delay_ns)  # type: ignore[arg-type]
 
 
+class Storage:
+    """Reads experts one after the other, in the order in which it is asked.
+
+    Nothing overtakes and nothing stops a read, so that its end is known when it is asked for and needs no event.
+    """
+
+    def __init__(self, durations: Durations, recorder: Recorder) -> None:
+        self.read_ns, self.lead_ns, self.piece_ns = (
+            times.tolist() for times in (durations.read_ns, durations.lead_ns, durations.piece_ns)
+        )
+        self.recorder, self.end_ns, self.busy_ns, self.cpu_wait_ns = recorder, 0, 0, 0
+        self.ready_ns: dict[int, int] = {}
+        """Expert of the current layer -> when it has been read."""
+
+    def read(self, layer: int, expert: int, at_ns: int, prefetches: bool) -> int:
+        """Ask for an expert -> when it has been read."""
+        begin_ns = max(self.end_ns, at_ns)
+        self.end_ns = begin_ns + self.read_ns[layer]
+        self.busy_ns += self.read_ns[layer]
+        self.recorder.read(layer, expert, begin_ns, self.end_ns, prefetches)
+        return self.end_ns
+
+    def read_missing(self, layer: int, experts: list[int], at_ns: int) -> None:
+        """Ask for what a layer step misses and host memory lacks."""
+        self.cpu_wait_ns = 0
+        self.ready_ns = {expert: self.read(layer, expert, at_ns, False) for expert in experts}
+
+    def serve_cpu(self, expert: int, at_ns: int) -> int:
+        """When the CPU can begin with an expert that it turns to at a time."""
+        ready_ns = max(at_ns, self.ready_ns.get(expert, at_ns))
+        self.cpu_wait_ns += ready_ns - at_ns
+        return ready_ns
+
+    def send(self, copy: Copy, demanded: bool, at_ns: int, begin_ns: int, copy_ns: int) -> int:
+        """When the copy of an expert ends that sends pieces as they are read, a prefetch's from now on."""
+        layer = copy.layer
+        ready_ns = self.ready_ns[copy.expert] if demanded else self.read(layer, copy.expert, at_ns, True)
+        return arrival(begin_ns, copy_ns, ready_ns, self.lead_ns[layer], self.piece_ns[layer])
+
+
 class SimpyEngine:
     """Replays blocks of one device on a SimPy clock."""
 
@@ -53,6 +94,7 @@ class SimpyEngine:
         self.recorder = Recorder(self.device, timeline)
         self.env = simpy.Environment(initial_time=0)
         self.num_experts = spec.num_experts
+        self.reads = spec.host is not None
         self.prefetches = decides(spec.policy.prefetch, Prefetch, "choose")
         self.attention_ns, self.shared_ns = durations.attention_weights_ns.tolist(), durations.shared_ns.tolist()
         self.before_lookup_ns = int(durations.before_lookup_ns.sum())
@@ -66,9 +108,9 @@ class SimpyEngine:
         """The end of what the link does; None: it is free."""
         self.copying = -1
         """Key of the expert on the link, or -1."""
-        self.begin_ns = self.end_ns = self.back_end_ns = self.link_busy_ns = 0
-        self.arrived: set[int] = set()
-        """Experts of the current layer that arrived after its lookup."""
+        self.begin_ns = self.end_ns = self.link_wait_ns = self.back_end_ns = self.link_busy_ns = 0
+        self.arrived: dict[int, int] = {}
+        """Experts of the current layer that arrived after its lookup -> what their copies waited for storage."""
         self.cpu_ns = durations.cpu_experts().tolist()
         self.cpu_transfer_ns = durations.cpu_transfer_ns.tolist()
         self.cpu: End | None = None
@@ -76,6 +118,11 @@ class SimpyEngine:
         self.cpu_queue: list[int] = []
         self.on_cpu = 0
         self.cpu_busy_ns = 0
+        self.storage = Storage(durations, self.recorder)
+
+    @property
+    def storage_busy_ns(self) -> int:
+        return self.storage.busy_ns
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
@@ -138,8 +185,9 @@ class SimpyEngine:
         plan = device.begin(layer, left_ns, self.end_ns - self.begin_ns)
         if plan.stops_copy:
             self._stop_copy()
-        self.layer, self.arrived, self.cpu_queue = layer, set(), plan.cpu_queue
+        self.layer, self.arrived, self.cpu_queue = layer, {}, plan.cpu_queue
         recorder.lookup(layer, tokens, begin_ns, self.now_ns)
+        self.storage.read_missing(layer, plan.reads, self.now_ns)
         if plan.demand_copies or self.prefetches:
             self._start_copy(self.now_ns)
         if plan.cpu_queue:
@@ -233,6 +281,13 @@ class SimpyEngine:
             if self.link is None:
                 raise RuntimeError("the GPU waits for an expert that nothing brings")
             yield self.link
+        self._waited_for_copy(expert)
+
+    def _waited_for_copy(self, expert: int) -> None:
+        """The GPU has waited for an expert until now: for storage as far as the copy did, the rest for the link."""
+        wait_ns = int(self.env.now) - self.now_ns
+        if wait_ns > 0 and (late_ns := self.arrived.get(expert, 0)) > 0:
+            self._spend(STORAGE_WAIT, min(wait_ns, late_ns), expert)
         self._waited(LINK_WAIT, expert)
 
     def _wait_for_copies(self, experts: list[int]) -> Process:
@@ -240,12 +295,15 @@ class SimpyEngine:
         for expert in experts:
             while expert not in self.arrived and self.link is not None:
                 yield self.link
-            self._waited(LINK_WAIT, expert)
+            self._waited_for_copy(expert)
 
     def _wait_for_cpu(self) -> Process:
         """Let the GPU wait until the CPU has computed its experts."""
         while self.cpu is not None:
             yield self.cpu
+        wait_ns = int(self.env.now) - self.now_ns
+        if wait_ns > 0 and self.storage.cpu_wait_ns > 0:
+            self._spend(STORAGE_WAIT, min(wait_ns, self.storage.cpu_wait_ns), self.on_cpu)
         self._waited(CPU_WAIT, self.on_cpu)
 
     def _waited(self, part: int, expert: int = 0) -> None:
@@ -265,6 +323,7 @@ class SimpyEngine:
         self.on_cpu = expert
         compute_ns = self.cpu_ns[beside_copy][self.layer][int(self.device.tokens_of[expert])]
         self.cpu_busy_ns += compute_ns
+        at_ns = self.storage.serve_cpu(expert, at_ns)
         if self.recorder.on:
             self.recorder.cpu_expert(self.layer, expert, at_ns, at_ns + compute_ns)
         self.cpu = End(self.env, at_ns - self.env.now + compute_ns, CPU_SECOND, self._end_cpu)
@@ -288,10 +347,12 @@ class SimpyEngine:
         copy_ns = self.copies_ns[copy.kind][1 if self.cpu_queue else 0][copy.layer]
         begin_ns = at_ns + (copy.back_ns if self.write_back == BACK_SERIAL else 0)
         end_ns = begin_ns + copy_ns
-        self.begin_ns, self.end_ns = begin_ns, end_ns
+        if self.reads and self.device.cache.get("copy_is_read"):
+            end_ns = self.storage.send(copy, what == DEMAND_COPY, at_ns, begin_ns, copy_ns)
+        self.begin_ns, self.end_ns, self.link_wait_ns = begin_ns, end_ns, end_ns - begin_ns - copy_ns
         self.back_end_ns = at_ns + copy.back_ns if self.write_back == BACK_OVERLAP else 0
         if self.recorder.on:
-            self.recorder.copy(copy, what, at_ns, begin_ns, end_ns)
+            self.recorder.copy(copy, what, at_ns, end_ns - copy_ns, end_ns)
         self.link = End(self.env, end_ns - int(self.env.now), LINK_FIRST, self._end_copy)
 
     def _end_copy(self, event: simpy.Event) -> None:
@@ -300,9 +361,9 @@ class SimpyEngine:
             return  # another lockstep batch has emptied the cache: the copy is void
         layer, expert = divmod(self.copying, self.num_experts)
         if self.device.finish_copy() and layer == self.layer:
-            self.arrived.add(expert)
+            self.arrived[expert] = self.link_wait_ns
         now_ns = int(self.env.now)
-        self.link_busy_ns += self.end_ns - self.begin_ns
+        self.link_busy_ns += self.end_ns - self.begin_ns - self.link_wait_ns
         self.copying = -1
         if self.back_end_ns > now_ns:
             self.link = End(self.env, self.back_end_ns - now_ns, LINK_FIRST, self._free_link)
@@ -312,7 +373,7 @@ class SimpyEngine:
     def _stop_copy(self) -> None:
         """The copy on the link stops now; the link is free once the victims that made room for it are written back."""
         stop_ns = max(self.now_ns, self.begin_ns)
-        self.link_busy_ns += stop_ns - self.begin_ns
+        self.link_busy_ns += max(0, stop_ns - self.begin_ns - self.link_wait_ns)
         self.recorder.stop_copy(self.copying, stop_ns)
         self.copying, self.link = -1, None
         free_ns = max(self.back_end_ns, self.begin_ns)

@@ -74,7 +74,7 @@ class UntimedEngine:
 
     def __init__(self, spec: DeviceSpec, resets: bool, sequential: bool) -> None:
         self.device, self.resets, self.sequential = Device(spec), resets, sequential
-        self.link_busy_ns = self.cpu_busy_ns = 0
+        self.link_busy_ns = self.cpu_busy_ns = self.storage_busy_ns = 0
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""

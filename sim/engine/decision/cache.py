@@ -67,6 +67,23 @@ class Cache:
     """Prefetches are queued only as far as they fit into the time in which the link stands idle."""
     num_chunks: int
     """Chunks of a prefetch copy."""
+    has_host: int
+    """Storage lies behind host memory, which may lack experts: see ``sim.engine.decision.host``."""
+    host_is_lru: int
+    """What is served from host memory leaves it last; else what came last."""
+    host_exclusive: int
+    """What gets a slot leaves host memory."""
+    host_capacity: int
+    """Bytes for experts in host memory."""
+    host_used: int
+    host_in_bytes: int
+    """Bytes that ever came to host memory from storage, from slots or at the start."""
+    host_out_bytes: int
+    """... that left it."""
+    num_reads: int
+    """Experts in ``read_queue``."""
+    copy_is_read: int
+    """Storage reads the expert on the link: its pieces go on as they arrive."""
     launch_ns: int
     """Launches of one expert, contained in ``expert_ns``."""
 
@@ -188,6 +205,22 @@ class Cache:
     """[E] ... that executes another expert in its place."""
     dropped_at: Int8
     """[L*E] ... in which the expert has to leave, or may not come (``after_step``)."""
+    in_host: UInt1
+    """[L*E] the expert lies in host memory."""
+    host_before: Int4
+    """[L*E + 1] ring of keys in the order in which they leave host memory, sentinel last; where there is none, one."""
+    host_behind: Int4
+    """[L*E + 1]"""
+    read_at: Int8
+    """[E] ``State.now`` of the last layer step whose demand for the expert storage had to read."""
+    read_queue: Int4
+    """[E] those of this layer step, in the order in which they are read."""
+    serving: Int4
+    """[E] indices of ``State.missing`` in the order in which they are served, where ``has_host``."""
+    through_ns: Int8
+    """[L] an expert from storage to the GPU, for assignment rules; empty without storage."""
+    read_ns: Int8
+    """[L] ... to host memory."""
     outcome: UInt1
     """[num_demand] of each demanded expert: HIT ... DEGRADE."""
     gpu_queue: Int4
@@ -233,6 +266,12 @@ def allocate(num_layers: int, num_experts: int, num_pools: int) -> dict[str, NDA
         "on_cpu_at": (experts, np.int64),
         "replaced_at": (experts, np.int64),
         "dropped_at": (grid, np.int64),
+        "in_host": (grid, np.uint8),
+        "host_before": ((num_layers * num_experts + 1,), np.int32),
+        "host_behind": ((num_layers * num_experts + 1,), np.int32),
+        "read_at": (experts, np.int64),
+        "read_queue": (experts, np.int32),
+        "serving": (experts, np.int32),
         "outcome": (experts, np.uint8),
         "gpu_queue": (experts, np.int32),
         "run_ns": (experts, np.int64),

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import i4, i8, njit, void
+from numba import b1, i4, i8, njit, void
 
-from sim.engine.decision import core
+from sim.engine.decision import core, host
 from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, as_cache, as_rules, as_state
 
 
 @njit(void(i8, i8, i8, i4[::1]), cache=True)
 def fill(state: int, cache: int, rules: int, order: Any) -> None:
     core.fill(as_state(state), as_cache(cache), as_rules(rules), order)
+
+
+@njit(void(i8, i8, i8, b1), cache=True)
+def open_host(state: int, cache: int, rules: int, warm: bool) -> None:
+    host.open_host(as_state(state), as_cache(cache), warm)
 
 
 @njit(void(i8, i8, i8, i8), cache=True)

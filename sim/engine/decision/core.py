@@ -42,6 +42,7 @@ from sim.engine.decision.demand import (
     settle_outcomes,
     sort_executed,
 )
+from sim.engine.decision.host import look_up, take_out
 from sim.engine.decision.layout import Rules
 from sim.engine.decision.slots import NOBODY, evict, find_victim, join, leave, place_demand, place_prefetch
 from sim.engine.decision.struct_views import borrow, core_jit
@@ -507,6 +508,7 @@ def next_copy(state: State, cache: Cache, rules: Rules) -> int:
         cache.copy_layer, cache.copy_expert, cache.chunks_left = state.layer, expert, 1
         low = cache.runs_low[expert]
         cache.copy_kind = LOW_COPY if low else FULL
+        cache.copy_is_read = 1 if cache.has_host and cache.read_at[expert] == state.now else 0
         cache.counts[N_DEMAND_COPIES] += 1
         cache.counts[N_COPIED_BYTES] += cache.low_size[state.layer] if low else cache.size[state.layer]
         return DEMAND_COPY
@@ -521,6 +523,7 @@ def next_copy(state: State, cache: Cache, rules: Rules) -> int:
             cache.chunks_left, cache.copy_kind = cache.num_chunks, CHUNK if cache.num_chunks > 1 else FULL
             cache.counts[N_PREFETCH_COPIES] += 1
             count_chunk(cache)
+            cache.copy_is_read = 1 if cache.has_host and look_up(state, cache, key) else 0
             return PREFETCH_COPY
         cache.counts[N_PREFETCH_CANCELLED] += 1
     return IDLE
@@ -537,6 +540,8 @@ def finish_copy(state: State, cache: Cache) -> int:
     if cache.copy_is_staged == 0:
         key = cache.copy_layer * state.num_experts + cache.copy_expert
         cache.status[key] = LOW if cache.copy_kind == LOW_COPY else RESIDENT
+        if cache.host_exclusive and cache.in_host[key]:
+            take_out(state, cache, key)
     return 1
 
 

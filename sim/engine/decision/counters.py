@@ -34,11 +34,15 @@ COUNTERS = (
     "prefetch_abandoned",
     "prefetch_cancelled",
     "overflow_steps",
+    "host_hits",
+    "host_misses",
+    "storage_bytes",
 )
 """Indices of ``Cache.counts``; the first seven are the outcomes and sum to ``demanded``. A prefetch that started ends
 as used, late, wasted or (stopped on the link or between two chunks, then not wanted) abandoned; one that never started
 is cancelled. One of background admission is used or late when it is demanded for the first time, wasted when it is
-evicted before; what waits when a replay ends or a cache is emptied counts as neither."""
+evicted before; what waits when a replay ends or a cache is emptied counts as neither.
+The last three count where storage lies behind host memory: what was served from one or read from the other."""
 
 (
     N_HITS,
@@ -67,4 +71,7 @@ evicted before; what waits when a replay ends or a cache is emptied counts as ne
     N_PREFETCH_ABANDONED,
     N_PREFETCH_CANCELLED,
     N_OVERFLOW_STEPS,
+    N_HOST_HITS,
+    N_HOST_MISSES,
+    N_STORAGE_BYTES,
 ) = range(len(COUNTERS))

@@ -24,6 +24,7 @@ from sim.engine.decision.counters import (
     N_SUBSTITUTED_RANKS,
     SUBSTITUTE,
 )
+from sim.engine.decision.host import serve
 from sim.engine.decision.struct_views import core_jit
 
 
@@ -145,6 +146,10 @@ def price_missing(state: State, cache: Cache) -> None:
         if cache.status[layer * state.num_experts + expert] == IN_FLIGHT:
             state.missing_load_ns[j] = left_of_copy(state, cache)
         state.missing_cpu_ns[j] = cache.cpu_ns[layer, tokens] if cache.cpu_ns.shape[0] > 0 else 0
+        if cache.has_host and cache.in_host[layer * state.num_experts + expert] == 0:
+            if cache.status[layer * state.num_experts + expert] != IN_FLIGHT:
+                state.missing_load_ns[j] = cache.through_ns[layer]
+            state.missing_cpu_ns[j] += cache.read_ns[layer]
         state.missing_gpu_ns[j] = cache.expert_ns[layer, tokens]
         state.side[j], state.order[j] = LINK, j
     if cache.needs_importance:
@@ -265,8 +270,10 @@ def queue_work(state: State, cache: Cache) -> None:
                 cache.gpu_queue[gpu] = expert
                 gpu += 1
     missing, gpu_queue, demand_queue, copies = state.missing, cache.gpu_queue, cache.demand_queue, 0
+    if cache.has_host:
+        serve(state, cache, missing)
     for i in range(state.num_missing):
-        j = state.order[i] if cache.has_assign else i
+        j = cache.serving[i] if cache.has_host else state.order[i] if cache.has_assign else i
         expert = missing[j]
         if cache.has_assign and state.side[j] == CPU:
             cache.cpu_queue[cpu] = expert

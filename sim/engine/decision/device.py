@@ -17,6 +17,8 @@ from sim.engine.decision.layout import CACHE, DECISIONS, STATE
 from sim.engine.decision.rule_compilation import compile_rules
 from sim.engine.decision.struct_views import Struct
 from sim.machine.capacity import Pools
+from sim.machine.host_store import HostStore
+from sim.machine.storage import Reading
 
 BASES: dict[str, type[Part]] = {
     "eviction": Eviction,
@@ -60,6 +62,10 @@ class Costs:
     """[2L] writing back one victim, then one in low precision; empty: victims are not written back."""
     dequantise_ns: Table
     """[L] added to an expert that is executed in low precision."""
+    read_ns: Table
+    """[L] reading an expert from storage; empty where none is read."""
+    through_ns: Table
+    """[L] ... and bringing it to the GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,8 @@ class DeviceSpec:
     cancel_late_copy: bool = False
     forgets: bool = False
     """Another lockstep batch finds everything as at the start, what rules have learned and drawn too."""
+    host: HostStore | None = None
+    """The store in host memory; None: it holds every expert."""
     first_use: Table | None = None
     """[L, E] first demand of every expert, for rules that see the future."""
 
@@ -118,6 +126,8 @@ class Plan:
     """Whether an expert may hold a slot that it releases once executed: see ``Device.releases``."""
     stops_copy: bool
     """Whether the copy on the link stops now."""
+    reads: list[int]
+    """Experts that storage reads now, in this order."""
 
 
 class Copy(NamedTuple):
@@ -173,6 +183,8 @@ class Device:
             "layer_ns": spec.costs.layer_ns,
             "gap_ns": spec.costs.gap_ns,
             "dequantise_ns": spec.costs.dequantise_ns,
+            "read_ns": spec.costs.read_ns,
+            "through_ns": spec.costs.through_ns,
         }
         for name in ("status", "shield", "priority"):
             self.cache_arrays[name] = self.arrays[name].reshape(-1)
@@ -195,6 +207,7 @@ class Device:
             f"has_{name}": int(decides(parts[part], BASES[part], name)) for name, (part, _) in DECISIONS.items()
         }
         takes_late = self.spec.late_copy_to_cpu or policy.assignment.takes_late
+        host = self.spec.host or HostStore(0, False, False, False, Reading(None, 1, False))
         promotes = policy.prefetch.promotes and bool(decisions["has_choose"])
         return decisions | {
             "has_choose": int(decisions["has_choose"] and not promotes),
@@ -213,6 +226,10 @@ class Device:
             "cancels_late": int(self.spec.cancel_late_copy and not promotes),
             "link_idle": int(policy.prefetch.only_on_idle_link()),
             "num_chunks": policy.prefetch.chunks(),
+            "has_host": int(self.spec.host is not None),
+            "host_is_lru": int(host.lru),
+            "host_exclusive": int(host.exclusive),
+            "host_capacity": host.capacity,
             "staging_free": self.spec.staging_slots,
         }
 
@@ -230,6 +247,8 @@ class Device:
 
     def _warm_up(self) -> None:
         spec = self.spec
+        if spec.host is not None:
+            calls.open_host(*self.structs, spec.host.warm)
         if spec.warm or spec.policy.residency == "all":
             calls.fill(*self.structs, self._filling_order())
 
@@ -314,7 +333,9 @@ class Device:
         ready, gpu, cpu, copies, may_release, stops = self.plan.tolist()
         run_ns = self.run_ns[:gpu].tolist()
         cpu_queue = self.cpu_queue[:cpu].tolist() if cpu else []
-        return Plan(ready, self.gpu_queue[:gpu].tolist(), run_ns, cpu_queue, copies, bool(may_release), bool(stops))
+        reads = self.cache_arrays["read_queue"][: self.cache.get("num_reads")].tolist() if self.spec.host else []
+        queue = self.gpu_queue[:gpu].tolist()
+        return Plan(ready, queue, run_ns, cpu_queue, copies, bool(may_release), bool(stops), reads)
 
     @property
     def streamed(self) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from policies.state import ABSENT, IN_FLIGHT, LOW, RESIDENT, State
 from sim.engine.decision.cache import Cache
 from sim.engine.decision.counters import N_BYPASSES, N_EVICTIONS, N_PREFETCH_WASTED, N_WRITTEN_BACK_BYTES
+from sim.engine.decision.host import give_back
 from sim.engine.decision.layout import Rules
 from sim.engine.decision.struct_views import core_jit
 
@@ -92,6 +93,8 @@ def evict(state: State, cache: Cache, pool: int, victim: int) -> None:
             layer if cache.held[victim] == cache.size[layer] else state.num_layers + layer
         ]
         cache.counts[N_WRITTEN_BACK_BYTES] += cache.held[victim]
+        if cache.has_host:
+            give_back(state, cache, victim)
 
 
 @core_jit

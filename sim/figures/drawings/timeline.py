@@ -19,7 +19,7 @@ from traces.whole_input import parse_json, read_bounded, unpacked
 FILE = "timeline.json.gz"
 SHOWN_STEPS = 2
 MOST_BYTES, MOST_VALUES = 1 << 26, 1 << 24
-LANES = {2: "GPU", 7: "host", 4: "link", 5: "link back", 6: "CPU"}
+LANES = {2: "GPU", 7: "host", 4: "link", 5: "link back", 6: "CPU", 8: "storage"}
 """Track -> lane, from top to bottom."""
 
 ALWAYS = ("GPU", "link", "CPU")
@@ -39,10 +39,12 @@ LOOKS = {
     "replacement": ("expert: replacement", GREEN, "...."),
     "wait_link": ("wait for link", "white", "////"),
     "wait_cpu": ("wait for CPU", "white", "\\\\\\\\"),
+    "wait_storage": ("wait for storage", "white", "----"),
     "sync": ("synchronise, read back", BLACK, ""),
     "demand": ("copy: demand", VERMILLION, ""),
     "prefetch": ("copy: prefetch", ORANGE, "...."),
     "cpu": ("expert on CPU", BLUE, ""),
+    "read": ("read from storage", "#8C6D31", ""),
 }
 SAME = {"head": "shared", "issue": "host", "degrade": "fetch", "back": "demand"}
 """Kinds that look like another."""

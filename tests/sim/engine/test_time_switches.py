@@ -51,13 +51,13 @@ def only(*names):
 def parts_of(policy, engine, time, **knobs):
     """What a decode step spends, in ns by part, and in all."""
     found = timed(TRACE, policy, MACHINE, engine=engine, time=time, **knobs)
-    parts = {key: found.metrics[f"time_s_per_token.{key}"] * 1e9 for key in found.parts_ns}
+    parts = {key: found.metrics.get(f"time_s_per_token.{key}", 0.0) * 1e9 for key in found.parts_ns}
     assert sum(parts.values()) == pytest.approx(found.latency_ns[-1])
     return {key: round(spent) for key, spent in parts.items() if spent}, found.latency_ns[-1]
 
 
 def test_every_switch_is_tested(engine):
-    assert set(COMPUTED) | {"link", "link_call", "contention", "dequantise", "cpu_transfer"} == set(SWITCHES)
+    assert set(COMPUTED) | {"link", "link_call", "contention", "dequantise", "cpu_transfer", "storage"} == set(SWITCHES)
 
 
 def test_every_constant_of_a_layer_has_a_switch_and_a_part(engine):
