@@ -44,8 +44,8 @@ def _parts(metrics: Mapping[str, Any]) -> Iterator[str]:
     whole = metrics.get("itl_s.mean")
     names = (f"time_s_per_token.{part}" for part in PARTS)
     parts = [metrics[name] for name in names if name in metrics]
-    if whole is not None and None not in parts and not _close(sum(parts), whole):  # type: ignore[arg-type]
-        yield f"the parts of a token's time sum to {sum(parts)}, not to itl_s.mean={whole}"  # type: ignore[arg-type]
+    if whole is not None and None not in parts and not _close(sum(parts), whole):
+        yield f"the parts of a token's time sum to {sum(parts)}, not to itl_s.mean={whole}"
 
 
 def _close(a: float, b: float) -> bool:
