@@ -35,7 +35,7 @@ AXES = {
     "quality.perplexity_ratio": Axis("Perplexity over that\nof exact routing"),
     "decode.prefetch_precision": Axis("Prefetched experts then demanded (%)", 100.0),
     "decode.tokens_per_s": Axis("Tokens per second of decoding"),
-    "decode.union_size": Axis("Distinct experts per layer step"),
+    "decode.union_size": Axis("Distinct experts\nper layer step"),
     "reuse": Axis("Routed to again (%)", 100.0),
 }
 """How figures show a column of their table; any other is shown as it is."""

@@ -1,5 +1,6 @@
 """How long a prompt takes: time to first token over its length, by the order in which its experts come."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ ORDERS = {
     "stream": "by layer, streamed",
 }
 """`prefill.order` -> what a line is called, in the order of the legend."""
+AS_SOON = 1.005
+"""Times as long that are told apart in print."""
 MOST_PANELS = 4
 LEAST_LENGTHS = 2
 
@@ -84,14 +87,14 @@ def order(config: dict[str, Any]) -> tuple[int, int, str]:
 
 
 def _conclusion(runs: pd.DataFrame, name: str) -> str:
-    """How many times longer the longest prompt takes than in the order that is fastest there."""
+    """How many times as long the longest prompt takes as in the order that is fastest there."""
     longest = runs[(runs["policy"] == name) & (runs["tokens"] == runs["tokens"].max())].sort_values("ttft_s.mean")
     if longest["order_of"].nunique() < 2 or not longest["ttft_s.mean"].iloc[0]:
         return ""
-    fastest = longest["ttft_s.mean"].iloc[0]
-    said = [
-        f"{time / fastest:.3g} times {label}"
-        for (*_, label), time in zip(longest["order_of"].iloc[1:], longest["ttft_s.mean"].iloc[1:], strict=True)
-    ]
-    where, soonest = f"{longest['tokens'].iloc[0]:.0f} tokens under {name}", longest["order_of"].iloc[0][-1]
-    return f"At {where} the first token comes soonest {soonest}; it takes {', '.join(said)}."
+    times = longest["ttft_s.mean"] / longest["ttft_s.mean"].iloc[0]
+    alike = times < AS_SOON
+    soonest, later = longest["order_of"][alike].map(itemgetter(-1)), longest["order_of"][~alike].map(itemgetter(-1))
+    said = [f"{time:.3g} times as long {label}" for time, label in zip(times[~alike], later, strict=True)]
+    where = f"At {longest['tokens'].iloc[0]:.0f} tokens under {name}"
+    first = f"{where} the first token comes soonest {' and '.join(soonest)}"
+    return f"{first}; it takes {', '.join(said)}." if said else f"{first}."

@@ -1,11 +1,15 @@
 """Tokens per second and distinct experts per layer step against the drafts that a decode step verifies."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-from sim.figures.chart_parts import legend_above, line, look_of, metric_panels, numbers, plain_ticks
+from sim.figures.chart_parts import legend_above, line, metric_panels, numbers, plain_ticks
 from sim.figures.drawing import MissingData, declare
 from sim.figures.drawings.knob import swept, without_knob
+from sim.figures.looks import DASHES, line_look
 from sim.figures.notes import footnote
 from sim.figures.one_capacity import capacity_sentence, one_capacity
 from sim.figures.style import LINES, add_footnote
@@ -34,22 +38,37 @@ def speculation(table: pd.DataFrame, columns: int = 2) -> Figure:
     known = table.assign(knob=drafts.fillna(0)).dropna(subset=[SPEED, UNION])
     runs = one_capacity(known).pipe(without_knob, DRAFTS)
     figure, panels = metric_panels(columns, SPEED, UNION)
-    groups = list(runs.groupby("line", sort=True))[: len(LINES)]
+    groups, looks = list(runs.groupby("line", sort=True))[: len(LINES)], looks_of(runs)
     for metric, panel in panels.items():
-        for index, (label, group) in enumerate(groups):
-            line(panel, group, "knob", metric, look_of(index), str(label))
+        for label, group in groups:
+            line(panel, group, "knob", metric, looks[str(label)], str(label))
         panel.set_xlabel("Drafts that a decode step verifies")
         panel.set_xticks(sorted(set(runs["knob"])))
     panels[SPEED].set_yscale("log")
+    panels[SPEED].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    panels[SPEED].minorticks_off()
     plain_ticks(panels[SPEED].yaxis)
     layers = layers_of(runs).partition(" (")[0]
-    panels[SPEED].set_ylabel("Tokens per second of decoding" + (f",\n{layers}" if layers else ""))
+    panels[SPEED].set_ylabel("Tokens per second" + (f",\n{layers}" if layers else " of decoding"))
     panels[UNION].set_ylim(bottom=0)
     left_out = runs["line"].nunique() - len(groups)
     title = f"{left_out} more lines are left out" if left_out else ""
     legend_above(figure, panels[SPEED].get_legend_handles_labels(), handlelength=3, title=title)
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says(runs))
     return figure
+
+
+def looks_of(runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Line -> look: a policy has one colour and marker, its lines differ in dashes and in how markers are filled."""
+    looks: dict[str, dict[str, Any]] = {}
+    for bound, alike in runs.groupby("bound"):
+        for number, policy in enumerate(sorted(set(alike["policy"]))):
+            labels = sorted(set(alike.loc[alike["policy"] == policy, "line"].map(str)))
+            for place, label in enumerate(labels):
+                looks[label] = line_look(pd.DataFrame({"look": [number], "bound": [bound], "place_look": [place]}))
+                if len(labels) > 1:
+                    looks[label]["linestyle"] = DASHES[place % len(DASHES)]
+    return looks
 
 
 def says(runs: pd.DataFrame) -> str:

@@ -1,10 +1,11 @@
 """Figures of chats and of long prompts, drawn from runs of a few requests."""
 
+import pandas as pd
 import pytest
 
 from sim.assembly.compose import compose_run
 from sim.figures.drawing import MissingData
-from sim.figures.drawings.long_prompt import long_prompt
+from sim.figures.drawings.long_prompt import _conclusion, long_prompt
 from sim.figures.drawings.turns import turns
 from sim.figures.run_table import study
 from sim.run.execute import execute
@@ -50,3 +51,16 @@ def test_ttft_over_the_prompt_has_a_line_per_order(tmp_path):
     assert "At 16 tokens under lru the first token comes soonest" in conclusion_of(figure)
     with pytest.raises(MissingData, match="figure=long_prompt needs runs of two lengths"):
         long_prompt(table.head(1), 2)
+
+
+def test_orders_that_take_as_long_are_named_together():
+    told = [(120.0, "by token"), (10.001, "by expert"), (10.0, "past it"), (16.4, "streamed")]
+    frame = pd.DataFrame(
+        {"policy": "lru", "tokens": 128.0, "ttft_s.mean": [time for time, _ in told],
+         "order_of": [(place, 0, label) for place, (_, label) in enumerate(told)]}
+    )  # fmt: skip
+    assert _conclusion(frame, "lru") == (
+        "At 128 tokens under lru the first token comes soonest past it and by expert; it takes 1.64 times as long "
+        "streamed, 12 times as long by token."
+    )
+    assert _conclusion(frame[1:3], "lru").endswith("soonest past it and by expert.")
