@@ -13,6 +13,7 @@ two cores; finished cases are kept and shared with quality_pareto.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from scripts.command_line import run
 from scripts.studies.quality.bench import Bench, Case, Outcome, with_interval
+from scripts.studies.quality.pareto import SHOWN
 from scripts.studies.quality.rules import RULES, lru_with
 from scripts.studies.quality.study import (
     RULE_LOOKS,
@@ -206,6 +208,22 @@ def verdict(rows: list[Row]) -> str:
     return f"{word}: {span}; faster for sure at {below} of {len(rows)} settings, slower for sure at {above}"
 
 
+def best_at(points: list[Row]) -> str:
+    """How often which rule is fastest where the curves are compared: at the KL divergence of each setting of SMoE's."""
+    winners: Counter[str] = Counter()
+    for seed in dict.fromkeys(point["seed"] for point in points):
+        here = [point for point in points if point["seed"] == seed]
+        curves = {rule: _rising([[p["kl"], p["tpot_s"]] for p in here if p["rule"] == rule]) for rule in CURVES}
+        for at in (point["kl"] for point in here if point["rule"] == "score_band" and point["kl"] > 0):
+            times = {rule: _time_at(curve, at) for rule, curve in curves.items() if at <= curve[-1, 0]}
+            winners[min(times, key=times.__getitem__)] += 1
+    if not winners:
+        return ""
+    (rule, count), *_ = winners.most_common(1)
+    place = f"in {count} of {winners.total()} settings of the score bands"
+    return f"At the KL divergence of SMoE's rule the fastest is {SHOWN[rule]} {place} and training seeds."
+
+
 def draw(points: list[Row], folder: Path) -> None:
     """Quality against time, a panel per seed."""
     note = (
@@ -213,12 +231,12 @@ def draw(points: list[Row], folder: Path) -> None:
         "DeepSeek-MoE-16B, LRU over the link alone. Grey: +1 %. A point per setting of a rule's knob."
     )
     seeds, rules = (list(dict.fromkeys(point[name] for point in points)) for name in ("seed", "rule"))
-    with panels(folder / "quality_notions", note, (2, len(seeds)), 4.0, sharey="row") as axes:
+    with panels(folder / "quality_notions", note, (2, len(seeds)), 4.0, best_at(points), sharey="row") as axes:
         for axis, seed in zip(axes.T, seeds, strict=True):
             for rule in rules:
                 here = [point for point in points if (point["seed"], point["rule"]) == (seed, rule)]
                 times = [1e3 * point["tpot_s"] for point in here]
-                axis[0].plot(times, [point["kl"] for point in here], label=rule, **RULE_LOOKS[rule])
+                axis[0].plot(times, [point["kl"] for point in here], label=SHOWN[rule], **RULE_LOOKS[rule])
                 axis[1].plot(times, [100 * point["perplexity_change"] for point in here], **RULE_LOOKS[rule])
             axis[0].set_title(f"training seed {seed}", loc="left", fontsize=7)
             axis[1].set_xlabel(TIME_LABEL)
