@@ -1,7 +1,7 @@
 """Regenerates figures and tables of the README and prints how long each took: python -m scripts.studies.reproduce
 
 Not those of these commands, which train models or need a quiet machine: scripts.studies.quality.pareto, .alpha,
-.open_loop and .notions, scripts.studies.systems.four_systems, scripts.benchmarks.sweep and `python -m sim validate`.
+.open_loop and .notions, scripts.benchmarks.sweep and `python -m sim validate`.
 
 python -m scripts.studies.reproduce [--runs FOLDER] [--only PART ...] [--traces FOLDER]
 

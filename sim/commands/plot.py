@@ -26,7 +26,7 @@ USAGE = """usage: python -m sim plot WHAT [figure=NAME ...] [columns=1|2] [polic
 Turn the output folder of a run or a sweep, a trace or a validation into figures and a table.
 
 WHAT is what `python -m sim run` printed as its output folder (every run in it or below it counts), a trace file or the
-name of an embedded trace, or a folder with validation.csv or where_it_pays.csv.
+name of an embedded trace, or a folder with validation.csv, where_it_pays.csv or four_systems.csv.
 """
 OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)

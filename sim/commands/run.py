@@ -8,6 +8,7 @@
   python -m sim run -m policy=lru,importance,llama_cpp runtime=own    each policy on the software it was published with
   python -m sim run -m policy=lru,importance,belady cache.fraction=0.25,0.5    a sweep
   python -m sim run -m +experiment=capacity                a sweep of conf/experiment; the same command continues it
+  python -m sim run -m +experiment=four_systems            SMoE, MoE-Beyond, OD-MoE, Expert Streaming on one machine
   python -m sim plot FOLDER                                figures of a run or sweep
 
   python -m sim run policy=lru layers=cycle                the recorded layers repeated to the depth of the model, for

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from traces.errors import UserError
 
-RUNS, TRACE, VALIDATION, MAP = "runs", "a trace", "a validation", "a map"
+RUNS, TRACE, VALIDATION, MAP, SYSTEMS = "runs", "a trace", "a validation", "a map", "a table of systems"
 LAST = 1000
 
 

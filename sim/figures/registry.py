@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import sim.figures.drawings
 from sim.figures.asked import Asked
-from sim.figures.drawing import DRAWINGS, MAP, RUNS, TRACE, VALIDATION, Drawing, MissingData
+from sim.figures.drawing import DRAWINGS, MAP, RUNS, SYSTEMS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
 from sim.figures.labels import fit_labels
 from sim.figures.run_table import study
@@ -22,7 +22,9 @@ from sim.figures.trace_file import is_trace
 from sim.figures.validation_table import FILE as VALIDATION_FILE
 from sim.formatting import BY_REPEATING
 from sim.paths import files_named
+from sim.results.run_files import finished_runs, is_system
 from sim.results.table import layers_of
+from sim.systems.four_systems.run import FILE as SYSTEMS_FILE
 from traces.errors import UserError
 from traces.whole_file import check_inside
 
@@ -31,6 +33,7 @@ HOW_TO_NAME = {
     TRACE: "a trace file, as python -m sim record writes it, or demo",
     VALIDATION: f"a folder with {VALIDATION_FILE}, as python -m sim validate writes it",
     MAP: f"a folder with {MAP_FILE}, as python -m scripts.studies.smoe.where_it_pays writes it",
+    SYSTEMS: f"a folder with {SYSTEMS_FILE}, as python -m sim run system=four_systems writes it",
 }
 
 
@@ -49,9 +52,12 @@ def sources_of(path: Path) -> tuple[str, ...]:
     if is_trace(path):
         return (TRACE,)
     if path.is_file():
-        return (MAP if path.name == MAP_FILE else VALIDATION,)
-    files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE, MAP: MAP_FILE}
-    return tuple(source for source, name in files.items() if path.is_dir() and any(files_named(path, name)))
+        return ({MAP_FILE: MAP, SYSTEMS_FILE: SYSTEMS}.get(path.name, VALIDATION),)
+    files = {RUNS: "metrics.json", VALIDATION: VALIDATION_FILE, MAP: MAP_FILE, SYSTEMS: SYSTEMS_FILE}
+    found = tuple(source for source, name in files.items() if path.is_dir() and any(files_named(path, name)))
+    if SYSTEMS in found and RUNS in found and all(map(is_system, finished_runs(path))):
+        return tuple(source for source in found if source != RUNS)
+    return found
 
 
 def figures_of(
@@ -74,7 +80,8 @@ def figures_of(
     if not sources:
         raise MissingData(
             f"{path} holds no results: neither runs (python -m sim run) nor a trace (python -m sim record) "
-            f"nor a {VALIDATION_FILE} (python -m sim validate) nor a {MAP_FILE} (a study's map)"
+            f"nor a {VALIDATION_FILE} (python -m sim validate) nor a {MAP_FILE} (a study's map) "
+            f"nor a {SYSTEMS_FILE} (system=four_systems)"
         )
     tables: dict[Callable[[Path], pd.DataFrame], pd.DataFrame] = {} if runs is None else {study: runs}
     for name in names or [name for name, drawing in FIGURES.items() if drawing.source in sources]:
@@ -102,7 +109,7 @@ def drawn(drawing: Drawing, table: pd.DataFrame, columns: int, asked: Asked, opt
     with figure_style(**asked.style), notes_drawn(asked.notes):
         figure = drawing.draw(table, columns, **{key: options.get(key) for key in drawing.options})
     asked.fit(figure)
-    layers = layers_of(table)
+    layers = "" if drawing.source == SYSTEMS else layers_of(table)
     if layers and ("all" not in layers or BY_REPEATING in layers):
         layers = layers.replace(BY_REPEATING, f"\n{BY_REPEATING.lstrip()}")
         gap = " " if len(figure.axes) == 1 else "\n"

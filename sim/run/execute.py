@@ -53,6 +53,8 @@ class SystemRun:
 
     text: str
     """The system's own table."""
+    in_sweep: str = ""
+    """What is said of it among the runs of a sweep, below its settings."""
 
 
 def execute(config: DictConfig, folder: Path) -> DeviceRun | SystemRun:
@@ -98,6 +100,8 @@ def run_system(config: DictConfig, folder: Path) -> SystemRun:
             f"speculate.tokens={config.speculate.tokens}: system={config.system.name} decodes a token per step: "
             "use system=device"
         )
+    if hasattr(system, "beside_policies"):
+        return SystemRun(*system.beside_policies(config, folder))
     values, parts = to_plain_dict(config.system), like_run_of(str(config.system.name))
     wanted = values.get("like_run", False)
     if not isinstance(wanted, bool):

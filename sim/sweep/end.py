@@ -76,8 +76,9 @@ def now_ns(folder: Path) -> int:
 
 def finish(folder: Path, started_ns: int) -> None:
     """Gather what a folder holds, and say what failed since a time of the file system, to ``watch_sweep`` too."""
-    from sim.results.gather import gather
-    from sim.results.run_files import finished_runs
+    from sim.results.gather import SYSTEMS, gather
+    from sim.results.run_files import finished_runs, is_system
+    from sim.results.table import RESULTS
 
     failures = failures_since(folder, started_ns)
     outcome = _watched.get()
@@ -91,10 +92,13 @@ def finish(folder: Path, started_ns: int) -> None:
     if not count:
         print(f"no results in {folder}")
         return
-    kept = sum((run / "metrics.json").stat().st_mtime_ns < started_ns for run in finished_runs(folder))
+    runs = finished_runs(folder)
+    kept = sum((run / "metrics.json").stat().st_mtime_ns < started_ns for run in runs)
     before = f", {kept} of them kept from before" if kept else ""
-    print(f"{count} runs in {folder / 'results.parquet'}{before}")
-    print(next_commands(["report", folder], ["compare", folder]))
+    only_systems = all(map(is_system, runs))
+    word = "run" if count == 1 else "runs"
+    print(f"{count} {word} in {folder / (SYSTEMS if only_systems else RESULTS)}{before}")
+    print(next_commands(["report", folder], *([] if only_systems else [["compare", folder]])))
 
 
 def failures_since(folder: Path, started_ns: int) -> list[dict[str, Any]]:

@@ -153,7 +153,7 @@ def _compute(one: OneRun, place: Place) -> DeviceRun | SystemRun:
 def _summary(one: OneRun, done: DeviceRun | SystemRun) -> str:
     """One line on a finished run: what was run, what came out."""
     if isinstance(done, SystemRun):
-        return ", ".join(one.words)
+        return "\n".join(filter(None, [", ".join(one.words), done.in_sweep]))
     replay, metrics = done.replay, done.metrics
     settings = [word for word in one.words if not word.startswith(("policy", "engine=", "sweep.", "what_if=", "hydra"))]
     name = f"policy {', '.join([short_name(replay.policy.name), *exchanged(one.words), *settings])}"

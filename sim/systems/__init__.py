@@ -1,7 +1,7 @@
 """Systems of several devices, each a SimPy model of its own: a package with a module `run`, and a yaml in conf/system.
 
 May import `sim.results` and below.
-Start with `od_moe/run.py`, `expert_streaming/run.py`.
+Start with `od_moe/run.py`, `expert_streaming/run.py`; `four_systems/run.py` sets them beside policies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from traces.errors import UserError
 
 
 def load_system(config: Mapping[str, Any]) -> Any:
-    """The module of the system that a `system` group names: it has ``run(config, trace, folder, timeline) -> str``.
+    """The module of the system that a `system` group names: it has ``run(config, trace, folder, timeline) -> str``, or
+    ``beside_policies(config, folder)`` where it compares systems with the parts of a run.
 
     Raises: UserError for an unknown name.
     """

@@ -1,1 +1,1 @@
-"""Published systems as published and as simulated, and side by side."""
+"""Published systems as published and as simulated."""

@@ -52,6 +52,8 @@ def test_the_first_line_is_the_command_and_the_first_job_runs(name, tmp_path):
     job = composed(name, *words, "trace.requests=4", "trace.fit_requests=null", whole=False)
     runs = list(expand(job, words))
     assert len({run_key(OmegaConf.to_container(run.config, resolve=True), "") for run in runs}) == len(runs)
+    if name == "four_systems":  # its own test runs it
+        return
     assert execute(runs[0].config, tmp_path).metrics["tpot_s.mean"] > 0
     assert (tmp_path / "metrics.json").is_file() and (tmp_path / "blocks.parquet").is_file()
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from sim.assembly.build import build
 from sim.assembly.compose import compose_run
@@ -25,8 +25,8 @@ from sim.systems.od_moe.like_run import like_run as od_moe_like_run
 from sim.systems.od_moe.requests import requests, serve
 from sim.systems.od_moe.run import metrics as od_moe_metrics
 from sim.systems.od_moe.times import tabulate
+from traces.errors import UserError
 
-FIT_REQUESTS = 6
 ENERGY = {
     "link_j_per_byte": 2.4e-10,
     "network_j_per_byte": 8.0e-9,
@@ -69,16 +69,25 @@ class Row:
 
 
 class Bench:
-    """The trace, the sizes and the machine that all share."""
+    """The requests, the sizes and the machine of a run's configuration, which all systems share.
 
-    def __init__(self, hardware: str, capacity: float, draws: int) -> None:
-        self.machine = hardware, capacity
+    Raises: UserError where the run's model states too few sizes.
+    """
+
+    def __init__(self, config: DictConfig, draws: int) -> None:
+        self.config = config
         self.draws = draws
+        if config.trace.fit_requests is None:  # so that rules that learn and rules that do not replay the same requests
+            requests = self.replay("policy=all_resident").trace.num_requests
+            self.config = config.copy()
+            with open_dict(self.config):
+                self.config.trace.fit_requests = max(1, requests // 4) if requests > 1 else 0
         self.resident = self.replay("policy=all_resident")
         trace, geometry = self.resident.trace, self.resident.geometry
         self.trace, self.geometry, self.hardware = trace, geometry, self.resident.hardware
         self.runtime = self.resident.runtime
-        assert geometry.expert_bytes is not None and geometry.attention_bytes is not None
+        if geometry.expert_bytes is None or geometry.attention_bytes is None:
+            raise UserError(f"system=four_systems: the sizes of {geometry.model} are not all known: choose model=NAME")
         self.expert_bytes = geometry.expert_bytes[0]
         self.dense_bytes = (
             sum(geometry.attention_bytes) + sum(geometry.shared_bytes or ()) + (geometry.other_bytes or 0)
@@ -88,10 +97,11 @@ class Bench:
         self.longest = int(np.diff(trace.request_offsets).max())
 
     def replay(self, *overrides: str) -> Replay:
-        """A replay on the device."""
-        hardware, capacity = self.machine
-        chosen = (f"hardware={hardware}", f"cache.fraction={capacity}", f"trace.fit_requests={FIT_REQUESTS}")
-        return build(compose_run("engine=compiled", *chosen, *overrides))
+        """A replay on the device under the policy that these overrides choose. Raises: UserError."""
+        device = self.config.copy()
+        with open_dict(device):
+            device.policy, device.timeline, device.what_if = compose_run(*overrides).policy, False, False
+        return build(device)
 
     @property
     def kv_bytes(self) -> int:
@@ -177,7 +187,7 @@ class Bench:
         result, layers = expert_streaming_compare.metrics(compared), self.geometry.num_layers
         dense_s = self.dense_s
         for key, title, sides in (
-            ("baseline", "same dies, expert parallel", compared.baseline),
+            ("baseline", "expert parallel dies", compared.baseline),
             ("streaming", "Expert Streaming", compared.streaming),
         ):
             spans = np.array([side["makespan_ns"] / 1e9 for side in sides])
