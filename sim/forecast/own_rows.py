@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from sim.forecast.machines import ForecastMachine
 from sim.forecast.models import read_model
 from sim.machine.hardware import hardware_names
 from sim.plain_yaml import read_plain_yaml
-from sim.validation.published.corpus.rule import Setting, express
+from sim.validation.published.corpus.placement import CPU_EXPERTS, LINK_CACHE, Placement
+from sim.validation.published.corpus.rule import IMP, IMP_POOL, Setting, express
 from sim.validation.published.corpus.tables import COLUMNS, Measurement, measurement_of, read_csv
 from traces.errors import UserError
 from traces.text import printable
@@ -147,12 +149,19 @@ def setting_of(own: OwnRow, machine: ForecastMachine) -> Setting:
     if isinstance(setting, str):
         hint = f" ({PLACEMENTS})" if "resident where" in setting else ""
         raise UserError(f"{where} of {row.machine_id}: it cannot be predicted: {setting}{hint}")
+    if row.hit_rate is not None and re.search(_MOE_CACHE, row.words):
+        placement = Placement(CPU_EXPERTS, gpu_share=row.hit_rate)
+        return replace(setting, placement=placement, software="llama_cpp_moe_cache")
+    if setting.runtime == IMP and setting.placement.kind == LINK_CACHE:
+        return replace(setting, software=IMP_POOL)
     return setting
 
 
+_MOE_CACHE = r"moe-expert-cache|27861"
+"""llama.cpp's cache of experts, whose misses the CPU computes."""
 PLACEMENTS = (
-    "placement_value must be all resident, CPU only, --n-cpu-moe N, exps=CPU, or N % of experts on GPU; or hit_rate of "
-    "a cache over the link"
+    "placement_value must be all resident, CPU only, --n-cpu-moe N, exps=CPU, or N % of experts on GPU; or hit_rate "
+    "that of a cache"
 )
 
 

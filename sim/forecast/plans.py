@@ -20,7 +20,7 @@ from sim.validation.published.corpus.placement import (
     Placement,
     placement_of,
 )
-from sim.validation.published.corpus.rule import GRAPHS, IMP, KTRANSFORMERS, LLAMA, MMAP_FILLS, OTHER, Setting
+from sim.validation.published.corpus.rule import GRAPHS, IMP, IMP_POOL, KTRANSFORMERS, LLAMA, MMAP_FILLS, OTHER, Setting
 from sim.validation.published.corpus.tables import COLUMNS, measurement_of
 from traces.errors import UserError
 
@@ -275,9 +275,9 @@ def llama_cpp_moe_cache(ask: Ask) -> Found:
     return [_cached(ask, name, what, flags, setting, slots, hit)]
 
 
-def imp_2026_08(ask: Ask) -> Found:
+def imp_2026_08_pool(ask: Ask) -> Found:
     """imp: an LRU cache of each layer on the GPU, misses over the link."""
-    name = "imp_2026_08"
+    name = IMP_POOL
     found = _slots(ask, name, IMP_BUDGET)
     if isinstance(found, Refusal):
         return [found]
@@ -288,7 +288,7 @@ def imp_2026_08(ask: Ask) -> Found:
         f"imp-cli --set moe.force_host_experts={ask.layers} --set moe.expert_cache_budget_pct={round(100 * IMP_BUDGET)}"
     )
     what = f"an LRU cache of {slots} of {ask.model.dimensions.num_experts} experts a layer, misses over the link"
-    return [_cached(ask, name, what, flags, _setting(ask, IMP, placement), slots, hit)]
+    return [_cached(ask, name, what, flags, _setting(ask, IMP, placement, software=name), slots, hit)]
 
 
 def mixtral_offloading(ask: Ask) -> Found:
@@ -409,7 +409,7 @@ RUNTIMES: dict[str, Callable[[Ask], Found]] = {
     "llama_cpp_moe_cache": llama_cpp_moe_cache,
     "ktransformers": ktransformers,
     "cuda_graphs": cuda_graphs,
-    "imp_2026_08": imp_2026_08,
+    "imp_2026_08_pool": imp_2026_08_pool,
     "eager_hf": eager_hf,
     "mixtral_offloading": mixtral_offloading,
 }

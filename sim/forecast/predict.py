@@ -130,7 +130,7 @@ def forecast(setting: Setting, own_rows: Sequence[Setting], with_fewer_hits: Set
     where its hits, which nobody measured, are one standard error lower.
     """
     parameters = shipped_parameters()
-    rows = [row for row in own_rows if row.key == setting.key]
+    rows = [row for row in own_rows if row.kind == setting.kind]
     problem = problem_of([setting])
     before = problem_of(list(rows))
     if len(before):
@@ -195,11 +195,16 @@ def parts_of(problem: Problem, parameters: Vector, factors: Vector) -> dict[str,
     parts = {
         "GPU memory": column["gpu_s"] / gpu_rate,
         "software": column["software_s"] * software,
-        "link": column["link_s"] / (value["link_share"] * own["link"]),
         "storage": column["storage_s"] / (value["storage_share"] * own["storage"]),
     }
-    slowest = max((by_dram, "RAM"), (by_cores, "CPU cores"), (beside, "GPU memory"))
-    parts[slowest[1]] = parts.get(slowest[1], 0.0) + slowest[0]
+    copies = column["link_s"] / (value["link_share"] * own["link"])
+    hits = (column["hits_s"] / gpu_rate, column["hits_software_s"] * software)
+    for slowest in (
+        [max((by_dram, "RAM"), (by_cores, "CPU cores"), (beside, "GPU memory"))],
+        [(copies, "link")] if copies >= sum(hits) else [(hits[0], "GPU memory"), (hits[1], "software")],
+    ):
+        for amount, name in slowest:
+            parts[name] = parts.get(name, 0.0) + amount
     total = sum(parts.values())
     ranked = sorted(parts.items(), key=lambda item: -item[1])
     return {name: amount / total for name, amount in ranked if amount > 0}

@@ -243,11 +243,11 @@ def test_caches_are_replayed_from_the_familys_card() -> None:
     found = Ask(model, machine("RTX 2060, i7-8700, 32 GB RAM"), routing_for(model, None, None), 4096, 1.5e9)
     hits = {
         name: plan.hit_rate
-        for name in ("llama_cpp_moe_cache", "imp_2026_08", "ktransformers")
+        for name in ("llama_cpp_moe_cache", "imp_2026_08_pool", "ktransformers")
         for plan in RUNTIMES[name](found)
         if isinstance(plan, Plan) and plan.hit_rate is not None
     }
-    assert set(hits) == {"llama_cpp_moe_cache", "imp_2026_08", "ktransformers"}
+    assert set(hits) == {"llama_cpp_moe_cache", "imp_2026_08_pool", "ktransformers"}
     assert all(0.05 < hit < 1 for hit in hits.values())
     rated = answer(found, list(RUNTIMES), ()).rated
     checked = [one.checked for one in rated]

@@ -46,7 +46,7 @@ def bytes_over_bandwidth(setting: Setting, terms: Terms) -> float:
     if setting.placement.kind == LINK_CACHE:
         missed = setting.placement.miss * setting.model.num_layers * setting.model.top_k
         link = missed * expert_bytes(setting.model) / machine_of(setting).hardware.link_bytes_per_s
-    return 1.0 / (terms.gpu_s + terms.beside_s + terms.dram_s + link + terms.storage_s)
+    return 1.0 / (terms.gpu_s + terms.hits_s + terms.beside_s + terms.dram_s + link + terms.storage_s)
 
 
 def moe_fit(setting: Setting) -> tuple[float, float] | None:

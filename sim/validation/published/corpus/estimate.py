@@ -9,7 +9,7 @@ machines have. With no row of a machine its factors are 1. All of it in logarith
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class Problem:
 def problem_of(settings: Sequence[Setting]) -> Problem:
     """The rows ready to be fitted or predicted."""
     terms = tuple(terms_of(setting) for setting in settings)
-    names = ("gpu_s", "beside_s", "software_s", "dram_s", "cpu_weights", "cores", "link_s", "storage_s")
+    names = tuple(field.name for field in fields(Terms))
     return Problem(
         tuple(settings),
         terms,
@@ -119,7 +119,8 @@ def seconds(problem: Problem, parameters: Vector, factors: Vector | None = None)
     """[n] seconds per token; ``parameters`` as ``NAMES``, ``factors`` [n, factors] or [factors], logarithms of both.
 
     Weights over the sustained rate, software, the CPU's experts at the slower of DRAM and cores (or the GPU's beside
-    them), copies and reads one after the other: the order in which ``sim.engine`` runs a layer without prefetches.
+    them), copies (or the hits beside them) and reads one after the other: as ``sim.engine`` runs a layer without
+    prefetches.
     """
     value = dict(zip(NAMES, np.exp(parameters).tolist(), strict=True))
     shape = (len(problem), len(FACTORS))
@@ -134,7 +135,8 @@ def seconds(problem: Problem, parameters: Vector, factors: Vector | None = None)
     on_cpu = np.maximum(by_dram, by_cores)
     total = columns["gpu_s"] / gpu_rate + columns["software_s"] * per_class * software
     total += np.maximum(on_cpu, columns["beside_s"] / gpu_rate)
-    total += columns["link_s"] / (value["link_share"] * link)
+    hits = columns["hits_s"] / gpu_rate + columns["hits_software_s"] * per_class * software
+    total += np.maximum(columns["link_s"] / (value["link_share"] * link), hits)
     return np.asarray(total + columns["storage_s"] / (value["storage_share"] * storage), np.float64)
 
 

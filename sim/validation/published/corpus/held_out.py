@@ -1,7 +1,7 @@
 """Every row predicted without its machine, then after the first one and the first two rows of its group.
 
 A machine's *family* is held out together: machines that one author names beside a GPU or CPU of the same name may be
-one machine read twice. A *group* is what one calibration is worth: rows of a machine, of a class of runtimes, of a kind
+one machine read twice. A *group* is what one calibration is worth: rows of a machine, a build of a runtime and a kind
 of placement. Intervals come from the errors that the same procedure made on other families.
 """
 
@@ -98,7 +98,7 @@ def _predict(training: Sequence[Setting], settings: Sequence[Setting], family: d
         Prediction(setting, terms, family[setting.row.machine_id], blind(setting))
         for setting, terms in zip(settings, problem.terms, strict=True)
     ]
-    groups: dict[tuple[str, str, str], list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for place, setting in enumerate(settings):
         groups.setdefault(setting.key, []).append(place)
     fitted: dict[str, Vector] = {}

@@ -298,7 +298,7 @@ def notes_for(
         "together, since they may be one machine; every family counts as one row",
         "structure (which terms have a share, which runtimes are alike, spreads and noise, the rule) was chosen with "
         "the shipped rows in view; no parameter that predicts a machine was fitted on a row of its family",
-        "after one and two rows: the first rows in the file of the same machine, class of runtime and kind of "
+        "after one and two rows: the first rows in the file of the same machine, build of a runtime and kind of "
         "placement move the machine's own factors; they are not scored themselves",
         "without a row: only machines whose rates are stated or follow from parts that they name (parts.csv); the "
         "others count after one row",

@@ -60,8 +60,13 @@ class Setting:
         return self.row.decode_tok_s
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Rows that share it calibrate each other: machine, class of runtime, kind of placement.
+    def kind(self) -> tuple[str, str, str]:
+        """What a factor of a machine speaks for: class of runtime with the file of its costs, kind of placement."""
+        return (self.runtime, self.software or "", self.placement.kind)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Rows that share it calibrate each other: machine, build and class of runtime, kind of placement.
 
         Where the placement is assumed: rows that differ in nothing but their context.
         """
@@ -69,7 +74,7 @@ class Setting:
         if self.assumed:
             alike = (row.model, row.quantisation, row.runtime, row.flags, row.placement_value, row.cache_slots_or_gib)
             return (row.machine_id, self.runtime, " | ".join(alike))
-        return (row.machine_id, self.runtime, self.placement.kind)
+        return (row.machine_id, build_of(row.runtime), *self.kind)
 
 
 LLAMA, GRAPHS, KTRANSFORMERS, IMP, OTHER = "llama.cpp", "graphs", "ktransformers", "imp", "other"
@@ -80,6 +85,33 @@ RUNTIMES = (
     (r"colibri|turbo-?fieldfare|slotstream|boyle|\bds4\b|bigmoe|mlx|moe-l2|pytorch|transformers", OTHER),
     (r"llama|\bik\b|ik_|ollama|lm ?studio|kobold|owners|fitz", LLAMA),
 )
+
+
+_BUILD = re.compile(r"v\d+(?:\.\d+)+|\b\d+\.\d+(?:\.\d+)*\b|\b\d{4,6}\b|\bik\b|ik_")
+IMP_POOL, IMP_POOL_SINCE = "imp_2026_08_pool", 1370
+"""Costs of imp where fused kernels read the slots of its cache, and the pull request that made them do so."""
+
+
+def build_of(runtime: str) -> str:
+    """Words of a runtime's name that tell one build from another: versions, numbers of builds, forks.
+
+    >>> build_of("KTransformers V0.2.1"), build_of("ik 4706"), build_of("llama.cpp server")
+    ('v0.2.1', 'ik 4706', '')
+    """
+    return " ".join(_BUILD.findall(runtime.lower()))
+
+
+def software_of(row: Measurement, runtime: str, placement: Placement, model: Dimensions) -> str | None:
+    """The file of `conf/runtime` that describes a row's build, where it is not that of its class.
+
+    imp's cache is read by fused kernels since pull request 1370, where it holds the matrices of a token's experts.
+    """
+    told = re.search(r"kekzl/imp ?#(\d{1,6})", row.source)
+    if runtime != IMP or placement.kind != LINK_CACHE or not placement.lookup or told is None:
+        return None
+    slots = number_of(row.cache_slots_or_gib)
+    holds = slots is None or slots >= 3 * model.top_k
+    return IMP_POOL if int(told[1]) >= IMP_POOL_SINCE and holds else None
 
 
 def runtime_class(runtime: str) -> str:
@@ -158,7 +190,7 @@ def express(
     threads = re.search(r"(?:^|\s)-t (\d{1,6})", row.flags)
     return Setting(
         row, known, model, placement, rates, context, runtime, sockets,
-        int(threads[1]) if threads else rates.threads, assume,
+        int(threads[1]) if threads else rates.threads, assume, software_of(row, runtime, placement, model),
     )  # fmt: skip
 
 
@@ -204,7 +236,7 @@ def express_shapes(left_out: Sequence[tuple[Measurement, str]], rates: dict[str,
         if reason in (NOT_STATED, PAGE_CACHE)
         and isinstance(setting := express(row, rates[row.machine_id], assume=True), Setting)
     ]
-    contexts: dict[tuple[str, str, str], set[int]] = {}
+    contexts: dict[tuple[str, ...], set[int]] = {}
     for setting in found:
         contexts.setdefault(setting.key, set()).add(setting.context)
     return [setting for setting in found if len(contexts[setting.key]) > 1]

@@ -48,6 +48,10 @@ class Terms:
     cores: float
     """Cores that compute; infinite where their kernels are not known to be the limit."""
     link_s: float
+    hits_s: float
+    """Experts that are there, which the GPU runs while others are copied."""
+    hits_software_s: float
+    """Their launches and the calls of the copies, meanwhile."""
     storage_s: float
 
 
@@ -111,7 +115,12 @@ def terms_of(setting: Setting) -> Terms:
     always += layers * setting.context * durations.kv_ps_per_token / 1e3
     expert = float(durations.expert_ns[:, 1].mean())
     on_cpu_experts = top_k * _cpu_share(setting)
-    on_gpu_experts = layers * top_k - on_cpu_experts
+    on_gpu_experts, missed = layers * top_k - on_cpu_experts, placement.miss * layers * top_k
+    hits = 0.0
+    if placement.kind == LINK_CACHE:
+        # As the engine runs a layer: hits run while misses are copied, and after the last copy its own expert.
+        hits = max(0.0, layers * top_k - missed)
+        on_gpu_experts = layers * (1.0 - max(0.0, 1.0 - placement.miss) ** top_k)
     gpu_ns, beside_ns = always + on_gpu_experts * expert, 0.0
     if durations.cpu_overlaps_gpu and on_cpu_experts:
         gpu_ns, beside_ns = always, on_gpu_experts * expert
@@ -121,11 +130,9 @@ def terms_of(setting: Setting) -> Terms:
     if on_cpu_experts:
         software += (placement.cpu_layers or layers) * float(durations.cpu_transfer_ns[1])
     link_s = storage_s = 0.0
-    missed = placement.miss * layers * top_k
     bytes_missed = placement.miss_bytes or missed * float(np.mean(sizes.expert_bytes))
     if placement.kind == LINK_CACHE:
         link_s = missed * float(copy_s(sizes.expert_bytes, machine).mean())
-        software += missed * call_s(machine) * 1e9
     if placement.kind == STORAGE_CACHE:
         storage_s = bytes_missed / (setting.rates.storage_bytes_per_s or UNKNOWN_STORAGE)
     if on_cpu(setting):
@@ -139,6 +146,8 @@ def terms_of(setting: Setting) -> Terms:
         cpu_weights=weights,
         cores=limiting_cores(setting),
         link_s=link_s,
+        hits_s=hits * expert / 1e9,
+        hits_software_s=hits * durations.expert_launch_ns / 1e9 + call_s(machine) * missed * (link_s > 0),
         storage_s=storage_s,
     )
 
