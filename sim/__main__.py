@@ -132,13 +132,17 @@ def _check_memory(name: str) -> None:
 
 
 def _check_surroundings(words: list[str]) -> None:
-    """Raises: UserError for a word that no override is or that files could not hold, and for numba told to use no
-    thread; OSError where the current folder is gone."""
+    """Raises: UserError for a word that no override is or that files could not hold, for numba told to use no thread,
+    and where the current folder is gone."""
     if any(word.startswith("=") for word in words):
         raise UserError("an override has no name before its =: write name=value without blanks")
     if "" in words:
         raise UserError("an argument is empty: must be a name, or name=value")
-    for word in (*words, str(Path.cwd())):
+    try:
+        folder = str(Path.cwd())
+    except OSError as error:
+        raise UserError(f"the current folder is gone or cannot be read: {error.strerror}; change to another") from error
+    for word in (*words, folder):
         try:
             word.encode()
         except UnicodeEncodeError as error:

@@ -2,11 +2,11 @@
 
 Parts: files (corrupt copies of every kind of file that is read), special (FIFOs, sockets, devices, folders in their
 place), knobs (every knob at odd values), integers (whole runs with every number at the edges), shapes (whole commands
-with every group and knob of another shape), numbers (runs of drawn compositions, whose shares, times and sums must be
-what their names say), surroundings (python -O, -OO, -W error, limits, output that cannot be written), faults (killed,
-out of room, interrupted, traces changed under way), load (a long trace in 2 GiB). Everything is drawn from the seed; a
-defect names the case that shows it. The table says what was tried, how often, and what came of it; exit code 1 if
-there was a defect. What needs no drawing (bad command lines, odd shapes, other surroundings) is in tests/torture.
+with every group and knob of another shape, those of Hydra too), numbers (runs of drawn compositions, whose shares,
+times and sums must be what their names say), surroundings (python -O, -OO, -W error, limits, output that cannot be
+written), faults (killed, out of room, interrupted, traces changed under way), load (a long trace in 2 GiB). Everything
+is drawn from the seed; a defect names the case that shows it. The table says what was tried, how often, and what came
+of it; exit code 1 if there was a defect. What needs no drawing (bad command lines) is in tests/torture.
 
   python -m scripts.torture --short                       some minutes on two cores, as CI runs it
   python -m scripts.torture                               100,000 files, 300 kills, a trace of 20 GB: hours
@@ -26,6 +26,7 @@ from scripts.command_line import parser_of, run
 from scripts.torture.configuration import integer_cases, shape_cases, try_cases
 from scripts.torture.faults import faults as all_faults
 from scripts.torture.files import corrupt_case, read_case, torture
+from scripts.torture.hydra_settings import hydra_cases
 from scripts.torture.jobs import JOBS
 from scripts.torture.knobs import knob_cases
 from scripts.torture.load import replay_long
@@ -92,6 +93,8 @@ def integers(options: Namespace) -> Iterator[Tally]:
 def shapes(options: Namespace) -> Iterator[Tally]:
     cases = [*shape_cases(plain=options.short)]
     yield try_cases("configuration of another shape", cases, 24 if options.short else None, options.seed)
+    cases = [*hydra_cases(plain=options.short)]
+    yield try_cases("Hydra's own settings of another shape", cases, 24 if options.short else None, options.seed)
 
 
 def numbers(options: Namespace) -> Iterator[Tally]:

@@ -102,7 +102,7 @@ def nodes(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items_ex(resolve=False):
         name = f"{prefix}{key}"
         yield name, value
-        if isinstance(value, DictConfig):
+        if isinstance(value, DictConfig) and not value._is_none():
             yield from nodes(value, f"{name}.")
 
 
@@ -168,16 +168,19 @@ class Runner:
         out, log = fresh(self.work / "out"), self.work / "log"
         if case.choice:
             given = [word for word in self.inputs[case.command] if word.split("=")[0] != case.override.split("=")[0]]
-            status = finish(
-                start([case.command, *given, *case.base, case.override, f"hydra.run.dir={out}"], log, limit)
-            )
+            places = [f"hydra.run.dir={out}", f"hydra.sweep.dir={out}"]
+            status = finish(start([case.command, *places, *given, *case.base, case.override], log, self.prepare_child))
         else:
-            status = finish(start([], log, limit, lambda: self.execute(case, out)))
+            status = finish(start([], log, self.prepare_child, lambda: self.execute(case, out)))
         return judge(status, log.read_text(errors="replace"), out)
+
+    def prepare_child(self) -> None:
+        """Bound a child, in a folder where a drawn name of a file may land."""
+        limit()
+        os.chdir(self.work)
 
     def execute(self, case: Case, out: Path) -> int:
         """Run a command as configured, but for one knob, without composing the rest again -> exit status."""
-        os.chdir(self.work)  # where a drawn name of a file lands
         override = OverridesParser.create().parse_override(case.override) if case.override else None
         config = composed(yaml_of(case.command), (*self.inputs[case.command], *case.base)).copy()
         hydra = composed(yaml_of(case.command), (f"hydra.run.dir={out}",), whole=True).copy()

@@ -258,7 +258,7 @@ def assemble(
     durations = tabulate(geometry, machine, max_tokens, setup.time, chunks, low_bytes, resident, reading)
     durations = with_drafts(durations, setup.speculate, geometry, machine, schedule.batch, setup.time)
     at_once = steps_at_once(schedule, durations, pools)
-    future = _future(policy, schedule, cache.sequential)
+    future = _future(policy, schedule, cache)
     spec = DeviceSpec(
         policy=policy,
         pools=pools,
@@ -282,6 +282,7 @@ def assemble(
         fewer=trace.fewer,
         host=host,
         first_use=None if future is None else future.first,
+        first_use_of=None if future is None else future.first_of,
         goes_past=setup.prefill.goes_past,
         streams=setup.prefill.streams,
         least_pool_bytes=None if room is None or room.fixed else room.least // room.pools,
@@ -369,12 +370,12 @@ def forecaster(policy: Policy, trace: Trace, as_decode: bool) -> Any:
     return make_forecaster(policy.prediction, trace, as_decode)
 
 
-def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse | None:
-    """When everything is demanded next, for rules that see the future."""
+def _future(policy: Policy, schedule: Schedule, cache: CacheConfig) -> FutureUse | None:
+    """When everything is demanded next before the cache is reset, for rules that see the future."""
     if Need.FUTURE not in policy.needs():
         return None
     trace = schedule.trace
-    blocks = ((block.rows, block.bounds) for block in schedule.blocks())
+    blocks = ((block.rows, block.bounds, block.group * cache.resets) for block in schedule.blocks())
 
     def read_ids(rows: NDArray[np.int64]) -> NDArray[Any]:
         ids = gather(trace.topk_ids, rows)
@@ -383,4 +384,4 @@ def _future(policy: Policy, schedule: Schedule, sequential: bool) -> FutureUse |
         release(trace.topk_ids[int(rows.min()) : int(rows.max()) + 1])
         return ids
 
-    return FutureUse(read_ids, blocks, trace.num_layers, trace.num_experts, sequential)
+    return FutureUse(read_ids, blocks, trace.num_layers, trace.num_experts, cache.sequential)

@@ -15,8 +15,9 @@ from traces.errors import UserError
 
 NEVER_AGAIN = 2**32 - 1
 """Stored distance of an access whose expert is never demanded again."""
-Block = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Rows of the trace in replay order [N], and bounds of its whole steps in them [S + 1], from 0."""
+Block = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Rows of the trace in replay order [N], bounds of its whole steps in them [S + 1], from 0, and a number of each step
+[S]: what follows a step of another number is not looked at."""
 
 
 class FutureUse:
@@ -27,7 +28,8 @@ class FutureUse:
     accesses of a layer step look beyond it, ``sequential`` ones to the next access of all.
 
     ``read_ids`` gives the ids [n, L, K] of trace rows [n] as they are replayed: ``read`` keeps the order of its ranks;
-    negative ones are no accesses.
+    negative ones are no accesses. Where a cache is reset, what comes behind is of no use to what is in it: the steps
+    before have another number than those after.
     ``first`` [L, E]: the first demand of each expert, NEVER without any.
     """
 
@@ -42,14 +44,30 @@ class FutureUse:
         self.num_layers, self.sequential = num_layers, sequential
         self.order = Spill(np.int64, 4)  # trace row, step, first position and number of rows of its step
         cuts, steps = [0], 0
-        for rows, bounds in blocks:
+        stretches: list[int] = []  # number of the steps behind each cut
+        for rows, bounds, numbers in blocks:
             self.order.append(_order_of(rows, bounds, steps, cuts[-1]))
-            cuts.append(cuts[-1] + len(rows))
+            begins = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))  # of steps of one number
+            stretches += numbers[begins].tolist()
+            cuts += [*(cuts[-1] + bounds[begins[1:]]).tolist(), cuts[-1] + len(rows)]
             steps += len(bounds) - 1
         self.first = np.full((num_layers, num_experts), NEVER, np.int64)
         self.distances: Spill | None = None
-        for start, stop in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
+        self.firsts, self.places = Spill(np.int64, num_layers * num_experts), dict[int, int]()
+        for start, stop, number in zip(cuts[-2::-1], cuts[:0:-1], reversed(stretches), strict=True):
+            if number not in self.places:
+                self._begin(number)
             self._look_back(read_ids, start, stop)
+            self.firsts.write(self.places[number], self.first.reshape(1, -1))
+
+    def _begin(self, number: int) -> None:
+        """Nothing is known of what follows the steps of this number."""
+        self.places[number] = len(self.places)
+        self.first[:] = NEVER
+
+    def first_of(self, number: int) -> NDArray[np.int64]:
+        """[L, E] first demand of each expert in the steps of this number, NEVER without any."""
+        return self.firsts.read(self.places[number], 1).reshape(self.first.shape)
 
     def _look_back(self, read_ids: Callable[[NDArray[np.int64]], NDArray[Any]], start: int, stop: int) -> None:
         """Store the distances of one block; ``first`` moves from what follows the block to what follows its start."""

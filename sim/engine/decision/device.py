@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -108,6 +109,8 @@ class DeviceSpec:
     """The store in host memory; None: it holds every expert."""
     first_use: Table | None = None
     """[L, E] first demand of every expert, for rules that see the future."""
+    first_use_of: Callable[[int], Table] | None = None
+    """The same in a lockstep batch that finds the cache reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +273,10 @@ class Device:
         return [*arrays, *self.arrays.values(), *self.memories.values(), self.state.memory, self.cache.memory]
 
     def _restart(self) -> None:
-        """Everything as at the start, ``now`` too; what is known of the future stays known, counted from here."""
-        next_use, now = self.arrays["next_use"], self.state.get("now")
-        upcoming = counted_from(now, next_use)
+        """Everything as at the start, ``now`` too."""
+        now = self.state.get("now")
         for array, begun in zip(self._everything(), self.begun, strict=True):
             array[...] = begun
-        if self.spec.first_use is not None:
-            next_use[...] = upcoming
         self.cache_arrays["capacity"][:] = self.spec.pools.capacity
         self.earlier += now
 
@@ -302,6 +302,8 @@ class Device:
             if pool_bytes >= 0:
                 self.cache_arrays["capacity"][:] = pool_bytes
             self._warm_up()
+        if self.group >= 0 and self.spec.first_use_of is not None:
+            self.arrays["next_use"][...] = counted_from(self.earlier, self.spec.first_use_of(group))
         self.group = group
         return True
 

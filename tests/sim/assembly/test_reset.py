@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from policies.needs import Need
 from sim.assembly.catalogue import load_policy, system_names
-from sim.metrics.step_table import COLUMNS, StepTable
+from sim.metrics.step_table import StepTable
 from tests.support.random_traces import recorded_trace
 from tests.support.replays import machine
 from traces.errors import UserError
@@ -25,13 +24,7 @@ def per_request(policy, trace, reset, engine="compiled"):
     setup = DeviceSetup(policy, machine(), cache, RunConfig(engine=engine, seed=5))
     table = StepTable(assemble(trace, setup, others=OTHERS))
     rows = table.run().array()
-    columns = [number for number, name in enumerate(COLUMNS) if number > 1 and name not in _left_out(policy)]
-    return [rows[rows[:, 0] == group][:, columns].tolist() for group in range(trace.num_requests)]
-
-
-def _left_out(policy):
-    """Rules that see the future choose by later requests among what their own does not want again."""
-    return ("evictions", "bypasses") if Need.FUTURE in policy.needs() else ()
+    return [rows[rows[:, 0] == group][:, 2:].tolist() for group in range(trace.num_requests)]
 
 
 def policies():

@@ -12,15 +12,15 @@ from tests.support.random_traces import random_trace, routed
 from tests.support.reference import passes
 
 
-def blocks_of(schedule, rows):
-    """(rows, bounds) of whole steps, a few rows at a time."""
+def blocks_of(schedule, rows, resets):
+    """(rows, bounds, lockstep batch where that counts) of whole steps, a few rows at a time."""
     for block in schedule.blocks(rows):
-        yield block.rows, block.bounds
+        yield block.rows, block.bounds, block.group * resets
 
 
-def future_of(trace, sequential=False, batch_size=1, rows_per_block=3):
+def future_of(trace, sequential=False, batch_size=1, rows_per_block=3, resets=False):
     schedule = Schedule(trace, batch_size)
-    blocks = blocks_of(schedule, rows_per_block)
+    blocks = blocks_of(schedule, rows_per_block, resets)
     return FutureUse(lambda rows: trace.topk_ids[rows], blocks, trace.num_layers, trace.num_experts, sequential)
 
 
@@ -53,6 +53,17 @@ def test_a_b_a_by_hand():
     assert future.first.tolist() == [[1, 3, NEVER, NEVER], [NEVER, NEVER, 2, NEVER]]
     assert future.read(0, 3)[:, :, 0].tolist() == [[5, 4], [NEVER, 6], [NEVER, NEVER]]
     assert future.read(1, 1)[:, :, 0].tolist() == [[NEVER, 6]]
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 2, 9])
+def test_what_follows_a_reset_is_not_looked_at(rows_per_block):
+    """Requests A B A and B A, steps 1 to 5: nothing of the first is wanted again, though the second asks for both."""
+    trace = routed(np.array([[[0]], [[1]], [[0]], [[1]], [[0]]]), 4, [0, 0], [3, 2])
+    future = future_of(trace, rows_per_block=rows_per_block, resets=True)
+    assert future.first.tolist() == future.first_of(0).tolist() == [[1, 2, NEVER, NEVER]]
+    assert future.first_of(1).tolist() == [[5, 4, NEVER, NEVER]]
+    assert future.read(0, 5).ravel().tolist() == [3, NEVER, NEVER, NEVER, NEVER]
+    assert future_of(trace).read(0, 5).ravel().tolist() == [3, 4, 5, NEVER, NEVER]
 
 
 def test_tokens_of_one_step_look_beyond_it_and_single_accesses_do_not():
