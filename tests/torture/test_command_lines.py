@@ -258,3 +258,12 @@ def test_places_and_choices_that_can_be_none(words, sentence, tmp_path, capfd, m
     monkeypatch.chdir(tmp_path)
     check_refused(words, sentence, tmp_path, capfd)
     assert not [path for path in tmp_path.iterdir() if path.name != "outputs"]
+
+
+def test_a_current_folder_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["report", "somewhere"]) == 2
+    assert "error: the current folder is gone or cannot be read: No such file or directory" in capsys.readouterr().err
