@@ -1,5 +1,5 @@
-"""A frozen suite of replays, and a score by which policies are ranked.
+"""A frozen suite of replays and text, and a score by which policies are ranked.
 
-May import `sim.run` and below.
+May import `sim.quality`, `sim.run` and below.
 Start with `suite.py`.
 """

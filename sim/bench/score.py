@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.bench.suite import BATCHES, CELLS, ENDS, Played
+from sim.bench.quality import Quality
+from sim.bench.suite import BATCHES, CELLS, Played
 from sim.statistics.bootstrap import Estimate, estimate
 
-CLASSES = (("lossless", 0.0), ("within 10 % of gate mass", 0.10), ("within 20 % of gate mass", 0.20))
-"""A policy is ranked in the first class whose bound the gate mass that it loses in its worst cell does not exceed."""
+MARGINS = (0.0108, 0.0313)
+"""Most KL divergence, nats per token, of the classes of policies that replace experts: what the weights of Llama-3-8B
+lose at Q5_K_M and at Q4_K_M (PUBLISHED; mean KLD .010762 and .031273 on WikiText-2, https://github.com/ggml-org/
+llama.cpp/blob/master/tools/perplexity/README.md, read in December 2026). A yardstick: another model on another text."""
+LOSSLESS, REST = "lossless", f"KL above {MARGINS[-1]}"
+UNMEASURED, BOUNDS, SCALE = "replaces experts, quality not measured", "sees the future", "ends of the scale"
+CLASSES = (LOSSLESS, *(f"KL at most {most}" for most in MARGINS), REST)
+"""Of which each ranks its policies. A policy is in the first whose margin the upper end of its KL divergence's interval
+does not exceed, in its worst cell; lossless ones execute every expert as it was routed, so nothing is measured."""
 DECIMALS = 4
 """Of a score that are printed and ranked by."""
-REST, BOUNDS, SCALE = "more than 20 % of gate mass lost", "sees the future", "ends of the scale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +37,14 @@ class Score:
     high: float
     by_batch: tuple[float, ...]
     worst_cell: float
-    lost: float | None
-    """Gate mass lost in the worst cell; None where the trace does not tell."""
+    lost: float
+    """Gate mass lost in decode steps of the worst cell."""
     draws: NDArray[np.float64]
+    quality: Quality | None = None
+    """None where nothing is replaced."""
 
 
-def score(played: Played, none: Played, everything: Played) -> Score:
+def score(played: Played, none: Played, everything: Played, quality: Quality | None = None) -> Score:
     """The score with its 95 % interval over requests.
 
     Blocks of a batch size are drawn together in all its cells, and for policy and ends alike (paired). Batch sizes see
@@ -51,18 +60,18 @@ def score(played: Played, none: Played, everything: Played) -> Score:
                     for i in range(0, len(columns), 3)]  # fmt: skip
     value = float(np.mean([one.value for one in found]))
     half = float(np.mean([one.high - one.value for one in found]))
-    lost = [cell.lost_gate_mass for cell in played.cells]
-    most = None if any(one is None for one in lost) else max(float(one) for one in lost if one is not None)
+    ends = played is none or played is everything
     return Score(
         played.name,
-        _kind(played, most),
+        SCALE if ends else _kind(played, quality),
         value,
         value - half,
         value + half,
         tuple(one.value for one in found),
         min(by_cell),
-        most,
+        max(cell.lost_gate_mass for cell in played.cells),
         np.mean([one.draws for one in found], axis=0),
+        quality,
     )
 
 
@@ -72,14 +81,14 @@ def _mean_share(sums: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.mean((none - mine) / (none - all_of_it), axis=-1))
 
 
-def _kind(played: Played, lost: float | None) -> str:
-    if played.name in ENDS:
-        return SCALE
+def _kind(played: Played, quality: Quality | None) -> str:
     if played.sees_future:
         return BOUNDS
-    if lost is None:
-        return REST
-    return next((name for name, most in CLASSES if lost <= most), REST)
+    if not played.replaces:
+        return LOSSLESS
+    if quality is None or quality.why:
+        return UNMEASURED
+    return next((name for name, most in zip(CLASSES[1:], MARGINS, strict=False) if quality.high <= most), REST)
 
 
 def ranked(scores: Sequence[Score]) -> list[tuple[Score, int, tuple[int, int]]]:
@@ -87,7 +96,7 @@ def ranked(scores: Sequence[Score]) -> list[tuple[Score, int, tuple[int, int]]]:
 
     Scores that are equal as they are printed, to four decimals, share the best of their ranks, in every draw too.
     """
-    order = [*(name for name, _ in CLASSES), REST, BOUNDS, SCALE]
+    order = [*CLASSES, UNMEASURED, BOUNDS, SCALE]
     rows = []
     for kind in order:
         of_kind = sorted((one for one in scores if one.kind == kind), key=lambda one: (-_shown(one.value), one.policy))

@@ -1,4 +1,4 @@
-"""What every policy is scored on: the same requests, machines, runtimes, budgets and batch sizes, as version 1."""
+"""What every policy is scored on: the same requests, machines, runtimes, budgets and batch sizes, as version 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from policies.needs import Need
+from policies.needs import SEES_FUTURE
 from sim.assembly.build import build
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
@@ -22,7 +22,7 @@ from sim.results.table_file import Sinks
 from sim.statistics.run_sample import Run, block_ratio
 from traces.errors import UserError
 
-VERSION = 1
+VERSION = 2
 TRACE_HASH = "9f29ca28821074e91c866fa47468916808d086e0ec5c7b8da8ed668ac477962d"
 """Of the embedded trace, of whose 24 requests the last 6 are held out for rules that learn."""
 REQUESTS = ("trace=demo", "trace.fit_requests=6", "engine=compiled")
@@ -45,6 +45,11 @@ class Cell:
     fraction: float
     batch: int
 
+    @property
+    def model(self) -> str:
+        """Whose sizes the experts have."""
+        return next(word.removeprefix("model=") for word in self.machine if word.startswith("model="))
+
     def config(self, policy: DictConfig) -> DictConfig:
         """What `python -m sim run` would compose for a policy here."""
         config = _on(self.machine).copy()
@@ -66,7 +71,12 @@ class Replayed:
     """What a policy gave in one cell: decode time and steps of every block of requests, [blocks, 2]."""
 
     times: NDArray[np.float64]
-    lost_gate_mass: float | None
+    lost_gate_mass: float
+    """Of decode steps."""
+    replaces: bool
+    """Whether any expert, of prompts too, was not executed as it was routed."""
+    in_prompts: bool
+    """Whether one of prompts was not."""
 
 
 def replayed(cell: Cell, policy: DictConfig) -> tuple[Replay, Replayed]:
@@ -85,12 +95,24 @@ def replayed(cell: Cell, policy: DictConfig) -> tuple[Replay, Replayed]:
     table.run()
     run = Run(replay.policy.name, pd.DataFrame(sums.columns()), pd.DataFrame(table.requests()))
     columns = np.stack(block_ratio(run, quantity_of(decode_time((cell.batch,)))), axis=1)
-    return replay, Replayed(columns, _lost(table.metrics()))
+    metrics = table.metrics()
+    in_prompts = _changed(metrics, "prefill.")
+    replaces = in_prompts or _changed(metrics, "decode.")
+    return replay, Replayed(columns, _number(metrics, "decode.lost_gate_mass"), replaces, in_prompts)
 
 
-def _lost(metrics: Metrics) -> float | None:
-    found = metrics["decode.lost_gate_mass"]
-    return float(found) if isinstance(found, int | float) else None
+NOT_AS_ROUTED = ("substitution_rate", "drop_rate", "lost_gate_mass")
+
+
+def _changed(metrics: Metrics, phase: str) -> bool:
+    """Whether steps of a phase execute anything else than what was routed, or that in low precision."""
+    return any(_number(metrics, phase + name) > 0 for name in NOT_AS_ROUTED)
+
+
+def _number(metrics: Metrics, name: str) -> float:
+    """A metric that the suite's trace has, 0 where there is nothing to count. Raises: KeyError where there is none."""
+    found = metrics[name]
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +122,16 @@ class Played:
     name: str
     cells: tuple[Replayed, ...]
     sees_future: bool
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it executes anything else than what was routed, in any cell."""
+        return any(cell.replaces for cell in self.cells)
+
+    @property
+    def in_prompts(self) -> bool:
+        """Whether it does in prompts."""
+        return any(cell.in_prompts for cell in self.cells)
 
 
 def composed(policy: Sequence[str]) -> DictConfig:
@@ -116,4 +148,4 @@ def play(policy: DictConfig, tell: Callable[[], object] = lambda: None) -> Playe
         cells.append(found)
         tell()
     assert last is not None
-    return Played(last.policy.name, tuple(cells), Need.FUTURE in last.policy.needs())
+    return Played(last.policy.name, tuple(cells), bool(SEES_FUTURE & last.policy.needs().keys()))

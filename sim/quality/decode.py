@@ -75,12 +75,23 @@ class Row:
 
 
 class CoSimulation:
-    """Steps a model and one device per row together; a context manager: the model is hooked inside it."""
+    """Steps a model and one device per row together; a context manager: the model is hooked inside it.
 
-    def __init__(self, loop: Loop, variants: Sequence[Variant], windows: Sequence[int] | None = None) -> None:
-        self.loop, self.past, self.context = loop, None, 0
+    ``members``: sequences of each row, which decode in lockstep on its device. ``devices``: of the rows, where they are
+    not all like the loop's own; of the same policy and model all the same.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        variants: Sequence[Variant],
+        windows: Sequence[int] | None = None,
+        members: int = 1,
+        devices: Sequence[ModelledDevice] | None = None,
+    ) -> None:
+        self.loop, self.past, self.context, self.members = loop, None, 0, members
         numbers = [0] * len(variants) if windows is None else windows
-        devices = loop.devices(len(variants))
+        devices = loop.devices(len(variants)) if devices is None else devices
         self.rows = [Row(loop, *each) for each in zip(devices, variants, numbers, strict=True)]
         self.after = loop.reads.lookahead == "lookahead_after"
         self.tap = Tap(
@@ -102,12 +113,13 @@ class CoSimulation:
         self.tap.__exit__(*error)
 
     def step(self, tokens: NDArray[np.int64], phase: int = DECODE) -> torch.Tensor:
-        """One forward pass over the next tokens [N, B] of every row -> logits [N, B, V]."""
+        """One forward pass over the next tokens [N, B] of every sequence, row by row -> logits [N, B, V]."""
         import torch
 
-        self.count = tokens.shape[1]
-        first, self.context = self.context, self.context + self.count
-        self.kv_tokens, self.pairs = self.context, sum(range(first + 1, self.context + 1))
+        self.count = tokens.shape[1] * self.members
+        first, self.context = self.context, self.context + tokens.shape[1]
+        self.kv_tokens = self.members * self.context
+        self.pairs = self.members * sum(range(first + 1, self.context + 1))
         spec, tokens_in_all = self.loop.spec, tokens.size
         self.arrays = StepArrays(tokens_in_all, spec, self.loop.reads)
         self.executed = np.zeros((tokens_in_all, spec.num_layers, spec.top_k), np.int32)

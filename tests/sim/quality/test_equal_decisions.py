@@ -19,7 +19,7 @@ from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import Replay
 from sim.live.weights import INHERIT
 from sim.quality.conditions import check_parallel, parallel_obstacle
-from sim.quality.decode import decode
+from sim.quality.decode import CoSimulation, decode
 from sim.quality.drive import AS_POLICY, DROP, RANDOM
 from sim.quality.loop import Variant
 from sim.quality.parallel import parallel
@@ -134,7 +134,7 @@ def test_a_cache_that_is_carried_over_decides_alike_too() -> None:
 
 
 def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.ndarray]:
-    """The recorded trace of one window, replayed by the SimPy engine -> latency of each step."""
+    """The recorded trace of windows [N, S] in lockstep, replayed by the SimPy engine -> latency of each step."""
     from sim.assembly.replay import DeviceSetup, assemble
     from sim.config import RunConfig
     from sim.machine.capacity import CacheConfig
@@ -142,8 +142,10 @@ def whole_replay(study, policy: Policy, tokens: np.ndarray) -> tuple[Replay, np.
     from sim.quality.windows import Windows
     from tests.sim.quality.small import loaded
 
-    trace, _ = record_windows(loaded("olmoe"), Windows(tokens[None], ("d",), ("a",)), False, 0)
-    setup = DeviceSetup(policy, study.template.setup.machine, CacheConfig(slots_per_layer=4), RunConfig(engine="simpy"))
+    count = len(tokens)
+    trace, _ = record_windows(loaded("olmoe"), Windows(tokens, ("d",) * count, ("a",) * count), False, 0)
+    run = RunConfig(engine="simpy", batch_size=count)
+    setup = DeviceSetup(policy, study.template.setup.machine, CacheConfig(slots_per_layer=4), run)
     replay = assemble(trace, setup, study.template.geometry, as_decode=True)
     results = list(replay.blocks())
     return replay, np.concatenate([result.latency_ns for result in results])
@@ -154,13 +156,30 @@ def test_without_substitution_co_simulation_is_the_replay_of_the_trace(name: str
     policy = POLICIES[name]
     study = study_of(policy=policy, mode="decode", slots=4)
     run = decode(study.loop, study.windows.tokens[0], Variant("policy"))
-    replay, latency_ns = whole_replay(study, policy, study.windows.tokens[0])
+    replay, latency_ns = whole_replay(study, policy, study.windows.tokens[:1])
     assert run.timing is not None
     assert run.timing.latency_ns.tolist() == latency_ns.tolist()
     assert run.timing.counts.sum(axis=0).tolist() == replay.device.counts.tolist()
     assert run.timing.counts[:, 0].sum() > 0  # something hits
     if name.startswith("prefetch"):
         assert replay.device.counts[15] > 0  # and something is prefetched
+
+
+@pytest.mark.parametrize("name", ["cpu", "prefetch_end"])
+def test_windows_in_lockstep_on_one_device_are_the_replay_of_a_batch(name: str) -> None:
+    """Two devices of two windows each, whose copies differ in time."""
+    policy = POLICIES[name]
+    study = study_of(policy=policy, mode="decode", slots=4)
+    slow = study_of(policy=policy, mode="decode", slots=4)
+    slow.loop.live.clock.arrays["copy_ns"][...] *= 3
+    devices, tokens = [slow.loop.live, study.loop.live], study.windows.tokens
+    with CoSimulation(study.loop, [Variant("policy")] * 2, members=2, devices=devices) as run:
+        for place in range(tokens.shape[1]):
+            run.step(tokens[:, place : place + 1])
+    replay, latency_ns = whole_replay(study, policy, tokens[2:])
+    assert run.rows[1].timing().latency_ns.tolist() == latency_ns.tolist()
+    assert run.rows[1].timing().counts.sum(axis=0).tolist() == replay.device.counts.tolist()
+    assert run.rows[0].timing().latency_ns.sum() > latency_ns.sum()
 
 
 def test_late_prefetches_change_what_is_substituted() -> None:
