@@ -90,11 +90,7 @@ def main(argv: list[str]) -> int:
     routing = routing_for(model, words.get("card"), words.get("borrow"))
     name = words["hardware"]
     if name == HERE:
-        from sim.forecast.probe import host_memory_bytes
-
-        name, memory = probed(words.get("out", "here.yaml")), host_memory_bytes()
-        if memory is not None:
-            sizes.setdefault("ram", memory / 1e9)
+        name = probed(words.get("out", "here.yaml"))
     elif "out" in words:
         raise UserError(f"out={words['out']}: only with hardware={HERE}, which writes a file")
     machine = read_machine(name, shares_of(shipped_parameters()))

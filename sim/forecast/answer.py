@@ -123,7 +123,19 @@ def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best
     if faster is not None:
         link = replace(rates, link_bytes_per_s=faster)
         found.append(_changed("the next PCIe", ask, replace(ask.machine, rates=link), runtimes, own_rows, best))
-    found.append(Change("one faster disk", None, None, "", "nothing is read from storage while it decodes"))
+    disk = "a disk twice as fast"
+    if (
+        rates.storage_bytes_per_s is not None
+        and best.plan.setting.placement.miss
+        and best.forecast.shares.get("storage")
+    ):
+        faster_disk = replace(rates, storage_bytes_per_s=2 * rates.storage_bytes_per_s)
+        found.append(_changed(disk, ask, replace(ask.machine, rates=faster_disk), runtimes, own_rows, best))
+    else:
+        found.append(Change(disk, None, None, "", "nothing is read from storage while it writes"))
+    if ask.machine.rates.ram_bytes is not None and not rates.unified and not best.checked:
+        more_ram = replace(rates, ram_bytes=2 * ask.machine.rates.ram_bytes)
+        found.append(_changed("twice the RAM", ask, replace(ask.machine, rates=more_ram), runtimes, own_rows, best))
     return found
 
 
@@ -136,7 +148,7 @@ def _changed(
     best: Rated,
 ) -> Change:
     plans, _ = plans_for(replace(ask, machine=machine), runtimes)
-    then = next((one for one in rate(plans, own_rows) if one.checked == best.checked), None)
+    then = next((one for one in rate(plans, own_rows) if one.checked or not best.checked), None)
     if then is None:
         return Change(what, None, None, "", "no such plan")
     ratio = then.forecast.tokens_per_s / best.forecast.tokens_per_s

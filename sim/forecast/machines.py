@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sim.machine.hardware import Hardware, hardware_names, load_hardware
+from sim.machine.storage import READAHEAD_BYTES, rate_at
 from sim.validation.published.corpus.parts import LANE_GB_S, SPECIFIED, STATED, Part, Rates, rates_of, shipped_parts
 from sim.validation.published.corpus.parts import find_part as find
 from sim.validation.published.corpus.tables import MACHINE_COLUMNS, NUMBER, StatedMachine
@@ -78,12 +79,14 @@ def of_file(file: Hardware, words: str, shares: Mapping[str, float]) -> Forecast
         0, 0, 0, 0, 0, spread["gpu"], "", words,
     )  # fmt: skip
     ram = file.cpu_memory_bytes_per_s or (file.cpu_core_bytes_per_s or 0.0) * (file.cpu_cores or 1) or None
-    host, storage = getattr(file, HOST_BYTES, None), getattr(file, STORAGE_RATE, None)
+    storage = rate_at(file, READAHEAD_BYTES, 1, True) if file.storage_rates else None
+    host = file.gpu_memory_bytes if file.unified_memory else file.host_memory_bytes
     rates = Rates(
         name=words,
         gpu=part if gpu else None,
         cpu=cpu,
         gpu_bytes_per_s=nominal if gpu else None,
+        unified=file.unified_memory,
         gpu_count=1,
         ram_bytes_per_s=None if ram is None else ram / shares["dram_share"],
         ram_known=None if ram is None else STATED,
@@ -91,16 +94,12 @@ def of_file(file: Hardware, words: str, shares: Mapping[str, float]) -> Forecast
         link_bytes_per_s=file.link_bytes_per_s / shares["link_share"] if gpu else None,
         link_known=STATED if gpu else None,
         storage_bytes_per_s=storage,
-        ram_bytes=host,
+        ram_bytes=None if host is None else float(host),
         vram_bytes=float(file.gpu_memory_bytes) if gpu else None,
         ram_uncertainty=spread["ram"],
         link_uncertainty=spread["link"],
     )
     return ForecastMachine(words, rates, tuple(_how_of_file(file, words)))
-
-
-HOST_BYTES, STORAGE_RATE = "host_memory_bytes", "storage_bytes_per_s"
-"""Fields of a hardware file that say how much host memory there is and how fast storage reads, where it has them."""
 
 
 def measured(file: Hardware, figure: str) -> bool:

@@ -106,13 +106,43 @@ def plans_for(ask: Ask, runtimes: Sequence[str]) -> tuple[list[Plan], list[Refus
     for runtime in runtimes:
         for found in [_placed(ask, runtime, ask.placement)] if ask.placement else RUNTIMES[runtime](ask):
             if isinstance(found, Plan):
-                short = host_shortage(ask, found)
-                if short is None:
-                    plans.append(found)
-                    continue
-                found = Refusal(runtime, f"{found.what}: {short}")
-            refusals.append(found)
+                found = with_storage(ask, found)
+            if isinstance(found, Plan):
+                plans.append(found)
+            else:
+                refusals.append(found)
     return plans, refusals
+
+
+def with_storage(ask: Ask, plan: Plan) -> Plan | Refusal:
+    """The plan itself where host memory holds what it has to; else llama.cpp's file is mapped, and what its page cache
+    lacks is read; or why that cannot be said.
+
+    The page cache is LRU over whole experts of the layers on the CPU (docs/tiers.md); drawn hits, so on paper.
+    """
+    short, kind = host_shortage(ask, plan), plan.setting.placement
+    ram, storage = ask.machine.rates.ram_bytes, ask.machine.rates.storage_bytes_per_s
+    if short is None:
+        return plan
+    if plan.runtime != "llama_cpp" or kind.kind != CPU_EXPERTS or not kind.cpu_layers or ask.placement or ram is None:
+        return Refusal(plan.runtime, f"{plan.what}: {short}")
+    if storage is None:
+        return Refusal(plan.runtime, f"{plan.what}: {short}; say how fast yours reads, as 5 GB/s ssd")
+    if ask.routing is None:
+        return Refusal(plan.runtime, f"{plan.what}: {short}; {_needs_card(ask)}")
+    slots = int((ram - SYSTEM_BYTES) // sum(ask.model.expert_bytes[: kind.cpu_layers]))
+    if slots < 1:
+        return Refusal(plan.runtime, f"{plan.what}: {short}, and RAM holds not one expert of every layer")
+    hit = ask.routing.hit_rate("lru", slots, plan.runtime)
+    away = kind.cpu_layers / ask.layers
+    setting = replace(plan.setting, placement=replace(kind, miss=away * (1 - hit)))
+    fewer = replace(setting, placement=replace(kind, miss=away * (1 - max(0.0, hit - ask.routing.hit_error))))
+    what = f"{plan.what}; RAM holds {slots} of {ask.model.dimensions.num_experts} of them a layer, storage the others"
+    flags = plan.flags.replace(" --no-mmap", "")
+    return replace(
+        plan, what=what, flags=flags, setting=setting, host_bytes=ram - SYSTEM_BYTES, hit_rate=hit,
+        with_fewer_hits=fewer, checked=False,
+    )  # fmt: skip
 
 
 def host_shortage(ask: Ask, plan: Plan) -> str | None:
@@ -121,8 +151,7 @@ def host_shortage(ask: Ask, plan: Plan) -> str | None:
     if ask.machine.rates.unified or ram is None or plan.host_bytes <= ram - SYSTEM_BYTES:
         return None
     return (
-        f"{plan.host_bytes / 1e9:.0f} GB of weights in {ram / 1e9:.0f} GB of RAM: the rest would be read from storage, "
-        "which no runtime of conf/runtime does"
+        f"{plan.host_bytes / 1e9:.0f} GB of weights in {ram / 1e9:.0f} GB of RAM: the rest would be read from storage"
     )
 
 

@@ -161,7 +161,8 @@ class FirstToken:
 def first_token(setting: Setting, prompt: int, token_s: float) -> FirstToken | None:
     """The time to the first token of a plan; None where no published prompt of its kind can be expressed."""
     rates = setting.rates
-    if not expressible(setting.runtime, setting.placement.kind) or rates.unified or rates.gpu is None:
+    reads = setting.placement.miss > 0
+    if reads or not expressible(setting.runtime, setting.placement.kind) or rates.unified or rates.gpu is None:
         return None
     columns = ("row", "family", "measured_over_terms", "log_error")
     rows = [

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 from sim.calibrate.hardware_file import as_yaml, processor
 from sim.calibrate.samples import Sample, gate, sampled
 from sim.machine.hardware import Hardware
+from sim.machine.storage import READAHEAD_BYTES
 from sim.validation.published.corpus.parts import LANE_GB_S, Part, find_part, shipped_parts
 from traces.whole_file import write_whole
 
@@ -38,6 +40,7 @@ MOST_OF_FREE = 0.25
 """Share of the available memory that arrays may take."""
 FETCH_BYTES = 4 * 2**20
 """A read of storage, about an expert of a model in four bits."""
+READ_BYTES = (READAHEAD_BYTES, FETCH_BYTES)
 STORAGE_BYTES = 256 * 2**20
 COPIES = (2**20, 64 * 2**20)
 """Of host to device copies, from which latency and rate follow."""
@@ -78,7 +81,11 @@ def probe(path: Path) -> Hardware:
         **figures,
     )
     said = "\n".join((f"Probed by python -m sim forecast hardware=here on {when}: {cpu}.", *found.remarks))
-    write_whole(path, as_yaml(hardware, said).encode())
+    text = as_yaml(hardware, said)
+    if hardware.storage_rates:
+        rows = "".join(f"  - [{', '.join(f'{value:.6g}' for value in row)}]\n" for row in hardware.storage_rates)
+        text = text.replace("\nlabel: ", f"\nstorage_rates:\n{rows}label: ", 1)
+    write_whole(path, text.encode())
     return Hardware.read(path)
 
 
@@ -138,7 +145,7 @@ def _probe_host(found: Found, when: str, cpu: str) -> None:
     found.remarks.append(f"RAM streamed (read) at {stream / 1e9:.1f} GB/s MEASURED, {stream_words}.")
     ram = host_memory_bytes()
     if ram:
-        found.remarks.append(f"{ram / 1e9:.1f} GB of RAM.")
+        found.put("host_memory_bytes", int(ram), f"MEASURED: as the system says, on {when}")
 
 
 def _budget() -> int:
@@ -183,15 +190,21 @@ def _experts(pool: ThreadPoolExecutor, threads: int) -> Callable[[], float]:
 
 def _probe_storage(found: Found, when: str, folder: Path) -> None:
     """Reads of a fetch's size from a file beside the result that is in no cache; a remark where that cannot be."""
+    rows, words = [], ""
     try:
         with _cold_file(folder) as file:
-            rate, _, words = _measured("storage", lambda: _read_rate(file))
+            for size in READ_BYTES:
+                scattered, _, words = _measured("storage", partial(_read_rate, file, size, True))
+                in_order, _, words = _measured("storage", partial(_read_rate, file, size, False))
+                rows.append((float(size), 1.0, scattered, in_order))
     except (OSError, AttributeError) as error:
         found.remarks.append(f"Storage was not measured: {error}.")
         return
-    source = f"MEASURED: reads of {FETCH_BYTES} bytes past the page cache in {folder}, on {when}; {words}"
-    found.put("storage_bytes_per_s", rate, source, 0.2)
-    found.remarks.append(f"Storage read at {rate / 1e9:.2f} GB/s {source}.")
+    found.figures["storage_rates"] = tuple(rows)
+    found.sources["storage_rates"] = (
+        f"MEASURED: one read at a time past the page cache in {folder}, a file of {STORAGE_BYTES} bytes, on {when}; "
+        f"{words}"
+    )
 
 
 @contextmanager
@@ -206,12 +219,18 @@ def _cold_file(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _read_rate(file: int) -> float:
+def _read_rate(file: int, size: int, scattered: bool) -> float:
+    """Bytes per second of reads that no cache serves, in random order or in that of the file."""
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    places = np.arange(STORAGE_BYTES // size)
+    if scattered:
+        np.random.default_rng().shuffle(places)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM if scattered else os.POSIX_FADV_SEQUENTIAL)
+    some = places[: max(1, len(places) // (4 if size < FETCH_BYTES else 1))].tolist()
     begin = time.perf_counter()
-    for place in np.random.default_rng().permutation(STORAGE_BYTES // FETCH_BYTES).tolist():
-        os.pread(file, FETCH_BYTES, place * FETCH_BYTES)
-    return STORAGE_BYTES / (time.perf_counter() - begin)
+    for place in some:
+        os.pread(file, size, place * size)
+    return len(some) * size / (time.perf_counter() - begin)
 
 
 def _probe_cuda(found: Found, when: str) -> bool:

@@ -46,6 +46,8 @@ def _lines(found: Answer) -> Iterator[str]:
     yield f"{found.model.dimensions.name}, {found.model.quantisation}, {gb(found.model.bytes)}, on {found.machine.name}"
     yield ""
     yield f"  {rate(best.forecast.tokens_per_s)} tokens/s while it writes (90 % interval: {between(best)})"
+    if not best.checked:
+        yield "  on paper: no published speed was predicted this way, so it may be off by more than its interval says"
     yield from _row("plan", f"{best.plan.runtime}: {best.plan.what}")
     yield from _row("run", best.plan.flags)
     yield from _row("memory", _memory(found))
@@ -61,7 +63,7 @@ def _lines(found: Answer) -> Iterator[str]:
     yield "what would help, each alone, with the best plan then"
     for change in found.changes:
         if change.tokens_per_s is None or change.ratio is None:
-            yield from _row(change.what, change.why_not, 20)
+            yield from _row(change.what, change.why_not, 22)
         else:
             yield from _row(
                 change.what, f"{rate(change.tokens_per_s)} tokens/s, x{change.ratio:.2f}: {change.plan}", 20

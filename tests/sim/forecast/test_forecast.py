@@ -85,6 +85,25 @@ def test_what_host_memory_cannot_hold_is_refused_by_name() -> None:
     assert all("would be read from storage" in refusal.why for refusal in refusals)
 
 
+@pytest.mark.slow
+def test_a_mapped_file_is_read_from_storage_where_memory_lacks_room() -> None:
+    model = read_model("gpt_oss_120b", None)
+    drive = Ask(
+        model, machine("RTX 3060, i5-12400, 32 GB RAM, 3 GB/s ssd"), routing_for(model, None, None), 4096, 1.5e9
+    )
+    plans, _ = plans_for(drive, ["llama_cpp"])
+    (plan,) = plans
+    assert plan.hit_rate is not None
+    assert plan.setting.placement.miss == pytest.approx((1 - plan.hit_rate) * plan.setting.placement.cpu_layers / 36)
+    found = answer(drive, ["llama_cpp"], ())
+    assert not found.best.checked
+    assert found.first_token is None
+    assert found.best.forecast.shares["storage"] > 0.1
+    ratios = {change.what: change.ratio for change in found.changes}
+    assert ratios["a disk twice as fast"] is not None
+    assert ratios["a disk twice as fast"] > 1
+
+
 def test_caches_without_a_card_of_the_family_are_refused_and_borrowing_says_so() -> None:
     model = read_model("glm_4_5_air", "Q4_K_M")
     assert routing_for(model, None, None) is None
@@ -136,7 +155,7 @@ def test_more_memory_and_faster_ram_help_as_they_should() -> None:
     assert 1 < change["RAM twice as fast"].ratio < 2
     assert change["+8 GB of GPU memory"].plan == "everything on the GPU"
     assert change["the next PCIe"].ratio == pytest.approx(1, abs=1e-3)
-    assert change["one faster disk"].why_not == "nothing is read from storage while it decodes"
+    assert change["a disk twice as fast"].why_not == "nothing is read from storage while it writes"
 
 
 def test_the_first_token_waits_for_copies_of_the_experts_in_host_memory() -> None:

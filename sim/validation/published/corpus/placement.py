@@ -32,6 +32,7 @@ class Placement:
     cpu_layers: int = 0
     gpu_share: float = 1.0
     miss: float = 0.0
+    """Of all experts of a token: copied over the link, or read from storage."""
     miss_bytes: float | None = None
     """Bytes that a token reads past the cache, where they are stated rather than the rate of misses."""
     lookup: bool = True

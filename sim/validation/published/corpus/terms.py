@@ -133,7 +133,7 @@ def terms_of(setting: Setting) -> Terms:
     bytes_missed = placement.miss_bytes or missed * float(np.mean(sizes.expert_bytes))
     if placement.kind == LINK_CACHE:
         link_s = missed * float(copy_s(sizes.expert_bytes, machine).mean())
-    if placement.kind == STORAGE_CACHE:
+    if placement.kind == STORAGE_CACHE or (placement.kind == CPU_EXPERTS and missed):
         storage_s = bytes_missed / (setting.rates.storage_bytes_per_s or UNKNOWN_STORAGE)
     if on_cpu(setting):
         dram_ns, weights = gpu_ns, weights_read(setting)
