@@ -60,9 +60,11 @@ def test_policies_are_names_files_objects_and_rules():
     fifo, own = moved({"eviction": "fifo"}), moved("mine.yaml")
     assert fifo != own
     for policy in ({"eviction": Fifo}, {"eviction": Fifo()}, Fifo, Fifo()):
-        assert moved(policy) == fifo
+        assert moved(policy) == fifo and sim.replay(trace, policy=policy).name == "lru eviction=Fifo"
     for policy in ("mru.py", "mru.py:Mru", Path("mine.yaml"), {"eviction": "mru.py"}):
         assert moved(policy) == own
+    assert sim.replay(trace, policy="mru.py").name == "lru eviction=mru.py"
+    assert sim.replay(trace, policy="mine.yaml").exchanged == ""
     assert sim.replay(trace, policy=load_policy("lru")).metrics == sim.replay(trace, policy="lru").metrics
 
 
