@@ -12,6 +12,7 @@ examples:
   python -m sim validate real=cuda                                          on its GPU
   python -m sim validate published=corpus                                   published tokens/s of many machines
   python -m sim validate published=mixtral_offloading published.path=FOLDER published tokens/s of several GPUs
+  python -m sim validate published=aiconfigurator published.path=WHEEL      kernel times of MoE blocks on many GPUs
 
 overrides (default):
   real=cpu                   or cuda; real.* sizes of the synthetic model; real.link_bytes_per_s=2e9 paces the link
@@ -26,10 +27,12 @@ overrides (default):
   other_trace=null           path of a second trace to run settings on
   published=none             mixtral_offloading: Mixtral-8x7B on GPUs, two runs of each calibrate the others
                              big_moe_on_edge: Qwen3-30B-A3B on a phone, one run calibrates the other
+                             aiconfigurator: kernels of MoE blocks on many GPUs, from a wheel that is only read
                              measurements: the time model's terms one by one, copies, experts, tokens, kernels
                              corpus: speeds of many machines, each predicted without it, then after one and two of its
                              rows, beside two public formulas
-  published.path=null        folder with the published files; without it the error names them and their origin, and
+  published.path=null        folder with the published files, of aiconfigurator the wheel; without it the error names
+                             them and their origin, and
                              corpus takes the shipped one; of another folder with corpus.csv and machines.csv it
                              predicts every row with what is fitted on the shipped one
   published.seeds=12         over which random eviction is averaged
