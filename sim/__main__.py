@@ -64,7 +64,9 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in (*HELP, "help"):
-        print(overview())
+        from sim.help_text import to_width
+
+        print(to_width(overview()))
         return 0
     if argv[0] == "--version":
         from importlib.metadata import version

@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from sim.paths import CONF
 from traces.errors import UserError
 from traces.text import printable
 
@@ -49,7 +50,16 @@ def _missing(file: str, options: list[str]) -> str:
     group, _, name = (group, "", f"/{name}") if absolute else file.rpartition("/")
     near = get_close_matches(name, options, 1)
     hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(sorted(options))}"
+    if group in PLUGINS and name in PLUGINS[group]:
+        hint = f"it comes with the extra {PLUGINS[group][name]}: pip install -e '.[{PLUGINS[group][name]}]'"
     return printable(f"{group}={name} is not known: {hint}")
+
+
+PLUGINS = {
+    "hydra/sweeper": {"optuna": "sweep"},
+    "hydra/launcher": {"joblib": "sweep", "submitit_slurm": "sweep", "submitit_local": "sweep", "ray": "ray"},
+}
+"""What extras bring: group -> choice -> extra."""
 
 
 def _unknown(error: Any) -> str:
@@ -58,6 +68,8 @@ def _unknown(error: Any) -> str:
 
     parent, _, name = str(error.full_key).rpartition(".")
     known = [str(key) for key in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
+    if "/" in name:  # the part of a policy, as policy/eviction
+        known = sorted(path.relative_to(CONF).as_posix() for path in CONF.glob("*/*") if path.is_dir())
     near = get_close_matches(name, known, 1)
     before = f"{parent}." if parent else ""
     hint = f"did you mean {before}{near[0]}?" if near else f"known are {', '.join(known) or 'none'}"

@@ -141,7 +141,10 @@ def split_flags(command: str, given: Sequence[str]) -> tuple[list[str], list[str
         if not word.startswith("-"):
             words.append(word)
         elif name not in known:
-            raise UserError(f"{word} is not a flag of {command}: {suggest(name, [*known])}")
+            meant = f"{name.lstrip('-')}=" + (f"{waiting[0]}" if waiting and "=" not in waiting[0] else "VALUE")
+            is_key = (CONF / name.lstrip("-")).is_dir()
+            hint = f"overrides have no dashes: did you mean {meant}?" if is_key else suggest(name, [*known])
+            raise UserError(f"{word} is not a flag of {command}: {hint}")
         elif word in SWEEP_FLAGS:
             flags += [] if any(flag in SWEEP_FLAGS for flag in flags) else [word]
         elif known[name].nargs == 0:

@@ -23,6 +23,10 @@ def embedded_trace_path(name: str = "demo") -> Path:
 
 
 def trace_path(name: str) -> Path:
-    """A file of this name, else the embedded trace of this name."""
+    """A file of this name, else the embedded trace of this name. Raises: UserError for a plain word that is neither."""
     path = Path(name)
-    return embedded_trace_path(name) if not path.exists() and name in embedded_names() else path
+    if path.exists() or path.name != name or path.suffix:
+        return path
+    if name not in embedded_names():
+        raise UserError(f"{name} is no trace file, and of embedded traces there is {', '.join(embedded_names())}")
+    return embedded_trace_path(name)

@@ -143,6 +143,8 @@ def read(argv: list[str]) -> tuple[list[list[str]], Path | None]:
         bad = [word for word in words if not word.startswith(("policy=", "policy/", "policy.")) or "=" not in word]
         if not words or bad or not words[0].startswith("policy="):
             shown = " ".join(words)
+            if bad == words and words[0] in shipped():
+                raise UserError(f"bench: {shown!r} must be policy=NAME: did you mean policy={words[0]}?")
             raise UserError(f"bench: {shown!r} must be policy=NAME or policy=FILE, then overrides of that policy alone")
     return policies, Path(places[0]) if places else None
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sim.config import suggest
 from sim.docstrings import docstring
 from sim.terminal import next_commands
 from traces.errors import UserError
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> int:
 
     Raises: UserError for an unknown format, a malformed source or an OUT that cannot be written.
     """
+    if argv and not argv[0].startswith("-") and argv[0] not in importer_names():
+        raise UserError(f"{argv[0]} is not a format: {suggest(argv[0], importer_names())}")
     options = _parser().parse_args(argv)
     source, out = Path(options.source), Path(options.out)
     check_place(out)

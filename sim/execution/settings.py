@@ -63,7 +63,8 @@ class RealSettings:
                     given += f" with hidden_size={self.hidden_size}"
                 raise UserError(f"{given}: {num_bytes:.3g} bytes of weights are more than any machine holds")
         if self.device == "cuda" and self.link_bytes_per_s is not None:
-            raise UserError(f"link_bytes_per_s={self.link_bytes_per_s:g}: only device=cpu paces its link; use null")
+            given = f"link_bytes_per_s={self.link_bytes_per_s:g}"
+            raise UserError(f"{given}: only device=cpu paces its link: add link_bytes_per_s=null")
         if self.cuda_graphs and self.device != "cuda":
             raise UserError(f"cuda_graphs=true: device={self.device} has no CUDA graphs")
 

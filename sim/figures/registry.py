@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import sim.figures.drawings
+from sim.config import suggest
 from sim.figures.asked import Asked
 from sim.figures.drawing import DRAWINGS, MAP, RUNS, SYSTEMS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
@@ -143,4 +144,4 @@ def save(
 def check_name(name: str) -> None:
     """Raises: UserError for a figure that does not exist, naming those that do."""
     if name not in FIGURES:
-        raise UserError(f"figure={name} is not known: choose from {', '.join(FIGURES)}")
+        raise UserError(f"figure={name} is not known: {suggest(name, FIGURES)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from sim.config import suggest
 from sim.formatting import milliseconds, number, percent, size
 from sim.machine.parts import PARTS
 from traces.errors import UserError
@@ -361,7 +362,8 @@ def quantity_of(name: str) -> Quantity:
         return replace(known[f"{name}.mean"], name=name)
     quantity = known.get(name) or MEASURES.get(name)
     if quantity is None:
-        raise UserError(f"metric {name} is not known: those that can be compared are {', '.join(QUANTITIES)}")
+        longer = [one for one in (*QUANTITIES, *MEASURES) if one.startswith((f"{name}_", f"{name}."))]
+        raise UserError(f"metric {name} is not known: {suggest(longer[0] if longer else name, QUANTITIES)}")
     return quantity
 
 

@@ -79,8 +79,8 @@ def test_a_changed_content_is_found_by_its_hash(path):
 
 
 def test_a_missing_trace_is_named():
-    with pytest.raises(UserError, match="Trace file nowhere does not exist"):
-        main(["nowhere"])
+    with pytest.raises(UserError, match="Trace file nowhere.safetensors does not exist"):
+        main(["nowhere.safetensors"])
 
 
 def test_help_teaches_with_examples(capsys):

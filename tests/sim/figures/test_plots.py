@@ -234,7 +234,7 @@ def test_command_prints_and_writes(sweep: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["x", "figure=pie"], "figure=pie is not known: choose from capacity, hit_rates, attribution"),
+        (["x", "figure=pie"], "figure=pie is not known: known are capacity, hit_rates, attribution"),
         (["x", "columns=3"], "columns=3: 1 or 2 columns"),
         (["x", "steps=5-4"], "steps=5-4: must be a step, or the first and the last one"),
         (["x", "steps=all"], "steps=all: must be a step"),
