@@ -79,7 +79,7 @@ def test_a_changed_content_is_found_by_its_hash(path):
 
 
 def test_a_missing_trace_is_named():
-    with pytest.raises(UserError, match="Trace file nowhere.safetensors does not exist"):
+    with pytest.raises(UserError, match=r"Trace file nowhere\.safetensors does not exist"):
         main(["nowhere.safetensors"])
 
 
