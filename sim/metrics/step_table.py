@@ -34,6 +34,7 @@ from sim.metrics.registry import (
     TIER_RATES,
     TOKEN_TIME,
     TURN_TIMES,
+    Metric,
 )
 from sim.metrics.request_times import RequestTimes
 from sim.spill import Spill
@@ -69,6 +70,7 @@ class StepTable:
         self.pauses_ns = 0
         self.decode_parts_ns = np.zeros(len(PARTS), np.int64)  # times requests
         self.tiered = replay.spec.host is not None
+        self.tier_rates = tier_rates(replay)
         self.speculates = replay.schedule.speculate.tokens > 0
         self.drafts: dict[str, int] = {}  # sums over decode steps
         self.request_times = RequestTimes(replay.trace.num_requests)
@@ -168,8 +170,7 @@ class StepTable:
         result = identity(self.replay)
         for prefix, phases in PREFIXES.items():
             sums = self._sums(phases)
-            rates = (*RATES, *TIER_RATES) if self.tiered else RATES
-            result |= {f"{prefix}{rate.name}": rate.value(sums) for rate in rates}
+            result |= {f"{prefix}{rate.name}": rate.value(sums) for rate in (*RATES, *self.tier_rates)}
         return result | self._times() | self._totals() | self._speculation()
 
     def _speculation(self) -> Metrics:
@@ -240,6 +241,12 @@ def mass_shares(result: BlockResult) -> dict[str, NDArray[np.float64]]:
 def knows_gate_mass(replay: Replay) -> bool:
     """Whether the weight that was not executed as routed can be told."""
     return replay.trace.topk_weights is not None or replay.device.spec.has_scores
+
+
+def tier_rates(replay: Replay) -> tuple[Metric, ...]:
+    """What a replay knows of storage and host memory, which unified memory has no store in."""
+    host = replay.spec.host
+    return () if host is None else tuple(rate for rate in TIER_RATES if host.capacity or "host_hits" not in rate.above)
 
 
 def identity(replay: Replay) -> Metrics:

@@ -54,7 +54,13 @@ def test_systems_of_equal_parts_say_so():
         if len({*map(repr, made)}) == 1:
             assert other in (systems[one].decides_as or ""), (one, other)
             assert one in (systems[other].decides_as or ""), (one, other)
-    assert {name for name, system in systems.items() if system.decides_as} == {*STATIC, "deepspeed", "on_demand"}
+    assert {name for name, system in systems.items() if system.decides_as} == {
+        *STATIC,
+        "deepspeed",
+        "on_demand",
+        "lru",
+        "mlx_ssd",
+    }
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_the_list_names_every_system_and_rule_with_needs(capsys):
     assert (
         "belady_admit Belady's MIN with forced admission, over experts that the running step spares. [future]" in lines
     )
-    assert "lru Plain offloading with a least-recently-used cache." in lines
+    assert "lru Plain offloading with a least-recently-used cache. Decides as mlx_ssd, always." in lines
 
 
 def test_a_rule_is_explained_by_part_and_name(capsys):

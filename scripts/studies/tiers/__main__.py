@@ -1,0 +1,225 @@
+"""Prints published speeds over tiers of memory beside simulated ones: python -m scripts.studies.tiers [--out FOLDER]
+
+Writes tiers.md and tiers.csv to FOLDER (default docs/results). At most two points of a series calibrate as many figures
+of its machine; the others are predicted, and their errors printed whatever they are. Routing is drawn from the nearest
+shipped card (SYNTHETIC); sizes of models and what the files of the machines say are mostly ESTIMATED. A minute.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.assignment.cpu_only import CpuOnly
+from policies.base import Policy
+from scripts.command_line import parser_of, run
+from scripts.studies.tiers.series import SERIES, STORAGE, Point, Series
+from sim.assembly.catalogue import load_policy
+from sim.assembly.replay import DeviceSetup, assemble
+from sim.cards.synthesis import Wish, synthetic_trace
+from sim.config import RunConfig
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import load_hardware
+from sim.machine.host_store import HostConfig
+from sim.machine.machine import Machine
+from sim.machine.model import geometry
+from sim.machine.runtime import load_runtime
+from sim.metrics.step_table import StepTable
+from sim.paths import ROOT
+from sim.validation.published.corpus.sizes import bits_of, find_model, sized
+from traces.errors import UserError
+from traces.format.trace import Geometry, Trace
+from traces.whole_file import write_whole
+
+TOKENS, WARM = 320, 160
+"""Decode steps drawn, and how many of them fill the cache before time counts."""
+ROUNDS = 4
+SSD_CPU = "ssd_cpu"
+HEAD = ("series", "point", "measured", "simulated", "error_percent", "use", "hit_rate", "host_hit_rate", "source")
+
+
+@cache
+def trace_of(card: str, layers: int, experts: int, top_k: int) -> Trace:
+    """One request drawn from a card in the shape of a model."""
+    return synthetic_trace(Wish(card, 1, TOKENS, 0, layers, experts, top_k))
+
+
+def sizes_of(series: Series) -> Geometry:
+    """Sizes of a series' model; what its layers in GPU memory read is added to what every token reads."""
+    known = find_model(series.model)
+    bits = None if known is None else bits_of(series.quantisation, known)
+    if known is None or bits is None:
+        raise UserError(f"{series.name}: the sizes of {series.model} {series.quantisation} are not known")
+    sizes, layers = geometry(sized(known, bits)), series.host_layers
+    if layers is None:
+        return sizes
+    assert sizes.expert_bytes and sizes.attention_bytes and sizes.shared_bytes and sizes.other_bytes is not None
+    here = sum(sizes.expert_bytes[layers:]) * sizes.top_k + sum(sizes.attention_bytes[layers:])
+    return replace(
+        sizes,
+        num_layers=layers,
+        expert_bytes=sizes.expert_bytes[:layers],
+        attention_bytes=sizes.attention_bytes[:layers],
+        shared_bytes=sizes.shared_bytes[:layers],
+        other_bytes=sizes.other_bytes + here + sum(sizes.shared_bytes[layers:]),
+    )
+
+
+def policy_of(series: Series, point: Point) -> Policy:
+    """The policy of a series; without slots nothing is kept, and what computes on the CPU computes all of it there."""
+    if series.policy == SSD_CPU:
+        return replace(load_policy("lru"), name=SSD_CPU, assignment=CpuOnly(), residency="none")
+    policy = load_policy(series.policy)
+    if point.slots > 0:
+        return policy
+    if policy.prefetch.promotes:
+        policy = replace(load_policy("lru"), assignment=CpuOnly())
+    return replace(policy, residency="none")
+
+
+def machine_of(series: Series, values: dict[str, float]) -> Machine:
+    """The machine of a series with fitted figures."""
+    machine = Machine(load_hardware(series.hardware), load_runtime(series.runtime)).with_figures(series.figures)
+    factor = values.get(STORAGE)
+    if factor is not None and machine.hardware.storage_rates:
+        rates = [(*row[:2], row[2] * factor, row[3] * factor) for row in machine.hardware.storage_rates]
+        machine = machine.with_figures({"storage_rates": rates})
+    return machine.with_figures({name: value for name, value in values.items() if name != STORAGE})
+
+
+def replayed(series: Series, point: Point, values: dict[str, float]) -> dict[str, Any]:
+    """Seconds per token once the cache is warm, and both hit rates."""
+    sizes = sizes_of(series)
+    trace = trace_of(series.card, sizes.num_layers, sizes.num_experts, sizes.top_k)
+    slots = max(1, round(point.slots * sizes.num_experts))
+    host = HostConfig()
+    if point.host_share is not None:
+        host = HostConfig(bytes=int(point.host_share * sum(sizes.expert_bytes or ()) * sizes.num_experts))
+    setup = DeviceSetup(
+        policy_of(series, point),
+        machine_of(series, values),
+        CacheConfig(slots_per_layer=slots, start="warm"),
+        RunConfig(engine="compiled"),
+        host=host,
+    )
+    table = StepTable(assemble(trace, setup, sizes)).run()
+    columns, metrics = table.columns(), table.metrics()
+    seconds = float(columns["latency_ns"][WARM:].mean() / 1e9)
+    hits, demanded = (int(columns[name][WARM:].sum()) for name in ("hits", "demanded"))
+    return {"seconds": seconds, "hit_rate": hits / demanded, "host_hit_rate": metrics.get("host_hit_rate")}
+
+
+def fitted(series: Series, known: dict[str, float]) -> dict[str, float]:
+    """``known`` figures and those at which the calibrating points are as published, by Newton steps in costs: seconds,
+    and one over rates."""
+    if not series.fits:
+        return known
+    points = [point for point in series.points if point.calibrates]
+    wanted = np.array([1 / point.measured for point in points])
+    machine = machine_of(series, known)
+    costs = np.array([1.0 if name == STORAGE else _cost(name, machine.figure(name)) for name in series.fits])
+
+    def times(at: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = known | {name: _value(name, cost) for name, cost in zip(series.fits, at.tolist(), strict=True)}
+        return np.array([replayed(series, point, values)["seconds"] for point in points])
+
+    for _ in range(ROUNDS):
+        now = times(costs)
+        steps = np.diag(costs * 0.05)
+        slopes = np.stack([(times(costs + step) - now) / step.sum() for step in steps], axis=1)
+        costs = np.maximum(costs + np.linalg.lstsq(slopes, wanted - now, rcond=None)[0], costs * 0.05)
+    return known | {name: _value(name, cost) for name, cost in zip(series.fits, costs.tolist(), strict=True)}
+
+
+def _cost(name: str, value: float) -> float:
+    return value if name.endswith(("_s", "_per_layer")) and not name.endswith("_per_s") else 1 / value
+
+
+def _value(name: str, cost: float) -> float:
+    return cost if name.endswith(("_s", "_per_layer")) and not name.endswith("_per_s") else 1 / cost
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One row per point."""
+    found: dict[str, dict[str, float]] = {}
+    for series in SERIES:
+        values = found[series.name] = fitted(series, found.get(series.fitted_on, {}))
+        for point in series.points:
+            got = replayed(series, point, values)
+            simulated = 1 / got["seconds"]
+            yield {
+                "series": series.name,
+                "point": point.label,
+                "measured": point.measured,
+                "simulated": round(simulated, 3),
+                "error_percent": round(100 * (simulated / point.measured - 1), 1),
+                "use": "calibration" if point.calibrates else "predicted",
+                "hit_rate": round(got["hit_rate"], 3),
+                "host_hit_rate": None if got["host_hit_rate"] is None else round(got["host_hit_rate"], 3),
+                "source": series.source,
+                "figures": ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+            }
+
+
+def page(found: list[dict[str, Any]]) -> str:
+    """The table with what has to be known of it."""
+    errors = np.array([abs(row["error_percent"]) for row in found if row["use"] == "predicted"])
+    lines = [
+        "# Tiers: published speeds beside simulated ones",
+        "",
+        "Made by `python -m scripts.studies.tiers`. Simulated values are SIMULATED; figures that the calibrating",
+        "points decide are FITTED on them, the rest as the files of the machines say, mostly ESTIMATED. Routing is",
+        "SYNTHETIC, drawn from the nearest shipped card: hits are the card's, not the run's. Nobody measured the",
+        "published speeds again.",
+        "",
+        f"Predicted points: {len(errors)}, median error {np.median(errors):.1f} %, worst {errors.max():.1f} %.",
+        "",
+        "| series | point | tokens/s | simulated | error % | use | hits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        hits = row["hit_rate"] if row["host_hit_rate"] in (None, 0.0) else f"{row['host_hit_rate']} in host memory"
+        lines.append(
+            f"| {row['series']} | {row['point']} | {row['measured']} | {row['simulated']} | {row['error_percent']:+} | "
+            f"{row['use']} | {hits} |"
+        )
+    lines += ["", "## Series", ""]
+    for series in SERIES:
+        figures = next(row["figures"] for row in found if row["series"] == series.name)
+        origin = f"FITTED, beginning with those of {series.fitted_on}" if series.fitted_on else "FITTED"
+        lines.append(
+            f"- **{series.name}** ({series.source}): {series.model} {series.quantisation} on `{series.hardware}` with "
+            f"`{series.runtime}`, routing of card `{series.card}`; {origin}: {figures}."
+            + (f" Note: {series.said}." if series.said else "")
+        )
+    return "\n".join([*lines, ""])
+
+
+def main(argv: list[str]) -> None:
+    """Print the page, write both files."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results", help="folder of both files")
+    folder = parser.parse_args(argv).out
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out={folder}: must be a folder, and a file stands there")
+    found = list(rows())
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEAD, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_whole(folder / "tiers.csv", text.getvalue().encode())
+    write_whole(folder / "tiers.md", page(found).encode())
+    print(page(found))
+
+
+if __name__ == "__main__":
+    run(main)
