@@ -28,6 +28,11 @@ def build_wheel(source):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
+    return build_package(source)
+
+
+def build_package(source):
+    """The wheel of the project in a folder."""
     code = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
     built = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)
     return source / built.stdout.split()[-1]
@@ -89,3 +94,28 @@ def test_the_page_works_as_written_from_a_wheel(bin_folder, tmp_path):
     assert "mine" in (folder / "board" / "leaderboard.html").read_text()
     made = {path.name for path in folder.iterdir()} - {"__pycache__"}
     assert made == {"last_score.py", "close_enough.py", "mine.yaml", "outputs", "board"}
+
+
+@pytest.mark.slow
+def test_an_installed_package_offers_its_rule_by_the_name_of_the_page(bin_folder, tmp_path):
+    """A package of two files, built and installed beside the wheel."""
+    package = tmp_path / "package"
+    (package / "my_package").mkdir(parents=True)
+    (package / "my_package" / "__init__.py").write_text("")
+    (package / "my_package" / "last_score.py").write_text(blocks("python")[0])
+    (points,) = blocks("toml")
+    head = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n\n[project]\n'
+    (package / "pyproject.toml").write_text(f'{head}name = "my-package"\nversion = "1"\n\n{points}')
+    variables = without_source() | {"MOE_SIM_CACHE": str(tmp_path / "cache")}
+
+    def run(*words):
+        done = subprocess.run([bin_folder / words[0], *words[1:]], cwd=tmp_path, env=variables, capture_output=True,
+                              text=True, timeout=600)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("python", "-m", "pip", "install", "-q", "--no-deps", "--no-index", build_package(package))
+    assert "last_score  my_package.last_score:LastScore" in run("moe-sim", "policies")
+    assert "eviction=last_score" in run("moe-sim", "run", "policy=lru", "policy/eviction=last_score", *SMALL)
+    assert "two runs agree" in run("moe-sim", "check-policy", "my_package.last_score:LastScore", *SMALL[:1])
+    run("python", "-m", "pip", "uninstall", "-q", "-y", "my-package")
