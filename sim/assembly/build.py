@@ -246,8 +246,14 @@ def make_part(name: str, config: DictConfig) -> Any:
         raise UserError(f"{error} ({rule.__name__}, {about_field(rule, error)})") from error
 
 
+POLICY_KEYS = (*PARTS, "name", "residency", "write_back", "scope", "start", "runtime", "alpha")
+
+
 def make_policy(config: DictConfig) -> Policy:
-    """The policy of the ``policy`` group."""
+    """The policy of the ``policy`` group. Raises: UserError for a key that nobody reads, as a slip in a file is."""
+    for name in config:
+        if name not in POLICY_KEYS:
+            raise UserError(f"policy.{name!s} is not a key of a policy: {suggest(name, POLICY_KEYS)}")
     built = {name: make_part(name, config[name]) for name in PARTS if name in BASES or config.get(name) is not None}
     return Policy(
         name=str(config.name),

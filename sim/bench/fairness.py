@@ -35,9 +35,9 @@ def check_fair(policy: DictConfig, is_end: bool = False) -> None:
     Raises: UserError where it holds more than the budget, breaks the contract of `check-policy`, or is slower once the
     experts have other numbers, which are names: what it knows of them it has from the suite, and not from `fit`.
     """
-    if not is_end and policy.residency == "all":
-        raise UserError("policy.residency=all: every expert is more than the suite's budgets: must be cache or none")
     replay = build(TRIED_IN.config(policy))
+    if not is_end and replay.policy.residency == "all":
+        raise UserError("policy.residency=all: every expert is more than the suite's budgets: must be cache or none")
     if not own_parts(replay.policy):
         return
     for _ in check_policy(replay, BUDGET_S):

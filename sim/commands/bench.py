@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     announce_compilation()
     every = ALL in policies
     chosen = [[f"policy={name}"] for name in shipped()] if every else []
-    chosen += [one for one in policies if one not in (ALL, *chosen)]
+    chosen += [one for place, one in enumerate(policies) if one not in (ALL, *chosen, *policies[:place])]
     ends = [[f"policy={name}"] for name in ENDS]
     wanted = [*ends, *(one for one in chosen if one not in ends)]
     ready = [(words, composed(words)) for words in wanted]
@@ -140,6 +140,8 @@ def read(argv: list[str]) -> tuple[list[list[str]], Path | None]:
     for words in policies:
         if words == ALL:
             continue
+        if "," in words[0]:
+            raise UserError(f"bench: {words[0]}: one policy a word, as policy=lru policy=importance")
         bad = [word for word in words if not word.startswith(("policy=", "policy/", "policy.")) or "=" not in word]
         if not words or bad or not words[0].startswith("policy="):
             shown = " ".join(words)

@@ -149,6 +149,7 @@ def test_a_rule_that_peeks_is_refused(two_cells, tmp_path, capsys, monkeypatch):
         (["lru"], "'lru' must be policy=NAME or policy=FILE"),
         (["policy=lru hardware=s1_rtx3080ti"], "then overrides of that policy alone"),
         (["policy=lruu"], "policy=lruu is not known"),
+        (["policy=lru,dali"], "policy=lru,dali: one policy a word"),
         (["policy=lru", "out="], "at most one out=FOLDER"),
     ],
 )

@@ -94,6 +94,12 @@ def test_a_policy_file_names_rules_beside_itself(folder):
     assert policy_of(f"policy/eviction={place}/part.yaml").eviction.weight == 2.0
 
 
+def test_a_slip_in_a_policy_file_is_refused(tmp_path, capsys):
+    Path("slip.yaml").write_text(POLICY.format(rule="mru.py") + "residencyy: all\n")
+    assert main(["run", "policy=slip.yaml", "trace.path=t.safetensors"]) == 2
+    assert "policy.residencyy is not a key of a policy: did you mean residency?" in capsys.readouterr().err
+
+
 def test_sweeps_take_rules_beside_shipped_ones(tmp_path):
     write_trace(Path("t.safetensors"), random_trace(0))
     Path("other.py").write_text(MRU.format(name="Other"))
