@@ -16,6 +16,7 @@ from sim.report.comparison import HITS, Comparison
 from sim.results.table import bounds_of
 
 LOWEST = {"tpot_s.mean": "lowest time per output token", "itl_s.mean": "shortest decode steps"}
+BRACKETS = " (in brackets: 95 % intervals)"
 SHOWN_NAMES = 6
 """Runs that the last sentence names; of more it gives the number."""
 
@@ -35,14 +36,15 @@ def best_sentence(comparisons: Sequence[Comparison]) -> str:
     value = value_and_interval(best, first.metric)
     name, what = str(best["contender"]), LOWEST.get(first.metric, "highest hit rate")
     if len(first.runs) == 1:
-        return f"{name} was the only policy that was run {conditions(best)}: {value}.{price(best)}"
-    sentence = f"{name} has the {what} {conditions(best)}: {value}."
+        return f"{name} was the only policy that was run {conditions(best)}: {value}{BRACKETS}.{price(best)}"
+    sentence = f"{name} has the {what}: {value}{BRACKETS}. This is {conditions(best)}."
     if first.rivals.empty:
         return f"{sentence} No other policy replayed requests in common with it.{price(best)}"
     rival = first.rivals.iloc[0]
     other = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
     rank = f"the next best of {len(first.runs) - 1} others" if len(first.runs) > 2 else "the only other policy"
-    sentence += f" That is {lead(rival, timed)} than {other}, {rank}.{price(best)}"
+    takes = "It takes" if timed else "It has"
+    sentence += f" {takes} {lead(rival, timed)} than {other}, {rank}.{price(best)}"
     if len(comparisons) > 1:
         wins = sum(str(other.best["contender"]) == name for other in comparisons)
         sentence += (
@@ -77,7 +79,7 @@ def conditions(run: Any) -> str:
     batch = int(run["batch_size"])
     requests = "one request at a time" if batch == 1 else f"{batch} requests at a time"
     where = ", ".join(filter(None, [str(run["setup"]), on_runtime(run), f"workload {run['workload']}", requests]))
-    return f"where {100 * run['capacity']:.3g} % of the experts fit ({where})"
+    return f"where {100 * run['capacity']:.3g} % of the experts fit in GPU memory ({where})"
 
 
 def on_runtime(run: Any) -> str:

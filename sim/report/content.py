@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -227,10 +228,23 @@ def _sentences(table: pd.DataFrame, column: str) -> tuple[str, ...]:
 def _warnings(table: pd.DataFrame) -> list[str]:
     """What makes runs fragile, each sentence once, with the runs it is said of."""
     runs_of: dict[str, list[str]] = {}
+    numbers_of: dict[str, list[str]] = {}
     for _, run in table.iterrows():
         for sentence in run["warnings"]:
-            runs_of.setdefault(str(sentence), []).append(f"{run['name']} at {100 * run['capacity']:.3g} %")
-    return [f"{sentence} ({_which(names, len(table))})" for sentence, names in runs_of.items()]
+            shape = FIRST_NUMBER.sub("{}", str(sentence), count=1)
+            runs_of.setdefault(shape, []).append(f"{run['name']} at {100 * run['capacity']:.3g} %")
+            numbers_of.setdefault(shape, []).extend(FIRST_NUMBER.findall(str(sentence))[:1])
+    said = {shape: shape.replace("{}", _range(numbers_of[shape]), 1) for shape in runs_of}
+    return [f"{said[shape]} ({_which(list(dict.fromkeys(names)), len(table))})" for shape, names in runs_of.items()]
+
+
+FIRST_NUMBER = re.compile(r"(?<![\w.=])\d+(?:\.\d+)?(?![\w.])")
+"""A number that stands alone: sentences that differ in the first one are said once, with its range."""
+
+
+def _range(numbers: Sequence[str]) -> str:
+    low, high = (choose(numbers, key=float) if numbers else "" for choose in (min, max))
+    return low if low == high else f"{low} to {high}"
 
 
 def _which(names: Sequence[str], count: int) -> str:

@@ -58,6 +58,14 @@ if (section) {
 
   const picture = section.querySelector(".chart svg");
   const tip = section.querySelector(".chart output");
+  const key = section.querySelector(".chart .key");
+  const WAYS = [
+    { words: "solid, filled", dashes: "none", filled: true },
+    { words: "dashed, hollow", dashes: "7 3", filled: false },
+    { words: "dotted, filled", dashes: "2 3", filled: true },
+    { words: "dash-dotted, hollow", dashes: "7 3 2 3", filled: false },
+    { words: "short dashes, filled", dashes: "4 2", filled: true },
+  ];
   const make = (name, attributes, text) => {
     const element = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, one] of Object.entries(attributes)) element.setAttribute(key, one);
@@ -101,22 +109,29 @@ if (section) {
       make("line", { x1: edge.left, x2: width - edge.right, y1: upward(y), y2: upward(y), class: "rule" });
       make("text", { x: edge.left - 6, y: upward(y) + 4, "text-anchor": "end" }, String(Number(y.toPrecision(6))));
     }
-    for (const x of new Set(inner)) {
+    let last = -Infinity;
+    for (const x of [...new Set(inner)].sort((one, other) => one - other)) {
+      if (across(x) - last < 44) continue; // a number would stand on the one before
+      last = across(x);
       make("text", { x: across(x), y: height - edge.bottom + 16, "text-anchor": "middle" }, `${x}`);
     }
     const middle = (edge.left + width - edge.right) / 2;
     make("text", { x: middle, y: height - 6, "text-anchor": "middle" }, "Cache capacity (% of all experts)");
+    const places = [...new Set(points.map((point) => point.row.dataset.place))].sort();
+    key.textContent = places.map((place, index) => `${WAYS[Math.min(index, WAYS.length - 1)].words}: ${place}`).join("; ");
+    key.hidden = places.length < 2;
     const lines = new Map();
     for (const point of points) {
-      const key = `${point.row.dataset.policy}\n${point.row.dataset.place}`;
-      lines.set(key, [...(lines.get(key) ?? []), point]);
+      const name = `${point.row.dataset.policy}\n${point.row.dataset.place}`;
+      lines.set(name, [...(lines.get(name) ?? []), point]);
     }
     for (const line of lines.values()) {
       line.sort((one, other) => one.x - other.x);
       const { policy, place } = line[0].row.dataset;
+      const way = WAYS[Math.min(places.indexOf(place), WAYS.length - 1)];
       const color = boxes.find((box) => box.value === policy).dataset.color;
       const path = line.filter((point) => !idle(point)).map((point) => `${across(point.x)},${upward(point.y)}`).join(" ");
-      make("polyline", { points: path, fill: "none", stroke: color, "stroke-width": 2 });
+      make("polyline", { points: path, fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": way.dashes });
       for (const point of line) {
         const at = { x: idle(point) ? width - edge.right - 8 : across(point.x), y: upward(point.y) };
         if (idle(point)) {
@@ -124,7 +139,7 @@ if (section) {
           make("line", { ...ends, stroke: color, "stroke-dasharray": "6 4" });
         }
         make("line", { x1: at.x, x2: at.x, y1: upward(point.low), y2: upward(point.high), stroke: color });
-        const dot = make("circle", { cx: at.x, cy: at.y, r: 5, fill: color, tabindex: 0 });
+        const dot = make("circle", { cx: at.x, cy: at.y, r: 5, fill: way.filled ? color : "#fff", stroke: color, "stroke-width": 2, tabindex: 0 });
         const interval = point.cell.querySelector("small")?.textContent ?? "";
         const number = point.cell.firstChild.textContent;
         const say = () => {

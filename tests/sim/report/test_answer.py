@@ -10,6 +10,7 @@ from sim.figures.measures import add_measures
 from sim.figures.run_settings import add_settings
 from sim.report.answer import answer
 from sim.report.comparison import Comparison, compare_all, is_bound
+from sim.report.content import _warnings
 from sim.report.rows import BEST, BOUND, EQUAL, rows
 from sim.results.table import collect
 from tests.support.tables import run, study_of
@@ -32,10 +33,10 @@ def test_the_best_its_lead_and_its_price():
     one = compared(pair("lru", 2.0, 1.6, 2.5, 0.001), **{"decode.lost_gate_mass": 0.163})
     first, _, third = answer([one])
     assert first == (
-        "importance has the lowest time per output token where 25 % of the experts fit (s1, workload demo, one request "
-        "at a time): 20.00 ms [18.00, 22.00], 50 tokens/s. That is 50.0 % [37.5, 60.0] less than lru, the only other "
-        "policy. The price: 16.3 % of the gate mass of decode steps is not executed as routed, a proxy for lost "
-        "quality."
+        "importance has the lowest time per output token: 20.00 ms [18.00, 22.00], 50 tokens/s (in brackets: 95 % "
+        "intervals). This is where 25 % of the experts fit in GPU memory (s1, workload demo, one request at a time). It "
+        "takes 50.0 % [37.5, 60.0] less than lru, the only other policy. The price: 16.3 % of the gate mass of decode "
+        "steps is not executed as routed, a proxy for lost quality."
     )
     assert third.startswith("Its lead over the other policy is more than chance")
     layered, *_ = answer([compared(layers=6, model_layers=27)])
@@ -98,3 +99,17 @@ def test_every_run_is_a_row_with_its_mark(table):
     tpot = table.set_index("series")["tpot_s.mean"]
     assert any(best.cells[1].sort == pytest.approx(1e3 * value) for value in tpot)
     assert best.cells[1].interval.startswith("[")
+
+
+def test_warnings_that_differ_in_a_number_are_one_with_its_range():
+    shares = (
+        "fragile: 4.2% of decode layer steps",
+        "fragile: 100.0% of decode layer steps",
+        "only 4 slots below top_k=6",
+    )
+    table = study_of(*(run(f"p{place}", warnings=(one,)) for place, one in enumerate((*shares, "no number"))))
+    assert _warnings(table) == [
+        "fragile: 4.2 to 100.0% of decode layer steps (p0 at 25 %; p1 at 25 %)",
+        "only 4 slots below top_k=6 (p2 at 25 %)",
+        "no number (p3 at 25 %)",
+    ]
