@@ -34,8 +34,8 @@ def test_the_best_its_lead_and_its_price():
     first, _, third = answer([one])
     assert first == (
         "importance has the lowest time per output token: 20.00 ms [18.00, 22.00], 50 tokens/s (in brackets: 95 % "
-        "intervals). This is where 25 % of the experts fit in GPU memory (s1, workload demo, one request at a time). It "
-        "takes 50.0 % [37.5, 60.0] less than lru, the only other policy. The price: 16.3 % of the gate mass of decode "
+        "intervals). This is where 25 % of the experts fit in GPU memory (s1, workload demo, one request at a time). "
+        "It takes 50.0 % [37.5, 60.0] less than lru, the only other policy. The price: 16.3 % of the gate mass of decode "
         "steps is not executed as routed, a proxy for lost quality."
     )
     assert third.startswith("Its lead over the other policy is more than chance")
@@ -102,14 +102,10 @@ def test_every_run_is_a_row_with_its_mark(table):
 
 
 def test_warnings_that_differ_in_a_number_are_one_with_its_range():
-    shares = (
-        "fragile: 4.2% of decode layer steps",
-        "fragile: 100.0% of decode layer steps",
-        "only 4 slots below top_k=6",
-    )
-    table = study_of(*(run(f"p{place}", warnings=(one,)) for place, one in enumerate((*shares, "no number"))))
+    said = ("fragile: 4.2% of layer steps", "fragile: 100.0% of layer steps", "only 4 slots below top_k=6", "no number")
+    table = study_of(*(run(f"p{place}", warnings=(one,)) for place, one in enumerate(said)))
     assert _warnings(table) == [
-        "fragile: 4.2 to 100.0% of decode layer steps (p0 at 25 %; p1 at 25 %)",
+        "fragile: 4.2 to 100.0% of layer steps (p0 at 25 %; p1 at 25 %)",
         "only 4 slots below top_k=6 (p2 at 25 %)",
         "no number (p3 at 25 %)",
     ]

@@ -180,6 +180,12 @@ def test_headings_sort_within_groups_and_words_filter(browser, page):
 def test_a_reader_chooses_policies_and_a_capacity_and_sees_intervals(browser, page):
     tab, complaints = opened(browser, page, 1400)
     assert tab.locator(".chart circle").count() == tab.evaluate(f"{SHOWN}.length") == 7
+    reached = (  # intervals of other policies that cross a point do not catch the pointer
+        "Array.from(document.querySelectorAll('.chart circle')).every((dot) => { dot.scrollIntoView({block: 'center'}); "
+        "const at = dot.getBoundingClientRect(); return document.elementFromPoint(at.x + at.width / 2, "
+        "at.y + at.height / 2).tagName === 'circle'; })"
+    )
+    assert tab.evaluate(reached)
     tab.locator(".policies input[value=belady]").uncheck()
     assert tab.locator(".chart circle").count() == tab.evaluate(f"{SHOWN}.length") == 5
     tab.locator("select.capacity").select_option(index=1)
