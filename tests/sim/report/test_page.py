@@ -181,7 +181,7 @@ def test_a_reader_chooses_policies_and_a_capacity_and_sees_intervals(browser, pa
     tab, complaints = opened(browser, page, 1400)
     assert tab.locator(".chart circle").count() == tab.evaluate(f"{SHOWN}.length") == 7
     reached = (  # intervals of other policies that cross a point do not catch the pointer
-        "Array.from(document.querySelectorAll('.chart circle')).every((dot) => { dot.scrollIntoView({block: 'center'}); "
+        "Array.from(document.querySelectorAll('.chart circle')).every((dot) => { dot.scrollIntoView(); "
         "const at = dot.getBoundingClientRect(); return document.elementFromPoint(at.x + at.width / 2, "
         "at.y + at.height / 2).tagName === 'circle'; })"
     )
