@@ -110,7 +110,9 @@ def read(argv: list[str]) -> dict[str, str]:
     words: dict[str, str] = {}
     for word in argv:
         name, equals, value = word.partition("=")
-        if not equals or not value or name not in KNOWN:
+        if name in KNOWN and not value.strip():
+            raise UserError(f"forecast: {name}= is empty: must be {KNOWN[name]}")
+        if not equals or name not in KNOWN:
             listed = ", ".join(f"{known}={shown}" for known, shown in KNOWN.items())
             raise UserError(f"forecast: {word} is not known: the arguments are {listed}")
         if name in words:

@@ -133,11 +133,17 @@ def of_parts(words: str) -> ForecastMachine:
     pieces = [piece.strip() for piece in re.split(r"[,+;]", words) if piece.strip()]
     cells = dict.fromkeys(MACHINE_COLUMNS, "") | {"machine_id": words, "gpu_count": "1", "source": "hardware="}
     for piece in pieces:
-        column, text = _column(piece, words)
-        cells[column] = f"{cells[column]} {text}".strip()
+        for column, text in _columns(piece, words).items():
+            if cells[column] and column in ("gpu", "cpu"):
+                raise UserError(
+                    f"hardware={words}: names two of {column.upper()}: a forecast is of one GPU and one CPU"
+                )
+            cells[column] = f"{cells[column]} {text}".strip()
     if not cells["gpu"] and not cells["cpu"]:
         raise UserError(f"hardware={words}: no GPU or CPU of parts.csv is named: {HOW}")
     rates = rates_of(StatedMachine(**cells))
+    if rates.gpu_count != 1:
+        raise UserError(f"hardware={words}: several GPUs: a forecast is of one")
     if rates.unified and rates.ram_bytes is None and rates.gpu is not None and rates.gpu.memory_gb:
         rates = replace(rates, ram_bytes=rates.gpu.memory_gb * 1e9)
     if rates.unified and rates.ram_bytes is None:
@@ -151,34 +157,41 @@ HOW = (
 )
 
 
-def _column(piece: str, words: str) -> tuple[str, str]:
-    """Column of `machines.csv` that a piece of the words belongs to, and what stands in it."""
-    memory = re.search(rf"({NUMBER}) ?(?:gi?b) (?:of )?(?:ram|memory|ddr\d|unified)", piece, re.I)
-    rate = re.search(rf"({NUMBER}) ?gb/s", piece, re.I)
-    if rate and re.search(_STORAGE, piece, re.I):
-        return "storage_gb_s", rate[1]
-    if rate and re.search(r"link|pcie", piece, re.I):
-        return "link", piece
-    if rate and re.search(r"ram|ddr|dram", piece, re.I):
-        return "ram_bandwidth_gb_s", rate[1]
-    if memory:
-        return "ram_gb", memory[1]
-    if find(piece, ("gpu", "unified"), shipped_parts()):
-        return "gpu", piece
-    if find(piece, ("cpu",), shipped_parts()):
-        return "cpu", piece
-    if re.search(r"ddr\d", piece, re.I):
-        return "ram_type", _channels_first(piece)
-    if re.search(r"pcie", piece, re.I):
-        return "link", piece
+def _columns(piece: str, words: str) -> dict[str, str]:
+    """Columns of `machines.csv` that a piece of the words fills. Raises: UserError where it says nothing known."""
+    memory = re.search(rf"{_ALONE}({NUMBER}) ?gi?b\b(?!/s)(?=$|.*(?:ram|memory|ddr\d|unified))", piece, re.I)
+    rate = re.search(rf"{_ALONE}({NUMBER}) ?gb/s", piece, re.I)
     cores = re.fullmatch(r"(\d{1,4}) ?cores", piece, re.I)
-    if cores:
-        return "cpu_cores", cores[1]
-    raise UserError(f"hardware={words}: {piece!r} is not known: {HOW}")
+    found: dict[str, str] = {}
+    if rate and re.search(_STORAGE, piece, re.I):
+        found = {"storage_gb_s": rate[1]}
+    elif rate and re.search(r"link|pcie", piece, re.I):
+        found = {"link": piece}
+    elif rate and re.search(r"ram|ddr|dram|memory", piece, re.I):
+        found = {"ram_bandwidth_gb_s": rate[1]}
+    elif find(piece, ("gpu", "unified"), shipped_parts()):
+        found = {"gpu": piece}
+    elif find(piece, ("cpu",), shipped_parts()):
+        found = {"cpu": piece}
+    elif re.search(r"pcie", piece, re.I):
+        found = {"link": piece}
+    elif cores:
+        found = {"cpu_cores": cores[1]}
+    else:
+        if memory:
+            found["ram_gb"] = memory[1]
+        if re.search(r"ddr\d", piece, re.I):
+            found["ram_type"] = re.sub(r"(\d{1,2})[ -]?channels?", r"\1ch", piece, flags=re.I)
+    numbers = [found[name] for name in ("storage_gb_s", "ram_bandwidth_gb_s", "ram_gb", "cpu_cores") if name in found]
+    if not found or any(not 0 < float(number.replace(",", "")) <= LARGEST for number in numbers):
+        raise UserError(f"hardware={words}: {piece!r} is not known: {HOW}")
+    return found
 
 
-def _channels_first(piece: str) -> str:
-    return re.sub(r"(\d{1,2})[ -]?channels?", r"\1ch", piece, flags=re.I)
+_ALONE = r"(?<![\w.,-])"
+"""Before a number: nothing that would make it part of another one."""
+LARGEST = 1e6
+"""GB, GB/s or cores of a machine; what is above is a slip of the pen."""
 
 
 def _how(rates: Rates) -> list[str]:

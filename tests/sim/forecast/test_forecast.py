@@ -174,6 +174,8 @@ def test_the_first_token_waits_for_copies_of_the_experts_in_host_memory() -> Non
         ("RTX 4070 12GB + i7-8700 + 32 GB ddr4", (504e9, 2 * 8 * 2666e6, 12 * 2**30, 32e9)),
         ("RTX 3090, 80 GB/s RAM, 128 GB memory", (936e9, 80e9, 24 * 2**30, 128e9)),
         ("i7-8700, 16 GB RAM", (None, 2 * 8 * 2666e6, None, 16e9)),
+        ("RTX 4060 Ti 8GB, 64GB 2ch DDR5-6000", (288e9, 2 * 8 * 6000e6, 8 * 2**30, 64e9)),
+        ("rtx 3060, ryzen 5 5600, 32 GB", (360e9, 2 * 8 * 3200e6, 12 * 2**30, 32e9)),
     ],
 )
 def test_machines_of_named_parts(words: str, expected: tuple[float | None, ...]) -> None:
@@ -201,6 +203,11 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
             ["model=gpt_oss_20b", "hardware=my old laptop"],
             "hardware=my old laptop: 'my old laptop' is not known: name a",
         ),
+        (["model=gpt_oss_20b", "hardware=2x RTX 3090, i7-8700"], "several GPUs: a forecast is of one"),
+        (["model=gpt_oss_20b", "hardware=RTX 4090, RTX 3090"], "names two of GPU"),
+        (["model=gpt_oss_20b", "hardware=RTX 4090, -5 GB RAM"], "'-5 GB RAM' is not known"),
+        (["model=gpt_oss_20b", "hardware=RTX 4090, 0 GB RAM"], "'0 GB RAM' is not known"),
+        (["model=gpt_oss_20b", "hardware=RTX 4090, 1e9 GB/s ssd"], "'1e9 GB/s ssd' is not known"),
         (["model=gpt_oss_20b", "hardware=64 GB RAM"], "no GPU or CPU of parts.csv is named"),
         (["model=gpt_oss_20b", "hardware=M4 Max"], "say how much memory it has"),
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "context=-1"], "context=-1: must be a whole number from 0"),
