@@ -184,6 +184,23 @@ def check_body(cls: type, name: str, function: FunctionType) -> None:
                 f"{where} reads {text}: two runs would differ; draw with policies.hashing.uniform(state.seed, "
                 "state.now, ...)"
             )
+        if _is_whole_power(node):
+            raise UserError(
+                f"{where} computes {ast.unparse(node)}: compiled, a power of a whole number wraps around at 64 bits, "
+                f"which a trial need not reach; write {ast.unparse(node).replace(' **', '.0 **', 1)}"
+            )
+
+
+def _is_whole_power(node: ast.AST) -> bool:
+    """Whether an expression raises a whole number that is written out to a power that is not, as `2 ** state.now`."""
+    return (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Pow)
+        and isinstance(node.left, ast.Constant)
+        and type(node.left.value) is int
+        and abs(node.left.value) > 1
+        and not isinstance(node.right, ast.Constant)
+    )
 
 
 def _nodes(function: FunctionType) -> Iterator[tuple[ast.AST, int]]:

@@ -100,6 +100,7 @@ def tried(part, file="bad.py", **knobs):
 FAULTS = [
     ("touch", "memory[3] = 1.0", r"memory\[3\] is outside of its 0 cells: return as many as it needs from memory_size"),
     ("touch", "memory[-1] = 1.0", "a negative index"),
+    ("touch", "state.priority[state.layer, 0] = 2**state.now", r"computes 2 .* write 2\.0 .. state.now"),
     ("touch", "state.priority[state.layer, 0.5] = 1.0", "an index is a whole number"),
     ("touch", "state.priority[state.layer, state.num_experts] = 1.0", "outside of its shape"),
     ("touch", "state.priority[state.layer, 0] = np.nan", "writes nan to state.priority: must be a finite number"),
