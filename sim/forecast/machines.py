@@ -110,11 +110,17 @@ def measured(file: Hardware, figure: str) -> bool:
 def _how_of_file(file: Hardware, words: str) -> list[str]:
     """How the figures of a file that count most are known."""
     shown = {"RAM": "cpu_memory_bytes_per_s", "GPU": "gpu_memory_bytes_per_s", "link": "link_bytes_per_s"}
-    labels = {name: file.sources.get(figure, "not stated").split(":")[0] for name, figure in shown.items()}
+    labels = {name: _label(file.sources.get(figure, "not stated")) for name, figure in shown.items()}
     if file.gpu_memory_bytes < NO_GPU_BYTES:
         labels = {"RAM": labels["RAM"], "GPU": "none"}
     noisy = " (NOT QUIET)" if any("NOT QUIET" in source for source in file.sources.values()) else ""
     return [f"hardware file {words}: " + ", ".join(f"{name} {label}" for name, label in labels.items()) + noisy]
+
+
+def _label(source: str) -> str:
+    """How a figure is known, and when it was measured."""
+    label, day = source.split(":")[0], re.search(r"\d{4}-\d\d-\d\d", source)
+    return f"{label} on {day[0]}" if day and label == "MEASURED" else label
 
 
 def _cpu_by_words(told: str) -> Part | None:

@@ -12,6 +12,8 @@ from sim.validation.published.corpus.tables import Corpus, number_of, read_corpu
 
 ROWS = "rows.csv"
 SHOWN = 3
+MOST_CHARACTERS = 40
+"""Of an author's words for the placement."""
 OTHER_KIND, OTHER_RUNTIME, OTHER_MODEL = 4.0, 2.0, 0.7
 """How far apart rows are that differ in that; rates count by their logarithms."""
 
@@ -60,6 +62,7 @@ def _distance(setting: Setting, cells: dict[str, str], rates: Rates) -> float:
 def _nearest(cells: dict[str, str], corpus: Corpus) -> Nearest:
     row = next(row for row in corpus.rows if row.row_id == cells["row"])
     gpu = corpus.machines[row.machine_id].gpu or corpus.machines[row.machine_id].cpu or row.machine_id
-    value = row.placement_value or row.flags
-    what = f"{row.model} {row.quantisation}, {gpu.split('(')[0].strip()}, {row.runtime}, {value}"
+    value = " ".join((row.placement_value or row.flags).split())[:MOST_CHARACTERS]
+    machine = f"{gpu.split('(')[0].strip()}, {row.runtime}"
+    what = f"{row.model} {row.quantisation}; {machine}; {cells['placement']} ({value})"
     return Nearest(row.row_id, what, float(cells["measured"]), number_of(cells["without_a_row"]), row.source)

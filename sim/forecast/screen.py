@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from sim.forecast.routing import Routing
 WIDTH = 110
 SHOWN = 3
 REFUSED = 6
+CHANGE = 22
+"""Characters of the names of what would help."""
 _WAITS = {
     "GPU memory": "reading weights from GPU memory",
     "software": "launches and host code",
@@ -58,15 +61,15 @@ def _lines(found: Answer) -> Iterator[str]:
     for number, one in enumerate(found.rated[:SHOWN], 1):
         yield from _plan(str(number), one, with_flags=number > 1)
     if found.on_paper is not None and found.on_paper not in found.rated[:SHOWN]:
-        yield from _plan("?", found.on_paper, with_flags=True)
+        yield from _plan("*", found.on_paper, with_flags=True)
     yield ""
     yield "what would help, each alone, with the best plan then"
     for change in found.changes:
         if change.tokens_per_s is None or change.ratio is None:
-            yield from _row(change.what, change.why_not, 22)
+            yield from _row(change.what, change.why_not, CHANGE)
         else:
             yield from _row(
-                change.what, f"{rate(change.tokens_per_s)} tokens/s, x{change.ratio:.2f}: {change.plan}", 20
+                change.what, f"{rate(change.tokens_per_s)} tokens/s, x{change.ratio:.2f}: {change.plan}", CHANGE
             )
     yield ""
     yield "what this rests on"
@@ -103,13 +106,18 @@ def gb(size: float) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
+def gib(size: float) -> str:
+    """Bytes of a GPU's memory, in the binary units that its maker calls GB."""
+    return f"{size / 2**30:.1f} GiB"
+
+
 def _memory(found: Answer) -> str:
     plan, ask = found.best.plan, found.ask
     parts = []
     if plan.gpu_bytes:
         parts.append(
-            f"{gb(plan.gpu_bytes)} of the GPU's {gb(ask.machine.gpu_bytes)}, K and V of {ask.context:,} tokens "
-            f"{gb(ask.kv_bytes)} and workspace {gb(ask.workspace_bytes)} in it"
+            f"{gib(plan.gpu_bytes)} of the GPU's {gib(ask.machine.gpu_bytes)}, with K and V of context={ask.context} "
+            f"({gib(ask.kv_bytes)}) and workspace ({gib(ask.workspace_bytes)})"
         )
     if plan.host_bytes:
         ram = ask.machine.rates.ram_bytes
@@ -148,7 +156,7 @@ def _routing(routing: Routing | None, found: Answer) -> str:
     if found.best.plan.hit_rate is not None and routing is not None:
         return f"{100 * found.best.plan.hit_rate:.0f} % hits, {routing.said()}"
     if routing is not None and any(one.plan.hit_rate is not None for one in found.rated):
-        return f"of caches only, not of the first plan: {routing.said()}"
+        return f"only plans with * rest on it: {routing.said()}"
     return "none needed: where the experts are does not depend on the text"
 
 
@@ -157,7 +165,9 @@ def _row(name: str, text: str, width: int = 13) -> Iterator[str]:
 
 
 def _wrapped(text: str, indent: str, more: int) -> Iterator[str]:
-    yield from textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent + " " * more, break_long_words=False,
+    kept = re.sub(r"(?<=\d) (?=%|GB|GiB|s\b)", "\u00a0", text)  # a number stays with its unit
+    for line in textwrap.wrap(
+        kept, WIDTH, initial_indent=indent, subsequent_indent=indent + " " * more, break_long_words=False,
         break_on_hyphens=False,
-    )  # fmt: skip
+    ):  # fmt: skip
+        yield line.replace("\u00a0", " ")
