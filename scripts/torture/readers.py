@@ -129,6 +129,7 @@ def readers() -> dict[str, Reader]:
         Reader(
             "corpus", stated_files.corpus, {"corpus.csv": TEXT, "machines.csv": TEXT}, stated_files.read_published, 0.5
         ),
+        Reader("kernel wheel", stated_files.wheel, {"a.whl": BINARY}, stated_files.read_a_wheel, 0.2),
         Reader("measured row", stated_files.own_row, {"row.yaml": TEXT}, stated_files.read_own_row, 0.3),
         Reader("measured rows", stated_files.own_rows, {"rows.csv": TEXT}, stated_files.read_own_rows, 0.3),
         Reader("card", inputs.yaml("card/gpt_oss_20b"), {"a.yaml": TEXT}, stated_files.read_a_card, 0.3),

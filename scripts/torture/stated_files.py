@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,33 @@ def read_published(folder: Path) -> None:
     settings, _ = settings_of(read_corpus(folder))
     times = seconds(problem_of(settings), prior()[0])
     assert ((times > 0) & np.isfinite(times)).all()
+
+
+def wheel(folder: Path) -> None:
+    """Two kernels of one GPU, as in the wheel of aiconfigurator-core."""
+    import pandas as pd
+
+    row = {"kernel_source": "fused", "moe_dtype": "bfloat16", "num_tokens": 1, "hidden_size": 2048, "inter_size": 768}
+    row |= {"topk": 8, "num_experts": 128, "moe_tp_size": 1, "moe_ep_size": 1, "distribution": "balanced"}
+    table = io.BytesIO()
+    pd.DataFrame([row | {"latency": 0.06}, row | {"num_tokens": 64, "latency": 0.3}]).to_parquet(table)
+    with zipfile.ZipFile(folder / "a.whl", "w") as made:
+        made.writestr(
+            "aiconfigurator_core/systems/a100_sxm.yaml", "gpu: {mem_bw: 2.0e+12, bfloat16_tc_flops: 3.0e+14}\n"
+        )
+        made.writestr("aiconfigurator_core/systems/data/a100_sxm/moe/vllm/0.14.0/moe_perf.parquet", table.getvalue())
+
+
+def read_a_wheel(folder: Path) -> None:
+    """Every kernel that is taken has a time that is finite and above zero."""
+    import numpy as np
+
+    from sim.validation.published.aiconfigurator.predict import kernel_s
+    from sim.validation.published.aiconfigurator.wheel import read_wheel
+
+    for kernels in read_wheel(folder / "a.whl"):
+        times = kernel_s(kernels)
+        assert ((times > 0) & np.isfinite(times)).all()
 
 
 def own_row(folder: Path) -> None:
