@@ -79,6 +79,7 @@ def _main(argv: list[str]) -> int:
 
         return _refuse(f"{name} is not a command; {suggest(name, command_names())}")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of ending as a traceback or exit code 1
+    os.environ["MPLBACKEND"] = "agg"  # figures go into files, whatever a notebook or a desktop has set
     try:
         with _noted_interrupts() as interrupted:
             return _run(name, rest, interrupted)

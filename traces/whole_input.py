@@ -32,6 +32,16 @@ def read_bounded(path: Path, most_bytes: int, what: str) -> bytes:
     return data
 
 
+def read_text(path: Path, most_bytes: int, what: str) -> str:
+    """The UTF-8 text in a file. Raises: UserError as `read_bounded`, and where it is no such text."""
+    data = read_bounded(path, most_bytes, what)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start} is {data[error.start]:#04x}"
+        raise UserError(f"{what} {path} is not UTF-8 text: {byte}") from None
+
+
 def parse_json(data: bytes, what: str, most_values: int = MOST_JSON_VALUES) -> Any:
     """The value that JSON text holds.
 

@@ -16,6 +16,7 @@ of it; exit code 1 if there was a defect. What needs no drawing (bad command lin
 
 from __future__ import annotations
 
+import random
 import tempfile
 import time
 from argparse import Namespace
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scripts.command_line import parser_of, run
-from scripts.torture.configuration import integer_cases, shape_cases, try_cases
+from scripts.torture.configuration import integer_cases, product_cases, shape_cases, try_cases
 from scripts.torture.faults import faults as all_faults
 from scripts.torture.files import corrupt_case, read_case, torture
 from scripts.torture.hydra_settings import hydra_cases
@@ -87,7 +88,9 @@ def special(options: Namespace) -> Iterator[Tally]:
 
 def integers(options: Namespace) -> Iterator[Tally]:
     cases = [*integer_cases(plain=options.short)]
-    yield try_cases("integers at the edges", cases, 24 if options.short else None, options.seed)
+    yield try_cases("numbers at the edges", cases, 24 if options.short else None, options.seed)
+    pairs = [*product_cases(24 if options.short else 2000, random.Random(f"{options.seed} pairs"))]
+    yield try_cases("two numbers far off at once", pairs, None, options.seed)
 
 
 def shapes(options: Namespace) -> Iterator[Tally]:

@@ -44,7 +44,9 @@ from sim.run.execute import execute
 from traces.errors import UserError
 from traces.format.files import write_trace
 
-INTEGERS = (0, 1, -1, 2**31, 2**53, 2**63 - 1, 2**63, 2**70)
+EDGES = (0, 1, -1, 2**31, 2**53, 2**63 - 1, 2**63, 2**70, 1e300, 5e-324, "-0.0", "nan", "inf", "-inf")
+PRODUCTS = (2**20, 2**31, 2**53, 2**63 - 1, 1e300, 5e-324)
+"""What two numbers at once are set to: what each is allowed may be too much or too little together."""
 SHAPES = ("7", "true", "null", "[]", "{}", "''", "abc")
 COMMANDS = {"config": "run"} | {name: name.replace("_", "-") for name in yaml_names(CONF) if name != "config"}
 """Yaml on top of conf -> the command that it configures."""
@@ -64,6 +66,7 @@ class Case:
     command: str
     base: tuple[str, ...]
     override: str
+    """Or several, between blanks."""
     choice: bool = False
     """It chooses or removes a whole group, which is Hydra's to judge."""
 
@@ -110,9 +113,21 @@ def integer_cases(plain: bool = False) -> Iterator[Case]:
     """Every number, and every null that may be one, at every edge."""
     for name, base, group in bases(plain):
         for key, value in nodes(composed(name, base)):
-            number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-            if number and key.startswith(group) and (group or not key.startswith("policy.")):
-                yield from (Case(COMMANDS[name], base, f"{key}={number}") for number in INTEGERS)
+            if is_number(value) and key.startswith(group) and (group or not key.startswith("policy.")):
+                yield from (Case(COMMANDS[name], base, f"{key}={number}") for number in EDGES)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a knob has a number, or nothing in the place of one."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def product_cases(count: int, rng: random.Random) -> Iterator[Case]:
+    """So many pairs of numbers of one command, drawn, each far from what it is."""
+    for name in rng.choices(["config", *COMMANDS], k=count):  # most of what is multiplied is a run's
+        knobs = [key for key, value in nodes(composed(name, ())) if is_number(value)]
+        pair = rng.sample(knobs, 2)
+        yield Case(COMMANDS[name], (), " ".join(f"{key}={rng.choice(PRODUCTS)}" for key in pair))
 
 
 def shape_cases(plain: bool = False) -> Iterator[Case]:
@@ -169,7 +184,8 @@ class Runner:
         if case.choice:
             given = [word for word in self.inputs[case.command] if word.split("=")[0] != case.override.split("=")[0]]
             places = [f"hydra.run.dir={out}", f"hydra.sweep.dir={out}"]
-            status = finish(start([case.command, *places, *given, *case.base, case.override], log, self.prepare_child))
+            words = [case.command, *places, *given, *case.base, *case.override.split()]
+            status = finish(start(words, log, self.prepare_child))
         else:
             status = finish(start([], log, self.prepare_child, lambda: self.execute(case, out)))
         return judge(status, log.read_text(errors="replace"), out)
@@ -181,14 +197,14 @@ class Runner:
 
     def execute(self, case: Case, out: Path) -> int:
         """Run a command as configured, but for one knob, without composing the rest again -> exit status."""
-        override = OverridesParser.create().parse_override(case.override) if case.override else None
+        overrides = OverridesParser.create().parse_overrides(case.override.split())
         config = composed(yaml_of(case.command), (*self.inputs[case.command], *case.base)).copy()
         hydra = composed(yaml_of(case.command), (f"hydra.run.dir={out}",), whole=True).copy()
         with open_dict(hydra):
             hydra.hydra.runtime.output_dir, hydra.hydra.mode = str(out), RunMode.RUN
         HydraConfig.instance().set_config(hydra)
         try:
-            if override is not None:
+            for override in overrides:
                 OmegaConf.update(config, override.key_or_group, override.value())
             task_of(case.command)(config)
         except Exception as error:

@@ -14,10 +14,20 @@ from scripts.torture.files import LONGEST_SENTENCE
 from scripts.torture.tally import Tally
 from sim.assembly.build import PARTS, make_part
 from sim.assembly.catalogue import POLICY_FOLDER, rule_names
-from sim.config import RunConfig, TimeConfig, TraceConfig, validate
+from sim.config import (
+    PrefillConfig,
+    RunConfig,
+    SessionConfig,
+    SpeculateConfig,
+    SweepConfig,
+    TimeConfig,
+    TraceConfig,
+    validate,
+)
 from sim.engine.decision.rule_compilation import knobs_struct
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import HARDWARE_FOLDER, hardware_from_config
+from sim.machine.host_store import HostConfig
 from sim.machine.model import MODEL_FOLDER, dimensions_from_config
 from sim.machine.runtime import RUNTIME_FOLDER, Runtime
 from sim.predictors.settings import MoeBeyondSettings, PromoeSettings, TrainSettings
@@ -32,6 +42,11 @@ SCHEMAS: dict[str, tuple[Any, dict[str, Any]]] = {
     "time.": (TimeConfig, {}),
     "trace.": (TraceConfig, {"embedded": "demo"}),
     "synthetic trace.": (TraceConfig, {"shape": "card", "card": "demo"}),
+    "session.": (SessionConfig, {}),
+    "prefill.": (PrefillConfig, {}),
+    "speculate.": (SpeculateConfig, {}),
+    "host.": (HostConfig, {}),
+    "sweep.": (SweepConfig, {}),
     "train.": (TrainSettings, {}),
     "predictor.": (MoeBeyondSettings, {}),
     "promoe predictor.": (PromoeSettings, {}),

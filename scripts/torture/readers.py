@@ -132,6 +132,17 @@ def readers() -> dict[str, Reader]:
         Reader("kernel wheel", stated_files.wheel, {"a.whl": BINARY}, stated_files.read_a_wheel, 0.2),
         Reader("measured row", stated_files.own_row, {"row.yaml": TEXT}, stated_files.read_own_row, 0.3),
         Reader("measured rows", stated_files.own_rows, {"rows.csv": TEXT}, stated_files.read_own_rows, 0.3),
+        Reader(
+            "validation",
+            stated_files.validation,
+            {"plan.json": JSON, "runs.json": JSON, "tokens.parquet": BINARY},
+            stated_files.read_validation,
+            0.2,
+        ),
+        Reader(
+            "published runs", stated_files.published_runs, {"measured.csv": TEXT}, stated_files.read_published_runs, 0.2
+        ),
+        Reader("rule of one's own", stated_files.user_rule, {"rule.py": TEXT}, stated_files.read_user_rule, 0.1),
         Reader("card", inputs.yaml("card/gpt_oss_20b"), {"a.yaml": TEXT}, stated_files.read_a_card, 0.3),
         Reader("card of a curve", stated_files.curve, {"a.csv": TEXT}, stated_files.read_a_curve, 0.1),
         Reader("results", inputs.results, RESULTS, read_results, 0.2),

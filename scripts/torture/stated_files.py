@@ -173,3 +173,86 @@ def read_answers(folder: Path) -> None:
     verdicts = judge(read_json(folder / "a.json"))
     assert {one.name for one in verdicts} == {*vectors()}
     assert {one.outcome for one in verdicts} <= {RIGHT, UNANSWERED, WRONG}
+
+
+VALIDATION = ("plan.json", "runs.json", "tokens.parquet")
+
+
+def validation(folder: Path) -> None:
+    """The shipped raw data of real runs on a CPU."""
+    from sim.paths import ROOT
+
+    for name in VALIDATION:
+        (folder / name).write_bytes((ROOT / "docs" / "validation" / "cpu" / name).read_bytes())
+
+
+def read_validation(folder: Path) -> None:
+    """What `python -m sim validate measure=false` analyses, read."""
+    from sim.results.json_files import read_json
+    from sim.validation.plan import plan_from_json
+    from sim.validation.raw_runs import gathered
+
+    plan = plan_from_json(read_json(folder / "plan.json").get("plan"), folder / "plan.json")
+    names = {setting.name for setting in (*plan.settings, *plan.calibration)}
+    assert names and all(isinstance(run.setting, str) and len(run.columns) for run in gathered(folder))
+
+
+def published_runs(folder: Path) -> None:
+    from scripts.torture.jobs import published_tables
+
+    published_tables(folder)
+
+
+def read_published_runs(folder: Path) -> None:
+    from sim.validation.published.mixtral_offloading.table import read_runs
+
+    assert read_runs(folder / "measured.csv")
+
+
+RULE = '''"""A rule of one's own."""
+
+from dataclasses import dataclass
+
+from policies.base import Eviction, Vector, require
+from policies.state import State
+
+
+@dataclass(frozen=True)
+class Mine(Eviction):
+    """Evict the expert that was used the longest time ago, times a weight."""
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require("policy.eviction.weight", self.weight, 0.0, 1e6)
+
+    def touch(self, state: State, memory: Vector) -> None:
+        for i in range(state.num_executed):
+            expert = state.executed[i]
+            state.priority[state.layer, expert] = self.weight * state.now
+'''
+
+
+def user_rule(folder: Path) -> None:
+    (folder / "rule.py").write_text(RULE)
+
+
+def read_user_rule(folder: Path) -> None:
+    """A file of a rule, loaded and tried in Python on a small trace as before a run."""
+    from dataclasses import replace
+
+    from omegaconf import OmegaConf
+
+    from scripts.torture.inputs import small_trace
+    from sim.assembly.build import make_part
+    from sim.assembly.catalogue import load_policy
+    from sim.assembly.replay import DeviceSetup
+    from sim.assembly.trial import try_rules
+    from sim.config import RunConfig
+    from sim.machine.hardware import load_hardware
+    from sim.machine.machine import Machine
+
+    part = make_part("eviction", OmegaConf.create({"_target_": str(folder / "rule.py")}))
+    policy = replace(load_policy("lru"), eviction=part)
+    setup = DeviceSetup(policy, Machine(load_hardware("s1_rtx3080ti")), run=RunConfig(engine="compiled"))
+    try_rules(small_trace(0, requests=2), setup, None, False, None)

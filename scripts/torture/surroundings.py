@@ -37,7 +37,10 @@ SHORT = (
     Surroundings("python -W error", ("-W", "error")),
     Surroundings("python -X dev", ("-X", "dev")),
     Surroundings("no compiler", variables={"NUMBA_DISABLE_JIT": "1"}, statuses=(2,)),
-    Surroundings("no threads", variables={"NUMBA_NUM_THREADS": "0"}, statuses=(2,)),
+    *(
+        Surroundings(f"{threads} threads", variables={"NUMBA_NUM_THREADS": threads}, statuses=(2,))
+        for threads in ("0", "-1", "many")
+    ),
     Surroundings("little memory", before="ulimit -v 400000;", statuses=(0, 2)),
     Surroundings("results to a full device", after="> /dev/full", statuses=(2,)),
     Surroundings("errors to a full device", after="2> /dev/full"),
@@ -45,6 +48,13 @@ SHORT = (
 )
 LONG = (
     Surroundings("python -O", ("-O",)),
+    Surroundings("python -P", ("-P",)),
+    Surroundings("no input", after="<&-"),
+    Surroundings("no folder", before="mkdir gone; cd gone; rmdir ../gone;", statuses=(2,)),
+    Surroundings("nowhere for temporary files", variables={"TMPDIR": "/nonexistent"}),
+    Surroundings("temporary files to a full device", variables={"TMPDIR": "/dev/full"}),
+    Surroundings("a terminal that can do nothing", variables={
+        "TERM": "dumb", "COLUMNS": "1", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}),
     Surroundings("no output", after=">&-"),
     *(Surroundings(f"{mebibytes} MiB", before=f"ulimit -v {mebibytes << 10};", statuses=(0, 2))
       for mebibytes in (100, 200, 300, 500, 700, 1000, 1500, 2000, 3000)),

@@ -15,7 +15,7 @@ from sim.assembly.depth import check_repeatable, missing_layers, to_depth
 from sim.assembly.needs import check_routing
 from sim.assembly.notes import describe_replay
 from sim.assembly.replay import DeviceSetup, Notes, Replay, assemble
-from sim.assembly.rule_class import about_field, check_class, check_knobs
+from sim.assembly.rule_class import about_field, check_class, check_knobs, fault_of
 from sim.assembly.trial import try_rules
 from sim.cards.synthesis import Wish, synthetic_trace
 from sim.config import (
@@ -244,6 +244,8 @@ def make_part(name: str, config: DictConfig) -> Any:
         return validate(rule, values, f"policy.{name}.")
     except UserError as error:
         raise UserError(f"{error} ({rule.__name__}, {about_field(rule, error)})") from error
+    except Exception as error:  # of its own __post_init__, or of annotations that name nothing
+        raise UserError(fault_of(rule, error)) from error
 
 
 POLICY_KEYS = (*PARTS, "name", "residency", "write_back", "scope", "start", "runtime", "alpha")

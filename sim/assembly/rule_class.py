@@ -7,6 +7,7 @@ import inspect
 import math
 import re
 import textwrap
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -228,6 +229,14 @@ def about_field(rule: type, error: UserError) -> str:
     return place_of(rule) if found is None else line_of_field(rule, found[1])
 
 
+def fault_of(rule: type, error: Exception) -> str:
+    """FILE:LINE of a rule's own code where an error arose, and what it is."""
+    own = {inspect.getsourcefile(cls) for cls in own_classes(rule)}
+    mine = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
+    where = f"{mine[-1].filename}:{mine[-1].lineno}" if mine else place_of(rule)
+    return f"{where}: {rule.__name__} ends in {type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def check_ranges(part: Rule) -> None:
     """Raises: UserError where a numeric knob of a rule takes anything: its range has to be stated."""
     rule = type(part)
@@ -235,8 +244,8 @@ def check_ranges(part: Rule) -> None:
         return
     hints = get_type_hints(rule)
     for knob in fields(part):
-        kinds = set(get_args(hints[knob.name]) or (hints[knob.name],))
-        if not knob.init or not kinds & {int, float} or bool in kinds:
+        kinds = get_args(hints[knob.name]) or (hints[knob.name],)
+        if not knob.init or bool in kinds or not (int in kinds or float in kinds):
             continue
         extremes = [float("nan")] if float in kinds else [-(2**62), 2**62]
         if not any(_refused(part, knob.name, value) for value in extremes):

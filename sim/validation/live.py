@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sim.machine.machine import Machine
+from sim.results.json_files import read_json
 from sim.statistics.bootstrap import percentile_interval
 from sim.validation.calibrated import Calibrated, calibrate, calibrated_elsewhere
 from sim.validation.compare import Compared
@@ -31,7 +31,7 @@ def analyse(folder: Path, gate: float, draws: int, machine: Machine | None = Non
     path = folder / PLAN
     if not path.is_file():
         raise UserError(f"{folder} holds no {PLAN}: it is no validation")
-    plan = plan_from_json(json.loads(path.read_text(encoding="utf-8"))["plan"])
+    plan = plan_from_json(read_json(path).get("plan"), path)
     return compare_runs(plan, gathered(folder), gate, draws, machine)
 
 

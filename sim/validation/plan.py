@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from policies.base import Policy
 from sim.assembly.build import make_policy, open_trace
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import DeviceSetup, Replay, assemble
-from sim.config import RunConfig, TraceConfig
+from sim.config import RunConfig, TraceConfig, validate
 from sim.execution.settings import RealSettings
 from sim.machine.capacity import CacheConfig
 from sim.machine.machine import Machine
@@ -66,21 +67,25 @@ class Plan:
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def plan_from_json(values: dict[str, Any]) -> Plan:
-    """The plan that ``as_json`` wrote."""
+def plan_from_json(values: Any, path: Path) -> Plan:
+    """The plan that ``as_json`` wrote into the file. Raises: UserError where it is none."""
 
     def settings_of(name: str) -> tuple[Setting, ...]:
-        return tuple(Setting(**(fields | {"overrides": tuple(fields["overrides"])})) for fields in values[name])
+        return tuple(
+            validate(Setting, fields | {"overrides": tuple(fields["overrides"])}, f"{path}: {name}: ")
+            for fields in values[name]
+        )
 
-    hits, misses = settings_of("calibration")
-    return Plan(
-        RealSettings(**values["real"]),
-        settings_of("settings"),
-        (hits, misses),
-        values["repeats"],
-        values["tokens"],
-        tuple((without, with_prefetch) for without, with_prefetch in values["pairs"]),
-    )
+    try:
+        hits, misses = settings_of("calibration")
+        plan = {"real": validate(RealSettings, values["real"], f"{path}: "), "calibration": (hits, misses)}
+        plan |= {"settings": settings_of("settings"), "repeats": values["repeats"], "tokens": values["tokens"]}
+        pairs = tuple((str(without), str(with_prefetch)) for without, with_prefetch in values["pairs"])
+        return validate(Plan, plan | {"pairs": pairs}, f"{path}: ")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is broken: it holds no plan of a validation: {type(error).__name__} {error}"
+        ) from error
 
 
 LFU = ("policy=lru", "policy/eviction=lfu")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sim.config import validate
 from sim.engine.decision.counters import COUNTERS
 from sim.execution.run import RealRun
 from sim.machine.parts import PARTS
@@ -77,7 +78,11 @@ def _meta(run: RawRun) -> dict[str, Any]:
 
 
 def _from_meta(meta: dict[str, Any], columns: dict[str, NDArray[Any]]) -> RawRun:
-    return RawRun(**(meta | {"layer_ns": tuple(meta["layer_ns"])}), columns=columns)
+    try:
+        values = meta | {"layer_ns": tuple(map(float, meta["layer_ns"])), "columns": columns}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"a run of a validation is broken: its layer_ns is no list of numbers: {error}") from error
+    return validate(RawRun, values, "a run of a validation: ")
 
 
 def store(folder: Path, run: RawRun) -> None:
@@ -111,6 +116,8 @@ def gathered(folder: Path) -> list[RawRun]:
             raise UserError(f"{folder} holds no {name}: it is no finished validation")
     table = read_numbers(folder / TOKENS)
     metas = read_json_value(folder / RUNS, "the file")
+    if not isinstance(metas, list) or "run" not in table:
+        raise UserError(f"{folder} is broken: {RUNS} must be a list, and {TOKENS} have a column run")
     return [_from_meta(meta, _columns(table[table["run"] == number])) for number, meta in enumerate(metas)]
 
 

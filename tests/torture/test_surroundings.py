@@ -37,6 +37,12 @@ def test_the_same_bytes_in_all_surroundings(tmp_path):
     assert {name for name, content in written.items() if content != written["as it is"]} == set()
 
 
+def test_figures_go_into_files_whatever_a_desktop_has_set(tmp_path):
+    argv = [sys.executable, "-m", "sim", "plot", "demo", "figure=routing", f"out={tmp_path}"]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment(MPLBACKEND="junk"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def together(*commands: list[str], env: dict[str, str]) -> list[tuple[int, str, str]]:
     """Status, output and errors of processes that start at once."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

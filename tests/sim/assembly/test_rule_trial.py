@@ -205,6 +205,24 @@ def test_a_knob_without_a_range_is_refused():
         tried("eviction")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("require(", "requre(", r"rule\.py:14: Bad ends in NameError: name 'requre' is not defined"),
+        ("    weight: float = 1.0\n", "", r"rule\.py:13: Bad ends in AttributeError"),
+    ],
+)
+def test_a_rule_that_cannot_be_made_ends_in_a_sentence(old, new, says, tmp_path):
+    """Once a traceback: errors of a rule's own `__post_init__`."""
+    method = "touch(self, state: State, memory: Vector)"
+    text = HEAD.format(base="Eviction", needs="", part="eviction", method=method)
+    text += "        state.priority[state.layer, 0] = self.weight\n"
+    assert old in text
+    (tmp_path / "rule.py").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=says):
+        check_ranges(make_part("eviction", OmegaConf.create({"_target_": str(tmp_path / "rule.py")})))
+
+
 def test_methods_that_are_no_decision_end_in_a_sentence_too():
     written("touch", "pass")
     with Path("bad.py").open("a") as file:

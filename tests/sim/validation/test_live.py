@@ -223,7 +223,7 @@ def test_every_setting_can_be_replayed_and_a_large_prefetch_gain_is_predicted() 
 
 def test_a_plan_survives_its_file() -> None:
     for plan in (PLAN, make_plan(fake.REAL, 4, 100)):
-        again = plan_from_json(json.loads(json.dumps(plan.as_json())))
+        again = plan_from_json(json.loads(json.dumps(plan.as_json())), Path("plan.json"))
         assert again == plan
         assert again.fingerprint() == plan.fingerprint()
     assert replace(PLAN, tokens=31).fingerprint() != PLAN.fingerprint()

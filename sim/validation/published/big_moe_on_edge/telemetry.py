@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traces.errors import UserError
+from traces.whole_input import read_text
+
+MOST_BYTES = 1 << 25
 
 Vector = NDArray[np.float64]
 COLUMNS = ("wall_ms", "io_ms", "compute_ms", "stall_ms", "mgmt_ms", "read_bytes", "cache_hit_pct")
@@ -42,7 +45,7 @@ def read_telemetry(path: Path) -> Telemetry:
     settings: dict[str, int] = {}
     names: list[str] = []
     rows: list[list[float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, MOST_BYTES, "the telemetry").splitlines(), start=1):
         if line.startswith("#"):
             settings |= {
                 name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?=\s|$)", line) if name in SETTINGS

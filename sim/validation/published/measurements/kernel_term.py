@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from scipy.optimize import least_squares
 
 from sim.machine.durations import compute_s
 from sim.machine.model import expert_bytes, load_dimensions
+from sim.validation.published.csv_rows import read_rows
 from traces.errors import UserError
 
 Vector = NDArray[np.float64]
@@ -49,13 +49,12 @@ def read_kernel_rows(path: Path, model: str) -> KernelRows:
 
     Raises: UserError where a column is missing or a cell is no number above zero.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path, COLUMNS)
     try:
         table = np.array([[float(row[name]) for name in COLUMNS] for row in rows], np.float64).reshape(-1, len(COLUMNS))
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path.name} must hold numbers in the columns {', '.join(COLUMNS)}") from error
-    if len(table) == 0 or not (table > 0).all():
+    if len(table) == 0 or not ((table > 0) & np.isfinite(table)).all():
         raise UserError(f"{path.name} must hold numbers above zero in the columns {', '.join(COLUMNS)}")
     sizes = load_dimensions(model)
     tokens, experts, micros = table.T

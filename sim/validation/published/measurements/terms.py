@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sim.machine.hardware import Hardware, load_hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import Runtime, load_runtime
 from sim.validation.findings import CALIBRATION, PREDICTED, Row, signed_error_percent
+from sim.validation.published.csv_rows import read_rows
 from traces.errors import UserError
 
 COLUMNS = ("source", "model", "hardware", "quantity", "value", "unit", "conditions")
@@ -46,12 +46,7 @@ class Published:
 
 def read_published(path: Path) -> list[Published]:
     """The rows of the table. Raises: UserError where a column is missing."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for name in COLUMNS:
-            if name not in (reader.fieldnames or ()):
-                raise UserError(f"{path.name} lacks the column {name}")
-        return [Published(*(row[name] or "" for name in COLUMNS)) for row in reader]
+    return [Published(*(row[name] for name in COLUMNS)) for row in read_rows(path, COLUMNS)]
 
 
 def find(rows: Sequence[Published], source: str, quantity: str, model: str = "") -> Published | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.validation.published.csv_rows import read_rows
 from traces.errors import UserError
 
 NUM_EXPERTS = 8
@@ -43,12 +43,7 @@ def read_runs(path: Path) -> list[PublishedRun]:
 
     Raises: UserError that names the line and the column that is missing, no number, or out of range.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for name in COLUMNS:
-            if name not in (reader.fieldnames or ()):
-                raise UserError(f"{path.name} lacks the column {name}")
-        runs = [_read_row(path.name, number, row) for number, row in enumerate(reader, start=2)]
+    runs = [_read_row(path.name, number, row) for number, row in enumerate(read_rows(path, COLUMNS), start=2)]
     if not runs:
         raise UserError(f"{path.name} has no rows after its column names")
     return runs
