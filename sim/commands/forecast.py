@@ -21,7 +21,7 @@ arguments (default):
   context=4096               tokens in the context while it writes; K and V of all of them are kept on the GPU
   prompt=512                 tokens of the prompt whose first token is waited for
   runtime=any                names of conf/runtime with commas: llama_cpp, llama_cpp_moe_cache, ktransformers,
-                             cuda_graphs, imp_2026_08_pool, eager_hf, mixtral_offloading; any: all
+                             cuda_graphs, imp_2026_08_pool, eager_hf, mixtral_offloading, mlx_ssd; any: all
   placement=WORDS            only this one, of runtime= (llama_cpp): all resident, CPU only, exps=CPU, --n-cpu-moe N, or
                              N % of experts on GPU
   card=FILE.yaml             routing of the model's family for caches (the nearest of conf/card); see `sim card`

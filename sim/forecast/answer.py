@@ -133,9 +133,10 @@ def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best
         found.append(_changed(disk, ask, replace(ask.machine, rates=faster_disk), runtimes, own_rows, best))
     else:
         found.append(Change(disk, None, None, "", "nothing is read from storage while it writes"))
-    if ask.machine.rates.ram_bytes is not None and not rates.unified and not best.checked:
-        more_ram = replace(rates, ram_bytes=2 * ask.machine.rates.ram_bytes)
-        found.append(_changed("twice the RAM", ask, replace(ask.machine, rates=more_ram), runtimes, own_rows, best))
+    if rates.ram_bytes is not None and not best.checked:
+        more_ram = replace(rates, ram_bytes=2 * rates.ram_bytes)
+        what = "twice the memory" if rates.unified else "twice the RAM"
+        found.append(_changed(what, ask, replace(ask.machine, rates=more_ram), runtimes, own_rows, best))
     return found
 
 

@@ -27,6 +27,8 @@ class ForecastMachine:
     name: str
     rates: Rates
     known: tuple[str, ...]
+    file: Hardware | None = None
+    """Where its rates come from, if from one file."""
 
     @property
     def has_gpu(self) -> bool:
@@ -56,7 +58,12 @@ def read_machine(words: str, shares: Mapping[str, float]) -> ForecastMachine:
 
 
 def of_file(file: Hardware, words: str, shares: Mapping[str, float]) -> ForecastMachine:
-    """From a hardware file, whose rates of DRAM and link are what software reaches, not what a datasheet says."""
+    """From a hardware file, whose rates of DRAM and link are what software reaches, not what a datasheet says.
+
+    Raises: UserError for a file of `calibrate` in which the CPU plays the GPU.
+    """
+    if file.sources.get("link_bytes_per_s", "").startswith("EMULATED"):
+        raise UserError(f"hardware={words}: its link is EMULATED, and the CPU plays the GPU: take hardware=here")
     told = " | ".join(
         (
             *(file.sources.get(name, "") for name in ("cpu_cores", "cpu_core_flops_per_s", "cpu_memory_bytes_per_s")),
@@ -99,7 +106,7 @@ def of_file(file: Hardware, words: str, shares: Mapping[str, float]) -> Forecast
         ram_uncertainty=spread["ram"],
         link_uncertainty=spread["link"],
     )
-    return ForecastMachine(words, rates, tuple(_how_of_file(file, words)))
+    return ForecastMachine(words, rates, tuple(_how_of_file(file, words)), file)
 
 
 def measured(file: Hardware, figure: str) -> bool:

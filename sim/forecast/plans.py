@@ -12,11 +12,14 @@ from sim.forecast.machines import ForecastMachine
 from sim.forecast.models import ForecastModel
 from sim.forecast.routing import Routing
 from sim.machine.model import embedding_bytes, geometry
+from sim.machine.runtime import load_runtime
+from sim.machine.storage import READAHEAD_BYTES, rate_at
 from sim.validation.published.corpus.placement import (
     CPU_EXPERTS,
     CPU_ONLY,
     LINK_CACHE,
     RESIDENT,
+    STORAGE_CACHE,
     Placement,
     placement_of,
 )
@@ -357,7 +360,8 @@ def _cached(ask: Ask, name: str, what: str, flags: str, setting: Setting, slots:
     assert ask.routing is not None
     fewer = max(0.0, hit - ask.routing.hit_error)
     kind = setting.placement
-    placement = replace(kind, miss=1 - fewer) if kind.kind == LINK_CACHE else replace(kind, gpu_share=fewer)
+    reads = kind.kind in (LINK_CACHE, STORAGE_CACHE)
+    placement = replace(kind, miss=1 - fewer) if reads else replace(kind, gpu_share=fewer)
     plan = _beside(ask, name, what, flags, setting, slots)
     return replace(plan, hit_rate=hit, with_fewer_hits=replace(setting, placement=placement), checked=False)
 
@@ -433,6 +437,36 @@ def eager_hf(ask: Ask) -> Found:
     return [Plan(name, what, load, setting, used, sum(ask.layer_bytes[kept:]), checked=False)]
 
 
+def mlx_ssd(ask: Ask) -> Found:
+    """MLX with an SSD behind unified memory (boyle): an LRU cache of each layer, misses are read into its slots."""
+    name, machine = "mlx_ssd", ask.machine
+    why = None if machine.rates.unified else "runs where CPU and GPU share one memory"
+    why = why or _too_little(ask)
+    if why is None and sum(ask.layer_bytes) <= ask.room():
+        why = "all experts fit: nothing has to be read"
+    if why is None and machine.rates.storage_bytes_per_s is None:
+        why = "the rate of the machine's drive is not known: say it, as 5 GB/s ssd"
+    if why is None and ask.routing is None:
+        why = _needs_card(ask)
+    slots = 0 if why else int(ask.room() // max(1, sum(ask.model.expert_bytes)))
+    if why is None and slots < 1:
+        why = "not one expert of every layer fits"
+    if why is not None or ask.routing is None:
+        return [Refusal(name, why or "")]
+    hit = ask.routing.hit_rate("lru", slots, name)
+    setting = _setting(ask, OTHER, Placement(STORAGE_CACHE, miss=1 - hit), software=name)
+    if machine.file is not None and machine.file.storage_rates:
+        runtime = load_runtime(name)
+        size = min(max(ask.model.expert_bytes) / runtime.copies_per_expert, runtime.read_bytes or float("inf"))
+        rate = rate_at(machine.file, size, runtime.read_depth or 1, False)
+        rate *= (machine.rates.storage_bytes_per_s or 0.0) / rate_at(machine.file, READAHEAD_BYTES, 1, True)
+        setting = replace(setting, rates=replace(setting.rates, storage_bytes_per_s=rate))
+    experts = ask.model.dimensions.num_experts
+    what = f"an LRU cache of {slots} of {experts} experts a layer, misses from storage"
+    plan = _cached(ask, name, what, f"boyle (MLX), a cache of {slots} experts a layer", setting, slots, hit)
+    return [replace(plan, host_bytes=0)]
+
+
 RUNTIMES: dict[str, Callable[[Ask], Found]] = {
     "llama_cpp": llama_cpp,
     "llama_cpp_moe_cache": llama_cpp_moe_cache,
@@ -441,5 +475,6 @@ RUNTIMES: dict[str, Callable[[Ask], Found]] = {
     "imp_2026_08_pool": imp_2026_08_pool,
     "eager_hf": eager_hf,
     "mixtral_offloading": mixtral_offloading,
+    "mlx_ssd": mlx_ssd,
 }
 """Runtimes of `conf/runtime` that people run, with how a plan of each is made; the others are papers' code."""

@@ -13,6 +13,8 @@ from sim.forecast.routing import Routing
 WIDTH = 110
 SHOWN = 3
 REFUSED = 6
+SELDOM = ("mixtral_offloading", "mlx_ssd")
+"""Runtimes of one model or one kind of machine: not listed among what is not possible."""
 CHANGE = 22
 """Characters of the names of what would help."""
 _WAITS = {
@@ -82,7 +84,7 @@ def _lines(found: Answer) -> Iterator[str]:
         yield from _row("like it" if number == 0 else "", f"{rate(near.measured)} measured{ours}: {near.what}")
     refused: dict[str, list[str]] = {}
     for refusal in found.refusals:
-        if refusal.runtime != "mixtral_offloading" or len(found.refusals) == 1:
+        if refusal.runtime not in SELDOM or len(found.refusals) == 1:
             refused.setdefault(refusal.why, []).append(refusal.runtime)
     if refused:
         yield ""

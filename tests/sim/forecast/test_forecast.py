@@ -1,7 +1,9 @@
 """Forecasts: what fits where, by hand; refusals; what a change of a part does; the screen and the command."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +104,22 @@ def test_a_mapped_file_is_read_from_storage_where_memory_lacks_room() -> None:
     ratios = {change.what: change.ratio for change in found.changes}
     assert ratios["a disk twice as fast"] is not None
     assert ratios["a disk twice as fast"] > 1
+
+
+@pytest.mark.slow
+def test_unified_memory_reads_from_its_ssd_what_it_lacks() -> None:
+    model = read_model("qwen3_235b_a22b", "Q8_0")
+    found = Ask(model, machine("m5_max"), routing_for(model, None, None), 4096, 1.5e9)
+    (plan,) = RUNTIMES["mlx_ssd"](found)
+    assert isinstance(plan, Plan)
+    assert plan.hit_rate is not None
+    assert plan.setting.placement.miss == pytest.approx(1 - plan.hit_rate)
+    assert forecast(plan.setting, ()).shares["storage"] > 0.1
+    ratios = {change.what: change.ratio or 0.0 for change in answer(found, ["mlx_ssd"], ()).changes}
+    assert ratios["a disk twice as fast"] > 1.2
+    assert ratios["twice the memory"] > 1.2
+    (refusal,) = RUNTIMES["mlx_ssd"](ask())
+    assert isinstance(refusal, Refusal)
 
 
 def test_caches_without_a_card_of_the_family_are_refused_and_borrowing_says_so() -> None:
@@ -301,3 +319,10 @@ def test_sixty_layers_of_512_experts_are_answered_in_time() -> None:
 def test_a_refusal_is_no_plan() -> None:
     assert isinstance(RUNTIMES["mixtral_offloading"](ask())[0], Refusal)
     assert np.isfinite(times_width(2))
+
+
+def test_a_calibration_in_which_the_cpu_plays_the_gpu_is_refused(tmp_path: Path) -> None:
+    text = Path("conf/hardware/rtx4090.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(re.sub(r'  link_bytes_per_s: "\w+:', '  link_bytes_per_s: "EMULATED:', text))
+    with pytest.raises(UserError, match=r"its link is EMULATED, and the CPU plays the GPU: take hardware=here"):
+        machine(str(tmp_path / "mine.yaml"))
