@@ -19,6 +19,7 @@ from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.config import RunConfig
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
+from sim.machine.host_store import HostConfig
 from sim.machine.machine import Machine
 from sim.machine.parts import HOST
 from sim.machine.runtime import Runtime
@@ -39,17 +40,25 @@ MACHINE = Machine(
     Runtime("benchmark", host_s_per_layer=1.0007e-4, staging_slots=2),
 )
 SLOTS = 8
+DRIVE = MACHINE.with_figures({"storage_rates": [[1e6, 1, 5.03e9, 5.03e9]], "storage_latency_s": 6e-5})
+"""The same machine with a drive."""
 
 
-def replay_of(trace: Trace, policy: str, engine: str) -> Replay:
-    """A replay with 8 slots per layer. Raises: UserError where there is no such engine."""
-    cache = CacheConfig(slots_per_layer=SLOTS)
-    return assemble(trace, DeviceSetup(POLICIES[policy], MACHINE, cache, RunConfig(engine=engine)))
+def replay_of(trace: Trace, policy: str, engine: str, in_host: float | None = None) -> Replay:
+    """A replay with 8 slots per layer; ``in_host``: host memory holds this share of the experts, a drive the rest.
+
+    Raises: UserError where there is no such engine.
+    """
+    cache, run = CacheConfig(slots_per_layer=SLOTS), RunConfig(engine=engine)
+    if in_host is None:
+        return assemble(trace, DeviceSetup(POLICIES[policy], MACHINE, cache, run))
+    host = HostConfig(bytes=int(in_host * sum(trace.geometry.expert_bytes or ()) * trace.num_experts))
+    return assemble(trace, DeviceSetup(POLICIES[policy], DRIVE, cache, run, host=host))
 
 
-def engine_run(trace: Trace, policy: str, engine: str) -> tuple[float, int, int]:
+def engine_run(trace: Trace, policy: str, engine: str, in_host: float | None = None) -> tuple[float, int, int]:
     """(seconds, hits, final time in ns) of a replay without its outputs; building it is not timed."""
-    replay = replay_of(trace, policy, engine)
+    replay = replay_of(trace, policy, engine, in_host)
     start, hits, end_ns = time.process_time(), 0, 0
     for result in replay.blocks():
         hits += int(result.counts[:, 0].sum())

@@ -36,6 +36,8 @@ from traces.statistics.miss_curve import lru_miss_curve
 TEXTBOOK_TOKENS = 1_000
 SIMPY_TOKENS = 4_000
 ENGINES = ("simpy", "compiled")
+IN_HOST = 0.5
+TWO_TIERS = f"engine=compiled, lru, {IN_HOST:g} in host memory"
 
 
 @dataclass
@@ -98,6 +100,7 @@ def cases(trace: Trace, engines: list[str], layer_files: list[Path]) -> Iterator
     if "compiled" in engines:
         yield engine("compiled", "lru", trace)
         yield engine("compiled", "lru", quarter, ", 1/4 of the tokens")
+        yield Case(TWO_TIERS, trace.num_tokens, lambda: engine_run(trace, "lru", "compiled", IN_HOST)[0])
         yield engine("compiled", "importance", scored)
     if layer_files:
         yield Case("libcachesim LRU, default", trace.num_tokens, lambda: libcachesim_run(layer_files)[0])

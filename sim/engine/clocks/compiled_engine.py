@@ -21,7 +21,7 @@ LOG_ROWS = 1 << 18
 
 FAST_PATH_EXCLUDES = (
     "has_bypass", "has_predict", "fetches_early", "has_substitute", "has_assign", "holds_overflow", "is_static",
-    "after_step", "has_host",
+    "after_step",
 )  # fmt: skip
 
 

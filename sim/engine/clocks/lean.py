@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from policies.state import ABSENT, IN_FLIGHT, RESIDENT, State
 from sim.engine.clocks.clock import Clock
+from sim.engine.clocks.storage import arrival, ask_storage
 from sim.engine.decision.cache import Cache
 from sim.engine.decision.counters import (
     FETCH,
@@ -28,10 +29,11 @@ from sim.engine.decision.counters import (
     N_RESIDENT_EXECUTED,
     N_ROUTED_RANKS,
 )
+from sim.engine.decision.host import serve
 from sim.engine.decision.layout import Rules
 from sim.engine.decision.slots import find_victim, join
 from sim.engine.decision.struct_views import core_jit
-from sim.machine.parts import ATTENTION, EXPERT, HOST, LAUNCH, LINK_WAIT
+from sim.machine.parts import ATTENTION, EXPERT, HOST, LAUNCH, LINK_WAIT, STORAGE_WAIT
 
 
 @core_jit
@@ -58,6 +60,33 @@ def take_place(state: State, cache: Cache, rules: Rules, layer: int, expert: int
 
 
 @core_jit
+def lean_reads(
+    state: State, cache: Cache, rules: Rules, clock: Clock, lookup_ns: int, now_ns: int, run_ns: int
+) -> int:
+    """Copy and run what a layer step misses where storage lies behind host memory -> when the last has run."""
+    layer, now, missing = state.layer, state.now, state.missing
+    copy_ns, lead_ns, piece_ns = clock.copy_ns[FULL, 0, layer], clock.lead_ns[layer], clock.piece_ns[layer]
+    serve(state, cache, missing)
+    for i in range(cache.num_reads):
+        clock.ready_ns[cache.read_queue[i]] = ask_storage(clock, layer, lookup_ns)
+    arrival_ns = lookup_ns
+    for i in range(state.num_missing):
+        expert = missing[cache.serving[i]]
+        take_place(state, cache, rules, layer, expert)
+        alone_ns = arrival_ns + copy_ns
+        arrival_ns = alone_ns
+        if cache.read_at[expert] == now:
+            arrival_ns = arrival(alone_ns - copy_ns, copy_ns, clock.ready_ns[expert], lead_ns, piece_ns)
+        if arrival_ns > now_ns:
+            late_ns = min(arrival_ns - now_ns, arrival_ns - alone_ns)
+            clock.parts[STORAGE_WAIT] += late_ns
+            clock.parts[LINK_WAIT] += arrival_ns - now_ns - late_ns
+            now_ns = arrival_ns
+        now_ns += run_ns
+    return int(now_ns)
+
+
+@core_jit
 def lean_step(state: State, cache: Cache, rules: Rules, clock: Clock, kv_tokens: int, pairs: int) -> None:
     """All layers of a decode step of one token that ``core.load`` and ``core.enter`` have announced."""
     ids, ranks, experts = cache.step_ids, state.num_ranks, state.num_experts
@@ -72,6 +101,7 @@ def lean_step(state: State, cache: Cache, rules: Rules, clock: Clock, kv_tokens:
     begin_ns, end_ns = clock.before_lookup_ns, clock.after_experts_ns
     touch, eviction, memory = rules.touch, rules.eviction, rules.eviction_memory
     touches = cache.has_touch
+    tiered = cache.has_host
     hits = fetches = wait_ns = compute_ns = dense_ns = copy_sum_ns = copied_bytes = 0
     now_ns, now = clock.now_ns, state.now
     state.num_lookahead = 0
@@ -114,6 +144,9 @@ def lean_step(state: State, cache: Cache, rules: Rules, clock: Clock, kv_tokens:
             fetches += absent
             copy_sum_ns += absent * copy_ns
             copied_bytes += absent * cache.size[layer]
+            if tiered:
+                now_ns = lean_reads(state, cache, rules, clock, arrival_ns, now_ns, run_ns)
+                absent = 0
             for i in range(absent):
                 take_place(state, cache, rules, layer, missing[i])
                 arrival_ns += copy_ns

@@ -17,6 +17,7 @@ from policies.state import DROPPED, State
 from sim.engine.clocks import timeline_log
 from sim.engine.clocks.clock import Clock, as_clock
 from sim.engine.clocks.lean import lean_step
+from sim.engine.clocks.storage import arrival, ask_storage
 from sim.engine.clocks.timeline_log import (
     BACK_OVERLAP,
     BACK_SERIAL,
@@ -40,12 +41,11 @@ from sim.engine.decision.cache import Cache
 from sim.engine.decision.counters import FULL
 from sim.engine.decision.layout import AHEAD, IDS, SCORES, TIMES, Rules, as_cache, as_rules, as_state
 from sim.engine.decision.struct_views import core_jit
-from sim.machine import attention, pieces
+from sim.machine import attention
 from sim.machine.parts import ATTENTION, CPU_WAIT, EXPERT, HOST, LAUNCH, LINK_WAIT, PARTS, STORAGE_WAIT
 
 attention_time = register_jitable(attention.attention_time)
 log_rows = register_jitable(timeline_log.log_rows)
-arrival = register_jitable(pieces.arrival)
 LINK_IDLE, LINK_COPY, LINK_BLOCKED = range(3)
 """States of the link: free; copying; waiting until the victims of its last copy are written back."""
 FOREVER = 2**62
@@ -116,12 +116,10 @@ def note_constants(clock: Clock, key: int) -> None:
 @core_jit
 def read_expert(state: State, clock: Clock, layer: int, expert: int, at_ns: int, extra: int) -> int:
     """Let storage read an expert behind all that it was asked for -> when it is done."""
-    begin_ns = max(clock.storage_end_ns, at_ns)
-    clock.storage_end_ns = begin_ns + clock.read_ns[layer]
-    clock.storage_busy_ns += clock.read_ns[layer]
+    end_ns: int = ask_storage(clock, layer, at_ns)
     if clock.logs:
-        note(clock, LOG_READ, layer * state.num_experts + expert, begin_ns, clock.storage_end_ns, extra)
-    return int(clock.storage_end_ns)
+        note(clock, LOG_READ, layer * state.num_experts + expert, end_ns - clock.read_ns[layer], end_ns, extra)
+    return end_ns
 
 
 @core_jit
