@@ -31,6 +31,7 @@ from sim.config import (
 )
 from sim.engine.decision.device import BASES
 from sim.machine.capacity import CacheConfig
+from sim.machine.devices import DevicesConfig
 from sim.machine.geometry import resolve_geometry
 from sim.machine.hardware import hardware_from_config
 from sim.machine.host_store import HostConfig
@@ -53,9 +54,9 @@ from traces.format.trace import Trace
 PARTS: dict[str, type] = BASES | {"allocation": Allocation}
 GROUPS = (
     "trace", "model", "hardware", "runtime", "policy", "engine", "system", "cache", "time", "session", "speculate",
-    "prefill", "host", "sweep",
+    "prefill", "host", "devices", "sweep",
 )  # fmt: skip
-LATER = ("session", "speculate", "prefill", "host")
+LATER = ("session", "speculate", "prefill", "host", "devices")
 """Groups that runs of earlier versions do not have."""
 KNOBS = tuple(knob.name for knob in fields(RunConfig) if knob.name != "engine")
 
@@ -281,6 +282,7 @@ def read_device(config: DictConfig, run: RunConfig) -> DeviceSetup:
         time=validate(TimeConfig, to_plain_dict(config.time, "time"), "time."),
         speculate=read_speculation(config),
         host=read_host(config),
+        devices=read_devices(config),
         policy=policy,
         machine=Machine(hardware, runtime),
         own_runtime=config.runtime.get("name") == OWN,
@@ -310,6 +312,13 @@ def read_host(config: DictConfig) -> HostConfig:
     if "host" not in config:
         return HostConfig()
     return validate(HostConfig, to_plain_dict(config.host, "host"), "host.")
+
+
+def read_devices(config: DictConfig) -> DevicesConfig:
+    """The group `devices`; one GPU where a configuration has none. Raises: UserError as above."""
+    if "devices" not in config:
+        return DevicesConfig()
+    return validate(DevicesConfig, to_plain_dict(config.devices, "devices"), "devices.")
 
 
 def in_session(setup: DeviceSetup, session: SessionConfig) -> DeviceSetup:

@@ -30,11 +30,14 @@ def describe_replay(replay: Replay) -> Notes:
     fewest = int((pools.capacity[pools.pool_of] // np.maximum(pools.size, 1)).min())
     if replay.policy.residency == "cache" and fewest < trace.top_k:
         warnings.append(f"only {fewest} slots for a layer, below top_k={trace.top_k}: its steps overflow")
-    if pools.total_bytes > replay.hardware.gpu_memory_bytes:
-        held, has = pools.total_bytes / 1e9, replay.hardware.gpu_memory_bytes / 1e9
+    memory_bytes = replay.hardware.gpu_memory_bytes * replay.setup.devices.count
+    if pools.total_bytes > memory_bytes:
+        held, has = pools.total_bytes / 1e9, memory_bytes / 1e9
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
     if replay.spec.host is not None:
         estimated += describe_tiers(replay)
+    if replay.setup.devices.count > 1:
+        estimated.append("two GPUs: what both links take of host memory at once is left out")
     if replay.room is not None:
         warnings += replay.room.words()
     if disturbed := not_quiet(replay.setup.machine):

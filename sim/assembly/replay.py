@@ -31,6 +31,7 @@ from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig, Pools, make_pools
+from sim.machine.devices import DevicesConfig
 from sim.machine.drafts import with_drafts
 from sim.machine.durations import Durations, tabulate, whole_ns
 from sim.machine.hardware import Hardware
@@ -76,6 +77,7 @@ class DeviceSetup:
     speculate: SpeculateConfig = field(default_factory=SpeculateConfig)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     host: HostConfig = field(default_factory=HostConfig)
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
     own_runtime: bool = False
     """The runtime is the one that the policy names, not one for all policies."""
 
@@ -133,6 +135,11 @@ class Replay:
     def device(self) -> Device:
         return self.engine.device
 
+    @property
+    def devices(self) -> list[Device]:
+        """All of a replay on several GPUs."""
+        return list(getattr(self.engine, "devices", [self.engine.device]))
+
     def blocks(self) -> Iterator[BlockResult]:
         """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block.
 
@@ -148,7 +155,8 @@ class Replay:
         with rules_blamed(self.policy, self.steps_done, len(block)):
             result = self.engine.replay(block, data)
             if own_parts(self.policy):
-                require_priorities(self.device)
+                for device in self.devices:
+                    require_priorities(device)
         self.steps_done += len(block)
         return result
 
@@ -183,7 +191,8 @@ def blocks_together(replays: Sequence[Replay]) -> Iterator[list[BlockResult]]:
                 checked.add(result)
             yield results
     for replay in replays:
-        check_finished(replay.device)
+        for device in replay.devices:
+            check_finished(device)
 
 
 def _read_for_all(replays: Sequence[Replay], block: StepBlock) -> list[tuple[Replay, BlockData]]:
@@ -230,6 +239,10 @@ def assemble(
     """
     policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
+    if setup.devices.count > 1:
+        from sim.assembly.split import assemble_split  # which calls this for every device
+
+        return assemble_split(trace, setup, geometry, as_decode, others)
     check_combination(policy, cache, run, setup.speculate)
     check_session(policy, cache, run, setup.session)
     check_prefill(policy, cache, run, setup.prefill)

@@ -12,10 +12,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from tqdm import tqdm
 
-from sim.assembly.build import build, open_requests, read_host, read_prefill, read_session
+from sim.assembly.build import build, open_requests, read_devices, read_host, read_prefill, read_session
 from sim.assembly.compose import compose_run
 from sim.assembly.replay import Replay
 from sim.config import RECORDED, PrefillConfig, SessionConfig, SweepConfig, to_plain_dict, validate
+from sim.machine.devices import DevicesConfig
 from sim.machine.host_store import HostConfig
 from sim.metrics.block_sums import BlockSums
 from sim.metrics.step_table import Columns, Metrics, StepTable
@@ -91,6 +92,7 @@ def run_system(config: DictConfig, folder: Path) -> SystemRun:
         ("session", read_session(config) == SessionConfig()),
         ("prefill", read_prefill(config) == PrefillConfig()),
         ("host", read_host(config) == HostConfig()),
+        ("devices", read_devices(config) == DevicesConfig()),
     ):
         if not as_recorded:
             raise UserError(f"{group}.*: only for system=device, and system={config.system.name} has its own replay")

@@ -43,6 +43,33 @@ def repeat_layers(trace: Trace, num_layers: int) -> Trace:
     )
 
 
+def take_layers(trace: Trace, first: int, stop: int) -> Trace:
+    """The same requests with some of their layers, without what looks from layer to layer.
+
+    Raises: UserError as `repeat_layers`.
+    """
+    file, slash, chosen = trace.content_hash.partition("/")
+
+    def layers_of(array: NDArray[Any]) -> NDArray[Any]:
+        return take_columns(array, np.arange(first, stop))
+
+    sizes = {name: getattr(trace.geometry, name) for name in PER_LAYER}
+    own: dict[str, Any] = {name: None if size is None else size[first:stop] for name, size in sizes.items()}
+    return replace(
+        trace,
+        geometry=replace(trace.geometry, num_layers=stop - first, **own),
+        topk_ids=layers_of(trace.topk_ids),
+        topk_weights=None if trace.topk_weights is None else layers_of(trace.topk_weights),
+        router_logits=_table(trace.router_logits, layers_of),
+        selection_scores=_table(trace.selection_scores, layers_of),
+        lookahead_before=None,
+        lookahead_after=None,
+        expert_similarity=None,
+        recorded_layers=None,
+        content_hash=f"{file}/layers[{first}:{stop}]{slash}{chosen}",
+    )
+
+
 def stretched(geometry: Geometry, num_layers: int) -> Geometry:
     """The sizes with as many layers: those of its own, over and over."""
     sizes: dict[str, Any] = {name: stretch(getattr(geometry, name), num_layers) for name in PER_LAYER}

@@ -60,9 +60,7 @@ def take_place(state: State, cache: Cache, rules: Rules, layer: int, expert: int
 
 
 @core_jit
-def lean_reads(
-    state: State, cache: Cache, rules: Rules, clock: Clock, lookup_ns: int, now_ns: int, run_ns: int
-) -> int:
+def lean_reads(state: State, cache: Cache, rules: Rules, clock: Clock, lookup_ns: int, now_ns: int, run_ns: int) -> int:
     """Copy and run what a layer step misses where storage lies behind host memory -> when the last has run."""
     layer, now, missing = state.layer, state.now, state.missing
     copy_ns, lead_ns, piece_ns = clock.copy_ns[FULL, 0, layer], clock.lead_ns[layer], clock.piece_ns[layer]
