@@ -26,6 +26,7 @@ from sim.assembly.limits import Sums, steps_at_once
 from sim.assembly.needs import check_needs, initial_memories, profile_of, wants_scores, wants_weights
 from sim.assembly.room import Room, find_room
 from sim.assembly.rule_class import place_of
+from sim.assembly.split import assemble_split
 from sim.config import PrefillConfig, RunConfig, SessionConfig, SpeculateConfig, TimeConfig
 from sim.engine.decision.device import Costs, Device, DeviceSpec
 from sim.engine.interface import BlockResult, Engine
@@ -240,9 +241,8 @@ def assemble(
     policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
     if setup.devices.count > 1:
-        from sim.assembly.split import assemble_split  # which calls this for every device
-
-        return assemble_split(trace, setup, geometry, as_decode, others)
+        split: Replay = assemble_split(assemble, trace, setup, geometry, as_decode, others)
+        return split
     check_combination(policy, cache, run, setup.speculate)
     check_session(policy, cache, run, setup.session)
     check_prefill(policy, cache, run, setup.prefill)

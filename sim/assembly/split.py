@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.needs import Need
 from sim.assembly.combinations import has_clock
-from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.engine.decision.device import Device
-from sim.engine.interface import BlockResult
+from sim.engine.interface import BlockResult, Engine
 from sim.machine.devices import DevicesConfig
 from sim.machine.durations import whole_ns
 from sim.machine.parts import LINK_WAIT
-from sim.workload.rows import BlockData
+from sim.workload.rows import BlockData, RowReader
 from sim.workload.steps import StepBlock
 from traces.errors import UserError
 from traces.format.layers import PER_LAYER, take_layers
@@ -29,6 +28,20 @@ ACROSS = (
 """What is known of all layers together, and not of those of one GPU."""
 
 
+class Turn(Protocol):
+    """The replay of one device's layers, as ``sim.assembly.replay`` makes it."""
+
+    engine: Engine
+    reader: RowReader
+
+    @property
+    def device(self) -> Device: ...
+
+
+Setup = Any
+"""A ``sim.assembly.replay.DeviceSetup``; that module imports this one."""
+
+
 @dataclass
 class SplitEngine:
     """Devices that run the layers of every step one after the other, each on a clock of its own.
@@ -36,7 +49,7 @@ class SplitEngine:
     While one computes, copies that the others have under way go on: what the rest of a step takes is a pause to it.
     """
 
-    turns: Sequence[Replay]
+    turns: Sequence[Turn]
     handover_ns: NDArray[np.int64]
     """[n+1] activations of so many tokens to the next device."""
     now_ns: int = 0
@@ -112,9 +125,12 @@ def one_step(block: StepBlock, step: int, pause_ns: int) -> StepBlock:
 
 
 def assemble_split(
-    trace: Trace, setup: DeviceSetup, geometry: Geometry, as_decode: bool, others: Trace | None
-) -> Replay:
-    """A replay on two GPUs. Raises: UserError where a rule or a knob is of one GPU only."""
+    assemble: Callable[..., Any], trace: Trace, setup: Setup, geometry: Geometry, as_decode: bool, others: Trace | None
+) -> Any:
+    """A replay on two GPUs, made of those that ``assemble`` makes on one.
+
+    Raises: UserError where a rule or a knob is of one GPU only.
+    """
     check_split(setup)
     devices, layers = setup.devices, trace.num_layers
     cut, alone = devices.cut(layers), replace(setup, devices=DevicesConfig())
@@ -124,10 +140,10 @@ def assemble_split(
         own = replace(alone, cache=_share(alone, stop - first, layers), machine=_machine(setup, first > 0))
         known = None if others is None else take_layers(others, first, stop)
         turns.append(assemble(take_layers(trace, first, stop), own, sizes_of(geometry, first, stop), as_decode, known))
-    return replace(whole, setup=setup, engine=SplitEngine(turns, _handover_ns(setup, geometry, whole)))
+    return replace(whole, setup=setup, engine=SplitEngine(turns, _handover_ns(setup, geometry, whole.spec.max_tokens)))
 
 
-def check_split(setup: DeviceSetup) -> None:
+def check_split(setup: Setup) -> None:
     """Raises: UserError that names what is of one GPU only."""
     said, policy = f"devices.count={setup.devices.count}", setup.policy
     refused = {
@@ -161,20 +177,20 @@ def sizes_of(geometry: Geometry, first: int, stop: int) -> Geometry:
     return replace(geometry, num_layers=stop - first, other_bytes=other, **sizes)
 
 
-def _share(setup: DeviceSetup, own: int, layers: int) -> Any:
+def _share(setup: Setup, own: int, layers: int) -> Any:
     """The cache of one GPU: ``cache.bytes`` are of both together."""
     amount = setup.cache.bytes
     return replace(setup.cache, bytes=max(1, amount * own // layers)) if isinstance(amount, int) else setup.cache
 
 
-def _machine(setup: DeviceSetup, second: bool) -> Any:
+def _machine(setup: Setup, second: bool) -> Any:
     rate = setup.devices.second_link_bytes_per_s
     return setup.machine if rate is None or not second else setup.machine.with_figures({"link_bytes_per_s": rate})
 
 
-def _handover_ns(setup: DeviceSetup, geometry: Geometry, whole: Replay) -> NDArray[np.int64]:
+def _handover_ns(setup: Setup, geometry: Geometry, most: int) -> NDArray[np.int64]:
     """[n+1]: 2 bytes per number of the model's width over the slower link, through host memory."""
     rate = min(_machine(setup, second).hardware.link_bytes_per_s for second in (False, True))
-    numbers = range(whole.spec.max_tokens + 1)
+    numbers = range(most + 1)
     seconds = (setup.devices.handover_s + tokens * 2.0 * (geometry.hidden_size or 0) / rate for tokens in numbers)
     return np.array([whole_ns(second) for second in seconds], np.int64)
