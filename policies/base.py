@@ -106,6 +106,11 @@ class Prediction(Part):
         """True if the prediction exists only at the end of the layer, false if already at its gate."""
         return False
 
+    def foresees(self) -> bool:
+        """True if ``predict`` is also called as ``layer`` -1 at the begin of a step that verifies drafts, for its first
+        layers while the draft is at work. Nothing of a layer is loaded then, and the prefetch rule has to know it."""
+        return False
+
 
 @dataclass(frozen=True)
 class Prefetch(Part):
@@ -115,6 +120,10 @@ class Prefetch(Part):
     """True for background admission: ``choose`` is called once a layer's experts have run, without a prediction, and
     may choose experts of any layer for later steps. Nothing protects them once they have arrived; what has not started
     when their layer comes is cancelled."""
+
+    chooses_ahead: ClassVar[bool] = False
+    """True if ``choose`` may be called for layer -1, ahead of a step: see ``Prediction.foresees``. The link's idle time
+    is not known then: ``window_ns`` is 0."""
 
     def choose(self, state: State, memory: Vector) -> None:
         """Called after ``predict`` with ``num_prefetch`` = 0; experts already present or queued are skipped."""

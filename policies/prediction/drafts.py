@@ -20,8 +20,12 @@ class Drafts(Prediction):
     hidden states to experts, what every layer will route to. Each truly routed expert is predicted with probability
     ``fidelity``, else one drawn evenly from those that the row does not use (as ``shadow`` draws; a hash of seed, step,
     layer, expert and row). Score 1 each. Nothing is predicted in a step without drafts.
-    What this leaves out: copies start at the first layer's lookup, so the experts of the first layer, and the time in
-    which the drafts are drafted, are not used; what predicts takes no time; at fidelity 1 it is an oracle.
+    ``while_drafting``: it is known as soon as the draft begins, so that copies, of the first layer's experts too, run
+    while it is at work; else from the first layer's lookup on. Both together with ``policy/prefetch=layers_ahead``, the
+    rule that can choose ahead of a step.
+    What this leaves out: that the experts of the second, third, ... draft are known only after the passes before it;
+    SP-MoE's cutoff layer, beyond which it fetches nothing (``layers`` bounds that by hand), and its batched copies;
+    what predicts takes no time; at fidelity 1 it is an oracle.
     Badly: with a small cache what far layers will want evicts what near ones still use.
 
     Source: SP-MoE, speculative expert prefetching, https://arxiv.org/abs/2510.10302.
@@ -30,6 +34,7 @@ class Drafts(Prediction):
     fidelity: float = 0.9
     layers: int = 1024
     """How many layers ahead; 1024 stands for all."""
+    while_drafting: bool = True
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.ORACLE, Need.DRAFTS})
 
@@ -38,7 +43,10 @@ class Drafts(Prediction):
         require("policy.prediction.layers", self.layers, 1, 1024)
 
     def depth(self, num_layers: int) -> int:
-        return max(1, min(self.layers, num_layers - 1))
+        return max(1, min(self.layers, num_layers - (not self.while_drafting)))
+
+    def foresees(self) -> bool:
+        return self.while_drafting
 
     def predict(self, state: State, memory: Vector) -> None:
         if state.phase != DECODE or state.num_tokens == state.num_requests:

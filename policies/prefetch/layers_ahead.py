@@ -1,6 +1,7 @@
 """The next layer's experts, and those of later layers once the next is complete: AdapMoE's rule."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class LayersAhead(Prefetch):
 
     count: int = 0
     link_idle: bool = False
+
+    chooses_ahead: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require("policy.prefetch.count", self.count, 0, 65536)

@@ -470,6 +470,11 @@ def run_steps(
         copy_to(lost[step], cache.lost)
         core.prepare(state, cache, rules, pool_bytes[step] if pool_bytes.shape[0] > 0 else -1)
         if passes[step] > 0:
+            if cache.foresees:
+                catch_up(state, cache, rules, clock)
+                tell_link(cache, clock)
+                core.foresee(state, cache, rules)
+                start_copy(state, cache, rules, clock, clock.now_ns)
             draft(clock, passes[step], requests[step])
         if cache.streamed:
             stream_step(state, cache, rules, clock, kv_tokens[step], pairs[step])

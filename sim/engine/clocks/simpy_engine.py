@@ -136,10 +136,9 @@ class SimpyEngine:
             begin_ns, self.parts, before = self.now_ns, [0] * len(PARTS), device.totals()
             rows, pool_bytes = data.rows(first, last), block.pool_bytes_of(step)
             device.load(rows, int(block.phase[step]), int(block.group[step]), int(requests[step]), pool_bytes)
-            if passes[step]:
-                self._draft(int(passes[step]), drafting_ns[step].tolist())
+            drafting = (int(passes[step]), drafting_ns[step].tolist())
             tokens, kv_tokens, pairs = last - first, int(block.kv_tokens[step]), int(block.attended_pairs[step])
-            self.env.run(until=self.env.process(self._step(tokens, kv_tokens, pairs)))
+            self.env.run(until=self.env.process(self._step(tokens, kv_tokens, pairs, *drafting)))
             result.latency_ns[step] = self.now_ns - begin_ns
             result.parts_ns[step] = self.parts
             result.counts[step], result.lost[step] = device.totals_since(before)
@@ -155,7 +154,14 @@ class SimpyEngine:
 
     # The GPU
 
-    def _step(self, tokens: int, kv_tokens: int, pairs: int) -> Process:
+    def _step(self, tokens: int, kv_tokens: int, pairs: int, passes: int, drafting_ns: list[int]) -> Process:
+        if passes and self.device.foresees:
+            yield from self._catch_up()
+            self.device.cache.set("link_left_ns", self.end_ns - self.now_ns if self.copying >= 0 else 0)
+            self.device.foresee()
+            self._start_copy(self.now_ns)
+        if passes:
+            self._draft(passes, drafting_ns)
         kv_ns = attention_time(0, kv_tokens, self.times.kv_ps_per_token, pairs, self.times.pair_ps)
         if self.device.streamed:
             yield from self._streamed(tokens, kv_ns)

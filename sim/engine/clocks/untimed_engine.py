@@ -48,6 +48,10 @@ def untimed_step(
     """All layers of one step; with ``sequential`` every (token, rank) is a layer step of its own."""
     state, cache, rules = as_state(state_address), as_cache(cache_address), as_rules(rules_address)
     tokens, layers, ranks = ids.shape
+    if cache.foresees:
+        core.foresee(state, cache, rules)
+        while core.next_copy(state, cache, rules) != core.IDLE:
+            core.finish_copy(state, cache)
     for layer in range(layers):
         if cache.streamed:
             core.stream_layer(state, cache, layer)

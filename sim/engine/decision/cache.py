@@ -38,6 +38,8 @@ class Cache:
     """The assignment rule asks for ``State.missing_importance``."""
     predicts_at_end: int
     """The prediction exists only at the end of the layer."""
+    foresees: int
+    """Prediction and prefetch decide at the begin of a step that verifies drafts, too."""
     holds_overflow: int
     """cache.overflow=hold: a step may hold more than the capacity, and is trimmed when it ends."""
     is_static: int

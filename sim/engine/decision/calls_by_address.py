@@ -47,6 +47,11 @@ def stream_layer(state: int, cache: int, rules: int, layer: int) -> None:
     core.stream_layer(as_state(state), as_cache(cache), layer)
 
 
+@njit(void(i8, i8, i8), cache=True)
+def foresee(state: int, cache: int, rules: int) -> None:
+    core.foresee(as_state(state), as_cache(cache), as_rules(rules))
+
+
 @njit(i8(i8, i8, i8), cache=True)
 def next_copy(state: int, cache: int, rules: int) -> int:
     return int(core.next_copy(as_state(state), as_cache(cache), as_rules(rules)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from policies.state import DROPPED, IN_FLIGHT, LOW, PREFILL, RESIDENT, State
+from policies.state import DECODE, DROPPED, IN_FLIGHT, LOW, PREFILL, RESIDENT, State
 from sim.engine.decision.cache import Cache, Ids, Scores, Times
 from sim.engine.decision.counters import (
     CHUNK,
@@ -329,6 +329,16 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
 
 
 @core_jit
+def foresee(state: State, cache: Cache, rules: Rules) -> None:
+    """Let the policy predict and choose for the first layers of a step that verifies drafts, ahead of all of them."""
+    if cache.foresees == 0 or state.phase != DECODE or state.num_tokens == state.num_requests:
+        return
+    before, state.layer = state.layer, -1
+    predict_and_queue(state, cache, rules)
+    state.layer = before
+
+
+@core_jit
 def promote(state: State, cache: Cache, rules: Rules) -> None:
     """Let a rule of background admission choose; queue what is neither present nor queued yet."""
     state.num_prefetch = 0
@@ -377,6 +387,8 @@ def estimate_window(state: State, cache: Cache) -> None:
     At the end of a layer only what is left until the next lookup.
     """
     state.window_ns = 0
+    if state.layer < 0:
+        return
     if cache.predicts_at_end and cache.gap_ns.shape[0] > 0:
         state.window_ns = cache.gap_ns[state.layer]
     elif cache.layer_ns.shape[0] > 0:

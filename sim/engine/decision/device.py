@@ -224,6 +224,9 @@ class Device:
             "streams": int(self.spec.streams),
             "after_step": int(policy.eviction.after_step),
             "predicts_at_end": int(policy.prediction.available_at_end()),
+            "foresees": int(
+                decisions["has_predict"] and policy.prediction.foresees() and policy.prefetch.chooses_ahead
+            ),
             "launch_ns": self.spec.launch_ns,
             "offers_late": int(takes_late and decides(policy.assignment, Assignment, "assign")),
             "cancels_late": int(self.spec.cancel_late_copy and not promotes),
@@ -350,6 +353,15 @@ class Device:
         calls.stream_layer(*self.structs, layer)
         count = self.cache.get("num_gpu")
         return self.gpu_queue[:count].tolist(), self.run_ns[:count].tolist()
+
+    @property
+    def foresees(self) -> bool:
+        """Whether the policy decides at the begin of a step that verifies drafts, too: ``foresee``."""
+        return bool(self.cache.get("foresees"))
+
+    def foresee(self) -> None:
+        """Let the policy predict and choose at the begin of a step that verifies drafts."""
+        calls.foresee(*self.structs)
 
     def next_copy(self) -> int:
         """Start the next copy -> core.IDLE, core.WAIT, or core.DEMAND_COPY or core.PREFETCH_COPY: see ``copy``."""

@@ -152,6 +152,25 @@ def test_experts_of_drafts_are_fetched_while_the_first_layer_runs(engine):
     assert found["lru, no drafts"] == found["sp_moe, no drafts"] == [4000, 4000]
 
 
+@pytest.mark.parametrize("engine", TIMED)
+@pytest.mark.parametrize(("while_drafting", "latency_ns", "hits"), [(True, 6000, [4]), (False, 7000, [1])])
+def test_copies_run_while_the_draft_is_at_work(engine, while_drafting, latency_ns, hits):
+    """The same with a draft of 2000 ns: both experts of the first layer arrive meanwhile, those of the second while
+    the first runs until 4000; it ends at 6000. Else the first layer's come at 3000 and 4000 and run until 5000, those
+    of the second at 5000, as they are looked up, and at 6000, and the last runs until 7000."""
+    trace = rows([[0], [2]], [[1], [3]])
+    draft = {"tokens": 1, "acceptance": 1.0, "draft": "model", "draft_bytes": 2000}
+    drafts = Drafts(fidelity=1.0, while_drafting=while_drafting)
+    sp_moe = replace(BARE, name="sp_moe", prediction=drafts, prefetch=LayersAhead())
+    _, table, _ = ran(
+        trace, sp_moe, machine(gpu_memory_bytes_per_s=1e9), engine=engine, slots_per_layer=2, speculate=draft
+    )
+    columns = table.columns()
+    assert columns["latency_ns"].tolist() == [latency_ns]
+    assert columns["hits"].tolist() == hits
+    assert columns["prefetch_copies"].tolist() == [4 if while_drafting else 2]
+
+
 def test_a_budget_bounds_the_union_of_a_step_and_is_priced_in_gate_mass():
     trace = random_trace(8, prompts=(2,), decodes=(20,), num_experts=16, top_k=4)
     budget = replace(BARE, name="moe_spec", substitution=ExpertBudget(budget=6))
