@@ -156,7 +156,7 @@ def _rates(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
     batch = int(row["batch_size"])
     if quantity.name != decode_time((batch,)):
         return ()
-    return tuple(number(batch / time if time > 0 else None) for time in (row["value"], row["against_value"]))
+    return tuple(number(batch / time if time > 0 else None, ".2f") for time in (row["value"], row["against_value"]))
 
 
 def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from sim.results.comparisons import Batch, batches_of
 from sim.results.json_files import read_json
 from sim.results.plausible_file import Values, read_moves, read_plausible, write_plausible
 from sim.results.run_files import finished_runs, is_system, load_run
+from sim.results.summary import exchanged
 from sim.results.table import CHOSEN
 from sim.statistics.plausible import moved
 from traces.errors import UserError
@@ -158,7 +159,8 @@ def replay_on_plausible_machines(folder: Path, machines: int | None = None) -> t
                     bar.update()
                 write_plausible(one.folder, one.provenance, one.requests, stated, drawn, {})
             except (UserError, OSError) as error:
-                notes.append(f"{one.provenance.get('policy')}: not replayed on plausible machines: {error}")
+                named = [str(one.provenance.get("policy")), *exchanged(one.provenance.get("overrides") or ())]
+                notes.append(f"{', '.join(named)}: not replayed on plausible machines: {error}")
     return tuple(dict.fromkeys(notes))
 
 
@@ -296,6 +298,15 @@ def shown(figure: str, value: float) -> str:
     return f"{value * 1e3:.3g} ms" if PARAMETERS[figure].each_layer else f"{value:.3g}"
 
 
+PLACES = {"asked_capacity": "capacity", "hardware": "", "batch_size": "batch size"}
+"""What tells comparisons of the same two policies apart: column -> its word."""
+
+
+def _where(pair: Any, varied: Sequence[str]) -> str:
+    """Of which comparison a sentence is, where there are several."""
+    return f"{', '.join(f'{PLACES[name]} {pair[name]}'.strip() for name in varied)}: " if varied else ""
+
+
 def sentences(pairs: pd.DataFrame) -> list[str]:
     """Of every replayed pair of `sim.results.comparisons`: on how many plausible machines the better one is so.
 
@@ -303,18 +314,20 @@ def sentences(pairs: pd.DataFrame) -> list[str]:
     """
     found = []
     played = pairs[pairs["machines"] > 0]
+    varied = [name for name in PLACES if name in played and played[name].nunique() > 1]
     for place, (_, pair) in enumerate(played.iterrows()):
         metric = str(pair["metric"])
         names = (str(pair["series"]), str(pair["against"]))
         if pair["difference"] == 0.0:
-            found.append(f"{names[0]} and {names[1]} do not differ in {metric}.")
+            found.append(f"{_where(pair, varied)}{names[0]} and {names[1]} do not differ in {metric}.")
             continue
         share, word = float(pair["better_on"]), "faster" if quantity_of(metric).is_time else "better"
         ahead = _is_better(pair["difference"], quantity_of(metric))
         first, second = names if ahead else names[::-1]
+        percent = f"{100 * (share if ahead else 1 - share):.3g} %"
         sentence = (
-            f"{first} is {word} than {second} in {100 * (share if ahead else 1 - share):.3g} % of {pair['machines']} "
-            f"plausible machines ({pair['requests_replayed']} requests replayed on each)"
+            f"{_where(pair, varied)}{first} is {word} than {second} in {percent} of {pair['machines']} plausible "
+            f"machines ({pair['requests_replayed']} requests replayed on each)"
         )
         if place < MOST_FLIPS:
             folders = (Path(pair["series_folder"]), Path(pair["against_folder"]))

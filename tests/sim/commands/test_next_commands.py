@@ -1,5 +1,6 @@
 """What commands end with: the next useful command, which is one that runs."""
 
+import json
 import shlex
 
 import pytest
@@ -83,8 +84,10 @@ def test_traces_cards_and_tables_lead_on(tmp_path, monkeypatch, capsys):
     assert following(capsys.readouterr().out) == [["import", "table", "routing.csv", "again.safetensors"]]
     assert main(["judge", "vectors", "out=v"]) == 0
     assert following(capsys.readouterr().out) == [["judge", "mine.json"]]
-    (tmp_path / "mine.json").write_text('{"tool": "mine", "answers": {}}')
-    assert main(["judge", "mine.json"]) == 0
+    vector = json.loads(sorted((tmp_path / "v").glob("*.json"))[0].read_text())
+    answers = {vector["name"]: {"totals": vector["answers"]["totals"]}}
+    (tmp_path / "mine.json").write_text(json.dumps({"tool": "mine", "answers": answers}))
+    main(["judge", "mine.json"])
     assert following(capsys.readouterr().out) == [["judge", "vectors", "out=vectors"]]
 
 

@@ -19,7 +19,7 @@ from sim.metrics.registry import quantity_of
 from sim.results.plausible_file import write_plausible
 from sim.results.run_files import uncertainty_of
 from sim.run import plausible
-from sim.run.plausible import Flip, Moved, check_plain, flip_words, flips
+from sim.run.plausible import Flip, Moved, _where, check_plain, flip_words, flips
 from sim.statistics.pairs import REPLAYED, contrast
 from sim.statistics.plausible import Plausible
 from tests.sim.statistics.test_coverage import AT_LEAST, FASTER, TRUTH, samples
@@ -216,3 +216,9 @@ def test_compare_says_in_how_many_machines_and_what_would_turn_the_order(tmp_pat
     assert main([str(tmp_path), "machines=0"]) == 0
     printed = capsys.readouterr().out
     assert "machines=0: intervals are over requests alone" in printed and "plausible machines (" not in printed
+
+
+def test_a_sentence_says_of_which_capacity_and_machine_it_is_where_there_are_several():
+    pair = {"asked_capacity": "0.25", "hardware": "s1", "batch_size": 1}
+    assert _where(pair, []) == ""
+    assert _where(pair, ["asked_capacity", "hardware", "batch_size"]) == "capacity 0.25, s1, batch size 1: "
