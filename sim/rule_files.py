@@ -131,14 +131,15 @@ def _named(module: ModuleType, name: str, said: str) -> Any:
 def _checked(cls: Any, base: type, said: str) -> type:
     if isinstance(cls, type) and issubclass(cls, base):
         return cls
-    raise UserError(f"{said}: must be a subclass of {base.__module__}.{base.__name__}")
+    wanted = "a rule's class" if base is object else f"a subclass of {base.__module__}.{base.__name__}"
+    raise UserError(f"{said}: must be {wanted}")
 
 
 def run_file(path: Path, said: str) -> ModuleType:
     """The module of a file, run once for each content. Raises: UserError where it cannot be read or run."""
     path = path.absolute()
     if not path.is_file():
-        raise UserError(f"{said}: there is no such file")
+        raise UserError(f"{said}: {'must be a file' if path.exists() else 'there is no such file'}")
     sources = {source: _content(source) for source in local_sources(path)}
     digest = hashlib.sha256(b"\0".join(sources.values()) + str(path).encode()).hexdigest()[:16]
     name = f"{_OURS}{digest}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"

@@ -44,6 +44,7 @@ def test_a_good_rule_passes(target, capsys):
         (["bad.py:Worse"], r"bad\.py:Worse: the file defines Bad: name one"),
         (["no.py"], r"no\.py: there is no such file"),
         (["word"], "must be a rule's file"),
+        (["os:path"], "os:path: must be a rule's class"),
         ([], "takes one rule or policy, got 0"),
         (["mru.py", "mru.py"], "takes one rule or policy, got 2"),
         (["mru.py", "budget=0"], "budget=0: must be a number of seconds"),
