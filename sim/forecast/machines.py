@@ -147,11 +147,10 @@ def of_parts(words: str) -> ForecastMachine:
     cells = dict.fromkeys(MACHINE_COLUMNS, "") | {"machine_id": words, "gpu_count": "1", "source": "hardware="}
     for piece in pieces:
         for column, text in _columns(piece, words).items():
-            if cells[column] and column in ("gpu", "cpu"):
-                raise UserError(
-                    f"hardware={words}: names two of {column.upper()}: a forecast is of one GPU and one CPU"
-                )
-            cells[column] = f"{cells[column]} {text}".strip()
+            if cells[column]:
+                what = column.partition("_")[0].upper()
+                raise UserError(f"hardware={words}: {piece!r} says {what} a second time: a forecast is of one of each")
+            cells[column] = text
     if not cells["gpu"] and not cells["cpu"]:
         raise UserError(f"hardware={words}: no GPU or CPU of parts.csv is named: {HOW}")
     rates = rates_of(StatedMachine(**cells))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
+from sim.formatting import shortlist
 from sim.machine.model import (
     Dimensions,
     dimensions_from_config,
@@ -20,6 +22,8 @@ from sim.plain_yaml import read_mapping
 from sim.validation.published.corpus.sizes import BITS, KnownModel, bits_of, find_model, shipped_models
 from traces.errors import UserError
 
+MOST_NAMES = 12
+"""Of models, in an error."""
 KV_BYTES = 2
 """Of one number of K or V: 16 bits, as runtimes keep them unless told otherwise."""
 _SIZE = re.compile(r"^(?:[a-z]?\d+(?:\.\d+)?[bm]|\d+x\d+b|a\d+(?:\.\d+)?b)$")
@@ -122,9 +126,11 @@ def _dimensions(words: str) -> Dimensions:
     except UserError:
         known = find_model(words)
         if known is None:
-            listed = ", ".join(sorted({*model_names(), *(model.name for model in shipped_models())}, key=str.lower))
+            names = sorted({*model_names(), *(model.name for model in shipped_models())}, key=str.lower)
+            near = get_close_matches(words.lower(), [name.lower() for name in names], 1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {shortlist(names, MOST_NAMES)}"
             raise UserError(
-                f"model={words} is not known: must be a *.gguf file, a config.json, a folder that holds one, or one of "
-                f"{listed}"
+                f"model={words} is not known: must be a *.gguf file, a config.json, a folder that holds one, or a "
+                f"name; {hint}"
             ) from None
         return replace(known.dimensions, name=known.name, stored_kv_bytes=known.kv_bytes)
