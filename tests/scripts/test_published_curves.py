@@ -111,7 +111,7 @@ def test_mixtral_hit_rates_at_and_below_top_k_are_alike_for_every_rule(shared_tr
         assert metrics["decode.hit_rate"] == pytest.approx(rate, abs=0.0005)
 
 
-@pytest.mark.parametrize(("rows", "published"), [(1, 4.00), (2, 6.24), (4, 9.33), (6, 11.43)])
+@pytest.mark.parametrize(("rows", "published"), [(1, 4.00), (2, 6.24), (3, 7.90), (4, 9.33), (5, 10.50), (6, 11.43)])
 def test_consecutive_tokens_of_gpt_oss_share_experts_as_counted(shared_traces, rows, published):
     """Distinct experts of top 4 of 32 that consecutive tokens want, counted over all 423 requests; here over 40.
 
