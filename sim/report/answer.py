@@ -34,17 +34,18 @@ def best_sentence(comparisons: Sequence[Comparison]) -> str:
     first = comparisons[0]
     best, timed = first.best, first.metric != HITS
     value = value_and_interval(best, first.metric)
+    value += BRACKETS if "[" in value else ""
     name, what = str(best["contender"]), LOWEST.get(first.metric, "highest hit rate")
     if len(first.runs) == 1:
-        return f"{name} was the only policy that was run {conditions(best)}: {value}{BRACKETS}.{price(best)}"
-    sentence = f"{name} has the {what}: {value}{BRACKETS}. This is {conditions(best)}."
+        return f"{name} was the only policy that was run {conditions(best)}: {value}.{price(best)}"
+    sentence = f"{name} has the {what}: {value}. This is {conditions(best)}."
     if first.rivals.empty:
         return f"{sentence} No other policy replayed requests in common with it.{price(best)}"
     rival = first.rivals.iloc[0]
     other = first.runs.set_index("series")["contender"].get(rival["series"], rival["series"])
     rank = f"the next best of {len(first.runs) - 1} others" if len(first.runs) > 2 else "the only other policy"
-    takes = "It takes" if timed else "It has"
-    sentence += f" {takes} {lead(rival, timed)} than {other}, {rank}.{price(best)}"
+    than = f"{'time ' if timed else ''}than {other}, {rank}"
+    sentence += f" It {'takes' if timed else 'has'} {lead(rival, timed)} {than}.{price(best)}"
     if len(comparisons) > 1:
         wins = sum(str(other.best["contender"]) == name for other in comparisons)
         sentence += (

@@ -71,6 +71,7 @@ def test_a_checked_rule_leads_to_its_run(tmp_path, monkeypatch, capsys):
     assert following(capsys.readouterr().out) == [["run", "policy=lru", "policy/eviction=fifo", "trace.requests=1"]]
 
 
+@pytest.mark.slow
 def test_traces_cards_and_tables_lead_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["card", "demo", "my card.yaml"]) == 0

@@ -35,7 +35,7 @@ def test_the_best_its_lead_and_its_price():
     assert first == (
         "importance has the lowest time per output token: 20.00 ms [18.00, 22.00], 50 tokens/s (in brackets: 95 % "
         "intervals). This is where 25 % of the experts fit in GPU memory (s1, workload demo, one request at a time). "
-        "It takes 50.0 % [37.5, 60.0] less than lru, the only other policy. The price: 16.3 % of the gate mass of "
+        "It takes 50.0 % [37.5, 60.0] less time than lru, the only other policy. The price: 16.3 % of the gate mass of "
         "decode steps is not executed as routed, a proxy for lost quality."
     )
     assert third.startswith("Its lead over the other policy is more than chance")
