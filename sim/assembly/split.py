@@ -135,6 +135,8 @@ def assemble_split(
     devices, layers = setup.devices, trace.num_layers
     cut, alone = devices.cut(layers), replace(setup, devices=DevicesConfig())
     whole = assemble(trace, alone, geometry, as_decode, others)
+    if whole.spec.host is not None:
+        raise UserError(f"devices.count={devices.count}: storage behind host memory is replayed with one GPU only")
     turns = []
     for first, stop in ((0, cut), (cut, layers)):
         own = replace(alone, cache=_share(alone, stop - first, layers), machine=_machine(setup, first > 0))
@@ -153,9 +155,6 @@ def check_split(setup: Setup) -> None:
         "this replay has no clock (engine=untimed, cache.overflow=hold or sequential)": not has_clock(
             setup.cache, setup.run
         ),
-        "host memory in tiers is replayed with one GPU only": setup.machine.hardware.unified_memory
-        or setup.host.bytes is not None
-        or setup.machine.hardware.host_memory_bytes is not None,
     }
     for sentence, holds in refused.items():
         if holds:

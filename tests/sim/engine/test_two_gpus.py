@@ -79,7 +79,10 @@ def test_the_clocks_agree_on_two_gpus():
         ({"run": RunConfig(timeline=True)}, "timeline=true shows one GPU"),
         ({"run": RunConfig(engine="untimed")}, "this replay has no clock"),
         ({"speculate": SpeculateConfig(2)}, "speculate.tokens=2: drafts run on one GPU"),
-        ({"host": HostConfig(bytes=2000)}, "host memory in tiers is replayed with one GPU only"),
+        (
+            {"host": HostConfig(bytes=2000), "machine": machine(storage_rates=[[1000, 1, 1e9, 1e9]])},
+            "storage behind host memory is replayed with one GPU only",
+        ),
         ({"devices": DevicesConfig(2, 2)}, "2 of 2 MoE layers on the first GPU leave none"),
     ],
 )

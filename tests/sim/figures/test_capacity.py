@@ -65,8 +65,8 @@ def test_attribution_stacks_to_the_whole():
         "capacity 50 % of the experts",
     ]
     ends = [max(bars[row].get_x() + bars[row].get_width() for bars in panels[0].containers) for row in range(2)]
-    np.testing.assert_allclose(ends, 1 + 2 + 3 + 4 + 5 + 6 + 7)
-    assert words(panels[0]) == ["28.00", "28.00"]
+    np.testing.assert_allclose(ends, 1 + 2 + 3 + 4 + 5 + 6 + 7 + 8)
+    assert words(panels[0]) == ["36.00", "36.00"]
     assert panels[1].get_xlabel() == "Time per decode token (ms)"
     with pytest.raises(MissingData, match="lacks time_s_per_token"):
         attribution(table[["series", "capacity"]], 2)
