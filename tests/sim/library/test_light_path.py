@@ -57,6 +57,14 @@ def test_sweeps_figures_reports_and_comparisons_work(tmp_path):
         assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"{one[0]} 0", done.stderr
 
 
+@pytest.mark.slow
+def test_the_benchmark_ranks_what_needs_no_measured_quality(tmp_path):
+    done = without_torch(tmp_path, commands(["bench", "policy=importance", "policy=lru"]))
+    assert done.stdout.splitlines()[-1] == "bench 0", done.stderr
+    assert "importance: quality not measured: torch is not installed" in done.stdout
+    assert "\nlru: place " in done.stdout and "\nimportance: place" not in done.stdout
+
+
 def test_the_list_of_what_the_light_path_needs_is_complete():
     listed = dict(line.split("==") for line in (ROOT / "requirements" / "core.txt").read_text().splitlines()
                   if "==" in line)  # fmt: skip

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -188,6 +189,68 @@ def test_a_killed_worker_loses_nothing_finished(launcher, trace_path, tmp_path):
     assert before.items() <= stamps(tmp_path / "out").items()
     assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 6
     assert not list((tmp_path / "out").glob(".*.part"))
+
+
+SLURM = {
+    "sbatch": """#!/usr/bin/env bash
+script=${!#}
+for task in $(seq 0 "$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")"); do
+  SLURM_JOB_ID=7$task SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$task SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 \\
+    SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_JOB_NODELIST=here bash "$script" > "$script.$task.log" 2>&1 &
+done
+echo "Submitted batch job 7"
+""",
+    "srun": """#!/usr/bin/env bash
+while [[ $1 == -* ]]; do if [[ $1 == --unbuffered ]]; then shift; else shift 2; fi; done
+exec "$@"
+""",
+    "sacct": "#!/usr/bin/env bash\necho 'JobID|State|NodeList'\n",
+}
+"""Stand in for Slurm's: start every task of an array on this machine."""
+
+
+def commands_of(page: str, head: str) -> list[list[str]]:
+    """Words of the commands in the block after a bold word of a page."""
+    block = page.split(f"**{head}**")[1].split("```bash\n")[1].split("```")[0]
+    return [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.slow
+def test_the_command_for_slurm_on_the_page_runs_an_array_of_jobs(trace_path, tmp_path):
+    """Through submitit's own launcher for Slurm; the machine is one, and the scheduler a stand-in."""
+    needs_launcher("submitit_local")
+    (words,) = commands_of((ROOT / "docs" / "sweeps.md").read_text(), "Slurm")
+    assert words[:5] == ["python", "-m", "sim", "run", "-m"]
+    place, folder = "hydra.sweep.dir=/shared/outputs/map", tmp_path / "map"
+    words[words.index(place)] = f"hydra.sweep.dir={folder}"
+    for name, text in SLURM.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = ENVIRONMENT | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    more = [f"trace.path={trace_path}", "engine=compiled"]
+    done = subprocess.run([sys.executable, *words[1:], *more], cwd=ROOT, env=variables, capture_output=True, text=True,
+                          timeout=900)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(folder / "results.parquet")
+    assert sorted(set(table["policy"])) == ["dali", "importance", "lru"] and len(table) == 9
+    assert "#SBATCH --partition=cpu" in next(folder.glob(".submitit/*/*.sh")).read_text()
+
+
+@pytest.mark.slow
+def test_results_of_several_machines_gather_into_one_table(trace_path, tmp_path):
+    """Two machines with a folder each, one of whose runs both computed."""
+    for name, policies in (("one", "policy=lru,dali"), ("other", "policy=lru,belady")):
+        assert sweep(trace_path, tmp_path / name, policies, "engine=compiled").returncode == 0
+    all_of_them = tmp_path / "all"
+    all_of_them.mkdir()
+    for name in ("one", "other"):
+        (tmp_path / name).rename(all_of_them / name)
+    done = subprocess.run([sys.executable, "-m", "sim", "gather", str(all_of_them)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(all_of_them / "results.parquet")
+    assert sorted(table["policy"]) == ["belady", "dali", "lru", "lru"]
+    assert {run.split("/")[0] for run in table["run"][table["policy"] == "lru"]} == {"one", "other"}
 
 
 @pytest.mark.slow
