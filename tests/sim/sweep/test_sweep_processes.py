@@ -266,6 +266,29 @@ def test_optuna_finds_a_front(trace_path, tmp_path):
     assert 1 <= len(table) <= 6 and table["lost_gate_mass"].notna().all()
 
 
+@pytest.mark.slow
+def test_a_killed_search_of_optuna_continues(trace_path, tmp_path):
+    """The same seed asks for the same trials, so that what was finished is kept."""
+    if not installed("hydra_optuna_sweeper"):
+        pytest.skip("hydra_optuna_sweeper is not installed: extra `sweep`")
+    words = ("+experiment=pareto", "hydra.sweeper.n_trials=6")
+    with (tmp_path / "printed").open("w") as printed:
+        first = subprocess.Popen(
+            command(trace_path, tmp_path / "out", *words), cwd=ROOT, stdout=printed, stderr=printed
+        )
+        end = time.monotonic() + 300
+        while time.monotonic() < end and first.poll() is None and len(finished_runs(tmp_path / "out")) < 2:
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    before = stamps(tmp_path / "out")
+    assert before, (tmp_path / "printed").read_text()
+    again = sweep(trace_path, tmp_path / "out", *words)
+    assert again.returncode == 0 and "Pareto solutions" in again.stdout, again.stderr
+    assert before.items() <= stamps(tmp_path / "out").items()
+    assert len({path.parent for path in stamps(tmp_path / "out")}) <= 6
+
+
 def test_two_jobs_of_a_sweep_use_one_thread_each(monkeypatch):
     from sim.commands import run
 
