@@ -51,14 +51,14 @@ def four_systems(table: pd.DataFrame, columns: int = 2) -> Figure:
         ends = scale * table["tpot_high_s"].to_numpy(np.float64) if column == "tpot_s" else values
         for place, (value, end, look) in enumerate(zip(values, ends, looks, strict=True)):
             panel.barh(place, value, height=0.7, **bar_look(*look))
-            note_beside(panel, f"{value:{digits}}", max(value, end), place, 6)
-        panel.set_xlim(0, 1.35 * max(values.max(), ends.max()) or 1.0)
+            note_beside(panel, f"{value:{digits}}", float(np.fmax(value, end)), place, 6)
+        panel.set_xlim(0, 1.35 * float(np.nanmax([values, ends])) or 1.0)
         named = panel is panels[0] or columns == 1
         name_rows(panel, [printable(str(name)) if named else "" for name in table["system"]])
         layers = str(table["layers"].iloc[0]) if column == "tpot_s" and "layers" in table else ""
         panel.set_xlabel("\n".join(filter(None, [f"{label}," if layers else label, layers])))
     times = 1e3 * table[["tpot_s", "tpot_low_s", "tpot_high_s"]].to_numpy(np.float64).T
-    lengths = np.maximum([times[0] - times[1], times[2] - times[0]], 0)
+    lengths = np.nan_to_num(np.maximum([times[0] - times[1], times[2] - times[0]], 0))
     panels[0].errorbar(times[0], range(len(table)), xerr=lengths, fmt="none", ecolor="black", elinewidth=0.8)
     settings = [f"{word} {table[word].iloc[0]}" for word in ("model", "hardware") if word in table]
     note = (

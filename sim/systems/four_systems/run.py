@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def table(rows: list[Row]) -> list[str]:
     head = ("system", "TPOT ms", "95 %", "memory GB", "link MB/token", "mJ/token", "mass lost")
     lines = [head]
     for row in rows:
-        span = f"{1e3 * row.tpot_low_s:.1f} to {1e3 * row.tpot_high_s:.1f}"
+        span = f"{1e3 * row.tpot_low_s:.1f} to {1e3 * row.tpot_high_s:.1f}" if isfinite(row.tpot_low_s) else "-"
         numbers = (f"{row.memory_bytes / 1e9:.2f}", f"{row.link_bytes / 1e6:.0f}", f"{1e3 * row.energy_j:.0f}")
         lines.append((row.system, f"{1e3 * row.tpot_s:.1f}", span, *numbers, f"{row.lost:.1%}"))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -154,7 +155,7 @@ def metrics(rows: list[Row], bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {"label": SIMULATED, "system": "four_systems", "model": bench.geometry.model}
     for row in rows:
         values = asdict(row) | {"energy_j": row.energy_j}
-        numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        numbers = {key: value for key, value in values.items() if isinstance(value, int | float) and isfinite(value)}
         found |= {f"{row.system}.{key}": value for key, value in numbers.items()}
     return found
 

@@ -1,5 +1,9 @@
 """The side-by-side table: what its rows must have in common, and the arithmetic that can be checked by hand."""
 
+import math
+from dataclasses import asdict
+
+import pandas as pd
 import pytest
 
 from sim.assembly.compose import compose_run
@@ -101,3 +105,12 @@ def test_a_system_that_the_trace_has_no_room_for_is_left_out_with_its_reason():
 def test_what_it_cannot_do_is_refused(words, sentence, tmp_path):
     with pytest.raises(UserError, match=sentence):
         execute(compose_run("system=four_systems", *words), tmp_path)
+
+
+def test_one_request_has_no_interval_and_is_written_and_drawn(tmp_path):
+    row = Row("x", 1.0, math.nan, math.nan, None, 0.0, "1 GPU", 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert table([row])[1].split() == ["x", "1000.0", "-", "0.00", "0", "0", "0.0%"]
+    frame = pd.DataFrame([asdict(row) | {"energy_j": row.energy_j}])
+    frame.to_csv(tmp_path / FILE, index=False)
+    ((_, figure),) = figures_of(tmp_path, ["four_systems"], 2)
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1000.0]
