@@ -30,6 +30,8 @@ SATURATED = 0.9
 LEAST_GAIN = 0.001
 """Relative change of TPOT below which a scenario gains nothing worth naming."""
 LAYERS_AHEAD = 3
+ENDLESS = 1e18
+"""Bytes per second."""
 EXACT = (
     "each row is an exact replay of the model with that change and nothing else; oracle eviction and perfect prefetch "
     "exchange rules of the policy. Oracle eviction bounds the hits of rules that fetch equal experts on demand, "
@@ -45,8 +47,8 @@ class Scenario:
     name: str
     binds: str
     change: Change
-    whole_host: bool = False
-    """Host memory holds any model."""
+    more: Callable[[Replay], dict[str, Any]] = lambda replay: {}
+    """Other fields of the set-up that it changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,22 @@ def infinite_storage(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConf
     return policy, replace(time, storage=False)
 
 
+def nothing(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
+    """Rules and time model stay."""
+    return policy, time
+
+
+def whole_host(replay: Replay) -> dict[str, Any]:
+    """Host memory holds any model."""
+    machine = replay.setup.machine.with_figures({"host_memory_bytes": None})
+    return {"machine": machine, "host": replace(replay.setup.host, bytes=None)}
+
+
+def infinite_second_link(replay: Replay) -> dict[str, Any]:
+    """The second GPU's copies take no time beyond what each takes whatever its size."""
+    return {"devices": replace(replay.setup.devices, second_link_bytes_per_s=ENDLESS)}
+
+
 def no_overhead(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
     """Launches and the constants of every layer (read-back, synchronisation, the host's bookkeeping) take no time."""
     off: dict[str, Any] = {parameter.switch: False for parameter in PARAMETERS.values() if parameter.each_layer}
@@ -102,8 +120,10 @@ SCENARIOS = (
     Scenario("all resident", "the capacity of the cache", all_resident),
 )
 OF_STORAGE = Scenario("infinite storage", "storage", infinite_storage)
-OF_HOST = Scenario("every expert in host memory", "host memory", lambda policy, time: (policy, time), whole_host=True)
+OF_HOST = Scenario("every expert in host memory", "host memory", nothing, whole_host)
 """Of runs with storage; the second where slots are not all the memory that there is."""
+OF_SECOND_LINK = Scenario("infinite second link", "the second link", nothing, infinite_second_link)
+"""Of runs on two GPUs; a copy over it keeps its fixed time."""
 TOGETHER = "together, without all resident"
 """All resident leaves nothing for link, prefetch and eviction to do."""
 
@@ -161,6 +181,8 @@ def what_if(
 
 def scenarios_of(replay: Replay) -> tuple[Scenario, ...]:
     """What could be idealised of a replay."""
+    if replay.setup.devices.count > 1:
+        return (*SCENARIOS, OF_SECOND_LINK)
     if replay.spec.host is None:
         return SCENARIOS
     unified = replay.hardware.unified_memory
@@ -181,11 +203,8 @@ def _assembled(replay: Replay, scenario: Scenario) -> _Measured:
     """The same replay under a scenario's policy and time model, ready to run."""
     try:
         policy, time = scenario.change(replay.policy, replay.setup.time)
-        changes: dict[str, Any] = {"policy": policy, "time": time}
-        if scenario.whole_host:
-            whole = replay.setup.machine.with_figures({"host_memory_bytes": None})
-            changes |= {"machine": whole, "host": replace(replay.setup.host, bytes=None)}
-        return _Measured(scenario, StepTable(replay.assemble_again(**changes), Forget()))
+        changed = replay.assemble_again(policy=policy, time=time, **scenario.more(replay))
+        return _Measured(scenario, StepTable(changed, Forget()))
     except UserError as error:
         return _Measured(scenario, None, str(error))
 

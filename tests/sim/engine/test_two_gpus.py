@@ -13,6 +13,7 @@ from sim.machine.capacity import CacheConfig
 from sim.machine.devices import DevicesConfig
 from sim.machine.host_store import HostConfig
 from sim.metrics.step_table import StepTable
+from sim.run.what_if import what_if
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine
 from tests.support.timelines import TIMED, rows
@@ -70,6 +71,15 @@ def test_the_clocks_agree_on_two_gpus():
         table_of(trace, PROMOTES, engine, devices, slots_per_layer=4, reset="request") for engine in TIMED
     )
     np.testing.assert_array_equal(simpy.array(), compiled.array())
+
+
+def test_what_binds_may_be_the_second_link():
+    devices = DevicesConfig(2, second_link_bytes_per_s=1e8, handover_s=0)
+    trace = random_trace(3, 2, prompts=(0, 0), decodes=(9, 9), expert_bytes=1000)
+    setup = DeviceSetup(BARE, machine(), CacheConfig(slots_per_layer=2), RunConfig(engine="compiled"), devices=devices)
+    rows = {row["name"]: row for row in what_if(assemble(trace, setup))["scenarios"]}
+    assert rows["infinite second link"]["binds"] == "the second link"
+    assert -1 < rows["infinite second link"]["change"] < -0.5
 
 
 @pytest.mark.parametrize(
