@@ -153,6 +153,7 @@ def test_terms_of_a_layer_come_before_the_lookup_and_hide_prefetches_only(engine
     assert found.latency_ns == [2 * end]
     assert found.parts_ns == {
         "attention": 200, "expert": 100, "link": 2 * 950, "cpu": 0, "launch": 20, "sync": 2 * 60, "host": 60,
+        "storage": 0,
     }  # fmt: skip
 
 
