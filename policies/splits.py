@@ -145,3 +145,20 @@ def find_best_split(
         if best < 0 or finish < best:
             best = finish
             side[:count] = trial
+
+
+@jitable
+def soonest_ns(link_ns: float, load_ns: float, gpu_ns: float, cpu_ns: NDArray[np.float64], ready_ns: float) -> float:
+    """Soonest end of n missing experts that cost the same on link and GPU, ``cpu_ns`` [n] on the CPU (sorted here).
+
+    The link is free after ``link_ns``, the GPU after ``ready_ns``; it computes what is copied after the last copy. The
+    CPU takes its cheapest; every number of experts on it is tried.
+    """
+    count, on_cpu, best = cpu_ns.shape[0], 0.0, np.inf
+    cpu_ns.sort()
+    for copies in range(count, -1, -1):
+        if copies < count:
+            on_cpu += cpu_ns[count - copies - 1]
+        on_gpu = max(ready_ns, link_ns + copies * load_ns) + copies * gpu_ns if copies > 0 else ready_ns
+        best = min(best, max(on_gpu, on_cpu))
+    return float(best)

@@ -133,6 +133,14 @@ class State:
 
     load_ns: Int8
     """[L] what one copy of an expert of each layer takes on an idle link."""
+    gpu_ns: Int8x2
+    """[L, B+1] what computing one expert of each layer on the GPU takes by tokens, launches included."""
+    cpu_ns: Int8x2
+    """[L, B+1] what computing it on the CPU takes by tokens; no rows if the hardware has no CPU (needs 'cpu')."""
+    link_left_ns: int
+    """What the copy that is on the link at this lookup, or its chunk, still takes; 0: the link is free."""
+    late_left_ns: int
+    """What the one prefetch that is under way at this lookup, on the link or paused, still takes in all."""
     window_ns: int
     """Time the link is expected to stand idle until the next layer looks up its experts, with this layer's demand
     copies already taken off; 0 in a replay without a clock."""
@@ -184,6 +192,8 @@ def array_fields(
         "missing_cpu_ns": (per_expert, np.int64),
         "missing_gpu_ns": (per_expert, np.int64),
         "load_ns": ((layers,), np.int64),
+        "gpu_ns": ((layers, tokens + 1), np.int64),
+        "cpu_ns": ((layers, tokens + 1), np.int64),
         "side": (per_expert, np.uint8),
         "order": (per_expert, np.int32),
         "predicted": ((depth, tokens, experts), np.float32),

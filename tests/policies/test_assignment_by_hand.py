@@ -11,6 +11,7 @@ from policies.assignment.cheaper_side import CheaperSide
 from policies.assignment.cpu_and_promote import CpuAndPromote
 from policies.assignment.cpu_only import CpuOnly
 from policies.assignment.greedy_balance import GreedyBalance
+from policies.assignment.reuse_split import ReuseSplit
 from policies.assignment.simulated_split import SimulatedSplit
 from policies.assignment.smoe_code import SmoeCodeSplit
 from policies.assignment.two_pointer import TwoPointer
@@ -254,3 +255,21 @@ def test_half_given_constants_are_refused(knobs, sentence):
 @pytest.mark.parametrize("part", [CheaperSide(balance=True), BestSplit(), SimulatedSplit(), GreedyBalance()])
 def test_a_hopeless_cpu_gets_nothing(part):
     assert split(part, missing_state([30] * 3, 10**9, gpu=1))[0] == []
+
+
+def test_reuse_split_copies_what_is_worth_keeping_and_as_much_as_ends_soonest():
+    state = missing_state([40] * 4, 30)
+    state.priority[0, :4] = [0.1, 0.4, 0.2, 0.3]
+    assert split(ReuseSplit(), state) == ([2, 0], [1, 3])  # ends 120, 90, 80, 120, 160 with 0 to 4 copies
+    assert split(ReuseSplit(), missing_state([40] * 2, 80)) == ([], [0, 1])  # 80 either way: the most copies
+    assert split(ReuseSplit(), missing_state([40] * 2, 30, ready=[(200, 1)])) == ([], [0, 1])  # hidden by the GPU
+
+
+@pytest.mark.parametrize(
+    ("left_ns", "on_cpu", "on_link"),
+    [(10, [1], [0]), (70, [0], [1])],  # 45: the CPU beside the copy; 50: beside the piece, then 40
+)
+def test_reuse_split_takes_a_late_expert_where_it_ends_first(left_ns, on_cpu, on_link):
+    state = missing_state([left_ns, 40], 45)
+    state.status[0, 0], state.late_left_ns, state.link_left_ns = IN_FLIGHT, left_ns, min(left_ns, 10)
+    assert split(ReuseSplit(), state) == (on_cpu, on_link)

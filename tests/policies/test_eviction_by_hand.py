@@ -9,6 +9,7 @@ from policies.eviction.activation_prior import ActivationPrior
 from policies.eviction.aged_lfu import AgedLfu
 from policies.eviction.belady import Belady
 from policies.eviction.edgemoe import EdgeMoe
+from policies.eviction.expected_reuse import ExpectedReuse
 from policies.eviction.fifo import Fifo
 from policies.eviction.frozen_popularity import FrozenPopularity
 from policies.eviction.in_cache_visits import InCacheVisits
@@ -399,3 +400,13 @@ def test_latency_oracle_divides_the_cost_of_the_miss_by_its_distance():
 def test_knobs_out_of_range_are_refused_in_one_sentence(make):
     with pytest.raises(UserError, match=r"policy\.eviction\.\w+=.*: must be between"):
         make()
+
+
+def test_expected_reuse_adds_the_share_of_tokens_to_the_mean_score_and_fades():
+    state = routed_state([[0.5, 0.3, 0.2, 0.0], [0.1, 0.5, 0.2, 0.2]], [[0, 1], [1, 2]], [])
+    memory = np.zeros(4)
+    decide(ExpectedReuse(rate=0.5, routed=1.0), "touch", state, memory)
+    # uses .5, 1, .5, 0 and mean scores .3, .4, .2, .1
+    assert state.priority[0] == pytest.approx([0.4, 0.7, 0.35, 0.05])
+    decide(ExpectedReuse(rate=0.5, routed=0.0), "touch", state, memory)
+    assert state.priority[0] == pytest.approx([0.35, 0.55, 0.275, 0.075])

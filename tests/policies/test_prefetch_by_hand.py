@@ -7,6 +7,7 @@ from policies.prefetch.budgeted import Budgeted
 from policies.prefetch.by_weight_all_layers import ByWeightAllLayers
 from policies.prefetch.chunked import Chunked
 from policies.prefetch.cumulative_probability import CumulativeProbability
+from policies.prefetch.idle_pieces import IdlePieces
 from policies.prefetch.layers_ahead import LayersAhead
 from policies.prefetch.none import NoPrefetch
 from policies.prefetch.promote_frequent import PromoteFrequent
@@ -193,6 +194,17 @@ def test_budgeted_fetches_what_fits_into_the_window():
     state.status[1, 1] = RESIDENT  # costs nothing
     assert choose(Budgeted(), state, NEXT) == [(1, 1), (1, 2)]
     assert choose(Budgeted(count=3), state, NEXT) == [(1, 1), (1, 2)]
+
+
+def test_idle_pieces_takes_what_carries_its_share_of_the_predicted_weight():
+    """Shares of the top 2: 4/7 and 3/7; of a second row that wants 3 alone, 1."""
+    state = state_of()
+    for least, expected in ((0.0, [1, 2]), (0.42, [1, 2]), (0.43, [1]), (0.6, [])):
+        assert choose(IdlePieces(least=least), state, NEXT) == [(1, expert) for expert in expected]
+    state.status[1, 1] = RESIDENT  # named too: it shall not be evicted for another
+    assert choose(IdlePieces(), state, NEXT) == [(1, 1), (1, 2)]
+    assert choose(IdlePieces(least=0.43), state, [NEXT, [0.0, 0.0, 0.0, 1.0]]) == [(1, 3), (1, 1)]
+    assert IdlePieces(pieces=5).chunks() == 5
 
 
 def test_smoe_code_fetches_one_missing_top_score_expert_after_a_miss():

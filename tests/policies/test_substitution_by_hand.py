@@ -13,6 +13,7 @@ from policies.substitution.adaptive_top_k import PUBLISHED, AdaptiveTopK
 from policies.substitution.bonus_and_drop import BonusAndDrop
 from policies.substitution.buddy import Buddy
 from policies.substitution.cache_prior import CachePrior
+from policies.substitution.critical_path import CriticalPath
 from policies.substitution.cumulative_threshold import CumulativeThreshold
 from policies.substitution.expert_budget import ExpertBudget
 from policies.substitution.importance_plus import ImportancePlus
@@ -478,3 +479,68 @@ def test_resident_experts_of_the_router_stay():
     for part in (SmoeCode(alpha=1.0), Skip(), ReplaceAllMissing(), RandomReplacement(), CachePrior(bonus=1.0)):
         state = routed_state(SCORES, [0, 1, 2], list(range(8)))
         assert executed(part, state) == [[0, 1, 2]] and state.status.min() == RESIDENT
+
+
+# critical_path: 0, 1, 2 carry .5, .3, .2 of the weight; a copy takes 100 ns, an expert on the CPU 100, on the GPU 0.
+# Three misses end after 200 (one side has two), two or one after 100, none after 0: in copies 2, 1, 1, 0. Harm that is
+# left: 2 (.13, by 3) .2 * (1 - .12 / .13) = .0154; 1 (.15, by 4) .3 * (1 - .10 / .15) = .1; 0 (.30, by 5) .5 * .7 = .35
+
+
+def priced_state(resident, weights=(0.5, 0.3, 0.2), scores=SCORES):
+    state = routed_state(scores, [0, 1, 2], resident)
+    state.weights[0], state.load_ns[0] = weights, 100
+    state.cpu_ns[0, 1:] = 100
+    return state
+
+
+@pytest.mark.parametrize(
+    ("price", "keep", "expected"),
+    [
+        (3.0, 1, [0, 1, 3]),  # 2, 1.05, 1.35: the last two end together, so that the second buys nothing
+        (70.0, 1, [0, 1, 2]),  # 1 + 70 * .0154 is more than 2
+        (0.1, 1, [0, 1, 3]),
+        (0.1, 0, [5, 4, 3]),  # all of them: 0 + .1 * .4654
+    ],
+)
+def test_critical_path_gives_up_the_mass_that_shortens_the_layer(price, keep, expected):
+    memory = np.zeros(1)
+    part = CriticalPath(price=price, keep=keep, loss=0.15, rate=2.0)
+    assert executed(part, priced_state([3, 4, 5]), memory) == [expected if keep else [3, 4, 5]]
+    lost = sum(w for w, e, r in zip((0.5, 0.3, 0.2), expected, [0, 1, 2], strict=True) if e != r)
+    assert memory[0] == pytest.approx(2 * (lost - 0.15))
+
+
+def test_critical_path_moves_its_price_towards_the_budget():
+    part, memory = CriticalPath(price=60.0, loss=0.15, rate=2.0), np.zeros(1)
+    found = [executed(part, priced_state([3, 4, 5]), memory)[0][2] for _ in range(60)]
+    assert 0.2 * found.count(3) / 60 == pytest.approx(0.15, abs=0.02)
+    assert executed(CriticalPath(loss=0.0), priced_state([3, 4, 5])) == [[0, 1, 2]]
+
+
+def test_critical_path_asks_only_for_what_stands_ready():
+    part = CriticalPath(price=0.1)
+    assert executed(part, priced_state([])) == [[0, 1, 2]]
+    silent = [0.3, 0.15, 0.13, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert executed(part, priced_state([3, 4], scores=silent)) == [[0, 1, 2]]  # no score, no stand-in
+    state = priced_state([3])
+    state.cpu_ns[:] = 10_000  # over the link alone 3, 2, 1 copies; one stand-in for two that could go
+    assert executed(part, state) == [[0, 1, 3]]
+
+
+def test_critical_path_counts_the_copy_under_way_and_no_cpu_where_there_is_none():
+    state = priced_state([3, 4, 5])
+    state.status[0, 1], state.late_left_ns, state.link_left_ns = IN_FLIGHT, 10, 10
+    assert executed(CriticalPath(price=10.0), state) == [[0, 1, 2]]  # 110 on the link, then 100 on the CPU: 1.1, 1.15
+    state = priced_state([3, 4, 5])
+    assert executed(CriticalPath(price=3.0, cpu=False), state) == [[0, 3, 4]]  # 3, 2.05, 1.35
+    assert "cpu" not in CriticalPath(cpu=False).all_needs() and "cpu" in CriticalPath().all_needs()
+
+
+def test_an_expert_of_two_tokens_goes_only_if_both_can_spare_it():
+    scores = [SCORES, SCORES]
+    state = routed_state(scores, [[0, 1, 2], [0, 3, 2]], [3, 4])
+    state.weights[:], state.load_ns[0], state.cpu_ns[:] = (0.5, 0.3, 0.2), 100, 10_000
+    assert executed(CriticalPath(price=0.1), state) == [[0, 3, 4], [0, 3, 4]]  # 2 first (.2), then 1 (.15 of the step)
+    state = routed_state(scores, [[0, 1, 2], [0, 3, 2]], [3])
+    state.weights[:], state.load_ns[0], state.cpu_ns[:] = (0.5, 0.3, 0.2), 100, 10_000
+    assert executed(CriticalPath(price=0.1), state) == [[0, 3, 2], [0, 3, 2]]  # the second token has no stand-in

@@ -34,6 +34,7 @@ from sim.engine.decision.counters import (
 from sim.engine.decision.demand import (
     check_assignment,
     count_ranks,
+    left_of_copy,
     list_distinct,
     load_layer,
     mark_cpu,
@@ -403,6 +404,7 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     """Start a layer step: look up, substitute, assign, touch, queue demand copies, then prefetches."""
     state.layer = layer
     state.now += 1
+    state.link_left_ns, state.late_left_ns = cache.link_left_ns, left_of_copy(state, cache)
     cache.stops_copy = 0
     if cache.prefetch_tail > cache.prefetch_head:
         drop_queued_prefetches(state, cache)

@@ -172,6 +172,7 @@ class Device:
         layers, experts = spec.num_layers, spec.num_experts
         depth = max(1, spec.policy.prediction.depth(layers))
         self.arrays = array_fields(layers, experts, spec.top_k, spec.max_tokens, depth)
+        self.arrays |= {"gpu_ns": spec.costs.expert_ns, "cpu_ns": spec.costs.cpu_ns}
         self.memories = {name: memory.copy() for name, memory in spec.memories.items()}
         self.cache_arrays = allocate(layers, experts, spec.pools.capacity.size) | {
             "pool_of": spec.pools.pool_of,

@@ -76,6 +76,7 @@ NEEDED = {
     "next_use": (Need.FUTURE,),
     "missing_importance": (Need.IMPORTANCE,),
     "missing_cpu_ns": (Need.CPU,),
+    "cpu_ns": (Need.CPU,),
 }
 """Field -> the needs of which a rule must state one to read it; a substitution always gets the weights."""
 
