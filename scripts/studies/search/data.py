@@ -125,5 +125,7 @@ def phone(folder: Path) -> Source:
     """
     source = folder / "big_moe_on_edge" / "qwen.route.csv"
     return Source(
-        "Qwen3-30B-A3B on a phone", load_importer("big_moe_on_edge").read(source, Namespace()), "qwen3_30b_a3b"
+        "Qwen3-30B-A3B on a phone",
+        load_importer("big_moe_on_edge").read(source, Namespace(model="qwen3_30b_a3b")),
+        "qwen3_30b_a3b",
     )

@@ -5,7 +5,7 @@ dali, hybrimoe_true_costs) on twelve machines drawn anew, at batch 1 and 3: on 3
 shipped writes to new prompts (recorded into OUT at the first call, minutes), and where --traces names a folder with
 gpt_oss_20b/ on 18 answers of gpt-oss-20b as a router of the best three of four recorded experts. A rule with a budget
 of loss may spend 95 % of what `importance` loses at that place on other requests of the same model. Intervals are
-95 %, over blocks of three requests, widened by what plausible errors of every machine's figures do (eight draws).
+95 %, over blocks of three requests, widened by what plausible errors of every machine's figures do (six draws).
 Where --traces holds big_moe_on_edge/, the lossless split of misses alone is compared on a phone's trace of
 Qwen3-30B-A3B, which has no gate scores: LRU with each rule for the CPU.
 
@@ -37,7 +37,7 @@ from sim.shipped_rules import digest_of, rule_sources
 from sim.statistics.bootstrap import Estimate
 
 OUT, RESULTS = Path("outputs/search"), ROOT / "docs" / "results"
-DRAWN, DRAWN_REQUESTS = 8, 3
+DRAWN, DRAWN_REQUESTS = 6, 3
 TIE = 1.01
 
 
