@@ -262,10 +262,10 @@ def judge(status: int, said: str, out: Path) -> tuple[str, str]:
 
 
 def few(cases: list[Case], count: int, rng: random.Random) -> list[Case]:
-    """So many cases, an eighth of them whole groups; a knob of several commands counts for the first."""
+    """So many cases, an eighth of them whole groups if not all are; a knob of several commands counts for the first."""
     first = list({case.override: case for case in reversed(cases)}.values())
     groups, knobs = ([case for case in first if case.choice is whole] for whole in (True, False))
-    some = count // 8 if groups else 0
+    some = count if not knobs else count // 8 if groups else 0
     return [*rng.sample(groups, some), *rng.sample(knobs, count - some)]
 
 
