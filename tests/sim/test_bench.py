@@ -146,7 +146,7 @@ def test_a_rule_that_peeks_is_refused(two_cells, tmp_path, capsys, monkeypatch):
     ("words", "sentence"),
     [
         ([], "bench takes policies, as policy=lru, or the word all"),
-        (["lru"], "'lru' must be policy=NAME or policy=FILE"),
+        (["lru"], "'lru' must be policy=NAME: did you mean policy=lru"),
         (["policy=lru hardware=s1_rtx3080ti"], "then overrides of that policy alone"),
         (["policy=lruu"], "policy=lruu is not known"),
         (["policy=lru,dali"], "policy=lru,dali: one policy a word"),
