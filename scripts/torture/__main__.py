@@ -90,7 +90,7 @@ def integers(options: Namespace) -> Iterator[Tally]:
     cases = [*integer_cases(plain=options.short)]
     yield try_cases("numbers at the edges", cases, 24 if options.short else None, options.seed)
     pairs = [*product_cases(24 if options.short else 2000, random.Random(f"{options.seed} pairs"))]
-    yield try_cases("two numbers far off at once", pairs, None, options.seed)
+    yield try_cases("two numbers far off at once", pairs, len({case.override for case in pairs}), options.seed)
 
 
 def shapes(options: Namespace) -> Iterator[Tally]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from sim.ranges import Amount, Count, NotNegative, OneOf, Range, check_ranges
+from sim.ranges import Amount, Count, OneOf, Range, check_ranges
 from traces.errors import UserError
 from traces.format.trace import Geometry, Trace
 
@@ -37,8 +37,8 @@ class RealSettings:
     attention_bytes: Amount = 2_097_152
     shared_ffn: Amount = 0
     head_bytes: Amount = 0
-    link_bytes_per_s: Annotated[float | None, Range(0, above=True, null="an unpaced link")] = 2e9
-    link_latency_s: NotNegative = 0.0
+    link_bytes_per_s: Annotated[float | None, Range(1, null="an unpaced link")] = 2e9
+    link_latency_s: Annotated[float, Range(0, 3600)] = 0.0
     pinned: bool = True
     cuda_graphs: bool = False
     steps: Annotated[int | None, Range(1, null="all")] = None

@@ -7,6 +7,7 @@ import pytest
 
 from scripts.torture.claims import contradictions
 from sim.config import RunConfig, TraceConfig, validate
+from sim.execution.settings import RealSettings
 from sim.workload.steps import Schedule
 from tests.support.random_traces import random_trace
 from tests.support.replays import machine, replay_of, run
@@ -90,6 +91,13 @@ def test_buffers_and_bytes_without_end_are_as_many_as_can_be_used():
     enough = run(replay_of(TRACE, "importance", machine(staging_slots=8), slots_per_layer=8, engine="compiled"))
     assert {**plenty, "capacity_bytes": 0} == {**enough, "capacity_bytes": 0}
     assert plenty["capacity_fraction"] == 1.0 and plenty["capacity_bytes"] > 2**62
+
+
+@pytest.mark.parametrize("knob", [{"link_latency_s": 1e300}, {"link_bytes_per_s": 5e-324}])
+def test_a_link_that_is_paced_for_ever_is_refused(knob):
+    """Once a traceback of `calibrate`: no clock counts what a copy would wait."""
+    with pytest.raises(UserError, match=next(iter(knob))):
+        validate(RealSettings, knob)
 
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 2**70, 10**400])
