@@ -1,6 +1,6 @@
-"""Writes the text on which `python -m sim bench` measures quality; a new one is a new version of the suite.
+"""Writes the text on which `sim bench` measures quality: python -m scripts.maintenance.bench_text
 
-    python -m scripts.maintenance.bench_text
+A new text is a new version of the suite.
 
 Held-out text of the running Python's library, as `python -m sim quality tokens=128` would take it, in tokens of the
 demo model: with another Python it is another text, so it is kept.

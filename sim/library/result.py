@@ -18,6 +18,7 @@ from sim.results.run_files import load_run
 from sim.statistics.pairs import compare
 from traces.errors import UserError
 from traces.text import printable
+from traces.whole_file import write_whole
 
 
 @dataclass(frozen=True)
@@ -120,5 +121,5 @@ def _with_files(files: Mapping[str, bytes], summary: str, exchanged: str) -> Res
     """A result whose files lie in a new temporary folder."""
     kept, folder = new_folder()
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write_whole(folder / name, content)
     return Result(folder, summary, kept, exchanged)
