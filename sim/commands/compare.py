@@ -16,8 +16,9 @@ finds these replays in the folder of each run.
 
   metric=NAME      of metrics.json: tpot_s.mean (the default; of batches itl_s.mean, the time of a decode step),
                    tpot_s.p90, decode.hit_rate, bytes_per_token, lost_gate_mass, ...
-  baseline=POLICY  compare with this policy only, instead of all pairs; where these are more than 1,000 every run is
-                   compared with the best of its conditions only, and a note says so
+  baseline=POLICY  compare with this policy only, instead of all pairs: the plain policy, a series as tables call it,
+                   or the file of a rule of your own; where pairs are more than 1,000 every run is compared with the
+                   best of its conditions only, and a note says so
   machines=N       plausible machines; 0: none, intervals are over requests alone. Folders of more than 24 runs: none
                    unless N is given, but a first-order estimate, as where a run's trace is not at hand
   out=FILE         write the table, as Parquet or, by its ending, as CSV; out=- writes CSV to the standard output
@@ -29,7 +30,7 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,8 @@ def text(pairs: pd.DataFrame) -> str:
     """The pairs as aligned lines, those of one capacity and machine together, in the unit of their metric."""
     quantity = quantity_of(str(pairs["metric"].iloc[0]))
     title = f"{quantity.name}: {title_of(quantity)}"
+    from sim.results.table import rate_heading
+
     lines = [f"{title}, {pairs['blocks'].max()} blocks of requests, SIMULATED; A against B of every pair"]
     unit = unit_of(quantity)
     width = max(len(name) for name in {*pairs["series"], *pairs["against"]})
@@ -115,7 +118,8 @@ def text(pairs: pd.DataFrame) -> str:
         layers = of_layers(*first[list(DEPTHS)]) if quantity.is_time else ""
         where = [f"capacity {first['asked_capacity']}", str(first["hardware"]), on_runtime(first)]
         lines += ["", ", ".join(filter(None, [*where, f"batch size {first['batch_size']}", layers]))]
-        rates = ("A tokens/s", "B tokens/s") if quantity.name == decode_time((int(first["batch_size"]),)) else ()
+        rate, timed = rate_heading(rows), quantity.name == decode_time((int(first["batch_size"]),))
+        rates = (f"A {rate}", f"B {rate}") if timed else ()
         heads = (
             f"A{unit}", f"B{unit}", *rates, f"A - B{difference_unit(quantity)} [95 %]", "A / B - 1 [95 %]", "p Holm",
             "A wins",
@@ -159,6 +163,15 @@ def _rates(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
     return tuple(number(batch / time if time > 0 else None, ".2f") for time in (row["value"], row["against_value"]))
 
 
+def form_of(shares: Sequence[float]) -> str:
+    """Digits of a share in percent with the ends of its interval: one more where an end would be 0.0 and is not."""
+    ends = [100 * share for share in shares[1:] if is_known(share) and share != 0.0]
+    return "+.2f" if any(abs(end) < ROUNDS_TO_0 for end in ends) else "+.1f"
+
+
+ROUNDS_TO_0 = 0.05
+
+
 def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
     """The figures of one pair."""
     scale, form = quantity.metric.unit.scale, quantity.metric.form or quantity.metric.unit.form
@@ -170,7 +183,7 @@ def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
         *_rates(row, quantity),
         with_interval(number(gap[0], signed, scale), gap[1], gap[2], signed, scale)
         + ("" if is_known(gap[1]) else " [no interval]"),
-        with_interval(percent(less[0], "+.1f", " %"), less[1], less[2], "+.1f", 100.0),
+        with_interval(percent(less[0], form_of(less), " %"), less[1], less[2], form_of(less), 100.0),
         number(row["p_holm"], ".2g"),
         percent(row["wins"]),
     )  # fmt: skip

@@ -32,7 +32,8 @@ OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
-  policies=lru,belady  only the runs of these policies; order=A,B: these first; names=importance:SMoE,lru:LRU
+  policies=lru,belady  only the runs of these policies, series or files of rules (spared_lru)
+  order=A,B           these first; names=importance:SMoE,lru:LRU
   limits=tpot_s.mean:0:40,capacity:10:50   ends of the axes that show these columns, in the unit of the axis
   size=3.35x2.2       inches; style=FILE.mplstyle: a style file of matplotlib over the package's own style
   notes=false         no words under the figures, which are printed in any case: for a paper with its own captions
@@ -105,8 +106,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
-    """The columns of the table of all runs; in batches the time of a decode step comes before TPOT."""
+def shown_columns(batch_sizes: "Iterable[int]", rate: str = "tokens/s") -> "list[Column]":
+    """The columns of the table of all runs; in batches the time of a decode step comes before TPOT.
+
+    `rate`: the heading of tokens per second.
+    """
     from sim.metrics.registry import Column, column_of, decode_time
 
     tpot, first = column_of("tpot_s.mean"), decode_time(batch_sizes)
@@ -119,7 +123,7 @@ def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
         tpot,
         Column("tpot_s.low", "95 % low", tpot.scale, tpot.form),
         Column("tpot_s.high", "95 % high", tpot.scale, tpot.form),
-        Column("tokens_per_s", "tokens/s", 1.0, ".2f"),
+        Column("tokens_per_s", rate, 1.0, ".2f"),
         column_of("tpot_s.p99", "P99 ms"),
         column_of("ttft_s.mean"),
     ]
@@ -128,9 +132,9 @@ def shown_columns(batch_sizes: "Iterable[int]") -> "list[Column]":
 def format_table(table: "pd.DataFrame") -> str:
     """The runs as aligned text, a line each, equal ones once; a dash where a number is not known."""
     from sim.formatting import number
-    from sim.results.table import layers_of, tokens_per_s
+    from sim.results.table import layers_of, rate_heading, tokens_per_s
 
-    columns = shown_columns(table["batch_size"])
+    columns = shown_columns(table["batch_size"], rate_heading(table))
     table = table.assign(tokens_per_s=tokens_per_s(table))
     lines = [["policy", *(column.heading for column in columns)]]
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():

@@ -13,6 +13,7 @@ from matplotlib import rc_params_from_file, rcParams
 from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import AXES
+from sim.results.series import of_rule
 from traces.errors import UserError
 
 MOST_INCHES = 40.0
@@ -21,15 +22,18 @@ OWN = ("backend", "figure.hooks", "svg.hashsalt", "text.latex.preamble", "text.p
 MOST_STYLE_BYTES = 1 << 20
 COLUMNS = ("policy", "contender", "series", "name")
 """Columns of the table of runs by whose values a reader may name a policy."""
+NAMING = ("contender", "series", "policy")
+"""The columns that an error lists, the first that there is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Wishes for figures; the default is to show all as it is.
 
-    `policies`: those shown; `order`: those that come first; `names`: policy -> what it is called; `limits`: column of
-    the table -> ends of the axes that show it, in their unit; `size_in`: width and height in inches; `style`: settings
-    of matplotlib over the package's own; `notes`: whether the words stand under the figure.
+    `policies`: those shown, also by the file of a rule of one's own (`spared_lru`); `order`: those that come first;
+    `names`: policy -> what it is called; `limits`: column of the table -> ends of the axes that show it, in their unit;
+    `size_in`: width and height in inches; `style`: settings of matplotlib over the package's own; `notes`: whether the
+    words stand under the figure.
     """
 
     policies: Sequence[str] = ()
@@ -88,9 +92,11 @@ def _runs_of(table: pd.DataFrame, names: Sequence[str], word: str) -> pd.Series[
         named = pd.Series(False, table.index)
         for column in COLUMNS:
             named |= table[column] == name if column in table else False
+        if not named.any() and "series" in table:
+            named = table["series"].map(lambda series, name=name: of_rule(str(series), name)).astype(bool)
         if not named.any():
-            known = ", ".join(dict.fromkeys(map(str, table["policy"])))
-            raise UserError(f"{word}: no run is of {name}; the policies are {known}")
+            known = ", ".join(dict.fromkeys(map(str, table[next(key for key in NAMING if key in table)])))
+            raise UserError(f"{word}: no run is of {name}; the runs are of {known}")
         places[named] = float(place)
     return places
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 from sim.figures.style import LINES, WIDTH_IN
+from sim.results.series import by_number
 from sim.results.table import bounds_of
 
 
@@ -293,7 +294,8 @@ def _kept(table: pd.DataFrame, column: str, count: int, word: str) -> tuple[pd.D
 
 def in_order(table: pd.DataFrame, column: str) -> list[Any]:
     """The different values of a column by name, or in the order that was asked for."""
-    return unique(table.sort_values("order" if "order" in table else column, kind="stable"), column)
+    key = "order" if "order" in table else column
+    return unique(table.sort_values(key, kind="stable", key=by_number), column)
 
 
 def unique(table: pd.DataFrame, column: str) -> list[Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from sim.figures.chart_parts import BASELINE
 from sim.figures.one_capacity import one_capacity
-from sim.formatting import percent
+from sim.formatting import percent, shortlist
 from sim.metrics.registry import decode_time, quantity_of
 
 GROUPS = ["place", "capacity"]
@@ -41,7 +41,8 @@ def best(table: pd.DataFrame, metric: str, verb: str, less: str) -> str:
     if not groups:
         return ""
     if all(lead([group], metric, less, len(group) - 1).startswith("under") for group in groups):
-        return f"All {runs_word(groups)} are alike in this, to {'1 point' if in_points(metric) else '1 %'}."
+        every = "Both policies" if {len(group) for group in groups} == {2} else f"All {runs_word(groups)}"
+        return f"{every} are alike in this, to {'1 point' if in_points(metric) else '1 %'}."
     winners = pd.Series([str(group["contender"].iloc[0]) for group in groups])
     name = str(winners.mode().iloc[0])
     won = [group for group, winner in zip(groups, winners, strict=True) if winner == name]
@@ -144,7 +145,23 @@ def along(table: pd.DataFrame, x: str, words: str, metric: str = "tpot_s.mean") 
         change = f"grows by {span(100 * (factor - 1) for factor in factors)} %"
     else:
         change = f"changes by {100 * (min(factors) - 1):+.0f} to {100 * (max(factors) - 1):+.0f} %"
-    return f"From the least to the largest {words} the time per token {change}."
+    return f"From the least to the largest {words} the time per token {change}.{least_between(table, x, metric)}"
 
 
+def least_between(table: pd.DataFrame, x: str, metric: str) -> str:
+    """Where the time of a contender is least at neither end of a knob, and by how much beside the better end."""
+    found = []
+    for name, group in contenders(table).groupby("line", sort=True):
+        means = group.dropna(subset=[metric]).groupby(x)[metric].mean()
+        if len(means) < 3:
+            continue
+        less = 100 * (1 - means.min() / min(means.iloc[0], means.iloc[-1]))
+        if less >= SHOWN_LESS:
+            found.append((less, f"{name} at {means.idxmin():g}, {less:.1f} % below the better end"))
+    listed = [words for _, words in sorted(found, key=lambda one: -one[0])]
+    return f" It is least between the ends for {shortlist(listed, MOST_NAMED, '; ')}." if listed else ""
+
+
+SHOWN_LESS, MOST_NAMED = 0.1, 3
+"""Percent below which a best value is no better than an end of its knob; contenders whose best value is named."""
 MANY_TIMES = 2.0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from sim.machine.runtime import OWN_RUNTIME
-from sim.results.table import METHOD
+from sim.results.table import AND, METHOD
 
 SETTINGS = ("trace", "model", "hardware")
 
@@ -48,7 +48,8 @@ def machine_words(table: pd.DataFrame) -> str:
     found = [method.removeprefix(METHOD) for method in methods if method != METHOD]
     if not found:
         return ""
-    return f"{' or'.join(found)}{'' if len(found) == len(methods) else ' where its files state errors'}"
+    words = [found[0], *(one.removeprefix(AND) for one in found[1:])]
+    return f"{' or '.join(words)}{'' if len(found) == len(methods) else ' where its files state errors'}"
 
 
 def different_requests(table: pd.DataFrame) -> str:

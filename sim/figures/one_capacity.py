@@ -23,6 +23,18 @@ def one_capacity(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept) if kept else table
 
 
+def capacity_words(runs: pd.DataFrame, table: pd.DataFrame) -> str:
+    """At which capacity `runs` are, and which others of `table` are not shown; empty where it has one only."""
+    shown, known = (
+        sorted(set(rows.loc[rows["capacity"].between(0, 1, inclusive="neither"), "capacity"])) for rows in (runs, table)
+    )
+    others = [share for share in known if share not in shown]
+    if not shown or not others:
+        return ""
+    words = [" and ".join(f"{100 * share:.3g}" for share in shares) for shares in (shown, others)]
+    return f"At {words[0]} % of the experts (runs at {words[1]} % are not shown)"
+
+
 def capacity_sentence(table: pd.DataFrame) -> str:
     """The capacities of the set-ups as a sentence; one where they are all the same."""
     shares = {}

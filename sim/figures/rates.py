@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, Locator
+
+from sim.results.table import bounds_of, rate_heading
 
 LABEL = "Tokens per second"
 STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
@@ -29,12 +32,25 @@ def add_rates(panel: Axes, runs: pd.DataFrame, metric: str, across: bool = False
     beside = panel.secondary_xaxis("top") if across else panel.secondary_yaxis("right")
     axis = beside.xaxis if across else beside.yaxis
     transform = (panel.xaxis if across else panel.yaxis).get_transform().transform
-    axis.set_major_locator(RateLocator(1e3 * batch, lambda ms: float(transform(ms))))
+    axis.set_major_locator(RateLocator(1e3 * batch, lambda ms: float(transform(ms)), reached(runs, metric)))
     axis.set_major_formatter(FuncFormatter(lambda ms, _: rate_name(1e3 * batch / ms) if ms > 0 else ""))
     axis.set_minor_locator(NoTicks())
     beside.spines["top" if across else "right"].set_visible(True)
     if named:
-        (beside.set_xlabel if across else beside.set_ylabel)(LABEL)
+        layers = rate_heading(runs).partition(", ")[2]
+        (beside.set_xlabel if across else beside.set_ylabel)(f"{LABEL}\n({layers})" if layers else LABEL)
+
+
+def reached(runs: pd.DataFrame, metric: str) -> tuple[float, float]:
+    """The times in ms between which rates are named: those of the runs and their intervals, and a little beside."""
+    drawn = [name for name in (metric, *bounds_of(metric)) if name in runs]
+    times = 1e3 * runs[drawn].to_numpy(np.float64)
+    times = times[np.isfinite(times) & (times > 0)]
+    return (float(times.min()) / BESIDE, float(times.max()) * BESIDE) if times.size else (0.0, math.inf)
+
+
+BESIDE = 1.15
+"""How far beside the fastest and slowest run rates are still named, as a factor of their time."""
 
 
 def rate_name(rate: float) -> str:
@@ -52,18 +68,27 @@ class NoTicks(Locator):
 class RateLocator(Locator):
     """Times in ms at which `amount` over the time is a round number, apart from each other."""
 
-    def __init__(self, amount: float, place: Callable[[float], float]) -> None:
-        self.amount, self.place = amount, place
+    def __init__(
+        self, amount: float, place: Callable[[float], float], reached: tuple[float, float] = (0.0, math.inf)
+    ) -> None:
+        self.amount, self.place, self.reached = amount, place, reached
 
     def __call__(self) -> list[float]:
         """Where the ticks are, for what the axis shows."""
         assert self.axis is not None
         low, high = sorted(float(end) for end in self.axis.get_view_interval())
-        return rates_between(low, high, self.amount, self.place)
+        named = rates_between(low, high, self.amount, self.place, self.reached)
+        return named or rates_between(low, high, self.amount, self.place)
 
 
-def rates_between(low: float, high: float, amount: float, place: Callable[[float], float]) -> list[float]:
-    """Times from `low` to `high` at which `amount` over the time is round, the slowest first; `place`: on the axis."""
+def rates_between(
+    low: float, high: float, amount: float, place: Callable[[float], float],
+    reached: tuple[float, float] = (0.0, math.inf),
+) -> list[float]:  # fmt: skip
+    """Times from `low` to `high` at which `amount` over the time is round, the slowest first; `place`: on the axis.
+
+    `reached`: the times between which there are runs; none beside them is named.
+    """
     if not (0 < high < math.inf):
         return []
     found: list[float] = []
@@ -72,6 +97,8 @@ def rates_between(low: float, high: float, amount: float, place: Callable[[float
     for exponent in range(math.floor(math.log10(amount / high)), math.floor(math.log10(amount / high)) + 4):
         for step in STEPS:
             time = amount / (step * 10.0**exponent)
-            if low <= time <= high and (not found or abs(place(found[-1]) - place(time)) >= LEAST_GAP * span):
+            if max(low, reached[0]) <= time <= min(high, reached[1]) and (
+                not found or abs(place(found[-1]) - place(time)) >= LEAST_GAP * span
+            ):
                 found.append(time)
     return found

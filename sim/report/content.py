@@ -27,13 +27,14 @@ from sim.report.rows import Heading, Row, grouped, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
+from sim.results.series import natural
 from sim.results.table import collect, layers_of, table_of
 from sim.run.plausible import replay_on_plausible_machines, sentences
 from traces.errors import UserError
 from traces.text import printable, short_name
 
 OWN_SECTION = ("attribution", "what_if")
-SHOWN_COMMANDS, SHOWN_NAMES = 60, 3
+SHOWN_COMMANDS, SHOWN_NAMES, SHOWN_VALUES = 60, 3, 40
 MOST_RUNS = 250
 """Runs that a page shows; more would take minutes to draw and many megabytes."""
 
@@ -194,12 +195,13 @@ def _order(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _was_run(table: pd.DataFrame, systems: Sequence[SystemRun], runs: int) -> list[tuple[str, str]]:
-    names = {"policies": "policy", "set-ups": "setup", "sizes of": "model", "traces": "trace", "workloads": "workload",
-             "runtimes": "runtime", "compared on": "comparison",
+    names = {"policies": "contender", "set-ups": "setup", "sizes of": "model", "traces": "trace",
+             "workloads": "workload", "runtimes": "runtime", "compared on": "comparison",
              "batch sizes": "batch_size"}  # fmt: skip
     facts = [("runs", str(runs + len(systems)))]
     facts += [("systems", ", ".join(sorted({one.system for one in systems})))] if systems else []
-    facts += [(word, ", ".join(values_of(table, key))) for word, key in names.items() if values_of(table, key)]
+    values = {word: sorted(values_of(table, key), key=natural) for word, key in names.items()}
+    facts += [(word, shortlist(found, SHOWN_VALUES)) for word, found in values.items() if found]
     if "capacity" in table:
         shares = sorted(set(table["capacity"]))
         facts.append(("capacities", ", ".join(dict.fromkeys(f"{100 * share:.3g} %" for share in shares))))

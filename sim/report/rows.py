@@ -12,7 +12,7 @@ from sim.figures.looks import bar_fill
 from sim.formatting import interval, is_known, number
 from sim.metrics.registry import column_of, decode_time, quantity_of
 from sim.report.comparison import Comparison, is_bound, ranking_metric
-from sim.results.table import bounds_of, tokens_per_s
+from sim.results.table import bounds_of, rate_heading, tokens_per_s
 
 FIRST, MORE = "first", "more"
 """Columns that are always shown, and those that fold out."""
@@ -79,7 +79,7 @@ def headings(table: pd.DataFrame) -> list[Heading]:
         Heading("policy", "the policy and the settings in which the runs differ"),
         Heading("mark", mark),
         *first[:1],
-        Heading("tokens/s", "tokens of all requests of a batch per second of decoding", FIRST, "tokens_per_s"),
+        Heading(rate_heading(table), "tokens of all requests of a batch per second of decoding", FIRST, "tokens_per_s"),
         Heading("against best", against),
         *first[1:],
         *more,

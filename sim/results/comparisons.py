@@ -13,6 +13,7 @@ import pandas as pd
 from sim.machine.runtime import OWN_RUNTIME
 from sim.metrics.registry import quantity_of
 from sim.results.run_files import load_run
+from sim.results.series import by_number, chosen_baseline
 from sim.statistics.pairs import FIRST_ORDER, compare, corrected_together
 from sim.statistics.run_sample import Run, value_of
 from traces.errors import UserError
@@ -64,17 +65,18 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, mach
     Runs are compared where trace, batch size, machine, model, the capacity asked for and the runtime are the same, or
     each is on its own (`conditions`). Where one replayed other requests than another, such as a policy that holds some
     out to learn from, the pair is compared on the batches that both replayed, values too. Of equal runs the first
-    counts. `baseline`: a policy or a series; without it all pairs, or, beyond ``MOST_PAIRS``, every run against the one
-    of its conditions with the best value. `machine`: intervals count in the uncertainty of the
+    counts. `baseline`: a series or a plain policy; without it all pairs, or, beyond ``MOST_PAIRS``, every run
+    against the one of its conditions with the best value. `machine`: intervals count in the uncertainty of the
     machine. Empty where nothing is left to compare.
 
     Raises: UserError for an unknown metric or baseline.
     """
-    if baseline is not None and baseline not in {*table["series"], *table["policy"]}:
-        raise UserError(f"baseline={baseline} is neither a policy nor a series: known are {', '.join(table['series'])}")
+    named = set[str]() if baseline is None else chosen_baseline(table, baseline)
     tables, notes, paired = [], list[str](), set[str]()
     asked = pd.to_numeric(table["asked_capacity"], errors="coerce")
-    ordered = table.assign(order=asked).sort_values(["order", "series"], kind="stable").drop(columns="order")
+    ordered = (
+        table.assign(order=asked).sort_values(["order", "series"], kind="stable", key=by_number).drop(columns="order")
+    )
     groups = [rows for _, rows in ordered.drop_duplicates(["conditions", "series"]).groupby("conditions", sort=False)]
     most = sum(len(rows) * (len(rows) - 1) // 2 for rows in groups)
     only_best = baseline is None and most > MOST_PAIRS
@@ -87,7 +89,7 @@ def compared(table: pd.DataFrame, metric: str, baseline: str | None = None, mach
         runs = [load_run(Path(row["folder"]), str(row["series"])) for _, row in rows.iterrows()]
         if not machine:
             runs = [replace(run, errors={}, plausible=None) for run in runs]
-        chosen = rows[(rows["series"] == baseline) | (rows["policy"] == baseline)]["series"]
+        chosen = rows[rows["series"].isin(named)]["series"]
         if len(runs) < 2 or (baseline is not None and chosen.empty):
             continue
         against = None if baseline is None else str(chosen.iloc[0])

@@ -16,6 +16,7 @@ from sim.metrics.registry import QUANTITIES, SPECULATIONS, TIERED
 from sim.results.json_files import read_json
 from sim.results.parquet_files import read_numbers
 from sim.results.run_files import finished_runs, load_run, overrides_of, read_metrics, results_of
+from sim.results.series import by_number, own_parts, series_names
 from sim.statistics.run_sample import Run, intervals
 from traces.errors import UserError
 from traces.text import MOST_OF_A_SERIES, printable, short_name
@@ -46,10 +47,10 @@ def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
     of texts), `capacity` (share of all experts that the cache holds), `asked_capacity` (as configured), `requests`
     (blocks of the intervals: requests, lockstep batches, or data sets and conversations), `METRIC.low` and
     `METRIC.high` of every mean, rate and quantile (`tpot_s.low` for `tpot_s.mean`; NaN where there is none),
-    `series`: the policy, and the settings in which the runs of the folder differ, and `conditions`: all that two runs
-    must share so that only their policies differ, and at most the requests that they replayed
-    (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the newest
-    counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick.
+    `series`: the policy, the settings in which the runs of the folder differ, and rules that are not shipped,
+    `conditions`: all that two runs must share so that only their policies differ, and at most the requests that they
+    replayed (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the
+    newest counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -81,10 +82,11 @@ def table_of(folder: Path, runs: list[Path], with_intervals: bool = True) -> pd.
             overrides.append(overrides_of(run, one))
     for words, figures in zip(overrides, _varied_figures(provenances), strict=True):
         words |= figures
-    for row, name in zip(rows, _series_names(rows, overrides), strict=True):
+    own = [own_parts(words, group_of(one, "policy")) for words, one in zip(overrides, provenances, strict=True)]
+    for row, name in zip(rows, _series_names(rows, overrides, own), strict=True):
         row["series"] = short_name(name, MOST_OF_A_SERIES)
     _set_conditions(rows, overrides)
-    return pd.DataFrame(rows).sort_values(["capacity", "series"], kind="stable", ignore_index=True)
+    return pd.DataFrame(rows).sort_values(["capacity", "series"], kind="stable", key=by_number, ignore_index=True)
 
 
 def _varied_figures(provenances: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
@@ -179,6 +181,17 @@ def layers_of(table: pd.DataFrame) -> str:
     return ", ".join(dict.fromkeys(filter(None, (of_layers(*depths) for depths in known))))
 
 
+def rate_heading(table: pd.DataFrame) -> str:
+    """The heading of tokens per second, which says how many of the model's layers were replayed where not all were."""
+    if not {"layers", "model_layers"} <= set(table):
+        return "tokens/s"
+    pairs = table[["layers", "model_layers"]].dropna().drop_duplicates().itertuples(index=False, name=None)
+    partial = [(layers, whole) for layers, whole in pairs if layers != whole]
+    if not partial:
+        return "tokens/s"
+    return f"tokens/s, {partial[0][0]:.0f}/{partial[0][1]:.0f} layers" if len(partial) == 1 else "tokens/s, some layers"
+
+
 def tokens_per_s(table: pd.DataFrame) -> pd.Series[float]:
     """Tokens that all requests of a batch get per second of decoding: batch size over the time of a decode step."""
     single = table["batch_size"].astype(float) == 1.0
@@ -237,15 +250,11 @@ CHOSEN = re.compile(r"/(requests|sample)\[[^\]]*\]$")
 """The end of a trace's hash that says which requests were chosen."""
 
 
-def _series_names(rows: list[dict[str, Any]], overrides: list[dict[str, str]]) -> list[str]:
-    """The policy of each run, with every setting that is not the same in all of them."""
+def _series_names(
+    rows: list[dict[str, Any]], overrides: list[dict[str, str]], own: Sequence[Sequence[str]]
+) -> list[str]:
+    """The names of runs, of all their settings but those that a figure has an axis for."""
     shown = {*_SETTINGS, *_CAPACITY, "policy"}
     extras = [{key: value for key, value in words.items() if key not in shown} for words in overrides]
     settings = [{key: row[key] for key in _SETTINGS} | extra for row, extra in zip(rows, extras, strict=True)]
-    keys = dict.fromkeys(key for one in settings for key in one)
-    varied = [key for key in keys if len({str(one.get(key)) for one in settings}) > 1]
-    names = []
-    for row, one in zip(rows, settings, strict=True):
-        words = [f"{key.split('/')[-1]}={one[key]}" for key in varied if one.get(key) is not None]
-        names.append(" ".join([str(row["policy"]), *words]))
-    return names
+    return series_names([str(row["policy"]) for row in rows], settings, own)

@@ -32,7 +32,7 @@ from sim.results.comparisons import Batch, batches_of
 from sim.results.json_files import read_json
 from sim.results.plausible_file import Values, read_moves, read_plausible, write_plausible
 from sim.results.run_files import finished_runs, is_system, load_run
-from sim.results.summary import exchanged
+from sim.results.series import run_name
 from sim.results.table import CHOSEN
 from sim.statistics.plausible import moved
 from traces.errors import UserError
@@ -142,7 +142,7 @@ def replay_on_plausible_machines(folder: Path, machines: int | None = None) -> t
             f"{len(runs)} runs are more than the {MOST_RUNS} that are replayed on plausible machines without being "
             "asked: what the machine's uncertainty does is by first order where nothing was replayed (machines=N asks)",
         )
-    count, notes = MACHINES if machines is None else machines, list[str]()
+    count, unplayed = MACHINES if machines is None else machines, dict[str, list[str]]()
     if count == 0:
         return ()
     todo = [one for one in _movable(runs) if not _done(one, count)]
@@ -159,9 +159,12 @@ def replay_on_plausible_machines(folder: Path, machines: int | None = None) -> t
                     bar.update()
                 write_plausible(one.folder, one.provenance, one.requests, stated, drawn, {})
             except (UserError, OSError) as error:
-                named = [str(one.provenance.get("policy")), *exchanged(one.provenance.get("overrides") or ())]
-                notes.append(f"{', '.join(named)}: not replayed on plausible machines: {error}")
-    return tuple(dict.fromkeys(notes))
+                name = run_name(str(one.provenance.get("policy")), one.provenance.get("overrides") or ())
+                unplayed.setdefault(str(error), []).append(name)
+    return tuple(
+        f"{'; '.join(dict.fromkeys(named))}: not replayed on plausible machines: {error}"
+        for error, named in unplayed.items()
+    )
 
 
 def _done(one: Moved, count: int) -> bool:

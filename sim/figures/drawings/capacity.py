@@ -1,10 +1,14 @@
 """Hit rate and time per token against the cache's capacity, and how far causal rules stay below Belady's."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import NDArray
 
 from sim.figures.chart_parts import (
     AXES,
@@ -87,7 +91,8 @@ def hit_rates(table: pd.DataFrame, columns: int = 2) -> Figure:
 def draw_lines(panel: Axes, table: pd.DataFrame, metric: str) -> None:
     """A line per series over capacity, level where the series does not depend on it."""
     column = name_column(table)
-    for name in in_order(table, column):
+    named = in_order(table, column)
+    for place, name in enumerate(named):
         group = table[table[column] == name]
         look = line_look(group)
         runs = group.dropna(subset=[metric]).drop_duplicates("capacity")
@@ -95,8 +100,31 @@ def draw_lines(panel: Axes, table: pd.DataFrame, metric: str) -> None:
             level = numbers(runs, metric)[0]
             panel.axhline(level, color=look["color"], linestyle=look["linestyle"], linewidth=0.9, label=str(name))
         else:
-            line(panel, runs, "capacity", metric, look, str(name))
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+            line(panel, runs, "capacity", metric, look | beside(panel, place, len(named)), str(name))
+    swept: NDArray[np.float64] = 100 * np.unique(
+        table.loc[table["capacity"].between(0, 1, inclusive="neither"), "capacity"]
+    )
+    if len(swept) > 1:  # lines drawn aside do not count where an axis finds its own limits
+        panel.set_xlim(swept[0] - MARGIN * np.ptp(swept), swept[-1] + MARGIN * np.ptp(swept))
+    if 1 < len(swept) <= MOST_TICKS and np.diff(swept).min() > LEAST_GAP * np.ptp(swept):
+        panel.set_xticks(swept, [f"{share:.3g}" for share in swept])
+    else:
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+
+
+MOST_TICKS, LEAST_GAP, MARGIN = 6, 0.1, 0.07
+"""Capacities that are ticks themselves: so many at most, so far apart as a share of the axis; room at its ends."""
+DODGE_POINTS, MOST_DODGE = 2.0, 10.0
+"""Between markers at the same capacity, and between the first and the last."""
+
+
+def beside(panel: Axes, place: int, count: int) -> dict[str, Any]:
+    """Where the line at a place of `count` is drawn: a point or two aside, so that equal ones stay visible."""
+    step = min(DODGE_POINTS, MOST_DODGE / max(1, count - 1))
+    aside = (place - (count - 1) / 2) * step / 72
+    figure = panel.get_figure(root=True)
+    assert figure is not None
+    return {"transform": panel.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)}
 
 
 def _shade_gap(panel: Axes, table: pd.DataFrame) -> None:

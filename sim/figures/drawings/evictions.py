@@ -15,13 +15,14 @@ from sim.figures.chart_parts import (
     metric_panels,
     name_places,
     numbers,
+    title_above,
     unique,
 )
 from sim.figures.conclusions import best, gap_to_belady
 from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import bar_fill, place_fill
 from sim.figures.notes import footnote
-from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.one_capacity import capacity_sentence, capacity_words, one_capacity
 from sim.figures.run_settings import RULES, place_names
 from sim.figures.style import add_footnote
 
@@ -51,10 +52,14 @@ def evictions(table: pd.DataFrame, columns: int = 2) -> Figure:
                 _one_bar(panel, run, metric, place)
             name_places(panel, rules)
         panel.set_xticks(range(len(rules)), rules, rotation=30 if max(map(len, rules)) > 6 else 0, ha="right")
+    where = capacity_words(runs, table[table["eviction"].isin(rules)])
     if len(places) > 1:
-        legend_above(figure, panels["decode.hit_rate"].get_legend_handles_labels())
+        legend_above(figure, panels["decode.hit_rate"].get_legend_handles_labels(), title=where)
+    else:
+        title_above(figure, where)
     named = runs.assign(contender=runs["eviction"])
     says = best(named, "decode.hit_rate", "hits most in decode steps", "more than") or gap_to_belady(named)
+    says = f"{where}: {says}" if where and says else says
     add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
 

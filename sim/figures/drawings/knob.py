@@ -12,7 +12,7 @@ from sim.figures.conclusions import along
 from sim.figures.drawing import MissingData, declare
 from sim.figures.looks import line_look
 from sim.figures.notes import footnote
-from sim.figures.one_capacity import capacity_sentence, one_capacity
+from sim.figures.one_capacity import capacity_sentence, capacity_words, one_capacity
 from sim.figures.rates import add_rates
 from sim.figures.run_settings import knob_axis, knob_words, names
 from sim.figures.style import LINES, add_footnote
@@ -60,9 +60,12 @@ def knob(table: pd.DataFrame, columns: int = 2) -> Figure:
     times.set_ylim(bottom=0)
     add_rates(times, runs, "tpot_s.mean")
     hits.set_ylim(0, 102)
-    title = f"{left_out} more lines are left out" if left_out else ""
+    where = capacity_words(runs, table)
+    title = "; ".join(filter(None, [where, f"{left_out} more lines are left out" if left_out else ""]))
     legend_above(figure, times.get_legend_handles_labels(), handlelength=3, title=title)
-    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), along(runs, "knob", words))
+    says = along(runs, "knob", words)
+    says = f"{where}: {says}" if where and says else says
+    add_footnote(figure, footnote(runs, interval=True) + capacity_sentence(runs), says)
     return figure
 
 

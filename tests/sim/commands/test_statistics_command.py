@@ -64,3 +64,8 @@ def test_gather_prints_where(tmp_path, capsys):
     folder = sweep(tmp_path / "sweep")
     assert gather.main([str(folder)]) == 0
     assert f"6 runs in {folder / 'results.parquet'}" in capsys.readouterr().out
+
+
+def test_an_interval_that_ends_beside_0_has_a_digit_more():
+    assert compare.form_of([0.003, -0.0002, 0.005]) == "+.2f"
+    assert compare.form_of([0.003, 0.001, 0.005]) == compare.form_of([0.0, 0.0, 0.0]) == "+.1f"

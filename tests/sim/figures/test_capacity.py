@@ -70,3 +70,14 @@ def test_attribution_stacks_to_the_whole():
     assert panels[1].get_xlabel() == "Time per decode token (ms)"
     with pytest.raises(MissingData, match="lacks time_s_per_token"):
         attribution(table[["series", "capacity"]], 2)
+
+
+def test_swept_capacities_are_ticks_and_equal_lines_are_drawn_aside():
+    rows = [run(name, 40.0, capacity=share) for name in ("lru", "mine") for share in (0.125, 0.25)]
+    _, times = capacity(study_of(*rows), 1).axes
+    assert [tick.get_text() for tick in times.get_xticklabels()] == ["12.5", "25"]
+    low, high = times.get_xlim()
+    assert low < 12.5 and high > 25 and low > 10
+    places = [handle.lines[0].get_transform().transform((25.0, 40.0))[0] for handle in
+              times.get_legend_handles_labels()[0]]  # fmt: skip
+    assert places[0] < places[1] < places[0] + 10

@@ -1,13 +1,15 @@
 """What figures say in a sentence, and what they leave out."""
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import first_rows
 from sim.figures.conclusions import along, best, gap_to_belady, largest_part
 from sim.figures.drawings.attribution import MOST_PANELS, first_capacities
 from sim.figures.labels import fit_labels
-from sim.figures.notes import spread
-from sim.figures.one_capacity import one_capacity
+from sim.figures.notes import machine_words, spread
+from sim.figures.one_capacity import capacity_words, one_capacity
+from sim.results.table import AND, FIRST_ORDER, METHOD
 from tests.support.tables import run, study_of
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
@@ -52,6 +54,8 @@ def test_of_many_capacities_a_few_are_shown_the_usual_one_among_them():
 def test_a_lead_that_rounds_to_nothing_is_said_to_be_none():
     alike = study_of(run("a", 10.0), run("b", 10.01), run("lru", 10.02))
     assert best(alike, "tpot_s.mean", "is fastest", "less time than") == "All 3 policies are alike in this, to 1 %."
+    two = study_of(run("a", 10.0), run("lru", 10.01))
+    assert best(two, "tpot_s.mean", "is fastest", "less").startswith("Both policies are alike")
     close = study_of(run("a", 10.0), run("b", 10.01), run("lru", 20.0))
     assert best(close, "tpot_s.mean", "is fastest", "less time than") == (
         "a is fastest: under 1 % less time than b and 50 % less time than lru."
@@ -101,3 +105,27 @@ def test_a_label_that_is_longer_than_its_panel_is_broken():
 def test_counts_of_draws_are_listed_while_they_are_few():
     assert spread([6, 18]) == "6 or 18"
     assert spread([1, 2, 3, 24]) == "1 to 24"
+
+
+def test_a_best_value_between_the_ends_of_a_knob_is_named():
+    times = {"a": (10.0, 9.0, 9.95), "b": (10.0, 9.5, 9.0)}
+    rows = [(name, at, time) for name, found in times.items() for at, time in zip((2, 8, 16), found, strict=True)]
+    table = study_of(*(run(name, time) for name, _, time in rows))
+    table = table.assign(line=[name for name, _, _ in rows], knob=[at for _, at, _ in rows])
+    assert along(table, "knob", "window").endswith(
+        " It is least between the ends for a at 8, 9.5 % below the better end."
+    )
+
+
+def test_a_figure_of_one_capacity_names_the_others():
+    table = study_of(*(run(name, 10.0, capacity=share) for name in ("a", "b") for share in (0.125, 0.25)))
+    shown = table[table["capacity"] == 0.25]
+    assert capacity_words(shown, table) == "At 25 % of the experts (runs at 12.5 % are not shown)"
+    assert capacity_words(shown, shown) == ""
+
+
+def test_several_ways_to_count_in_the_machine_are_one_phrase():
+    methods = [METHOD + AND + "24 plausible machines", METHOD + FIRST_ORDER]
+    assert machine_words(pd.DataFrame({"interval_method": methods})) == (
+        " and 24 plausible machines or the machine's errors by first order"
+    )

@@ -102,8 +102,14 @@ def test_knobs_have_words_and_units(key, words):
     assert knob_axis(key)[:2] == words
 
 
+def test_a_rule_of_ones_own_is_chosen_by_its_file(table):
+    own = table.assign(series=table["series"].where(table["policy"] != "dali", "lru eviction=mine.py"))
+    for name in ("mine", "mine.py", "lru eviction=mine.py"):
+        assert set(Asked(policies=(name,)).chosen(own)["policy"]) == {"dali"}
+
+
 def test_what_cannot_be_asked_is_refused(table, tmp_path):
-    with pytest.raises(UserError, match="no run is of fifo; the policies are dali"):
+    with pytest.raises(UserError, match="no run is of fifo; the runs are of dali"):
         Asked(policies=["fifo"]).chosen(table)
     for read, words, sentence in (
         (read_limits, "x:0:1", "no axis shows x"),

@@ -42,3 +42,15 @@ def test_the_right_axis_names_them():
 def test_no_rate_where_it_would_be_none():
     """Batches of several sizes; in a batch, a request's TPOT holds other requests' prefills."""
     assert labels([1, 3]) == labels([3]) == labels([]) == []
+
+
+def test_rates_beyond_the_runs_are_not_named_and_a_part_of_the_layers_is_said():
+    assert [round(1000 / time) for time in rates_between(0.0, 50.0, 1000.0, float, (20.0, 40.0))] == [30, 40]
+    panel = Figure().subplots()
+    panel.set_ylim(0, 50)
+    runs = {"batch_size": [1, 1], "tpot_s.mean": [0.025, 0.04], "layers": [6, 6], "model_layers": [27, 27]}
+    add_rates(panel, pd.DataFrame(runs), "tpot_s.mean")
+    FigureCanvasAgg(panel.figure).draw()
+    (child,) = panel.child_axes
+    assert child.get_ylabel() == f"{LABEL}\n(6/27 layers)"
+    assert [tick.get_text() for tick in child.get_yticklabels()] == ["30", "40"]

@@ -58,6 +58,42 @@ def test_policies_are_compared_at_equal_capacity_and_corrected_together(tmp_path
         comparisons(collect(tmp_path), "hit_rate", baseline="fifo")
 
 
+OWN = {"eviction": {"_target_": "/rules/spared_lru.py:SparedLru"}}
+
+
+def windows(folder: Path, *values: int) -> Path:
+    """Runs of a rule of one's own at several values of its knob."""
+    for value in values:
+        words = ("policy/eviction=spared_lru.py", f"policy.eviction.window={value}")
+        run = write_run(folder / str(value), "lru", 0.25, overrides=words)
+        provenance = json.loads((run / "provenance.json").read_text())
+        provenance["config"] = {"policy": OWN}
+        (run / "provenance.json").write_text(json.dumps(provenance))
+    return folder
+
+
+def test_a_rule_of_ones_own_is_in_every_name_and_knobs_are_sorted_as_numbers(tmp_path):
+    table = collect(windows(tmp_path, 16, 2, 8))
+    assert list(table["series"]) == [f"lru eviction=spared_lru.py policy.eviction.window={n}" for n in (2, 8, 16)]
+    assert list(collect(windows(tmp_path / "one", 4))["series"]) == ["lru eviction=spared_lru.py"]
+
+
+def test_a_baseline_is_never_one_of_several_that_differ(tmp_path):
+    table = collect(windows(tmp_path, 2, 8))
+    with pytest.raises(UserError, match=r"no run is the plain policy lru; baseline=SERIES takes one of lru eviction=s"):
+        comparisons(table, "hit_rate", baseline="lru")
+    with pytest.raises(UserError, match=r"is a rule of several series: name one of .*=2, .*=8$"):
+        comparisons(table, "hit_rate", baseline="spared_lru")
+    for name in ("fifo", "spare"):
+        with pytest.raises(UserError, match=f"baseline={name} is neither") as caught:
+            comparisons(table, "hit_rate", baseline=name)
+        assert str(caught.value).count("window=8") == 1
+    write_run(tmp_path / "plain", "lru", 0.25)
+    found = comparisons(collect(tmp_path), "hit_rate", baseline="lru")
+    assert set(found["against"]) == {"lru"} and len(found) == 2
+    assert len(comparisons(collect(tmp_path), "hit_rate", str(found["series"][0]))) == 2
+
+
 def test_machines_and_settings_are_not_mixed(tmp_path):
     write_run(tmp_path / "0", "lru", 0.25, hardware="s1")
     write_run(tmp_path / "1", "belady", 0.25, hardware="s3")
