@@ -28,7 +28,8 @@ arguments (default):
   borrow=CARD                routing of another family, and the answer says so; without either, caches of a family that
                              no card is of are refused
   workspace=1.5              GB of GPU memory for the runtime's buffers, its context and the desktop, ESTIMATED
-  gpu_memory=GB, ram=GB      what the machine has of both, where hardware= does not say or you want to leave some free
+  gpu_memory=GB, ram=GB      what the machine has of both, where hardware= does not say or you want to leave some free;
+                             of the GPU as cards are sold (12 is 12 GiB), of RAM 1e9 bytes
   out=FILE.yaml              hardware=here: the file to keep (here.yaml)
   format=text                json: all plans and figures
 
@@ -38,8 +39,12 @@ Rows that you measured (`python -m sim measured`) narrow the interval. What fits
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 from traces.errors import UserError
 
@@ -60,6 +65,8 @@ KNOWN = {
     "format": "text or json",
 }
 ANY, HERE = "any", "here"
+SLOW_S = 3.0
+"""No forecast takes so long that compiles nothing."""
 MOST_CONTEXT, MOST_GB = 2**27, 1e5
 
 
@@ -71,12 +78,11 @@ def main(argv: list[str]) -> int:
     from sim.forecast.answer import answer, as_json
     from sim.forecast.machines import read_machine
     from sim.forecast.models import read_model
-    from sim.forecast.own_rows import rows_of
+    from sim.forecast.own_rows import foreign_rows, rows_of
     from sim.forecast.plans import RUNTIMES, Ask
     from sim.forecast.predict import shares_of, shipped_parameters
     from sim.forecast.routing import routing_for
     from sim.forecast.screen import screen
-    from traces.numba_cache import announce_compilation
 
     placement = words.get("placement")
     runtimes = runtimes_of(words.get("runtime", ANY if placement is None else "llama_cpp"), tuple(RUNTIMES))
@@ -95,14 +101,27 @@ def main(argv: list[str]) -> int:
         raise UserError(f"out={words['out']}: only with hardware={HERE}, which writes a file")
     machine = read_machine(name, shares_of(shipped_parameters()))
     if "gpu_memory" in sizes and not machine.rates.unified:
-        machine = replace(machine, rates=replace(machine.rates, vram_bytes=1e9 * sizes["gpu_memory"]))
+        machine = replace(machine, rates=replace(machine.rates, vram_bytes=2.0**30 * sizes["gpu_memory"]))
     if "ram" in sizes:
         machine = replace(machine, rates=replace(machine.rates, ram_bytes=1e9 * sizes["ram"]))
-    announce_compilation()
     ask = Ask(model, machine, routing, context, 1e9 * workspace, prompt, placement)
-    found = answer(ask, runtimes, rows_of(machine, name))
+    with told_where_slow():
+        found = answer(ask, runtimes, rows_of(machine, name), foreign_rows(name))
     print(json.dumps(as_json(found), indent=1) if words.get("format") == "json" else screen(found))
     return 0
+
+
+@contextmanager
+def told_where_slow() -> Iterator[None]:
+    """Say what takes so long where it does: replays of caches are compiled by the first forecast of a version."""
+    words = "compiling replays of caches, once, up to a minute ..."
+    timer = Timer(SLOW_S, print, (words,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def read(argv: list[str]) -> dict[str, str]:
@@ -149,8 +168,6 @@ def number(name: str, text: str, least: float, most: float, whole: bool = False)
 
 def probed(out: str) -> str:
     """Probe this machine into a file -> its path."""
-    import sys
-
     from sim.forecast.probe import probe
     from traces.whole_file import check_place
 

@@ -1,18 +1,22 @@
 """Keep a speed that you measured, so that the next forecasts of that machine start from it; without FILE list them.
 
-usage: python -m sim measured [FILE.yaml | FILE.csv | remove=ROW]
+usage: python -m sim measured [FILE.yaml | FILE.csv [force=true] | remove=ROW]
 
 FILE holds one row or several in the form of docs/validation/corpus/corpus.csv. Each is checked field by field,
 predicted without it, and kept in your data folder (MOE_SIM_DATA, else that of the system). From then on `forecast` with
-the same hardware= is calibrated by it where the kinds of runtime and of placement are the same.
+the same parts in hardware= is calibrated by it where the kinds of runtime and of placement are the same. A speed that
+no bandwidth allows is refused, one far outside its forecast unless force=true.
+
+Of llama-bench enter t/s of the line tg128 (not pp512, the prompt), and as context its -d, 0 where none was given; of
+llama-server "eval time ... tokens per second" (not "prompt eval") and the tokens that were in the context by then.
 
 A row as yaml:
-  machine_id: rtx4070_ddr5          what you give forecast as hardware=
+  machine_id: RTX 4070, Ryzen 7 7700, 2ch DDR5-5600, 64 GB RAM    what you give forecast as hardware=
   model: qwen3_30b_a3b              what you give it as model=
   quantisation: Q4_K_M              left out where the model's file says
   runtime: llama.cpp
   flags: -ngl 99 --n-cpu-moe 30     or placement_value: all resident, CPU only, exps=CPU, 40 % of experts on GPU
-  context: 4096
+  context: 4096                     tokens that were there already; left out: none is assumed
   decode_tok_s: 31.2                tokens per second while it writes, prompt left out
 
 examples:
@@ -27,7 +31,7 @@ from pathlib import Path
 
 from traces.errors import UserError
 
-REMOVE = "remove"
+REMOVE, FORCE = "remove", "force=true"
 
 
 def main(argv: list[str]) -> int:
@@ -36,6 +40,8 @@ def main(argv: list[str]) -> int:
 
     if not argv:
         return listing()
+    forced = FORCE in argv[1:]
+    argv = [word for word in argv if word != FORCE] if forced else argv
     if len(argv) > 1:
         raise UserError(f"measured takes one file, got {len(argv)} words: see `python -m sim measured --help`")
     name, equals, value = argv[0].partition("=")
@@ -47,7 +53,7 @@ def main(argv: list[str]) -> int:
         return 0
     if equals and not Path(argv[0]).exists():
         raise UserError(f"measured: {argv[0]} is not known: must be a csv or yaml file, or {REMOVE}=ROW")
-    return adding(Path(argv[0]).expanduser())
+    return adding(Path(argv[0]).expanduser(), forced)
 
 
 def listing() -> int:
@@ -67,10 +73,10 @@ def listing() -> int:
     return 0
 
 
-def adding(path: Path) -> int:
+def adding(path: Path, forced: bool = False) -> int:
     """Check, predict, keep and say what the rows change."""
     from sim.forecast.machines import read_machine
-    from sim.forecast.own_rows import FILE, add_rows, read_rows, rows_of, setting_of, user_folder
+    from sim.forecast.own_rows import FILE, add_rows, check_believable, read_rows, rows_of, setting_of, user_folder
     from sim.forecast.predict import forecast, shares_of, shipped_parameters
     from sim.forecast.screen import rate
 
@@ -82,14 +88,19 @@ def adding(path: Path) -> int:
     for own in rows:
         setting = setting_of(own, machines[own.machine])
         found = forecast(setting, before[own.machine])
+        check_believable(setting, forced)
         off = 100 * (found.tokens_per_s / setting.measured - 1)
         inside = "inside" if found.low <= setting.measured <= found.high else "OUTSIDE"
         lines.append(
             f"{setting.measured:g} tokens/s MEASURED; predicted {rate(found.tokens_per_s)} (90 %: {rate(found.low)} to "
-            f"{rate(found.high)}) after {found.rows_before} rows: {off:+.0f} %, {inside} the interval"
+            f"{rate(found.high)}) after {found.rows_before} row{'s' * (found.rows_before != 1)}: {off:+.0f} %, "
+            f"{inside} the interval"
+            f"{'' if setting.row.context else f'; no context: {setting.context} tokens assumed'}"
         )
         before[own.machine].append(setting)
-    for own, line in zip(add_rows(rows), lines, strict=True):
+    named = add_rows(rows)
+    for own, line in zip(named, lines, strict=True):
         print(f"{own.row.row_id}  {own.row.model} on {own.row.machine_id}: {line}")
-    print(f"kept in {user_folder() / FILE}; forecasts with this hardware=, kind of runtime and placement start from it")
+    print(f"kept in {user_folder() / FILE}; forecasts with these parts, kind of runtime and placement start from it")
+    print(f"to take it out again: python -m sim measured {REMOVE}={named[-1].row.row_id}")
     return 0

@@ -15,7 +15,11 @@ from sim.forecast.routing import Routing
 from sim.validation.published.corpus.rule import Setting
 from traces.errors import UserError
 
-MORE_GPU_BYTES = 8 * 2**30
+GPU_GIB = (16, 24, 32, 48, 96)
+"""Memory of cards as they are sold."""
+GPUS_SHOWN = 3
+NEARLY_GIB = 0.5
+"""A card is no larger that has less than this more."""
 REASONS = 2
 """Shown where nothing runs: those of the runtime that is asked for first."""
 
@@ -38,6 +42,8 @@ class Change:
     ratio: float | None
     plan: str
     why_not: str = ""
+    moved: bool = True
+    """False: the machine has rows, and none is of such a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Answer:
     """Rows of this machine that were measured."""
     first_token: FirstToken | None = None
     """Of the best plan."""
+    foreign_rows: int = 0
+    """Rows that are kept of other machines."""
 
     @property
     def best(self) -> Rated:
@@ -71,8 +79,8 @@ class Answer:
         return faster if faster and faster.forecast.tokens_per_s > self.best.forecast.tokens_per_s else None
 
 
-def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], settings: Sequence[Setting] = ()) -> Answer:
-    """Forecast every plan of these runtimes. ``own_rows``: measured on this machine.
+def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], foreign_rows: int = 0) -> Answer:
+    """Forecast every plan of these runtimes. ``own_rows``: measured on this machine; how many of others are kept.
 
     Raises: UserError with every reason where there is no plan.
     """
@@ -88,11 +96,12 @@ def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], setti
         ask,
         tuple(rated),
         tuple(refusals),
-        tuple(changes(ask, runtimes, own_rows, rated[0])),
+        tuple(changes(ask, runtimes, own_rows, plans)),
         tuple(nearest_rows(rated[0].plan.setting)),
         ask.routing,
         len(own_rows),
         first_token(rated[0].plan.setting, ask.prompt, 1 / rated[0].forecast.tokens_per_s),
+        foreign_rows,
     )
 
 
@@ -101,7 +110,7 @@ def rate(plans: Sequence[Plan], own_rows: Sequence[Setting]) -> list[Rated]:
     rated = [
         Rated(
             plan,
-            forecast(plan.setting, own_rows, plan.with_fewer_hits),
+            forecast(plan.setting, own_rows, plan.with_fewer_hits, plan.layers, plan.fewer_layers),
             plan.checked and is_checked(plan.setting.runtime, plan.setting.placement.kind),
         )
         for plan in plans
@@ -109,52 +118,57 @@ def rate(plans: Sequence[Plan], own_rows: Sequence[Setting]) -> list[Rated]:
     return sorted(rated, key=lambda one: (not one.checked, -one.forecast.low))
 
 
-def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best: Rated) -> list[Change]:
-    """What the usual purchases would give, each alone."""
+def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], plans: Sequence[Plan]) -> list[Change]:
+    """What the usual purchases would give, each alone. Ratios are of forecasts without the machine's rows on both
+    sides, for rows move one kind of plan only."""
     rates = ask.machine.rates
+    best = rate(plans, ())[0]
     found: list[Change] = []
+
+    def changed(what: str, **figures: float) -> None:
+        machine = replace(ask.machine, rates=replace(rates, **figures))  # type: ignore[arg-type]
+        found.append(_changed(what, replace(ask, machine=machine), runtimes, own_rows, best))
+
     if ask.machine.has_gpu and not rates.unified:
-        more = replace(rates, vram_bytes=(rates.vram_bytes or 0.0) + MORE_GPU_BYTES)
-        found.append(_changed("+8 GB of GPU memory", ask, replace(ask.machine, rates=more), runtimes, own_rows, best))
+        has = (rates.vram_bytes or 0.0) / 2**30 + NEARLY_GIB
+        for size in [size for size in GPU_GIB if size > has][:GPUS_SHOWN]:
+            changed(f"this GPU with {size} GB", vram_bytes=size * 2.0**30)
     if rates.ram_bytes_per_s is not None and not rates.unified:
-        twice = replace(rates, ram_bytes_per_s=2 * rates.ram_bytes_per_s)
-        found.append(_changed("RAM twice as fast", ask, replace(ask.machine, rates=twice), runtimes, own_rows, best))
+        changed("RAM twice as fast", ram_bytes_per_s=2 * rates.ram_bytes_per_s)
     faster = with_next_link(rates)
     if faster is not None:
-        link = replace(rates, link_bytes_per_s=faster)
-        found.append(_changed("the next PCIe", ask, replace(ask.machine, rates=link), runtimes, own_rows, best))
+        changed("the next PCIe", link_bytes_per_s=faster)
     disk = "a disk twice as fast"
-    if (
-        rates.storage_bytes_per_s is not None
-        and best.plan.setting.placement.miss
-        and best.forecast.shares.get("storage")
-    ):
-        faster_disk = replace(rates, storage_bytes_per_s=2 * rates.storage_bytes_per_s)
-        found.append(_changed(disk, ask, replace(ask.machine, rates=faster_disk), runtimes, own_rows, best))
+    reads = best.plan.setting.placement.miss and best.forecast.shares.get("storage")
+    if rates.storage_bytes_per_s is not None and reads:
+        changed(disk, storage_bytes_per_s=2 * rates.storage_bytes_per_s)
     else:
         found.append(Change(disk, None, None, "", "nothing is read from storage while it writes"))
     if rates.ram_bytes is not None and not best.checked:
-        more_ram = replace(rates, ram_bytes=2 * rates.ram_bytes)
-        what = "twice the memory" if rates.unified else "twice the RAM"
-        found.append(_changed(what, ask, replace(ask.machine, rates=more_ram), runtimes, own_rows, best))
+        changed("twice the memory" if rates.unified else "twice the RAM", ram_bytes=2 * rates.ram_bytes)
     return found
 
 
-def _changed(
-    what: str,
-    ask: Ask,
-    machine: ForecastMachine,
-    runtimes: Sequence[str],
-    own_rows: Sequence[Setting],
-    best: Rated,
-) -> Change:
-    plans, _ = plans_for(replace(ask, machine=machine), runtimes)
-    then = next((one for one in rate(plans, own_rows) if one.checked or not best.checked), None)
+def _changed(what: str, ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best: Rated) -> Change:
+    """The best plan of a machine in which one part is another."""
+    plans, refusals = plans_for(ask, runtimes)
+    then = next((one for one in rate(plans, ()) if one.checked or not best.checked), None)
     if then is None:
-        return Change(what, None, None, "", "no such plan")
+        return Change(what, None, None, "", next((refusal.why for refusal in refusals), "no such plan"))
     ratio = then.forecast.tokens_per_s / best.forecast.tokens_per_s
     same = then.plan.what == best.plan.what and then.plan.runtime == best.plan.runtime
-    return Change(what, then.forecast.tokens_per_s, ratio, "the same plan" if same else then.plan.what)
+    (own,) = rate([then.plan], own_rows)
+    return Change(
+        what,
+        own.forecast.tokens_per_s,
+        ratio,
+        "the same plan" if same else f"{then.plan.what}{_hits(then.plan)}",
+        moved=not own_rows or own.forecast.rows_before > 0,
+    )
+
+
+def _hits(plan: Plan) -> str:
+    return "" if plan.hit_rate is None else f", {100 * plan.hit_rate:.0f} % hits"
 
 
 def as_json(found: Answer) -> dict[str, Any]:
@@ -167,7 +181,11 @@ def as_json(found: Answer) -> dict[str, Any]:
             "family": found.model.family,
             "bytes": found.model.bytes,
         },
-        "hardware": {"name": found.machine.name, "known": list(found.machine.known)},
+        "hardware": {
+            "name": found.machine.name,
+            "known": list(found.machine.known),
+            "not_read": list(found.machine.not_read),
+        },
         "context": found.context,
         "kv_bytes": found.ask.kv_bytes,
         "rows_of_this_machine": found.own_rows,
@@ -190,6 +208,8 @@ def as_json(found: Answer) -> dict[str, Any]:
                 "high": one.forecast.high,
                 "waits_for": one.forecast.shares,
                 "rows_before": one.forecast.rows_before,
+                "rows": list(one.forecast.rows),
+                "tokens_per_s_without_rows": one.forecast.plain,
                 "gpu_bytes": one.plan.gpu_bytes,
                 "host_bytes": one.plan.host_bytes,
                 "hit_rate": one.plan.hit_rate,
@@ -205,6 +225,7 @@ def as_json(found: Answer) -> dict[str, Any]:
                 "ratio": one.ratio,
                 "plan": one.plan,
                 "why_not": one.why_not,
+                "moved_by_rows": one.moved,
             }
             for one in found.changes
         ],

@@ -29,6 +29,8 @@ class ForecastMachine:
     known: tuple[str, ...]
     file: Hardware | None = None
     """Where its rates come from, if from one file."""
+    not_read: tuple[str, ...] = ()
+    """Words of the machine that say nothing known."""
 
     @property
     def has_gpu(self) -> bool:
@@ -54,6 +56,9 @@ def read_machine(words: str, shares: Mapping[str, float]) -> ForecastMachine:
     """
     if words.endswith(".yaml") or words in hardware_names():
         return of_file(load_hardware(words), words, shares)
+    alike = [name for name in hardware_names() if name.split("_")[0] == words.lower()]
+    if alike:
+        raise UserError(f"hardware={words}: RAM and CPU are not said: did you mean {' or '.join(alike)}? {HOW}")
     return of_parts(words)
 
 
@@ -145,7 +150,9 @@ def of_parts(words: str) -> ForecastMachine:
     """
     pieces = [piece.strip() for piece in re.split(r"[,+;]", words) if piece.strip()]
     cells = dict.fromkeys(MACHINE_COLUMNS, "") | {"machine_id": words, "gpu_count": "1", "source": "hardware="}
+    not_read: list[str] = []
     for piece in pieces:
+        not_read += _unread(piece)
         for column, text in _columns(piece, words).items():
             if cells[column]:
                 what = column.partition("_")[0].upper()
@@ -160,7 +167,7 @@ def of_parts(words: str) -> ForecastMachine:
         rates = replace(rates, ram_bytes=rates.gpu.memory_gb * 1e9)
     if rates.unified and rates.ram_bytes is None:
         raise UserError(f"hardware={words}: say how much memory it has, as {words}, 64 GB RAM")
-    return ForecastMachine(words, rates, tuple(_how(rates)))
+    return ForecastMachine(words, rates, tuple(_how(rates, cells["ram_type"])), not_read=tuple(not_read))
 
 
 HOW = (
@@ -171,7 +178,9 @@ HOW = (
 
 def _columns(piece: str, words: str) -> dict[str, str]:
     """Columns of `machines.csv` that a piece of the words fills. Raises: UserError where it says nothing known."""
+    sticks = re.search(rf"{_ALONE}(\d{{1,2}}) ?x ?(\d{{1,4}}) ?gi?b\b", piece, re.I)
     memory = re.search(rf"{_ALONE}({NUMBER}) ?gi?b\b(?!/s)(?=$|.*(?:ram|memory|ddr\d|unified))", piece, re.I)
+    memory = memory or re.search(rf"(?:ram|memory|ddr\d).*{_ALONE}({NUMBER}) ?gi?b\b(?!/s)", piece, re.I)
     rate = re.search(rf"{_ALONE}({NUMBER}) ?gb/s", piece, re.I)
     cores = re.fullmatch(r"(\d{1,4}) ?cores", piece, re.I)
     found: dict[str, str] = {}
@@ -182,22 +191,62 @@ def _columns(piece: str, words: str) -> dict[str, str]:
     elif rate and re.search(r"ram|ddr|dram|memory", piece, re.I):
         found = {"ram_bandwidth_gb_s": rate[1]}
     elif find(piece, ("gpu", "unified"), shipped_parts()):
+        _check_alone(piece, words)
         found = {"gpu": piece}
     elif find(piece, ("cpu",), shipped_parts()):
+        _check_alone(piece, words)
         found = {"cpu": piece}
+    elif re.search(_STORAGE, piece, re.I) and not re.search(r"b/s", piece, re.I):
+        raise UserError(f"hardware={words}: {piece!r} does not say how fast it reads: say it, as 5 GB/s ssd")
     elif re.search(r"pcie", piece, re.I):
         found = {"link": piece}
     elif cores:
         found = {"cpu_cores": cores[1]}
     else:
-        if memory:
-            found["ram_gb"] = memory[1]
+        if memory or sticks:
+            found["ram_gb"] = memory[1] if memory else str(int(sticks[1]) * int(sticks[2]))  # type: ignore[index]
         if re.search(r"ddr\d", piece, re.I):
-            found["ram_type"] = re.sub(r"(\d{1,2})[ -]?channels?", r"\1ch", piece, flags=re.I)
+            found["ram_type"] = _ram_type(piece)
     numbers = [found[name] for name in ("storage_gb_s", "ram_bandwidth_gb_s", "ram_gb", "cpu_cores") if name in found]
     if not found or any(not 0 < float(number.replace(",", "")) <= LARGEST for number in numbers):
         raise UserError(f"hardware={words}: {piece!r} is not known: {HOW}")
     return found
+
+
+_CHANNELS = {
+    "single": 1, "one": 1, "dual": 2, "two": 2, "quad": 4, "four": 4, "six": 6, "octa": 8, "eight": 8, "twelve": 12,
+}  # fmt: skip
+_SPEED = r"\b(?:[1-9]\d{3}|1\d{4})\b"
+
+
+def _ram_type(piece: str) -> str:
+    """RAM as parts.csv's rules read it, 2ch DDR5-5600, however it is said."""
+    kind = re.search(r"(?:lp)?ddr\dx?", piece, re.I)
+    named = re.search(rf"\b({'|'.join(_CHANNELS)}|\d{{1,2}})[ -]?(?:ch\b|channels?)", piece, re.I)
+    speed = re.search(_SPEED, piece) or re.search(r"(?<=ddr\d[- ])\d{4,5}", piece, re.I)
+    channels = "" if named is None else f"{_CHANNELS.get(named[1].lower(), named[1])}ch "
+    return f"{channels}{kind[0] if kind else ''}{'-' + speed[0] if speed else ''}"
+
+
+def _unread(piece: str) -> list[str]:
+    """Words about RAM that are not understood."""
+    if not re.search(r"ddr\d", piece, re.I) or re.search(r"gb/s", piece, re.I):
+        return []
+    channels = rf"\b(?:{'|'.join(_CHANNELS)}|\d{{1,2}})[ -]?(?:ch\b|channels?)"
+    sizes = rf"\d{{1,2}} ?x ?\d{{1,4}} ?gi?b|(?:{NUMBER}) ?gi?b"
+    rest = re.sub(rf"{channels}|{sizes}|(?:lp)?ddr\dx?|{_SPEED}|{_FILLERS}", " ", piece, flags=re.I)
+    return [f"{rest.strip()!r} of {piece!r}"] if re.search(r"\w", rest) else []
+
+
+_FILLERS = (
+    r"\b(?:ram|memory|system|of|at|with|in|kit|dimm|sodimm|udimm|rdimm|ecc|unified|mhz|mt/s|mts|expo|xmp|cl ?\d+)\b"
+)
+
+
+def _check_alone(piece: str, words: str) -> None:
+    """Raises: UserError for a GPU or CPU in one piece with RAM, which would not be read."""
+    if re.search(r"ddr[345]|\bram\b", piece, re.I):
+        raise UserError(f"hardware={words}: {piece!r} says a GPU or CPU and RAM: put a comma between them")
 
 
 _ALONE = r"(?<![\w.,-])"
@@ -206,14 +255,18 @@ LARGEST = 1e6
 """GB, GB/s or cores of a machine; what is above is a slip of the pen."""
 
 
-def _how(rates: Rates) -> list[str]:
+def _how(rates: Rates, ram_type: str) -> list[str]:
     """How each rate is known."""
     said = []
     if rates.gpu is not None:
         said.append(f"{rates.gpu.part}: {rates.gpu.source}, PUBLISHED")
     if rates.cpu is not None:
         said.append(f"{rates.cpu.part}: {rates.cpu.source}, PUBLISHED")
-    if rates.ram_known == SPECIFIED:
+    if rates.ram_known == SPECIFIED and re.search(_SPEED, ram_type):
+        said.append(f"RAM {ram_type}, channels as the CPU's datasheet has them")
+    elif rates.ram_known == SPECIFIED and re.search("ch ", ram_type):
+        said.append(f"RAM {ram_type}, as fast as the CPU's datasheet allows")
+    elif rates.ram_known == SPECIFIED:
         said.append("RAM as fast as the CPU's datasheet allows: say yours, as 2ch DDR5-5600")
     return said
 

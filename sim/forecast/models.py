@@ -76,6 +76,8 @@ def read_model(words: str, quantisation: str | None) -> ForecastModel:
     Raises: UserError where there is none, or where the quantisation is not known or the file states its own.
     """
     dimensions = _dimensions(words)
+    if quantisation is None:
+        _check_bits_of_name(words, dimensions)
     kv = dimensions.stored_kv_bytes or _kv_bytes(dimensions)
     if quantisation is None:
         sized = replace(dimensions, stored_kv_bytes=kv)
@@ -90,6 +92,25 @@ def read_model(words: str, quantisation: str | None) -> ForecastModel:
         raise UserError(f"quantisation={quantisation}: must be one of {', '.join(quantisations())}, or bits as 4.5bpw")
     sized = replace(plain, weight_bits=bits[0], other_bits=bits[1], stored_kv_bytes=kv)
     return ForecastModel(words, sized, quantisation, family_of(dimensions.name))
+
+
+def _check_bits_of_name(words: str, dimensions: Dimensions) -> None:
+    """Raises: UserError for a name that says a quantisation and stands for a model in other bits."""
+    name = re.sub(r"(?<=[a-z0-9])_(?=(?:i?q\d|bf16|fp\d|mxfp|nvfp|awq|gptq|\d+ ?bit))", "-", words.lower())
+    known = KnownModel(words, "", dimensions, None, None)
+    told = bits_of(name.split("/")[-1], known)
+    if words in model_names() or words.endswith((".gguf", ".json", ".yaml")) or dimensions.name == words:
+        return
+    if told is not None and abs(told[0] / dimensions.weight_bits - 1) > SAME_BITS:
+        found = next((name for name in quantisations() if bits_of(name, known) == told), f"{told[0]:g}bpw")
+        raise UserError(
+            f"model={words} names a quantisation, and {dimensions.name} is in {dimensions.weight_bits:g} bits: give "
+            f"model={dimensions.name} quantisation={found}"
+        )
+
+
+SAME_BITS = 0.2
+"""Relative difference of bits that names of one quantisation have."""
 
 
 def quantisations() -> list[str]:

@@ -12,16 +12,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sim.config import suggest
-from sim.forecast.machines import ForecastMachine
+from sim.forecast.machines import ForecastMachine, of_parts
 from sim.forecast.models import read_model
+from sim.forecast.predict import forecast, model_key, most_tokens_per_s
 from sim.machine.hardware import hardware_names
 from sim.plain_yaml import read_plain_yaml
-from sim.validation.published.corpus.placement import CPU_EXPERTS, LINK_CACHE, Placement
-from sim.validation.published.corpus.rule import IMP, IMP_POOL, Setting, express
+from sim.validation.published.corpus.placement import CPU_EXPERTS, LINK_CACHE, Placement, placement_of
+from sim.validation.published.corpus.rule import IMP, IMP_POOL, Setting, express, runtime_class
 from sim.validation.published.corpus.tables import COLUMNS, Measurement, measurement_of, read_csv
 from traces.errors import UserError
 from traces.text import printable
@@ -50,13 +52,23 @@ class OwnRow:
         return machine_key(self.row.machine_id)
 
 
+@cache
 def machine_key(words: str) -> str:
-    """What names a machine: a file by its place, other words in lower case with single blanks."""
+    """What names a machine: a file by its name or place, parts by what they are, in whatever order they are said.
+
+    How much RAM there is and how fast a drive reads are left out: they change no plan's time but by what fits.
+    """
     if words in hardware_names():
         return words
     if words.endswith(".yaml"):
         return str(Path(words).expanduser().absolute())
-    return " ".join(words.lower().split())
+    try:
+        rates = of_parts(words).rates
+    except UserError:
+        return " ".join(words.lower().split())
+    named = [part.part for part in (rates.gpu, rates.cpu) if part is not None]
+    figures = (rates.vram_bytes, rates.ram_bytes_per_s, rates.link_bytes_per_s, rates.cores)
+    return "; ".join([*named, *(f"{figure or 0:.4g}" for figure in figures)]).lower()
 
 
 def user_folder() -> Path:
@@ -170,6 +182,37 @@ def rows_of(machine: ForecastMachine, words: str) -> list[Setting]:
     return [setting_of(own, machine) for own in kept_rows() if own.machine == machine_key(words)]
 
 
+def foreign_rows(words: str) -> int:
+    """How many rows are kept of other machines."""
+    return sum(own.machine != machine_key(words) for own in kept_rows())
+
+
+def check_believable(setting: Setting, forced: bool) -> None:
+    """Raises: UserError for a speed above what bandwidth allows, and for one far outside its forecast unless forced.
+
+    The forecast is that without the machine's rows: a first row that was wrong keeps out no right one.
+    """
+    measured, most, found = setting.measured, most_tokens_per_s(setting), forecast(setting, ())
+    row = setting.row
+    where = f"decode_tok_s={measured:g} ({row.model} on {row.machine_id})"
+    if measured > most:
+        raise UserError(
+            f"{where}: no software reaches it: what a token must read takes all of the nominal bandwidth at {most:.0f} "
+            "tokens/s; check the figure (decode, not prompt), the placement, and the RAM that machine_id says"
+        )
+    far = (found.high / found.tokens_per_s) ** FAR
+    if not forced and not found.tokens_per_s / far <= measured <= found.tokens_per_s * far:
+        raise UserError(
+            f"{where}: far outside the forecast without rows, {found.tokens_per_s:.3g} (90 %: {found.low:.3g} to "
+            f"{found.high:.3g}): "
+            "check figure, placement and machine; force=true keeps it all the same"
+        )
+
+
+FAR = 2
+"""Of an interval's logarithmic half width: what lies farther is taken for a slip unless it is forced."""
+
+
 def add_rows(rows: Sequence[OwnRow]) -> list[OwnRow]:
     """Keep rows in the user's folder -> them with their names there.
 
@@ -180,7 +223,7 @@ def add_rows(rows: Sequence[OwnRow]) -> list[OwnRow]:
     for own in rows:
         if _content(own.row) in contents:
             raise UserError(
-                f"this row stands in {user_folder() / FILE} already: {own.row.model}, {own.row.decode_tok_s}"
+                f"this row stands in {user_folder() / FILE} already: {own.row.model}, {own.row.decode_tok_s:g} tokens/s"
             )
         contents.add(_content(own.row))
     taken = {own.row.row_id for own in kept}
@@ -208,8 +251,17 @@ def remove_row(name: str) -> OwnRow:
     return gone
 
 
-def _content(row: Measurement) -> Measurement:
-    return replace(row, row_id="", machine_id=machine_key(row.machine_id))
+def _content(row: Measurement) -> tuple[Any, ...]:
+    """What makes two rows one measurement, whatever model, machine and file are called."""
+    try:
+        model = read_model(row.model, row.quantisation or None).dimensions
+    except UserError:  # of a file that is gone
+        return (machine_key(row.machine_id), replace(row, row_id="", machine_id=""))
+    placement = placement_of(row, model) or f"{row.placement_value} {row.flags} {row.cache_slots_or_gib}"
+    return (
+        machine_key(row.machine_id), model_key(model), runtime_class(row.runtime), str(placement), row.hit_rate,
+        row.context, row.decode_tok_s,
+    )  # fmt: skip
 
 
 def _write(rows: Sequence[OwnRow]) -> None:

@@ -5,12 +5,13 @@ One function per runtime of `conf/runtime`; what does not fit or cannot be known
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sim.forecast.machines import ForecastMachine
 from sim.forecast.models import ForecastModel
-from sim.forecast.routing import Routing
+from sim.forecast.routing import Hits, Routing
 from sim.machine.model import embedding_bytes, geometry
 from sim.machine.runtime import load_runtime
 from sim.machine.storage import READAHEAD_BYTES, rate_at
@@ -87,6 +88,10 @@ class Plan:
     """Of a cache, from replays of the card's routing; None where no routing counts."""
     with_fewer_hits: Setting | None = None
     """The same where the routing's hits are one standard error lower."""
+    layers: tuple[float, ...] = ()
+    """[top_k + 1] share of layers that miss so many of their experts, which the CPU computes; empty: all are alike."""
+    fewer_layers: tuple[float, ...] = ()
+    """So with fewer hits."""
     checked: bool = True
     """Published rows may say how far such plans are off, see ``predict.is_checked``; hits from a card never were."""
 
@@ -154,7 +159,8 @@ def host_shortage(ask: Ask, plan: Plan) -> str | None:
     if ask.machine.rates.unified or ram is None or plan.host_bytes <= ram - SYSTEM_BYTES:
         return None
     return (
-        f"{plan.host_bytes / 1e9:.0f} GB of weights in {ram / 1e9:.0f} GB of RAM: the rest would be read from storage"
+        f"{plan.host_bytes / 1e9:.1f} GB of weights in {ram / 1e9:.1f} GB of RAM, of which the system takes "
+        f"{SYSTEM_BYTES / 1e9:.0f}: the rest would be read from storage"
     )
 
 
@@ -178,11 +184,35 @@ def _placed(ask: Ask, runtime: str, words: str) -> Plan | Refusal:
     on_gpu = total * share if placement.kind == CPU_EXPERTS else total if placement.kind == RESIDENT else 0.0
     used = 0.0 if placement.kind == CPU_ONLY else always + on_gpu
     if used > ask.machine.gpu_bytes:
-        return Refusal(runtime, f"{words} takes {used / 1e9:.1f} GB, the GPU has {ask.machine.gpu_bytes / 1e9:.1f}")
+        return Refusal(runtime, _over(ask, words, used))
     if placement.kind != RESIDENT and (why := _no_experts_elsewhere(ask)):
         return Refusal(runtime, why)
     host = total - on_gpu if placement.kind != CPU_ONLY else ask.model.bytes + ask.kv_bytes
-    return Plan(runtime, words, words, _setting(ask, kind, placement), used, host)
+    flags = _command(ask, kind, words)
+    return Plan(runtime, words, flags, _setting(ask, kind, placement), used, host)
+
+
+def _command(ask: Ask, runtime: str, words: str) -> str:
+    """A placement in words as a command where the runtime has one for it; else the words."""
+    told = {"all resident": "-ngl 99", "cpu only": "-ngl 0", "exps=cpu": "-ngl 99 -ot exps=CPU"}.get(words.lower())
+    if re.fullmatch(r"--?n-cpu-moe \d+", words.strip()):
+        told = f"-ngl 99 {words.strip()}"
+    return f"llama-server -m MODEL.gguf {told} -c {ask.context}" if told and runtime == LLAMA else words
+
+
+def _over(ask: Ask, what: str, used: float) -> str:
+    """By how much something does not fit into the GPU's memory, and what may be given."""
+    most = ask.workspace_bytes - (used - ask.machine.gpu_bytes)
+    hint = f", or workspace={int(100 * most / 1e9) / 100:g} where that is enough" if most > 1e7 else ""
+    return (
+        f"{what} takes {gib(used)}, the GPU has {gib(ask.machine.gpu_bytes)}: {gib(used - ask.machine.gpu_bytes)} too "
+        f"much, workspace={ask.workspace_bytes / 1e9:g} included: more experts on the CPU{hint}"
+    )
+
+
+def gib(size: float) -> str:
+    """Bytes of a GPU's memory, in the binary units that its maker calls GB."""
+    return f"{size / 2**30:.2f} GiB"
 
 
 _CELLS = {
@@ -216,8 +246,8 @@ def _too_little(ask: Ask, embedding: bool = True) -> str | None:
     if ask.room(embedding) < 0:
         fixed = ask.always_bytes(embedding) + ask.kv_bytes + ask.workspace_bytes
         return (
-            f"attention, K and V of {ask.context:,} tokens and workspace take {fixed / 1e9:.1f} GB, the GPU has "
-            f"{ask.machine.gpu_bytes / 1e9:.1f}"
+            f"attention, K and V of {ask.context:,} tokens and workspace take {gib(fixed)}, the GPU has "
+            f"{gib(ask.machine.gpu_bytes)}"
         )
     return None
 
@@ -296,15 +326,20 @@ def llama_cpp_moe_cache(ask: Ask) -> Found:
     if isinstance(found, Refusal):
         return [found]
     slots, routing = found
-    hit = routing.hit_rate(name, slots, name)
-    placement = Placement(CPU_EXPERTS, gpu_share=hit)
+    hits = routing.hits(name, slots, name)
+    placement = Placement(CPU_EXPERTS, gpu_share=hits.rate)
     flags = (
         f"llama-server -m MODEL.gguf -ngl 99 --n-cpu-moe 99 --moe-expert-cache {slots} -c {ask.context}  "
         "(a build of llama.cpp pull request 27861)"
     )
     what = f"a cache of {slots} of {ask.model.dimensions.num_experts} experts a layer on the GPU, misses on the CPU"
     setting = _setting(ask, LLAMA, placement, software=name)
-    return [_cached(ask, name, what, flags, setting, slots, hit)]
+    return [with_layers(_cached(ask, name, what, flags, setting, slots, hits.rate), hits, routing.hit_error)]
+
+
+def with_layers(plan: Plan, hits: Hits, error: float) -> Plan:
+    """A plan whose misses the CPU computes beside the hits: which layers miss how many counts, not only their mean."""
+    return replace(plan, layers=hits.layers, fewer_layers=hits.fewer(error).layers)
 
 
 def imp_2026_08_pool(ask: Ask) -> Found:
@@ -392,11 +427,12 @@ def ktransformers(ask: Ask) -> Found:
         return found
     if ask.routing is None:
         return [*found, Refusal(name, f"its most used experts on the GPU: {_needs_card(ask)}")]
-    hit = ask.routing.hit_rate(name, slots, name)
-    popular = _setting(ask, KTRANSFORMERS, Placement(CPU_EXPERTS, gpu_share=hit))
+    hits = ask.routing.hits(name, slots, name)
+    popular = _setting(ask, KTRANSFORMERS, Placement(CPU_EXPERTS, gpu_share=hits.rate))
     flags = f"{base} --kt-expert-placement-strategy frequency --init-expert-location COUNTS.pt"
     what = f"the {slots} most used of {experts} experts a layer on the GPU, the others on the CPU"
-    return [*found, _cached(ask, name, what, flags, popular, slots, hit)]
+    cached = _cached(ask, name, what, flags, popular, slots, hits.rate)
+    return [*found, with_layers(cached, hits, ask.routing.hit_error)]
 
 
 def cuda_graphs(ask: Ask) -> Found:

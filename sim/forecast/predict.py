@@ -13,19 +13,22 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.machine.model import Dimensions
 from sim.statistics.prediction_interval import reach
 from sim.validation.published.corpus.estimate import (
     CLASSES,
     FACTORS,
     NAMES,
+    ROW_NOISE,
+    UNKNOWN_SPREAD,
     Problem,
     Vector,
     calibrate,
+    gradient,
     problem_of,
     seconds,
-    widths,
 )
-from sim.validation.published.corpus.parts import SHIPPED
+from sim.validation.published.corpus.parts import SHIPPED, STATED
 from sim.validation.published.corpus.prefill import expressible, factor_of, prompt_s
 from sim.validation.published.corpus.rule import Setting
 from sim.validation.published.corpus.tables import cell_number, read_csv
@@ -59,6 +62,12 @@ class Forecast:
     """Rows of this machine that calibrated it."""
     shares: dict[str, float]
     """Of a token's time: what it waits for."""
+    plain: float = 0.0
+    """Tokens per second without rows of this machine."""
+    rows: tuple[str, ...] = ()
+    """Names of the rows, with their models."""
+    as_wide: bool = True
+    """The interval is as wide as without rows."""
 
 
 @cache
@@ -123,27 +132,119 @@ def is_checked(runtime: str, placement: str) -> bool:
     )
 
 
-def forecast(setting: Setting, own_rows: Sequence[Setting], with_fewer_hits: Setting | None = None) -> Forecast:
+def forecast(
+    setting: Setting,
+    own_rows: Sequence[Setting],
+    with_fewer_hits: Setting | None = None,
+    layers: Layers = (),
+    fewer_layers: Layers = (),
+) -> Forecast:
     """The forecast of a setting.
 
-    ``own_rows``: measured on the same machine; those of the setting's group calibrate it. ``with_fewer_hits``: the same
-    where its hits, which nobody measured, are one standard error lower.
+    ``own_rows``: measured on the same machine; those of the setting's group calibrate it. Rows that no factors of one
+    machine explain widen the interval by how much they disagree; where all are of other models it stays as wide as
+    without them: nothing published says how far a factor carries. ``layers`` [top_k + 1]: share of layers that miss so
+    many of their experts, each computed on the CPU; the mean time of such layers counts, for the CPU's time hides
+    behind the GPU's in some only. ``with_fewer_hits``, ``fewer_layers``: the same where hits, which nobody measured,
+    are one standard error lower.
     """
     parameters = shipped_parameters()
     rows = [row for row in own_rows if row.kind == setting.kind]
-    problem = problem_of([setting])
+    mixed = Mixed.of(setting, layers)
     before = problem_of(list(rows))
     if len(before):
-        before = replace(before, spread=np.repeat(problem.spread, len(before), axis=0))
+        before = replace(before, spread=np.repeat(mixed.problem.spread[:1], len(before), axis=0))
+    nothing = np.zeros(len(FACTORS))
     factors = calibrate(before, parameters)
-    value = float(seconds(problem, parameters, factors)[0])
-    width = float(widths(problem, parameters, factors, before)[0])
+    value, plain = mixed.seconds(parameters, factors), mixed.seconds(parameters, nothing)
+    width = mixed.width(parameters, factors, before) * disagreement(before, parameters, factors)
+    stage = len(rows)
+    if rows and all(model_key(row.model) != model_key(setting.model) for row in rows):
+        stage, width = 0, max(width, mixed.width(parameters, nothing, problem_of([])))
     if with_fewer_hits is not None:
-        slower = float(seconds(problem_of([with_fewer_hits]), parameters, factors)[0])
+        slower = Mixed.of(with_fewer_hits, fewer_layers).seconds(parameters, factors)
         width = float(np.hypot(width, np.log(slower / value)))
-    factor = float(np.exp(times_width(len(rows)) * width))
-    shares = parts_of(problem, parameters, factors)
-    return Forecast(1 / value, 1 / value / factor, factor / value, len(rows), shares)
+    factor = float(np.exp(times_width(stage) * width))
+    names = tuple(f"{row.row.row_id or 'the row before'} ({row.row.model})" for row in rows)
+    shares = mixed.parts(parameters, factors)
+    return Forecast(1 / value, 1 / value / factor, factor / value, len(rows), shares, 1 / plain, names, stage == 0)
+
+
+Layers = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """One plan as layers of several kinds, ``weights`` of each: those that miss 0, 1, ... of their experts."""
+
+    problem: Problem
+    weights: Vector
+
+    @classmethod
+    def of(cls, setting: Setting, layers: Layers) -> Mixed:
+        """The setting itself where nothing is known of single layers."""
+        if not layers:
+            return cls(problem_of([setting]), np.ones(1))
+        most = len(layers) - 1
+        kinds = [
+            replace(setting, placement=replace(setting.placement, gpu_share=1 - missed / most))
+            for missed in range(most + 1)
+        ]
+        return cls(problem_of(kinds), np.array(layers))
+
+    def seconds(self, parameters: Vector, factors: Vector) -> float:
+        """Of a token."""
+        return float(self.weights @ seconds(self.problem, parameters, factors))
+
+    def width(self, parameters: Vector, factors: Vector, calibrating: Problem) -> float:
+        """Relative error that is left, as ``estimate.widths`` has it of one kind of layer."""
+        precision = np.diag(1.0 / self.problem.spread[0] ** 2)
+        if len(calibrating):
+            told = gradient(calibrating, parameters, factors)
+            precision = precision + told.T @ told / ROW_NOISE**2
+        parts = self.weights * seconds(self.problem, parameters, factors)
+        slope = parts @ gradient(self.problem, parameters, factors) / parts.sum()
+        return float(np.sqrt(slope @ np.linalg.inv(precision) @ slope + ROW_NOISE**2))
+
+    def parts(self, parameters: Vector, factors: Vector) -> dict[str, float]:
+        """Share of the time by what it waits for, largest first."""
+        times = self.weights * seconds(self.problem, parameters, factors)
+        found: dict[str, float] = {}
+        for place in np.flatnonzero(times):
+            chosen = self.problem.chosen(np.arange(len(times)) == place)
+            for name, share in parts_of(chosen, parameters, factors).items():
+                found[name] = found.get(name, 0.0) + share * float(times[place] / times.sum())
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def model_key(sizes: Dimensions) -> tuple[float, ...]:
+    """What tells models apart, whatever they are called: sizes and bits."""
+    return (sizes.num_layers, sizes.num_experts, sizes.top_k, sizes.hidden_size, round(sizes.weight_bits, 1))
+
+
+def disagreement(rows: Problem, parameters: Vector, factors: Vector) -> float:
+    """How many times a row's own noise rows lie from what one machine's factors make of them; 1 where they agree."""
+    if not len(rows):
+        return 1.0
+    left = (np.log(seconds(rows, parameters, factors)) - rows.log_measured_s) / ROW_NOISE
+    return max(1.0, float(np.sqrt(np.mean(left**2))))
+
+
+def most_tokens_per_s(setting: Setting) -> float:
+    """Tokens per second that no software reaches: bytes that a token must read over nominal rates, no other cost.
+
+    Where nobody stated the rate of RAM or of the link, what its kind allows beyond the datasheet is allowed here, too.
+    """
+    (column,) = problem_of([setting]).terms
+    rates = setting.rates
+    ram = 1.0 if rates.ram_known == STATED else 1 + UNKNOWN_SPREAD
+    link = 1.0 if rates.link_known == STATED else 1 + UNKNOWN_SPREAD
+    least = column.gpu_s + max(column.dram_s / ram, column.beside_s) + max(column.link_s / link, column.hits_s)
+    return (1 + OVERCLOCK) / max(least, 1e-9)
+
+
+OVERCLOCK = 0.1
+"""Beyond a nominal rate: ESTIMATED, what memory is run at above its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,21 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import numpy as np
+
+from policies.state import DECODE
 from sim.assembly.catalogue import load_policy
-from sim.assembly.replay import DeviceSetup, assemble
+from sim.assembly.replay import DeviceSetup, Replay, assemble
 from sim.cards.card import Card, card_names, load_card
 from sim.cards.synthesis import Wish, synthetic_trace
 from sim.config import RunConfig
+from sim.engine.clocks.timeline_log import LOG_OUTCOME
+from sim.engine.decision.counters import HIT
 from sim.forecast.models import ForecastModel, family_of
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
 from sim.machine.runtime import load_runtime
-from sim.metrics.step_table import StepTable
 from traces.errors import UserError
 from traces.format.trace import Trace
 
@@ -31,6 +35,45 @@ ALIKE = 0.01
 """Sum of logarithms of layers, experts and top_k over the model's, below which shapes are the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Share of demanded experts that are resident, and ``layers`` [top_k + 1]: share of layers that miss so many."""
+
+    rate: float
+    layers: tuple[float, ...]
+
+    def fewer(self, error: float) -> Hits:
+        """The same where the rate is lower by ``error``, at most by all: each hit is a miss with the same chance."""
+        most = len(self.layers) - 1
+        chance = min(1.0, error / self.rate) if self.rate else 0.0
+        layers = np.zeros(most + 1)
+        for missed, share in enumerate(self.layers):
+            hits = most - missed
+            for more in range(hits + 1):
+                layers[missed + more] += share * math.comb(hits, more) * chance**more * (1 - chance) ** (hits - more)
+        return Hits(self.rate * (1 - chance), tuple(layers.tolist()))
+
+
+def hits_of(replay: Replay, top_k: int) -> Hits:
+    """Replay and count, by lookup, what decode tokens miss: a layer that misses many waits, others have time to spare.
+
+    A lookup is one of a decode step where it begins within one.
+    """
+    counted, start = np.zeros(top_k + 1), 0
+    for result in replay.blocks():
+        log = replay.engine.take_log()
+        ends = start + np.cumsum(result.latency_ns + result.block.pause_ns)
+        start = int(ends[-1])
+        outcomes = log[log[:, 0] == LOG_OUTCOME]
+        at, lookup = np.unique(outcomes[:, 2], return_inverse=True)
+        missed = np.bincount(lookup, weights=outcomes[:, -1] != HIT, minlength=len(at)).astype(np.int64)
+        step = np.minimum(np.searchsorted(ends, at, side="right"), len(ends) - 1)
+        decodes = result.block.phase[step] == DECODE
+        counted += np.bincount(missed[decodes], minlength=top_k + 1)[: top_k + 1]
+    layers = counted / counted.sum()
+    return Hits(float(1 - layers @ np.arange(top_k + 1) / top_k), tuple(layers.tolist()))
+
+
 @dataclass(slots=True)
 class Routing:
     """Routing of a card in the shape of a model."""
@@ -39,7 +82,7 @@ class Routing:
     card_name: str
     borrowed: bool
     model: ForecastModel
-    found: dict[tuple[str, int], float] = field(default_factory=dict)
+    found: dict[tuple[str, int], Hits] = field(default_factory=dict)
     drawn: Trace | None = None
 
     @property
@@ -71,14 +114,18 @@ class Routing:
             text = f"BORROWED from another family: {text}"
         return text
 
-    def hit_rate(self, policy: str, slots: int, runtime: str) -> float:
-        """Share of demanded experts of decode tokens that are resident under a policy with so many slots a layer."""
+    def hits(self, policy: str, slots: int, runtime: str) -> Hits:
+        """Of decode tokens under a policy with so many slots a layer."""
         key = (policy, slots)
         if key not in self.found:
             self.found[key] = self._replayed(policy, slots, runtime)
         return self.found[key]
 
-    def _replayed(self, policy: str, slots: int, runtime: str) -> float:
+    def hit_rate(self, policy: str, slots: int, runtime: str) -> float:
+        """Share of demanded experts of decode tokens that are resident."""
+        return self.hits(policy, slots, runtime).rate
+
+    def _replayed(self, policy: str, slots: int, runtime: str) -> Hits:
         trace = self._trace()
         sizes = replace(trace.geometry, expert_bytes=(1 << 20,) * trace.num_layers)
         rule = load_policy(policy)
@@ -87,13 +134,11 @@ class Routing:
             rule,
             Machine(NEUTRAL, load_runtime(runtime)),
             CacheConfig(slots_per_layer=slots, start=start),
-            RunConfig(engine="compiled"),
+            RunConfig(engine="compiled", timeline=True),
         )
         replayed, others = trace.select_requests(REQUESTS), trace.select_requests(REQUESTS, REQUESTS)
-        metrics = StepTable(assemble(replayed, setup, sizes, others=others)).run().metrics()
-        hits = metrics["decode.hit_rate"]
-        assert isinstance(hits, float)
-        return hits
+        replay = assemble(replayed, setup, sizes, others=others)
+        return hits_of(replay, trace.top_k)
 
     def _trace(self) -> Trace:
         if self.drawn is None:

@@ -6,7 +6,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-from sim.forecast.answer import Answer, Rated
+from sim.forecast.answer import Answer, Change, Rated
+from sim.forecast.plans import gib
 from sim.forecast.predict import error_after_one_row
 from sim.forecast.routing import Routing
 
@@ -15,6 +16,10 @@ SHOWN = 3
 REFUSED = 6
 SELDOM = ("mixtral_offloading", "mlx_ssd")
 """Runtimes of one model or one kind of machine: not listed among what is not possible."""
+NAMED = 3
+"""Rows of one's own."""
+LITTLE = 0.01
+"""Share of a token's time that is no wait worth a word."""
 CHANGE = 22
 """Characters of the names of what would help."""
 _WAITS = {
@@ -49,30 +54,38 @@ def between(one: Rated) -> str:
 def _lines(found: Answer) -> Iterator[str]:
     best = found.best
     yield f"{found.model.dimensions.name}, {found.model.quantisation}, {gb(found.model.bytes)}, on {found.machine.name}"
+    for words in found.machine.not_read:
+        yield from _wrapped(f"NOT READ: {words}", "  ", 2)
     yield ""
     yield f"  {rate(best.forecast.tokens_per_s)} tokens/s while it writes (90 % interval: {between(best)})"
     if not best.checked:
         yield "  on paper: no published speed was predicted this way, so it may be off by more than its interval says"
     yield from _row("plan", f"{best.plan.runtime}: {best.plan.what}")
     yield from _row("run", best.plan.flags)
-    yield from _row("memory", _memory(found))
+    if "--no-mmap" in best.plan.flags:
+        yield from _row("", "--no-mmap reads the file into RAM at once; of a mapped one parts may be read again")
+    yield from _memory(found)
     yield from _row("first token", _first_token(found))
     yield from _row("waits for", _waits(best))
     yield ""
     yield "the best plans, tokens/s (90 % interval), in the order of what is nearly certain, the interval's lower end"
-    for number, one in enumerate(found.rated[:SHOWN], 1):
+    known = [one for one in found.rated if one.checked][:SHOWN]
+    for number, one in enumerate(known, 1):
         yield from _plan(str(number), one, with_flags=number > 1)
-    if found.on_paper is not None and found.on_paper not in found.rated[:SHOWN]:
-        yield from _plan("*", found.on_paper, with_flags=True)
+    if not known:
+        yield "  none of a kind that published speeds speak of"
+    paper = sorted((one for one in found.rated if not one.checked), key=lambda one: -one.forecast.low)
+    shown = [one for one in paper if one is best or one is found.on_paper][:SHOWN] or paper[: not known]
+    if shown:
+        yield ""
+        yield "untested: on paper, no published speed was predicted this way"
+        for one in shown:
+            yield from _plan("*", one, with_flags=one is not best)
+            yield from _wrapped(_cpu(one), "     ", 2)
     yield ""
     yield "what would help, each alone, with the best plan then"
     for change in found.changes:
-        if change.tokens_per_s is None or change.ratio is None:
-            yield from _row(change.what, change.why_not, CHANGE)
-        else:
-            yield from _row(
-                change.what, f"{rate(change.tokens_per_s)} tokens/s, x{change.ratio:.2f}: {change.plan}", CHANGE
-            )
+        yield from _row(change.what, _change(change), CHANGE)
     yield ""
     yield "what this rests on"
     yield from _row("speed", "SIMULATED terms, shares of nominal rates FITTED on published speeds of other machines")
@@ -96,11 +109,30 @@ def _lines(found: Answer) -> Iterator[str]:
 def _plan(number: str, one: Rated, with_flags: bool) -> Iterator[str]:
     """A plan in the list of the best."""
     text = f"{number}  {rate(one.forecast.tokens_per_s):>5} ({between(one)})  {one.plan.runtime}: {one.plan.what}"
-    if not one.checked:
-        text += "; on paper: no published speed was predicted this way"
     yield from _wrapped(text, "  ", 3)
     if with_flags:
         yield from _wrapped(one.plan.flags, "     ", 2)
+
+
+def _cpu(one: Rated) -> str:
+    """What a cache hits, and what its misses cost."""
+    if one.plan.hit_rate is None:
+        return "waits for " + _waits(one)
+    text = f"{100 * one.plan.hit_rate:.1f} % hits"
+    if one.plan.layers:
+        wait = one.forecast.shares.get("RAM", 0.0) + one.forecast.shares.get("CPU cores", 0.0)
+        text += f"; the CPU computes {100 * (1 - one.plan.hit_rate):.1f} % of the experts"
+        text += f", {100 * sum(one.plan.layers[1:]):.0f} % of layers have some"
+        if wait < LITTLE:
+            text += ", and that hides behind the GPU's: faster RAM brings nothing"
+    return f"{text}; waits for {_waits(one)}"
+
+
+def _change(change: Change) -> str:
+    if change.tokens_per_s is None or change.ratio is None:
+        return change.why_not
+    moved = "" if change.moved else " (not moved by your rows)"
+    return f"{rate(change.tokens_per_s)} tokens/s{moved}, x{change.ratio:.2f}: {change.plan}"
 
 
 def gb(size: float) -> str:
@@ -108,24 +140,18 @@ def gb(size: float) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def gib(size: float) -> str:
-    """Bytes of a GPU's memory, in the binary units that its maker calls GB."""
-    return f"{size / 2**30:.1f} GiB"
-
-
-def _memory(found: Answer) -> str:
+def _memory(found: Answer) -> Iterator[str]:
     plan, ask = found.best.plan, found.ask
-    parts = []
     if plan.gpu_bytes:
-        parts.append(
-            f"{gib(plan.gpu_bytes)} of the GPU's {gib(ask.machine.gpu_bytes)}, with K and V of context={ask.context} "
-            f"({gib(ask.kv_bytes)}) and workspace ({gib(ask.workspace_bytes)})"
+        yield from _row(
+            "GPU memory",
+            f"{gib(plan.gpu_bytes)} of {gib(ask.machine.gpu_bytes)}, with K and V of context={ask.context} "
+            f"({gib(ask.kv_bytes)}) and workspace={ask.workspace_bytes / 1e9:g} ({gib(ask.workspace_bytes)})",
         )
     if plan.host_bytes:
         ram = ask.machine.rates.ram_bytes
-        has = f"of {gb(ram)} of RAM" if ram else "of RAM (yours is not stated: check that it fits)"
-        parts.append(f"{gb(plan.host_bytes)} {has}")
-    return "; ".join(parts)
+        has = f"of {gb(ram)}" if ram else "(how much RAM there is is not stated: check that it fits)"
+        yield from _row("RAM", f"{gb(plan.host_bytes)} {has}")
 
 
 def _first_token(found: Answer) -> str:
@@ -144,10 +170,17 @@ def _waits(best: Rated) -> str:
 
 
 def _own(found: Answer) -> str:
-    used = found.best.forecast.rows_before
-    if used:
-        return f"{used} measured on this machine moved this forecast; {found.own_rows} are known"
-    other = f"{found.own_rows} of this machine, none of such a plan; " if found.own_rows else "none; "
+    best = found.best.forecast
+    if best.rows_before:
+        more = len(best.rows) - NAMED
+        names = ", ".join(best.rows[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        wide = "; another model's: the interval stays as wide as without" if best.as_wide else ""
+        return (
+            f"{rate(best.plain)} -> {rate(best.tokens_per_s)} by {names}, x{best.tokens_per_s / best.plain:.2f}{wide}"
+        )
+    other = f"{found.own_rows} of this machine, none of such a plan; " if found.own_rows else "none of this machine; "
+    if found.foreign_rows:
+        other += f"kept are {found.foreign_rows} of other hardware= (`python -m sim measured` lists them); "
     half = 100 * error_after_one_row()
     return (
         f"{other}`python -m sim measured FILE` adds one; after one, half of the published rows are within {half:.0f} %"
@@ -158,7 +191,7 @@ def _routing(routing: Routing | None, found: Answer) -> str:
     if found.best.plan.hit_rate is not None and routing is not None:
         return f"{100 * found.best.plan.hit_rate:.0f} % hits, {routing.said()}"
     if routing is not None and any(one.plan.hit_rate is not None for one in found.rated):
-        return f"only plans with * rest on it: {routing.said()}"
+        return f"only the untested plans rest on it: {routing.said()}"
     return "none needed: where the experts are does not depend on the text"
 
 
@@ -167,7 +200,7 @@ def _row(name: str, text: str, width: int = 13) -> Iterator[str]:
 
 
 def _wrapped(text: str, indent: str, more: int) -> Iterator[str]:
-    kept = re.sub(r"(?<=\d) (?=%|GB|GiB|s\b)", "\u00a0", text)  # a number stays with its unit
+    kept = re.sub(r"(?<=\d) (?=%|GB|GiB|s\b|tokens)", "\u00a0", text)  # a number stays with its unit
     for line in textwrap.wrap(
         kept, WIDTH, initial_indent=indent, subsequent_indent=indent + " " * more, break_long_words=False,
         break_on_hyphens=False,

@@ -8,17 +8,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sim.assembly.catalogue import load_policy
+from sim.assembly.replay import DeviceSetup, assemble
 from sim.commands.forecast import main
+from sim.config import RunConfig
 from sim.forecast.answer import answer
 from sim.forecast.machines import ForecastMachine, read_machine
 from sim.forecast.models import family_of, read_model
 from sim.forecast.plans import RUNTIMES, Ask, Plan, Refusal, plans_for
-from sim.forecast.predict import first_token, forecast, shares_of, shipped_parameters, shipped_scores, times_width
-from sim.forecast.routing import routing_for
+from sim.forecast.predict import (
+    Mixed,
+    first_token,
+    forecast,
+    shares_of,
+    shipped_parameters,
+    shipped_scores,
+    times_width,
+)
+from sim.forecast.routing import Hits, hits_of, routing_for
 from sim.forecast.screen import screen
+from sim.machine.capacity import CacheConfig
+from sim.machine.hardware import load_hardware
+from sim.machine.machine import Machine
 from sim.machine.model import geometry
+from sim.machine.runtime import load_runtime
+from sim.metrics.step_table import StepTable
 from sim.statistics.prediction_interval import reach
-from sim.validation.published.corpus.estimate import problem_of, seconds
+from sim.validation.published.corpus.estimate import FACTORS, NAMES, problem_of, seconds
 from sim.validation.published.corpus.placement import CPU_EXPERTS, RESIDENT
 from traces.errors import UserError
 
@@ -171,7 +187,8 @@ def test_more_memory_and_faster_ram_help_as_they_should() -> None:
     change = {one.what: one for one in found.changes}
     assert change["RAM twice as fast"].ratio is not None
     assert 1 < change["RAM twice as fast"].ratio < 2
-    assert change["+8 GB of GPU memory"].plan == "everything on the GPU"
+    assert change["this GPU with 24 GB"].plan == "everything on the GPU"
+    assert [name for name in change if "this GPU" in name] == [f"this GPU with {size} GB" for size in (16, 24, 32)]
     assert change["the next PCIe"].ratio == pytest.approx(1, abs=1e-3)
     assert change["a disk twice as fast"].why_not == "nothing is read from storage while it writes"
 
@@ -193,6 +210,10 @@ def test_the_first_token_waits_for_copies_of_the_experts_in_host_memory() -> Non
         ("RTX 3090, 80 GB/s RAM, 128 GB memory", (936e9, 80e9, 24 * 2**30, 128e9)),
         ("i7-8700, 16 GB RAM", (None, 2 * 8 * 2666e6, None, 16e9)),
         ("RTX 4060 Ti 8GB, 64GB 2ch DDR5-6000", (288e9, 2 * 8 * 6000e6, 8 * 2**30, 64e9)),
+        ("RTX 4070, Ryzen 7 7700, 64 GB dual-channel DDR5-5600", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
+        ("DDR5-5600, 64 GB, Ryzen 7 7700, RTX 4070", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
+        ("RTX 4070, Ryzen 7 7700, 2x32GB DDR5 5600 MHz", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
+        ("RTX 4070, EPYC 9355, quad channel 128 GB DDR5-4800", (504e9, 4 * 8 * 4800e6, 12 * 2**30, 128e9)),
         ("rtx 3060, ryzen 5 5600, 32 GB", (360e9, 2 * 8 * 3200e6, 12 * 2**30, 32e9)),
     ],
 )
@@ -227,6 +248,16 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
         (["model=gpt_oss_20b", "hardware=RTX 4090, -5 GB RAM"], "'-5 GB RAM' is not known"),
         (["model=gpt_oss_20b", "hardware=RTX 4090, 0 GB RAM"], "'0 GB RAM' is not known"),
         (["model=gpt_oss_20b", "hardware=RTX 4090, 1e9 GB/s ssd"], "'1e9 GB/s ssd' is not known"),
+        (
+            ["model=gpt_oss_20b", "hardware=RTX 4090, 2 TB NVMe"],
+            "'2 TB NVMe' does not say how fast it reads: .*5 GB/s ssd",
+        ),
+        (["model=gpt_oss_20b", "hardware=RTX 4090, i7-8700 with 64 GB RAM"], "put a comma between them"),
+        (["model=gpt_oss_20b", "hardware=rtx4070"], "did you mean rtx4070_ddr5"),
+        (
+            ["model=qwen3_235b_a22b_q4", "hardware=rtx4070_ddr5"],
+            "names a quantisation, .* give model=Qwen3-235B-A22B quantisation=Q4_K_M",
+        ),
         (["model=gpt_oss_20b", "hardware=64 GB RAM"], "no GPU or CPU of parts.csv is named"),
         (["model=gpt_oss_20b", "hardware=M4 Max"], "say how much memory it has"),
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "context=-1"], "context=-1: must be a whole number from 0"),
@@ -327,3 +358,68 @@ def test_a_calibration_in_which_the_cpu_plays_the_gpu_is_refused(tmp_path: Path)
     (tmp_path / "mine.yaml").write_text(re.sub(r'  link_bytes_per_s: "\w+:', '  link_bytes_per_s: "EMULATED:', text))
     with pytest.raises(UserError, match=r"its link is EMULATED, and the CPU plays the GPU: take hardware=here"):
         machine(str(tmp_path / "mine.yaml"))
+
+
+def test_words_about_ram_that_are_not_read_are_said() -> None:
+    assert machine("RTX 4070, Ryzen 7 7700, 64 GB DDR5-5600 dual channel kit CL30").not_read == ()
+    (said,) = machine("RTX 4070, Ryzen 7 7700, 64 GB DDR5-5600 Corsair").not_read
+    assert "Corsair" in said
+
+
+def test_a_placement_that_does_not_fit_says_by_how_much() -> None:
+    found = replace(ask(), placement="--n-cpu-moe 20")
+    _, (refusal,) = plans_for(found, ["llama_cpp"])
+    assert re.search(r"takes 12\.06 GiB, the GPU has 12\.00 GiB: 0\.06 GiB too much", refusal.why)
+    (most,) = re.findall(r"or workspace=(\S+) where", refusal.why)
+    (plan,), _ = plans_for(replace(found, workspace_bytes=1e9 * float(most)), ["llama_cpp"])
+    assert plan.flags == "llama-server -m MODEL.gguf -ngl 99 --n-cpu-moe 20 -c 4096"
+
+
+def test_a_layer_that_misses_waits_while_others_have_nothing_to_wait_for() -> None:
+    """Half of the layers miss two experts: the token takes the mean of both kinds' times, not that of the mean."""
+    (plan, *_), _ = plans_for(ask(), ["llama_cpp"])
+    cache = replace(plan.setting, placement=replace(plan.setting.placement, cpu_layers=0, gpu_share=7 / 8))
+    cache = replace(cache, software="llama_cpp_moe_cache")
+    none, two = (
+        forecast(replace(cache, placement=replace(cache.placement, gpu_share=share)), ()) for share in (1.0, 6 / 8)
+    )
+    found = forecast(cache, (), None, (0.5, 0, 0.5, 0, 0, 0, 0, 0, 0))
+    assert 1 / found.tokens_per_s == pytest.approx((1 / none.tokens_per_s + 1 / two.tokens_per_s) / 2)
+    assert sum(found.shares.values()) == pytest.approx(1)
+    alike = forecast(cache, (), None, (0, 1.0, 0, 0, 0, 0, 0, 0, 0))
+    assert alike.tokens_per_s == pytest.approx(forecast(cache, ()).tokens_per_s)
+    assert alike.high == pytest.approx(forecast(cache, ()).high)
+
+
+def test_fewer_hits_are_spread_over_layers() -> None:
+    fewer = Hits(0.75, (0.5, 0.0, 0.5, 0.0, 0.0)).fewer(0.15)  # each hit is a miss with chance 1/5
+    assert fewer.rate == pytest.approx(0.6)
+    assert sum(fewer.layers) == pytest.approx(1)
+    assert fewer.layers[0] == pytest.approx(0.5 * 0.8**4)
+    assert sum(missed * share for missed, share in enumerate(fewer.layers)) == pytest.approx(4 * 0.4)
+
+
+@pytest.mark.slow
+def test_a_cache_whose_misses_the_cpu_computes_takes_the_engines_own_time() -> None:
+    model = read_model("qwen3_30b_a3b_q4", None)
+    routing = routing_for(model, None, None)
+    assert routing is not None
+    trace, sizes, name = routing._trace(), geometry(model.dimensions), "llama_cpp_moe_cache"
+    setup = DeviceSetup(
+        load_policy(name),
+        Machine(load_hardware("rtx4070_ddr5"), load_runtime(name)),
+        CacheConfig(slots_per_layer=72, start="warm"),
+        RunConfig(engine="compiled", timeline=True),
+    )
+    hits = hits_of(assemble(trace.select_requests(2), setup, sizes), trace.top_k)
+    plain = replace(setup, run=RunConfig(engine="compiled"))
+    metrics = StepTable(assemble(trace.select_requests(2), plain, sizes)).run().metrics()
+    assert hits.rate == pytest.approx(metrics["decode.hit_rate"])
+    (plan,) = RUNTIMES[name](Ask(model, machine("rtx4070_ddr5"), routing, 64, 1.5e9))
+    assert isinstance(plan, Plan)
+    shares = shares_of(shipped_parameters())
+    shares |= {"gpu_share": 0.8, "software_llama.cpp": 1.0, "core_flops_per_s": 1e15}  # of the files, not FITTED
+    parameters = np.log([shares[share] for share in NAMES])
+    time = Mixed.of(plan.setting, hits.layers).seconds(parameters, np.zeros(len(FACTORS)))
+    assert time == pytest.approx(metrics["tpot_s.mean"], rel=1e-3)
+    assert forecast(plan.setting, (), None, hits.layers).shares["RAM"] > 0.05
