@@ -43,7 +43,7 @@ class Change:
     plan: str
     why_not: str = ""
     moved: bool = True
-    """False: the machine has rows, and none is of such a plan."""
+    """False: rows of the machine move the best plan, and not this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +157,13 @@ def _changed(what: str, ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Se
         return Change(what, None, None, "", next((refusal.why for refusal in refusals), "no such plan"))
     ratio = then.forecast.tokens_per_s / best.forecast.tokens_per_s
     same = then.plan.what == best.plan.what and then.plan.runtime == best.plan.runtime
-    (own,) = rate([then.plan], own_rows)
+    (own,), (mine,) = rate([then.plan], own_rows), rate([best.plan], own_rows)
     return Change(
         what,
         own.forecast.tokens_per_s,
         ratio,
         "the same plan" if same else f"{then.plan.what}{_hits(then.plan)}",
-        moved=not own_rows or own.forecast.rows_before > 0,
+        moved=own.forecast.rows_before > 0 or mine.forecast.rows_before == 0,
     )
 
 

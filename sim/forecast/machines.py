@@ -56,10 +56,12 @@ def read_machine(words: str, shares: Mapping[str, float]) -> ForecastMachine:
     """
     if words.endswith(".yaml") or words in hardware_names():
         return of_file(load_hardware(words), words, shares)
-    alike = [name for name in hardware_names() if name.split("_")[0] == words.lower()]
-    if alike:
-        raise UserError(f"hardware={words}: RAM and CPU are not said: did you mean {' or '.join(alike)}? {HOW}")
     return of_parts(words)
+
+
+def files_alike(words: str) -> list[str]:
+    """Hardware files of a GPU of which nothing else is said: rtx4070_ddr5 of RTX 4070."""
+    return [name for name in hardware_names() if name.split("_")[0] == words.lower().replace(" ", "")]
 
 
 def of_file(file: Hardware, words: str, shares: Mapping[str, float]) -> ForecastMachine:
@@ -209,21 +211,23 @@ def _columns(piece: str, words: str) -> dict[str, str]:
             found["ram_type"] = _ram_type(piece)
     numbers = [found[name] for name in ("storage_gb_s", "ram_bandwidth_gb_s", "ram_gb", "cpu_cores") if name in found]
     if not found or any(not 0 < float(number.replace(",", "")) <= LARGEST for number in numbers):
-        raise UserError(f"hardware={words}: {piece!r} is not known: {HOW}")
+        alike = files_alike(words)
+        hint = f"did you mean {' or '.join(alike)}? Else " if alike else ""
+        raise UserError(f"hardware={words}: {piece!r} is not known: {hint}{HOW}")
     return found
 
 
 _CHANNELS = {
     "single": 1, "one": 1, "dual": 2, "two": 2, "quad": 4, "four": 4, "six": 6, "octa": 8, "eight": 8, "twelve": 12,
 }  # fmt: skip
-_SPEED = r"\b(?:[1-9]\d{3}|1\d{4})\b"
+_SPEED = r"(?<![\d.,])(?:[1-9]\d{3}|1\d{4})(?!\d| ?gi?b)"
 
 
 def _ram_type(piece: str) -> str:
     """RAM as parts.csv's rules read it, 2ch DDR5-5600, however it is said."""
     kind = re.search(r"(?:lp)?ddr\dx?", piece, re.I)
     named = re.search(rf"\b({'|'.join(_CHANNELS)}|\d{{1,2}})[ -]?(?:ch\b|channels?)", piece, re.I)
-    speed = re.search(_SPEED, piece) or re.search(r"(?<=ddr\d[- ])\d{4,5}", piece, re.I)
+    speed = re.search(_SPEED, piece, re.I)
     channels = "" if named is None else f"{_CHANNELS.get(named[1].lower(), named[1])}ch "
     return f"{channels}{kind[0] if kind else ''}{'-' + speed[0] if speed else ''}"
 
@@ -234,13 +238,13 @@ def _unread(piece: str) -> list[str]:
         return []
     channels = rf"\b(?:{'|'.join(_CHANNELS)}|\d{{1,2}})[ -]?(?:ch\b|channels?)"
     sizes = rf"\d{{1,2}} ?x ?\d{{1,4}} ?gi?b|(?:{NUMBER}) ?gi?b"
-    rest = re.sub(rf"{channels}|{sizes}|(?:lp)?ddr\dx?|{_SPEED}|{_FILLERS}", " ", piece, flags=re.I)
+    rest = re.sub(
+        rf"{channels}|{sizes}|(?:lp)?ddr\dx?|{_SPEED}(?: ?(?:mhz|mt/s|mts)\b)?|{_FILLERS}", " ", piece, flags=re.I
+    )
     return [f"{rest.strip()!r} of {piece!r}"] if re.search(r"\w", rest) else []
 
 
-_FILLERS = (
-    r"\b(?:ram|memory|system|of|at|with|in|kit|dimm|sodimm|udimm|rdimm|ecc|unified|mhz|mt/s|mts|expo|xmp|cl ?\d+)\b"
-)
+_FILLERS = r"\b(?:ram|memory|system|of|at|with|in|kit|dimm|sodimm|udimm|rdimm|ecc|unified|expo|xmp|cl ?\d+)\b"
 
 
 def _check_alone(piece: str, words: str) -> None:

@@ -96,7 +96,8 @@ def read_model(words: str, quantisation: str | None) -> ForecastModel:
 
 def _check_bits_of_name(words: str, dimensions: Dimensions) -> None:
     """Raises: UserError for a name that says a quantisation and stands for a model in other bits."""
-    name = re.sub(r"(?<=[a-z0-9])_(?=(?:i?q\d|bf16|fp\d|mxfp|nvfp|awq|gptq|\d+ ?bit))", "-", words.lower())
+    whole = re.sub(r"(?<![a-z0-9])q8(?![_0-9])|(?<=_)q8(?![_0-9])", "q8_0", words.lower())
+    name = re.sub(r"(?<=[a-z0-9])_(?=(?:i?q\d|bf16|fp\d|mxfp|nvfp|awq|gptq|\d+ ?bit))", "-", whole)
     known = KnownModel(words, "", dimensions, None, None)
     told = bits_of(name.split("/")[-1], known)
     if words in model_names() or words.endswith((".gguf", ".json", ".yaml")) or dimensions.name == words:

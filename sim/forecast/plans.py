@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sim.forecast.machines import ForecastMachine
+from sim.forecast.machines import ForecastMachine, files_alike
 from sim.forecast.models import ForecastModel
 from sim.forecast.routing import Hits, Routing
 from sim.machine.model import embedding_bytes, geometry
@@ -158,8 +158,9 @@ def host_shortage(ask: Ask, plan: Plan) -> str | None:
     ram = ask.machine.rates.ram_bytes
     if ask.machine.rates.unified or ram is None or plan.host_bytes <= ram - SYSTEM_BYTES:
         return None
+    what = "weights, K and V" if plan.setting.placement.kind == CPU_ONLY else "weights"
     return (
-        f"{plan.host_bytes / 1e9:.1f} GB of weights in {ram / 1e9:.1f} GB of RAM, of which the system takes "
+        f"{plan.host_bytes / 1e9:.1f} GB of {what} in {ram / 1e9:.1f} GB of RAM, of which the system takes "
         f"{SYSTEM_BYTES / 1e9:.0f}: the rest would be read from storage"
     )
 
@@ -257,7 +258,8 @@ def _no_experts_elsewhere(ask: Ask) -> str | None:
     if ask.machine.rates.unified:
         return "CPU and GPU share one memory: experts are resident or nowhere"
     if ask.machine.rates.ram_bytes_per_s is None:
-        return "the rate of the machine's RAM is not known: say it, as 2ch DDR5-5600 or 80 GB/s RAM"
+        alike = "".join(f" or hardware={name}" for name in files_alike(ask.machine.name))
+        return f"the rate of the machine's RAM is not known: say it, as 2ch DDR5-5600 or 80 GB/s RAM{alike}"
     return None
 
 

@@ -169,15 +169,22 @@ def _waits(best: Rated) -> str:
     return ", ".join(words)
 
 
+def _moved(one: Rated) -> str:
+    """What rows of this machine did to a plan."""
+    told = one.forecast
+    more = len(told.rows) - NAMED
+    names = ", ".join(told.rows[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    wide = "; another model's: the interval stays as wide as without" if told.as_wide else ""
+    factor = told.tokens_per_s / told.plain
+    return f"{rate(told.plain)} -> {rate(told.tokens_per_s)} by {names}, x{factor:.2f}{wide}"
+
+
 def _own(found: Answer) -> str:
-    best = found.best.forecast
-    if best.rows_before:
-        more = len(best.rows) - NAMED
-        names = ", ".join(best.rows[:NAMED]) + (f" and {more} more" if more > 0 else "")
-        wide = "; another model's: the interval stays as wide as without" if best.as_wide else ""
-        return (
-            f"{rate(best.plain)} -> {rate(best.tokens_per_s)} by {names}, x{best.tokens_per_s / best.plain:.2f}{wide}"
-        )
+    moved = [one for one in found.rated if one.forecast.rows_before]
+    if found.best in moved:
+        return _moved(found.best)
+    if moved:
+        return "; ".join(f"{one.plan.runtime}, {one.plan.what}: {_moved(one)} ({between(one)})" for one in moved[:2])
     other = f"{found.own_rows} of this machine, none of such a plan; " if found.own_rows else "none of this machine; "
     if found.foreign_rows:
         other += f"kept are {found.foreign_rows} of other hardware= (`python -m sim measured` lists them); "

@@ -212,7 +212,7 @@ def test_the_first_token_waits_for_copies_of_the_experts_in_host_memory() -> Non
         ("RTX 4060 Ti 8GB, 64GB 2ch DDR5-6000", (288e9, 2 * 8 * 6000e6, 8 * 2**30, 64e9)),
         ("RTX 4070, Ryzen 7 7700, 64 GB dual-channel DDR5-5600", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
         ("DDR5-5600, 64 GB, Ryzen 7 7700, RTX 4070", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
-        ("RTX 4070, Ryzen 7 7700, 2x32GB DDR5 5600 MHz", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
+        ("RTX 4070, Ryzen 7 7700, 2x32GB DDR5 5600MHz", (504e9, 2 * 8 * 5600e6, 12 * 2**30, 64e9)),
         ("RTX 4070, EPYC 9355, quad channel 128 GB DDR5-4800", (504e9, 4 * 8 * 4800e6, 12 * 2**30, 128e9)),
         ("rtx 3060, ryzen 5 5600, 32 GB", (360e9, 2 * 8 * 3200e6, 12 * 2**30, 32e9)),
     ],
@@ -253,7 +253,8 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
             "'2 TB NVMe' does not say how fast it reads: .*5 GB/s ssd",
         ),
         (["model=gpt_oss_20b", "hardware=RTX 4090, i7-8700 with 64 GB RAM"], "put a comma between them"),
-        (["model=gpt_oss_20b", "hardware=rtx4070"], "did you mean rtx4070_ddr5"),
+        (["model=gpt_oss_20b", "hardware=rtx4070"], "'rtx4070' is not known: did you mean rtx4070_ddr5"),
+        (["model=gpt_oss_20b_q8", "hardware=rtx4070_ddr5"], "give model=gpt-oss-20b quantisation=Q8_0"),
         (
             ["model=qwen3_235b_a22b_q4", "hardware=rtx4070_ddr5"],
             "names a quantisation, .* give model=Qwen3-235B-A22B quantisation=Q4_K_M",
@@ -362,6 +363,7 @@ def test_a_calibration_in_which_the_cpu_plays_the_gpu_is_refused(tmp_path: Path)
 
 def test_words_about_ram_that_are_not_read_are_said() -> None:
     assert machine("RTX 4070, Ryzen 7 7700, 64 GB DDR5-5600 dual channel kit CL30").not_read == ()
+    assert machine("RTX 4070, Ryzen 7 7700, 1024 GB DDR5, 5 GB/s ssd").rates.ram_bytes_per_s == 2 * 8 * 5200e6
     (said,) = machine("RTX 4070, Ryzen 7 7700, 64 GB DDR5-5600 Corsair").not_read
     assert "Corsair" in said
 

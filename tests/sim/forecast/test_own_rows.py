@@ -169,6 +169,15 @@ def test_rows_that_disagree_widen_the_interval(folder: Path) -> None:
     assert widths[1] > 1.5 * widths[0]
 
 
+def test_a_plan_that_rows_moved_out_of_the_first_place_is_named(folder: Path) -> None:
+    machine = read_machine("rtx3060_ddr4", shares_of(shipped_parameters()))
+    main([row(folder)])
+    main([row(folder, OTHER.format(3)), "force=true"])
+    ask = Ask(read_model("gpt_oss_20b", None), machine, None, 4096, 1.5e9)
+    said = screen(answer(ask, ["llama_cpp"], rows_of(machine, "rtx3060_ddr4")))
+    assert re.search(r"your rows +llama_cpp, experts of \d+ of 24 layers .* by own.1", said, re.S)
+
+
 def test_a_row_of_another_model_moves_the_figure_and_not_the_interval(folder: Path) -> None:
     machine = read_machine("rtx3060_ddr4", shares_of(shipped_parameters()))
     main([row(folder, OTHER.format(20))])
