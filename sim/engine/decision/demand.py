@@ -125,10 +125,12 @@ def sort_executed(state: State, cache: Cache) -> None:
 @core_jit
 def left_of_copy(state: State, cache: Cache) -> int:
     """What the one copy that is under way at a lookup still takes, on the link or paused between two chunks."""
-    chunk_ns = state.load_ns[state.layer] // cache.num_chunks
+    left_ns, chunks = 0, cache.paused_chunks
     if cache.link_left_ns > 0:
-        return int(cache.link_left_ns + (cache.chunks_left - 1) * chunk_ns)
-    return int(cache.paused_chunks * chunk_ns)
+        left_ns, chunks = cache.link_left_ns, cache.chunks_left - 1
+    if chunks > 0:
+        left_ns += chunks * (state.load_ns[state.layer] // cache.num_chunks)
+    return int(left_ns)
 
 
 @core_jit
