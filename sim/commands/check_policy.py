@@ -34,7 +34,9 @@ def main(argv: list[str]) -> int:
     from sim.assembly.build import build
     from sim.assembly.compose import compose_run
     from sim.run.contract import check_policy
+    from traces.numba_cache import announce_compilation
 
+    announce_compilation()
     targets = [word for word in argv if "=" not in word]
     if len(targets) != 1:
         raise UserError(f"check-policy takes one rule or policy, got {len(targets)}: as path/to/rule.py or mine.yaml")

@@ -86,7 +86,11 @@ def main(argv: list[str]) -> int:
 
 def show(table: pd.DataFrame, pairs: pd.DataFrame, told: Iterable[str], notes: Iterable[str]) -> None:
     """Print the pairs, what is to be said of them, and what is fragile about the runs."""
+    from sim.results.differences import difference_lines
+
     print(text(pairs))
+    for line in difference_lines(table, pairs):
+        print(line)
     for sentence in told:
         print(sentence)
     for note in notes:

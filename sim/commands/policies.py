@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from sim.docstrings import docstring
 from traces.errors import UserError
+from traces.numba_cache import announce_compilation
 
 if TYPE_CHECKING:
     from policies.needs import Need
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("name", metavar="NAME", nargs="?", help="a system, a rule, or PART/RULE")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     options = parser.parse_args(argv)
+    announce_compilation()
     systems, rules = chosen(options.name)
     if options.json:
         found = {"systems": [asdict(s) for s in systems], "rules": [asdict(r) for r in rules]}

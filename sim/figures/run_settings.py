@@ -11,6 +11,7 @@ import pandas as pd
 from policies.needs import SEES_FUTURE
 from sim.figures.looks import add_looks
 from sim.results.json_files import read_json
+from sim.results.series import rule_name
 from traces.text import short_name
 
 RULES = ("eviction", "prediction", "prefetch", "substitution", "assignment")
@@ -78,12 +79,6 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
         "residency": policy.get("residency"),
         "sees_future": any(sees_future(_group(policy, rule)) for rule in RULES),
     }
-
-
-def rule_name(part: Mapping[str, Any]) -> str | None:
-    """The name of a rule's module: `score_window` for `policies.eviction.score_window.ScoreWindow`, or of its file."""
-    words = re.split(r"[./:]", str(part.get("_target_") or "").replace(".py:", "."))
-    return words[-2 if len(words) > 1 else 0] or None
 
 
 def sees_future(part: Mapping[str, Any]) -> bool:

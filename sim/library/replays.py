@@ -11,7 +11,7 @@ from omegaconf import DictConfig, open_dict
 from policies.base import Policy
 from sim.assembly.compose import compose_run
 from sim.errors import sentence_of
-from sim.group_files import quoted
+from sim.group_files import PARTS, quoted
 from sim.library.result import Result, new_folder
 from sim.library.words import (
     PathLike,
@@ -102,6 +102,12 @@ def replay(
     >>> sim.replay(trace, policy=MostRecent).metrics["hit_rate"] < lru.metrics["hit_rate"]
     True
     """
+    for name in settings:
+        if name in PARTS:
+            base = repr(policy) if isinstance(policy, str) else "NAME"
+            raise UserError(
+                f'{name} is a part of a policy: policy={{"base": {base}, "{name}": {settings[name]!r}}} exchanges it'
+            )
     words, given = trace_words(trace)
     parts: dict[str, Any] = {}
     if isinstance(policy, Policy):

@@ -134,9 +134,27 @@ def certainty_sentence(comparison: Comparison) -> str:
     if not equal:
         return f"Its lead over {others} is more than chance ({sure})."
     listed = shortlist(equal, SHOWN_NAMES)
+    alone = only_alone(rivals)
     if len(equal) < len(rivals):
-        return f"Its lead over {listed} may be chance; over the rest of {others} it is not ({sure})."
-    return f"Its lead over {listed} may be chance, so the order of all of them may be ({sure})."
+        return f"Its lead over {listed} may be chance; over the rest of {others} it is not ({sure}).{alone}"
+    return f"Its lead over {listed} may be chance, so the order of all of them may be ({sure}).{alone}"
+
+
+def only_alone(rivals: pd.DataFrame) -> str:
+    """That an interval of one pair leaves out 0 while, corrected for all pairs, the lead may be chance."""
+    if not {"p", "p_holm"} <= set(rivals):
+        return ""
+    near = rivals[(rivals["p"] < CHANCE) & (rivals["p_holm"] >= CHANCE)]
+    if near.empty:
+        return ""
+    ends = near.iloc[0]
+    return (
+        f" An interval is of one pair alone: that of the lead over {ends['series']} leaves out 0 (p {ends['p']:.2g}), "
+        f"corrected for all pairs it does not (p {ends['p_holm']:.2g})."
+    )
+
+
+CHANCE = 0.05
 
 
 def limits(table: pd.DataFrame) -> list[dict[str, str]]:

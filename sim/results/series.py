@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -69,9 +69,16 @@ def natural(name: str) -> tuple[str | float, ...]:
 
 
 def is_plain(series: str, policy: str) -> bool:
-    """Whether a series is the policy as it is: none of its words exchanges a part or sets a knob of it."""
+    """Whether a series is the policy as it is: no word exchanges a part or sets a knob (`lru eviction=lru` is so)."""
     words = series.removeprefix(policy).split()
-    return not any(word.startswith(("policy.", *(f"{part}=" for part in PARTS))) for word in words)
+    same = [f"{part}={policy}" for part in PARTS]
+    return not any(word.startswith(("policy.", *(f"{part}=" for part in PARTS))) for word in words if word not in same)
+
+
+def rule_name(part: Mapping[str, Any]) -> str | None:
+    """The name of a rule's module: `score_window` for `policies.eviction.score_window.ScoreWindow`, or of its file."""
+    words = re.split(r"[./:]", str(part.get("_target_") or "").replace(".py:", "."))
+    return words[-2 if len(words) > 1 else 0] or None
 
 
 def of_rule(series: str, name: str) -> bool:

@@ -14,6 +14,7 @@ from policies.needs import SEES_FUTURE
 from sim.assembly.replay import Replay, assemble
 from sim.assembly.rule_class import check_class, check_ranges, place_of
 from sim.assembly.trial import Trial, faults_of
+from sim.shipped_rules import own_parts
 from traces.errors import UserError
 from traces.format.ranks import signed_ids
 from traces.format.trace import ScoreTable, Trace
@@ -54,6 +55,12 @@ def check_policy(replay: Replay, budget_s: float) -> Iterator[str]:
     if not np.array_equal(counts, _counts(stretch, *rest)):
         raise UserError(f"{_names(replay)}: two runs differ: a decision may depend on state, knobs and memory only")
     yield "two runs agree"
+    for part in own_parts(policy).values():
+        if getattr(part, "one_layer", False):
+            yield (
+                f"note: not tested: one_layer of {type(part).__name__}, which says that decisions in a layer depend on "
+                "nothing of other layers; `python -m sim quality` believes it"
+            )
     seen = SEES_FUTURE & needs.keys()
     if seen:
         yield f"sees the FUTURE, as it says ({', '.join(sorted(seen))}): a bound, no rule for a live system"

@@ -70,9 +70,10 @@ def test_the_page_works_as_written_from_a_wheel(bin_folder, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    rule, script, substitution = blocks("python")
+    rule, script, spared, substitution = blocks("python")
     (folder / "last_score.py").write_text(rule)
     (folder / "close_enough.py").write_text(substitution)
+    (folder / "spared.py").write_text(spared)
     (policy,) = blocks("yaml")
     (folder / "mine.yaml").write_text(policy)
     where = run("python", "-c", "import sim, policies, traces; print(sim.__file__, policies.__file__, traces.__file__)")

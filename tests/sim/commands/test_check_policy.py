@@ -91,3 +91,10 @@ def test_scrambling_leaves_earlier_rows_alone():
     np.testing.assert_array_equal(other.topk_ids[:5], trace.topk_ids[:5])
     np.testing.assert_array_equal(other.router_logits.values[:5], trace.router_logits.values[:5])
     assert (other.topk_ids[5:] != trace.topk_ids[5:]).any()
+
+
+def test_that_one_layer_is_not_tested_is_said(capsys):
+    text = MRU.format(name="Claims").replace("    def touch", "    one_layer = True\n\n    def touch")
+    Path("claims.py").write_text(text)
+    assert main(["check-policy", "claims.py", "trace.path=t.safetensors", "budget=1"]) == 0
+    assert "note: not tested: one_layer of Claims" in capsys.readouterr().out

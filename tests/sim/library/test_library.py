@@ -135,3 +135,8 @@ def test_importing_it_loads_none_of_what_is_slow():
     code = "import sim, sys; print([name for name in ('numba', 'pandas', 'torch', 'hydra') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_part_given_as_a_setting_is_told_where_it_belongs():
+    with pytest.raises(UserError, match=r'policy=\{"base": .lru., "eviction": .mru\.py.\} exchanges it'):
+        sim.replay("t.safetensors", policy="lru", eviction="mru.py")

@@ -25,7 +25,7 @@ def pair(series: str, ratio: float, low: float, high: float, p: float) -> dict:
 
 def compared(*pairs: dict, **best) -> Comparison:
     runs = study_of(run("importance", 20.0, **best), *(run(one["series"], 20 * one["ratio"]) for one in pairs))
-    table = pd.DataFrame(pairs or [], columns=[*pair("", 1, 1, 1, 1)])
+    table = pd.DataFrame(pairs or [], columns=[*pair("", 1, 1, 1, 1), "p"])
     return Comparison("tpot_s.mean", runs, NOBODY, table)
 
 
@@ -53,6 +53,16 @@ def test_who_cannot_be_told_from_the_best_is_named():
     one = compared(pair("a", 1.01, np.nan, np.nan, np.nan))
     assert answer([one])[2].startswith("One batch of requests was replayed")
     assert answer([compared()])[2].startswith("With one policy there is nothing to tell apart")
+
+
+def test_an_interval_that_leaves_out_0_alone_and_not_corrected_is_one_story():
+    one = compared(pair("a", 1.2, 1.01, 1.4, 0.09) | {"p": 0.03}, pair("b", 2.0, 1.9, 2.1, 0.001) | {"p": 0.0005})
+    assert answer([one])[2].endswith(
+        "An interval is of one pair alone: that of the lead over a leaves out 0 (p 0.03), corrected for all pairs it "
+        "does not (p 0.09)."
+    )
+    sure = compared(pair("a", 1.2, 1.01, 1.4, 0.03) | {"p": 0.03})
+    assert "one pair alone" not in answer([sure])[2]
 
 
 def test_what_limits_it_comes_from_what_if_or_from_the_parts(tmp_path):

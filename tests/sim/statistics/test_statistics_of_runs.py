@@ -11,6 +11,8 @@ from sim.metrics.block_sums import BlockSums
 from sim.metrics.registry import QUANTITIES
 from sim.metrics.step_table import StepTable
 from sim.results.comparisons import compared, comparisons
+from sim.results.differences import difference_lines
+from sim.results.series import is_plain
 from sim.results.table import collect
 from sim.statistics.run_sample import Run, value_of
 from tests.sim.figures.test_plots import write_run
@@ -92,6 +94,23 @@ def test_a_baseline_is_never_one_of_several_that_differ(tmp_path):
     found = comparisons(collect(tmp_path), "hit_rate", baseline="lru")
     assert set(found["against"]) == {"lru"} and len(found) == 2
     assert len(comparisons(collect(tmp_path), "hit_rate", str(found["series"][0]))) == 2
+
+
+def test_parts_and_gate_mass_in_which_pairs_differ_are_listed(tmp_path):
+    windows(tmp_path, 2)
+    shipped = {"eviction": {"_target_": "policies.eviction.lru.Lru"}}
+    write_run(tmp_path / "plain", "lru", 0.25, config={"policy": shipped})
+    table = collect(tmp_path)
+    lines = difference_lines(table.assign(**{"decode.lost_gate_mass": [0.0, 0.17]}), comparisons(table, "hit_rate"))
+    assert [" ".join(line.split()) for line in lines[1:]] == [
+        "lru eviction lru, gate mass lost 0 %",
+        "lru eviction=spared_lru.py policy.eviction.window=2 eviction spared_lru, gate mass lost 17.0 %",
+    ]
+
+
+def test_the_part_of_a_policy_named_as_it_is_the_plain_policy():
+    assert is_plain("lru eviction=lru", "lru") and is_plain("lru seed=1", "lru")
+    assert not is_plain("lru eviction=fifo", "lru") and not is_plain("lru policy.eviction.window=2", "lru")
 
 
 def test_machines_and_settings_are_not_mixed(tmp_path):
