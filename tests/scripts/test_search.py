@@ -208,7 +208,7 @@ LEARNED = np.zeros((1, 1))
 @pytest.mark.slow
 def test_a_rule_that_learned_the_training_requests_by_heart_is_flagged(monkeypatch):
     sides = [
-        Source("random", random_trace(seed, num_experts=32, prompts=(0,) * 12, decodes=(20,) * 12)) for seed in (1, 2)
+        Source("random", random_trace(seed, num_experts=32, prompts=(0,) * 24, decodes=(20,) * 24)) for seed in (1, 2)
     ]
     monkeypatch.setitem(globals(), "LEARNED", next_uses(sides[0].trace))
     place, rivals = replace(PLACE, fraction=0.5), Rivals()
