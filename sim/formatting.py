@@ -55,6 +55,15 @@ def with_interval(text: str, low: object, high: object, form: str = ".4g", scale
     return f"{text} {interval(low, high, form, scale)}".rstrip()
 
 
+def form_of(shares: Sequence[float]) -> str:
+    """Digits of a share in percent with the ends of its interval: one more where an end would be 0.0 and is not."""
+    ends = [100 * share for share in shares[1:] if is_known(share) and share != 0.0]
+    return "+.2f" if any(abs(end) < ROUNDS_TO_0 for end in ends) else "+.1f"
+
+
+ROUNDS_TO_0 = 0.05
+
+
 def of_layers(layers: object, model_layers: object, recorded: object = None) -> str:
     """How much of a model a time is for, as "for 6 of 27 layers"; "for all 27 layers"; empty where it is not known.
 

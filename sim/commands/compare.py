@@ -30,12 +30,12 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.command_words import machines_of, read_words
-from sim.formatting import DEPTHS, is_known, number, of_layers, percent, with_interval
+from sim.formatting import DEPTHS, form_of, is_known, number, of_layers, percent, with_interval
 from sim.metrics.registry import Quantity, decode_time, quantity_of
 from sim.terminal import next_commands
 from traces.errors import UserError
@@ -165,15 +165,6 @@ def _rates(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:
     if quantity.name != decode_time((batch,)):
         return ()
     return tuple(number(batch / time if time > 0 else None, ".2f") for time in (row["value"], row["against_value"]))
-
-
-def form_of(shares: Sequence[float]) -> str:
-    """Digits of a share in percent with the ends of its interval: one more where an end would be 0.0 and is not."""
-    ends = [100 * share for share in shares[1:] if is_known(share) and share != 0.0]
-    return "+.2f" if any(abs(end) < ROUNDS_TO_0 for end in ends) else "+.1f"
-
-
-ROUNDS_TO_0 = 0.05
 
 
 def _cells(row: pd.Series, quantity: Quantity) -> tuple[str, ...]:

@@ -21,13 +21,15 @@ from sim.figures.validation_table import errors, read_validation
 from sim.formatting import milliseconds, percent, shortlist, with_interval
 from sim.plain_yaml import read_plain_yaml
 from sim.report.answer import answer, limits
+from sim.report.beside import Beside, beside
+from sim.report.beside import sentences as beside_sentences
 from sim.report.comparison import HITS, Comparison, compare_all, ranking_metric
 from sim.report.pictures import Picture, picture, pictures
 from sim.report.rows import Heading, Row, grouped, headings, rows
 from sim.report.system_runs import SystemRun, system_runs
 from sim.results.json_files import read_json
 from sim.results.run_files import finished_runs, machine_of, overrides_of, unfinished_runs
-from sim.results.series import natural
+from sim.results.series import chosen_baseline, natural
 from sim.results.table import collect, layers_of, table_of
 from sim.run.plausible import replay_on_plausible_machines, sentences
 from traces.errors import UserError
@@ -66,6 +68,7 @@ class Content:
     was_run: tuple[tuple[str, str], ...]
     unfinished: tuple[str, ...]
     sentences: tuple[str, ...]
+    beside: tuple[Beside, ...]
     headings: tuple[Heading, ...]
     rows: tuple[Row, ...]
     layers: str
@@ -111,9 +114,12 @@ class Content:
         return [picture for picture in self.pictures.values() if picture.name not in OWN_SECTION]
 
 
-def content(folder: Path, validation: Path | None = None, machines: int | None = None) -> Content:
+def content(
+    folder: Path, validation: Path | None = None, machines: int | None = None, baseline: str | None = None
+) -> Content:
     """Everything about the runs in a folder; `validation`: a folder or file that `python -m sim validate` wrote;
-    `machines`: plausible machines that runs are replayed on, as `sim.run.plausible` says.
+    `machines`: plausible machines that runs are replayed on, as `sim.run.plausible` says; `baseline`: what every run is
+    put beside, as `sim.results.series.chosen_baseline` finds it.
 
     Raises: UserError where the folder holds no finished run, or a file of one is broken.
     """
@@ -127,11 +133,14 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
     found = pd.DataFrame()
     if runs:  # refuses what cannot be read before replays
         found = table_of(folder, runs, False) if own else collect(folder, with_intervals=False)
+    if baseline is not None and runs:
+        chosen_baseline(found, baseline)
     unplayed = replay_on_plausible_machines(folder, machines) if runs else ()
     shown, left_out = shortened(found)
     collected = table_of(folder, [Path(run) for run in shown["folder"]]) if runs else pd.DataFrame()
     table = add_measures(add_settings(collected)) if runs else collected
     comparisons = compare_all(table) if runs else []
+    pairs = beside(table, baseline) if runs else ()
     provenances = {run: read_json(run / "provenance.json") for run in [*runs, *sorted(own)]}
     commands = commands_of(folder, provenances)
     return Content(
@@ -139,7 +148,8 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
         labels=tuple(sorted({*values_of(table, "label"), *(one.label for one in systems)})),
         was_run=tuple(_was_run(table, systems, len(found))),
         unfinished=tuple(_failure(path, folder) for path in unfinished_runs(folder)),
-        sentences=(*answer(comparisons), *_order(comparisons)) if runs else (),
+        sentences=(*answer(comparisons), *beside_sentences(pairs, _timed(table)), *_order(comparisons)) if runs else (),
+        beside=pairs,
         headings=tuple(headings(table)) if runs else (),
         rows=tuple(rows(table, comparisons)) if runs else (),
         layers=layers_of(table) if runs else "",
@@ -159,6 +169,10 @@ def content(folder: Path, validation: Path | None = None, machines: int | None =
         commands=tuple(commands[:SHOWN_COMMANDS]),
         left_out_commands=max(0, len(commands) - SHOWN_COMMANDS),
     )
+
+
+def _timed(table: pd.DataFrame) -> bool:
+    return ranking_metric(table) != HITS
 
 
 def shortened(table: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -90,6 +90,12 @@ def of_rule(series: str, name: str) -> bool:
     )
 
 
+def has_own_rule(series: str) -> bool:
+    """Whether a rule from a file is a part of a series."""
+    words = [word.partition("=") for word in series.split(" ")]
+    return any(key in PARTS and value.endswith(".py") for key, _, value in words)
+
+
 def chosen_baseline(table: pd.DataFrame, baseline: str) -> set[str]:
     """The series that `baseline` names: one of that name, else the plain policy, else all with the rule of that file.
 

@@ -84,6 +84,7 @@ def test_the_page_works_as_written_from_a_wheel(bin_folder, tmp_path):
     assert [words[1] for words in commands] == ["check-policy", "run", "run", "compare", "run", "bench", "bench"]
     assert commands.pop()[:3] == ["moe-sim", "bench", "all"]  # minutes: every shipped policy again
     assert "no decision depends on later steps" in run(*check)
+    assert "not tested: one_layer of Spared" in run("moe-sim", "check-policy", "spared.py")
     assert "substitution=close_enough.py" in run(*replaced, *SMALL)
     said = [run(*words, *(SMALL if words[1] == "run" else [])) for words in commands]
     assert len([*folder.glob("outputs/sweep/mine/lru_*/metrics.json")]) == 4
@@ -94,7 +95,7 @@ def test_the_page_works_as_written_from_a_wheel(bin_folder, tmp_path):
     assert re.search(r"^mine: place \d+ of \d+ in its class", said[-1], re.MULTILINE)
     assert "mine" in (folder / "board" / "leaderboard.html").read_text()
     made = {path.name for path in folder.iterdir()} - {"__pycache__"}
-    assert made == {"last_score.py", "close_enough.py", "mine.yaml", "outputs", "board"}
+    assert made == {"last_score.py", "close_enough.py", "spared.py", "mine.yaml", "outputs", "board"}
 
 
 @pytest.mark.slow

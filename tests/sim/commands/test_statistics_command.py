@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from sim.commands import compare, gather
+from sim.formatting import form_of
 from tests.sim.statistics.test_statistics_of_runs import sweep
 from traces.errors import UserError
 
@@ -67,5 +68,5 @@ def test_gather_prints_where(tmp_path, capsys):
 
 
 def test_an_interval_that_ends_beside_0_has_a_digit_more():
-    assert compare.form_of([0.003, -0.0002, 0.005]) == "+.2f"
-    assert compare.form_of([0.003, 0.001, 0.005]) == compare.form_of([0.0, 0.0, 0.0]) == "+.1f"
+    assert form_of([0.003, -0.0002, 0.005]) == "+.2f"
+    assert form_of([0.003, 0.001, 0.005]) == form_of([0.0, 0.0, 0.0]) == "+.1f"
