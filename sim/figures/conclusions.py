@@ -11,6 +11,7 @@ from sim.figures.chart_parts import BASELINE
 from sim.figures.one_capacity import one_capacity
 from sim.formatting import percent, shortlist
 from sim.metrics.registry import decode_time, quantity_of
+from sim.results.series import has_own_rule
 
 GROUPS = ["place", "capacity"]
 
@@ -51,7 +52,26 @@ def best(table: pd.DataFrame, metric: str, verb: str, less: str) -> str:
     parts = [lead(won, metric, less, 1)]
     if name != BASELINE and all((group["contender"] == BASELINE).any() for group in won):
         parts.append(lead(won, metric, less, None))
-    return f"{name} {verb}{where}: {' and '.join(dict.fromkeys(filter(None, parts)))}."
+    return (
+        f"{name} {verb}{where}: {' and '.join(dict.fromkeys(filter(None, parts)))}.{own_beside(groups, metric, name)}"
+    )
+
+
+def own_beside(groups: list[pd.DataFrame], metric: str, winner: str) -> str:
+    """How rules of one's own that are not the best stand beside the baseline, from the least to the largest change."""
+    said = []
+    names = dict.fromkeys(str(name) for group in groups for name in group["contender"])
+    for name in [name for name in names if name != winner and has_own_rule(name)][:MOST_NAMED]:
+        changes = []
+        for group in groups:
+            values = group.set_index("contender")[metric].astype(float)
+            if {name, BASELINE} <= set(values.index):
+                own, other = float(values[name]), float(values[BASELINE])
+                changes.append(100 * (own - other if in_points(metric) else own / other - 1))
+        if changes:
+            ends = list(dict.fromkeys(f"{change:+.1f}" for change in (min(changes), max(changes))))
+            said.append(f" {name}: {' to '.join(ends)} {'points' if in_points(metric) else '%'} beside {BASELINE}.")
+    return "".join(said)
 
 
 def runs_word(groups: list[pd.DataFrame]) -> str:

@@ -129,3 +129,10 @@ def test_several_ways_to_count_in_the_machine_are_one_phrase():
     assert machine_words(pd.DataFrame({"interval_method": methods})) == (
         " and 24 plausible machines or the machine's errors by first order"
     )
+
+
+def test_a_rule_of_ones_own_that_is_not_the_best_is_in_the_sentence():
+    own = "lru eviction=mine.py"
+    table = study_of(run("importance", 10.0), run("lru", 20.0), run(own, 19.7))
+    assert best(table, "tpot_s.mean", "is fastest", "less time than").endswith(f"than lru. {own}: -1.5 % beside lru.")
+    assert "beside" not in best(table[table["contender"] != "lru"], "tpot_s.mean", "is fastest", "less time than")
