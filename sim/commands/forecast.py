@@ -15,10 +15,12 @@ examples:
 
 arguments (default):
   model=NAME                 a *.gguf file, a config.json, a folder that holds one, or a name such as gpt_oss_120b
-  hardware=MACHINE           parts with commas, as in the example; a file of conf/hardware by name; a *.yaml of your
-                             own; or here: this machine is probed in under a minute (RAM, CPU, storage, GPU and link)
+  hardware=MACHINE           parts with commas, as in the example, a drive as 5 GB/s ssd; a file of conf/hardware by
+                             name; a *.yaml of your own; or here: this machine is probed in under a minute (RAM, CPU,
+                             storage, GPU and link)
   quantisation=NAME          Q4_K_M, MXFP4, BF16 ...; (as the model's file states it)
-  context=4096               tokens in the context while it writes; K and V of all of them are kept on the GPU
+  context=4096               tokens in the context while it writes; K and V of all of them are kept on the GPU; 0: what
+                             a bench measures
   prompt=512                 tokens of the prompt whose first token is waited for
   runtime=any                names of conf/runtime with commas: llama_cpp, llama_cpp_moe_cache, ktransformers,
                              cuda_graphs, imp_2026_08_pool, eager_hf, mixtral_offloading, mlx_ssd; any: all

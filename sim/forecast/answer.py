@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Looser:
+    """What to do where a plan that fits on paper does not: the flag, and tokens per second then."""
+
+    flag: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Everything that the screen says."""
 
@@ -65,6 +74,10 @@ class Answer:
     """Of the best plan."""
     foreign_rows: int = 0
     """Rows that are kept of other machines."""
+    without_rows: tuple[Rated, ...] = ()
+    """The same plans without this machine's rows, in the order that they have then; changes are over the first."""
+    looser: Looser | None = None
+    """Of the best plan."""
 
     @property
     def best(self) -> Rated:
@@ -88,7 +101,7 @@ def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], forei
     if not plans:
         reasons = list(dict.fromkeys(f"{refusal.runtime}: {refusal.why}" for refusal in refusals))[:REASONS]
         raise UserError(f"no plan runs {ask.model.dimensions.name} on {ask.machine.name}: {'; '.join(reasons)}")
-    rated = rate(plans, own_rows)
+    rated, without = rate(plans, own_rows), rate(plans, ())
     return Answer(
         ask.model,
         ask.machine,
@@ -96,12 +109,14 @@ def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], forei
         ask,
         tuple(rated),
         tuple(refusals),
-        tuple(changes(ask, runtimes, own_rows, plans)),
+        tuple(changes(ask, runtimes, own_rows, without[0])),
         tuple(nearest_rows(rated[0].plan.setting)),
         ask.routing,
         len(own_rows),
         first_token(rated[0].plan.setting, ask.prompt, 1 / rated[0].forecast.tokens_per_s),
         foreign_rows,
+        tuple(without),
+        looser(rated[0].plan, ask.layers, own_rows),
     )
 
 
@@ -118,11 +133,10 @@ def rate(plans: Sequence[Plan], own_rows: Sequence[Setting]) -> list[Rated]:
     return sorted(rated, key=lambda one: (not one.checked, -one.forecast.low))
 
 
-def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], plans: Sequence[Plan]) -> list[Change]:
-    """What the usual purchases would give, each alone. Ratios are of forecasts without the machine's rows on both
-    sides, for rows move one kind of plan only."""
+def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best: Rated) -> list[Change]:
+    """What the usual purchases would give, each alone. Ratios are over ``best``, the best plan without the machine's
+    rows, and without rows on both sides, for rows move one kind of plan only."""
     rates = ask.machine.rates
-    best = rate(plans, ())[0]
     found: list[Change] = []
 
     def changed(what: str, **figures: float) -> None:
@@ -144,9 +158,21 @@ def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], plan
         changed(disk, storage_bytes_per_s=2 * rates.storage_bytes_per_s)
     else:
         found.append(Change(disk, None, None, "", "nothing is read from storage while it writes"))
-    if rates.ram_bytes is not None and not best.checked:
-        changed("twice the memory" if rates.unified else "twice the RAM", ram_bytes=2 * rates.ram_bytes)
+    more = "twice the memory" if rates.unified else "twice the RAM"
+    if rates.ram_bytes is not None:
+        changed(more, ram_bytes=2 * rates.ram_bytes)
+    else:
+        found.append(Change(more, None, None, "", "how much RAM there is is not stated"))
     return found
+
+
+def looser(plan: Plan, layers: int, own_rows: Sequence[Setting]) -> Looser | None:
+    """llama.cpp's plan with the experts of one layer more on the CPU; None where there is no such plan."""
+    place, count = plan.setting.placement, re.search(r"--n-cpu-moe (\d+)", plan.flags)
+    if plan.runtime != "llama_cpp" or not plan.checked or count is None or not 0 < place.cpu_layers < layers:
+        return None
+    setting = replace(plan.setting, placement=replace(place, cpu_layers=place.cpu_layers + 1))
+    return Looser(f"--n-cpu-moe {int(count[1]) + 1}", forecast(setting, own_rows).tokens_per_s)
 
 
 def _changed(what: str, ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best: Rated) -> Change:
@@ -207,6 +233,7 @@ def as_json(found: Answer) -> dict[str, Any]:
                 "low": one.forecast.low,
                 "high": one.forecast.high,
                 "waits_for": one.forecast.shares,
+                "close_behind": one.forecast.close,
                 "rows_before": one.forecast.rows_before,
                 "rows": list(one.forecast.rows),
                 "tokens_per_s_without_rows": one.forecast.plain,
@@ -217,6 +244,9 @@ def as_json(found: Answer) -> dict[str, Any]:
             }
             for one in found.rated
         ],
+        "looser": None
+        if found.looser is None
+        else {"flag": found.looser.flag, "tokens_per_s": found.looser.tokens_per_s},
         "refused": [{"runtime": one.runtime, "why": one.why} for one in found.refusals],
         "changes": [
             {
@@ -236,6 +266,8 @@ def as_json(found: Answer) -> dict[str, Any]:
                 "measured": one.measured,
                 "predicted_without_it": one.predicted,
                 "source": one.source,
+                "same_gpu": one.same_gpu,
+                "same_model": one.same_model,
             }
             for one in found.nearest
         ],

@@ -153,7 +153,10 @@ def of_parts(words: str) -> ForecastMachine:
     pieces = [piece.strip() for piece in re.split(r"[,+;]", words) if piece.strip()]
     cells = dict.fromkeys(MACHINE_COLUMNS, "") | {"machine_id": words, "gpu_count": "1", "source": "hardware="}
     not_read: list[str] = []
+    drives = [piece for piece in pieces if _drive_alone(piece)]
     for piece in pieces:
+        if piece in drives:
+            continue
         not_read += _unread(piece)
         for column, text in _columns(piece, words).items():
             if cells[column]:
@@ -169,12 +172,22 @@ def of_parts(words: str) -> ForecastMachine:
         rates = replace(rates, ram_bytes=rates.gpu.memory_gb * 1e9)
     if rates.unified and rates.ram_bytes is None:
         raise UserError(f"hardware={words}: say how much memory it has, as {words}, 64 GB RAM")
-    return ForecastMachine(words, rates, tuple(_how(rates, cells["ram_type"])), not_read=tuple(not_read))
+    known = _how(rates, cells)
+    if rates.storage_bytes_per_s is None:
+        known += [f"{piece}: its rate is not known (5 GB/s ssd says one); what needs it is refused" for piece in drives]
+    return ForecastMachine(words, rates, tuple(known), not_read=tuple(not_read))
+
+
+def _drive_alone(piece: str) -> bool:
+    """A drive of which nobody says how fast it reads."""
+    parts = find(piece, ("gpu", "unified", "cpu"), shipped_parts())
+    other = re.search(r"b/s|ddr\d|\bram\b|memory|pcie", piece, re.I)
+    return bool(re.search(_STORAGE, piece, re.I)) and parts is None and other is None
 
 
 HOW = (
     "name a file of conf/hardware, a yaml, here, or parts with commas, as hardware='RTX 4070, Ryzen 7 7700, "
-    "2ch DDR5-5600, 64 GB RAM'"
+    "2ch DDR5-5600, 64 GB RAM', a drive as 5 GB/s ssd"
 )
 
 
@@ -259,13 +272,14 @@ LARGEST = 1e6
 """GB, GB/s or cores of a machine; what is above is a slip of the pen."""
 
 
-def _how(rates: Rates, ram_type: str) -> list[str]:
+def _how(rates: Rates, cells: Mapping[str, str]) -> list[str]:
     """How each rate is known."""
-    said = []
+    said: list[str] = []
+    ram_type = cells["ram_type"]
     if rates.gpu is not None:
-        said.append(f"{rates.gpu.part}: {rates.gpu.source}, PUBLISHED")
+        said.append(f"{_taken(rates.gpu.part, cells['gpu'])}: {rates.gpu.source}, PUBLISHED")
     if rates.cpu is not None:
-        said.append(f"{rates.cpu.part}: {rates.cpu.source}, PUBLISHED")
+        said.append(f"{_taken(rates.cpu.part, cells['cpu'])}: {rates.cpu.source}, PUBLISHED")
     if rates.ram_known == SPECIFIED and re.search(_SPEED, ram_type):
         said.append(f"RAM {ram_type}, channels as the CPU's datasheet has them")
     elif rates.ram_known == SPECIFIED and re.search("ch ", ram_type):
@@ -273,6 +287,13 @@ def _how(rates: Rates, ram_type: str) -> list[str]:
     elif rates.ram_known == SPECIFIED:
         said.append("RAM as fast as the CPU's datasheet allows: say yours, as 2ch DDR5-5600")
     return said
+
+
+def _taken(part: str, named: str) -> str:
+    """A part, and what it stands for where another of its line was named: Ryzen 5 5600 for Ryzen 5 5600X."""
+    words = re.split(r"[ -]", named.lower())
+    own = all(word in words for word in re.split(r"[ -]", part.lower()) if re.search(r"\d", word))
+    return part if own or not named else f"{part}, as which {named} is taken"
 
 
 def with_next_link(rates: Rates) -> float | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sim.forecast.predict import model_key
 from sim.validation.published.corpus.parts import SHIPPED, Rates, rates_of
 from sim.validation.published.corpus.placement import CPU_EXPERTS, CPU_ONLY
 from sim.validation.published.corpus.rule import Setting
+from sim.validation.published.corpus.sizes import shipped_models
 from sim.validation.published.corpus.tables import Corpus, number_of, read_corpus, read_csv
 
 ROWS = "rows.csv"
@@ -27,6 +29,8 @@ class Nearest:
     measured: float
     predicted: float | None
     source: str
+    same_gpu: bool
+    same_model: bool
 
 
 def nearest_rows(setting: Setting, count: int = SHOWN) -> list[Nearest]:
@@ -43,14 +47,14 @@ def nearest_rows(setting: Setting, count: int = SHOWN) -> list[Nearest]:
             continue
         far = _distance(setting, cells, rates[row.machine_id])
         if row.machine_id not in found or far < found[row.machine_id][0]:
-            found[row.machine_id] = (far, _nearest(cells, corpus))
+            found[row.machine_id] = (far, _nearest(setting, cells, rates[row.machine_id], corpus))
     return [near for _, near in sorted(found.values(), key=lambda pair: pair[0])[:count]]
 
 
 def _distance(setting: Setting, cells: dict[str, str], rates: Rates) -> float:
     far = OTHER_KIND * (cells["placement"] != setting.placement.kind)
     far += OTHER_RUNTIME * (cells["runtime"] != setting.runtime)
-    far += OTHER_MODEL * (cells["model"].lower() not in (setting.known.name.lower(), setting.model.name.lower()))
+    far += OTHER_MODEL * (not _same_model(setting, cells))
     pairs = [(setting.rates.gpu_bytes_per_s, rates.gpu_bytes_per_s)]
     if setting.placement.kind in (CPU_EXPERTS, CPU_ONLY):
         pairs.append((setting.rates.ram_bytes_per_s, rates.ram_bytes_per_s))
@@ -59,10 +63,18 @@ def _distance(setting: Setting, cells: dict[str, str], rates: Rates) -> float:
     return far
 
 
-def _nearest(cells: dict[str, str], corpus: Corpus) -> Nearest:
+def _same_model(setting: Setting, cells: dict[str, str]) -> bool:
+    """Whatever it is called, and in whatever bits."""
+    named = next((known for known in shipped_models() if known.name == cells["model"]), None)
+    return named is not None and model_key(named.dimensions)[:-1] == model_key(setting.model)[:-1]
+
+
+def _nearest(setting: Setting, cells: dict[str, str], rates: Rates, corpus: Corpus) -> Nearest:
     row = next(row for row in corpus.rows if row.row_id == cells["row"])
     gpu = corpus.machines[row.machine_id].gpu or corpus.machines[row.machine_id].cpu or row.machine_id
     value = " ".join((row.placement_value or row.flags).split())[:MOST_CHARACTERS]
     machine = f"{gpu.split('(')[0].strip()}, {row.runtime}"
     what = f"{row.model} {row.quantisation}; {machine}; {cells['placement']} ({value})"
-    return Nearest(row.row_id, what, float(cells["measured"]), number_of(cells["without_a_row"]), row.source)
+    measured, predicted = float(cells["measured"]), number_of(cells["without_a_row"])
+    same_gpu = rates.gpu is not None and setting.rates.gpu is not None and rates.gpu.part == setting.rates.gpu.part
+    return Nearest(row.row_id, what, measured, predicted, row.source, same_gpu, _same_model(setting, cells))

@@ -198,7 +198,16 @@ def _command(ask: Ask, runtime: str, words: str) -> str:
     told = {"all resident": "-ngl 99", "cpu only": "-ngl 0", "exps=cpu": "-ngl 99 -ot exps=CPU"}.get(words.lower())
     if re.fullmatch(r"--?n-cpu-moe \d+", words.strip()):
         told = f"-ngl 99 {words.strip()}"
-    return f"llama-server -m MODEL.gguf {told} -c {ask.context}" if told and runtime == LLAMA else words
+    return f"llama-server -m MODEL.gguf {told} -c {served(ask)}" if told and runtime == LLAMA else words
+
+
+def served(ask: Ask) -> int:
+    """Tokens that a server is told to make room for: 0 would be the model's whole context to llama-server."""
+    return ask.context or BENCH_CONTEXT
+
+
+BENCH_CONTEXT = 512
+"""Room for an answer where context=0 asks for what a bench measures."""
 
 
 def _over(ask: Ask, what: str, used: float) -> str:
@@ -274,7 +283,7 @@ def llama_cpp(ask: Ask) -> Found:
     """All on the GPU, the experts of some layers on the CPU, everything on the CPU."""
     found: Found = []
     server = "llama-server -m MODEL.gguf"
-    context = f"-c {ask.context}" if ask.context else ""
+    context = f"-c {served(ask)}"
     little = _too_little(ask, embedding=False)
     room, total = ask.room(embedding=False), sum(ask.layer_bytes)
     always = ask.always_bytes(embedding=False) + ask.kv_bytes + ask.workspace_bytes
@@ -331,7 +340,7 @@ def llama_cpp_moe_cache(ask: Ask) -> Found:
     hits = routing.hits(name, slots, name)
     placement = Placement(CPU_EXPERTS, gpu_share=hits.rate)
     flags = (
-        f"llama-server -m MODEL.gguf -ngl 99 --n-cpu-moe 99 --moe-expert-cache {slots} -c {ask.context}  "
+        f"llama-server -m MODEL.gguf -ngl 99 --n-cpu-moe 99 --moe-expert-cache {slots} -c {served(ask)}  "
         "(a build of llama.cpp pull request 27861)"
     )
     what = f"a cache of {slots} of {ask.model.dimensions.num_experts} experts a layer on the GPU, misses on the CPU"
@@ -446,7 +455,7 @@ def cuda_graphs(ask: Ask) -> Found:
     if why is not None:
         return [Refusal(name, why)]
     used = ask.always_bytes(True) + ask.kv_bytes + ask.workspace_bytes + total
-    flags = f"vllm serve MODEL --max-model-len {ask.context}  (weights of the same bits in its own format)"
+    flags = f"vllm serve MODEL --max-model-len {served(ask)}  (weights of the same bits in its own format)"
     return [Plan(name, "everything on the GPU", flags, _setting(ask, GRAPHS, Placement(RESIDENT)), used, 0)]
 
 

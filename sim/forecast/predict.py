@@ -68,6 +68,8 @@ class Forecast:
     """Names of the rows, with their models."""
     as_wide: bool = True
     """The interval is as wide as without rows."""
+    close: str = ""
+    """What would be waited for next, hardly less than what is: RAM behind the CPU's cores, or the reverse."""
 
 
 @cache
@@ -167,7 +169,10 @@ def forecast(
     factor = float(np.exp(times_width(stage) * width))
     names = tuple(f"{row.row.row_id or 'the row before'} ({row.row.model})" for row in rows)
     shares = mixed.parts(parameters, factors)
-    return Forecast(1 / value, 1 / value / factor, factor / value, len(rows), shares, 1 / plain, names, stage == 0)
+    close = mixed.close(parameters, factors)
+    return Forecast(
+        1 / value, 1 / value / factor, factor / value, len(rows), shares, 1 / plain, names, stage == 0, close
+    )
 
 
 Layers = tuple[float, ...]
@@ -215,6 +220,21 @@ class Mixed:
             for name, share in parts_of(chosen, parameters, factors).items():
                 found[name] = found.get(name, 0.0) + share * float(times[place] / times.sum())
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def close(self, parameters: Vector, factors: Vector) -> str:
+        """Which of RAM and the CPU's cores is nearly as slow as the other, where the token waits longest for them."""
+        times = self.weights * seconds(self.problem, parameters, factors) * (self.problem.columns["dram_s"] > 0)
+        if not times.any():
+            return ""
+        slowest = self.problem.chosen(np.arange(len(times)) == times.argmax())
+        by_dram, by_cores, beside = cpu_seconds(slowest, parameters, factors)
+        most = max(by_dram, by_cores)
+        near = min(by_dram, by_cores) >= CLOSE * most and beside <= most
+        return ("RAM" if by_dram < by_cores else "CPU cores") if near else ""
+
+
+CLOSE = 0.75
+"""Share of the slower one's time: less apart than the rates of RAM and cores of a named machine are known."""
 
 
 def model_key(sizes: Dimensions) -> tuple[float, ...]:
@@ -283,6 +303,19 @@ def first_token(setting: Setting, prompt: int, token_s: float) -> FirstToken | N
     return FirstToken(prompt, expected, expected / times, expected * times, len(set(families)))
 
 
+def cpu_seconds(problem: Problem, parameters: Vector, factors: Vector) -> tuple[float, float, float]:
+    """Of one setting's token, at the same time: reading from RAM, arithmetic of the cores, the GPU beside them."""
+    value = shares_of(parameters)
+    own = dict(zip(FACTORS, np.exp(factors).tolist(), strict=True))
+    column = {name: float(values[0]) for name, values in problem.columns.items()}
+    flops = value["core_flops_per_s_other" if problem.other_cores[0] else "core_flops_per_s"] * own["core"]
+    return (
+        column["dram_s"] / (value["dram_share"] * own["dram"]),
+        2 * column["cpu_weights"] / (column["cores"] * flops),
+        column["beside_s"] / (value["gpu_share"] * own["gpu"]),
+    )
+
+
 def parts_of(problem: Problem, parameters: Vector, factors: Vector) -> dict[str, float]:
     """Of one setting's token: share of the time by what it waits for, largest first."""
     value = shares_of(parameters)
@@ -290,10 +323,7 @@ def parts_of(problem: Problem, parameters: Vector, factors: Vector) -> dict[str,
     column = {name: float(values[0]) for name, values in problem.columns.items()}
     gpu_rate = value["gpu_share"] * own["gpu"]
     software = value[f"software_{CLASSES[int(problem.classes[0])]}"] * own["software"]
-    flops = value["core_flops_per_s_other" if problem.other_cores[0] else "core_flops_per_s"] * own["core"]
-    by_dram = column["dram_s"] / (value["dram_share"] * own["dram"])
-    by_cores = 2 * column["cpu_weights"] / (column["cores"] * flops)
-    beside = column["beside_s"] / gpu_rate
+    by_dram, by_cores, beside = cpu_seconds(problem, parameters, factors)
     parts = {
         "GPU memory": column["gpu_s"] / gpu_rate,
         "software": column["software_s"] * software,

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 
 from sim.forecast.answer import Answer, Change, Rated
-from sim.forecast.plans import gib
+from sim.forecast.plans import BENCH_CONTEXT, gib
 from sim.forecast.predict import error_after_one_row
 from sim.forecast.routing import Routing
 
@@ -64,6 +64,10 @@ def _lines(found: Answer) -> Iterator[str]:
     yield from _row("run", best.plan.flags)
     if "--no-mmap" in best.plan.flags:
         yield from _row("", "--no-mmap reads the file into RAM at once; of a mapped one parts may be read again")
+    if found.context == 0 and re.search(rf" {BENCH_CONTEXT}\b", best.plan.flags):
+        yield from _row("", f"{BENCH_CONTEXT} tokens are room for an answer; context=0 is what a bench measures")
+    if found.looser is not None:
+        yield from _row("", f"if it does not fit: {found.looser.flag}, {rate(found.looser.tokens_per_s)} tokens/s")
     yield from _memory(found)
     yield from _row("first token", _first_token(found))
     yield from _row("waits for", _waits(best))
@@ -72,6 +76,7 @@ def _lines(found: Answer) -> Iterator[str]:
     known = [one for one in found.rated if one.checked][:SHOWN]
     for number, one in enumerate(known, 1):
         yield from _plan(str(number), one, with_flags=number > 1)
+    yield from _reordered(found)
     if not known:
         yield "  none of a kind that published speeds speak of"
     paper = sorted((one for one in found.rated if not one.checked), key=lambda one: -one.forecast.low)
@@ -83,9 +88,7 @@ def _lines(found: Answer) -> Iterator[str]:
             yield from _plan("*", one, with_flags=one is not best)
             yield from _wrapped(_cpu(one), "     ", 2)
     yield ""
-    yield "what would help, each alone, with the best plan then"
-    for change in found.changes:
-        yield from _row(change.what, _change(change), CHANGE)
+    yield from _help(found)
     yield ""
     yield "what this rests on"
     yield from _row("speed", "SIMULATED terms, shares of nominal rates FITTED on published speeds of other machines")
@@ -95,6 +98,7 @@ def _lines(found: Answer) -> Iterator[str]:
     for number, near in enumerate(found.nearest):
         ours = "" if near.predicted is None else f", predicted {rate(near.predicted)} without it"
         yield from _row("like it" if number == 0 else "", f"{rate(near.measured)} measured{ours}: {near.what}")
+    yield from _row("", _not_among(found))
     refused: dict[str, list[str]] = {}
     for refusal in found.refusals:
         if refusal.runtime not in SELDOM or len(found.refusals) == 1:
@@ -126,6 +130,69 @@ def _cpu(one: Rated) -> str:
         if wait < LITTLE:
             text += ", and that hides behind the GPU's: faster RAM brings nothing"
     return f"{text}; waits for {_waits(one)}"
+
+
+def _help(found: Answer) -> Iterator[str]:
+    """What would help; sizes of GPU that give the same share a line."""
+    speed = found.machine.rates.gpu_bytes_per_s
+    sizes = any(change.what.startswith(GPU_SIZE) for change in found.changes)
+    same = f" (GPUs at the same {speed / 1e9:.0f} GB/s)" if speed and sizes else ""
+    yield f"what would help, each alone, with the best plan then{same}"
+    best, base = found.best, found.without_rows[0]
+    if any(one.forecast.rows_before for one in found.rated):
+        other = (best.plan.runtime, best.plan.what) != (base.plan.runtime, base.plan.what)
+        plan = f", over {rate(base.forecast.tokens_per_s)} tokens/s of {base.plan.runtime}, {base.plan.what}"
+        yield from _wrapped(f"ratios: both sides without your rows{plan if other else ''}", "  ", 2)
+    texts: dict[tuple[bool, str], list[str]] = {}
+    for change in found.changes:
+        gpu = change.what.startswith(GPU_SIZE)
+        texts.setdefault((gpu, _used(change, found) if gpu else change.what), []).append(change.what)
+    by_name = {change.what: change for change in found.changes}
+    rows = [(_together(names), _used(by_name[names[0]], found)) for names in texts.values()]
+    width = max(CHANGE, *(len(name) + 2 for name, _ in rows))
+    for name, text in rows:
+        yield from _row(name, text, width)
+
+
+GPU_SIZE = "this GPU with "
+
+
+def _together(names: list[str]) -> str:
+    """this GPU with 24 or 32 GB."""
+    sizes = [name.removeprefix(GPU_SIZE).removesuffix(" GB") for name in names]
+    return names[0] if len(names) == 1 else f"{GPU_SIZE}{', '.join(sizes[:-1])} or {sizes[-1]} GB"
+
+
+def _used(change: Change, found: Answer) -> str:
+    """A change, and of more memory how much of what there is is used."""
+    has = found.machine.rates.ram_bytes
+    if not change.what.startswith("twice") or has is None or change.ratio is None or not found.best.checked:
+        return _change(change)
+    plan = found.without_rows[0].plan
+    used = plan.gpu_bytes if found.machine.rates.unified else plan.host_bytes
+    return f"{_change(change)}, {used / 1e9:.1f} of {has / 1e9:.0f} GB used"
+
+
+def _reordered(found: Answer) -> Iterator[str]:
+    """That plans changed places because rows of the machine moved some of them and not the others."""
+    before = [(one.plan.runtime, one.plan.what) for one in found.without_rows if one.checked]
+    if before == [(one.plan.runtime, one.plan.what) for one in found.rated if one.checked]:
+        return
+    moved, left = (
+        ", ".join(dict.fromkeys(one.plan.runtime for one in found.rated if one.checked and rows(one)))
+        for rows in (lambda one: one.forecast.rows_before, lambda one: not one.forecast.rows_before)
+    )
+    yield from _wrapped(f"order changed only because your rows moved {moved}; not moved: {left or 'none'}", "  ", 2)
+
+
+def _not_among(found: Answer) -> str:
+    """What the published rows that are shown are not."""
+    lacks = []
+    if found.machine.rates.gpu is not None and not any(near.same_gpu for near in found.nearest):
+        lacks.append(f"no row of a {found.machine.rates.gpu.part}")
+    if not any(near.same_model for near in found.nearest):
+        lacks.append("none of this model")
+    return f"among these: {' and '.join(lacks)}" if lacks and found.nearest else ""
 
 
 def _change(change: Change) -> str:
@@ -166,7 +233,8 @@ def _first_token(found: Answer) -> str:
 
 def _waits(best: Rated) -> str:
     words = [f"{_WAITS[name]} {100 * share:.0f} %" for name, share in best.forecast.shares.items() if share >= 0.005]
-    return ", ".join(words)
+    close = f"; {_WAITS[best.forecast.close]} close behind" if best.forecast.close else ""
+    return ", ".join(words) + close
 
 
 def _moved(one: Rated) -> str:

@@ -205,6 +205,21 @@ def test_ratios_of_what_would_help_are_free_of_rows(folder: Path) -> None:
     assert not more["this GPU with 24 GB"].moved  # everything on the GPU: another kind of plan
     assert more["RAM twice as fast"].moved
     assert "(not moved by your rows)" in screen(found)
+    assert "ratios: both sides without your rows" in screen(found)
+    assert "ratios: both sides" not in screen(without)
+
+
+def test_an_order_that_rows_of_some_plans_changed_is_said(folder: Path) -> None:
+    machine = read_machine("rtx3060_ddr4", shares_of(shipped_parameters()))
+    ask = Ask(read_model("qwen3_30b_a3b_q4", None), machine, None, 4096, 1.5e9)
+    main([row(folder, OTHER.format(12)), "force=true"])
+    rows = rows_of(machine, "rtx3060_ddr4")
+    found = answer(ask, ["llama_cpp", "ktransformers"], rows)
+    assert found.best.plan.runtime == "ktransformers"
+    said = " ".join(screen(found).split())
+    assert "order changed only because your rows moved llama_cpp; not moved: ktransformers" in said
+    assert re.search(r"both sides without your rows, over [\d.]+ tokens/s of llama_cpp, experts of", said)
+    assert "order changed" not in screen(answer(ask, ["llama_cpp", "ktransformers"], ()))
 
 
 def test_parts_are_one_machine_in_any_order_and_one_measurement_is_one_row(folder: Path) -> None:
