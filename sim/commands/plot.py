@@ -32,12 +32,14 @@ OPTIONS = """
   (without figure= all that WHAT gives are drawn; give figure= more than once, or names with commas, for several)
   steps=40-42         the steps that figure=timeline shows (without: two, the first of median length)
   columns=2           as wide as two columns of a paper page (7 in); columns=1: one column (3.35 in)
-  policies=lru,belady  only the runs of these policies, series or files of rules (spared_lru)
+  policies=lru,dali   only these, also in the printed table: a name selects the series of just this name (dali as it is,
+                      not `dali eviction=x`); where there is none, all runs of this policy; else of this rule's file
   order=A,B           these first; names=importance:SMoE,lru:LRU
   limits=tpot_s.mean:0:40,capacity:10:50   ends of the axes that show these columns, in the unit of the axis
-  size=3.35x2.2       inches; style=FILE.mplstyle: a style file of matplotlib over the package's own style
+  size=3.35x2.2       inches, to which the words below are added (notes=false: none)
+  style=FILE.mplstyle  a style file of matplotlib over the package's own style
   notes=false         no words under the figures, which are printed in any case: for a paper with its own captions
-  machines=N          plausible machines that runs are replayed on for intervals; 0: nothing is replayed
+  machines=N          plausible machines that runs are replayed on for intervals; 0: intervals over requests alone
   out=FOLDER/figures  where the PDF, PNG and SVG files go (for a trace: figures/NAME)
 
 Examples
@@ -86,10 +88,10 @@ def main(argv: list[str]) -> int:
         asked.chosen(study(what))  # refuses what cannot be read before anything is replayed
         for note in replay_on_plausible_machines(what, machines):
             print(f"note: {note}", file=sys.stderr)
-        runs = study(what)
+        runs = study(what, of_machines=machines != 0)
         for run in unfinished_runs(what):
             print(f"warning: the run in {run} left no results and is not shown", file=sys.stderr)
-        print(format_table(runs))
+        print(format_table(asked.chosen(runs)))
     elif not what.exists() and not sources_of(what):
         raise UserError(f"{what} is no folder, no trace and no validation: see `python -m sim plot --help`")
     written = 0
@@ -131,11 +133,12 @@ def shown_columns(batch_sizes: "Iterable[int]", rate: str = "tokens/s") -> "list
 
 def format_table(table: "pd.DataFrame") -> str:
     """The runs as aligned text, a line each, equal ones once; a dash where a number is not known."""
+    from sim.figures.notes import marked, other_bars
     from sim.formatting import number
     from sim.results.table import layers_of, rate_heading, tokens_per_s
 
     columns = shown_columns(table["batch_size"], rate_heading(table))
-    table = table.assign(tokens_per_s=tokens_per_s(table))
+    table = marked(table.assign(tokens_per_s=tokens_per_s(table)), "series")
     lines = [["policy", *(column.heading for column in columns)]]
     for _, run in table.drop_duplicates(["series", "capacity", "hit_rate", "tpot_s.mean"]).iterrows():
         cells = [number(run.get(column.name), column.form, column.scale) for column in columns]
@@ -143,7 +146,11 @@ def format_table(table: "pd.DataFrame") -> str:
     first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     form = "  ".join([f"{{:<{first}}}", *(f"{{:>{width}}}" for width in others)])
     return "\n".join(
-        [" ".join(["times SIMULATED,", layers_of(table)]).rstrip(" ,"), *(form.format(*line) for line in lines)]
+        [
+            " ".join(["times SIMULATED,", layers_of(table)]).rstrip(" ,"),
+            *(form.format(*line) for line in lines),
+            *filter(None, [other_bars(table).strip()]),
+        ]
     )
 
 

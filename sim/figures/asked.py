@@ -13,6 +13,7 @@ from matplotlib import rc_params_from_file, rcParams
 from matplotlib.figure import Figure
 
 from sim.figures.chart_parts import AXES
+from sim.figures.style import resize
 from sim.results.series import of_rule
 from traces.errors import UserError
 
@@ -20,8 +21,9 @@ MOST_INCHES = 40.0
 OWN = ("backend", "figure.hooks", "svg.hashsalt", "text.latex.preamble", "text.parse_math", "text.usetex")
 """Settings that run other programs or code, read names of policies as formulas, or make files differ."""
 MOST_STYLE_BYTES = 1 << 20
-COLUMNS = ("policy", "contender", "series", "name")
-"""Columns of the table of runs by whose values a reader may name a policy."""
+EXACT = ("contender", "series", "name")
+COLUMNS = (*EXACT, "policy")
+"""Columns of the table of runs by whose values a reader may name a policy; what an exact one names comes first."""
 NAMING = ("contender", "series", "policy")
 """The columns that an error lists, the first that there is."""
 
@@ -30,10 +32,11 @@ NAMING = ("contender", "series", "policy")
 class Asked:
     """Wishes for figures; the default is to show all as it is.
 
-    `policies`: those shown, also by the file of a rule of one's own (`spared_lru`); `order`: those that come first;
-    `names`: policy -> what it is called; `limits`: column of the table -> ends of the axes that show it, in their unit;
-    `size_in`: width and height in inches; `style`: settings of matplotlib over the package's own; `notes`: whether the
-    words stand under the figure.
+    `policies`: those shown, by series, or else by policy, or else by the file of a rule of one's own (`spared_lru`);
+    `order`: those that come first; `names`: policy -> what it is called; `limits`: column of the table -> ends of the
+    axes that show it, in their unit;
+    `size_in`: width and height in inches, without the words below; `style`: settings of matplotlib over the package's
+    own; `notes`: whether the words stand under the figure.
     """
 
     policies: Sequence[str] = ()
@@ -82,7 +85,7 @@ class Asked:
                 if panel.get_ylabel() == label:
                     panel.set_ylim(*ends)
         if self.size_in is not None:
-            figure.set_size_inches(*self.size_in)
+            resize(figure, *self.size_in)
 
 
 def _runs_of(table: pd.DataFrame, names: Sequence[str], word: str) -> pd.Series[float]:
@@ -90,8 +93,10 @@ def _runs_of(table: pd.DataFrame, names: Sequence[str], word: str) -> pd.Series[
     places = pd.Series(math.nan, table.index)
     for place, name in reversed(list(enumerate(names))):
         named = pd.Series(False, table.index)
-        for column in COLUMNS:
+        for column in EXACT:
             named |= table[column] == name if column in table else False
+        if not named.any() and "policy" in table:
+            named = table["policy"] == name
         if not named.any() and "series" in table:
             named = table["series"].map(lambda series, name=name: of_rule(str(series), name)).astype(bool)
         if not named.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from sim.figures.chart_parts import BASELINE
 from sim.figures.one_capacity import one_capacity
 from sim.formatting import percent, shortlist
 from sim.metrics.registry import decode_time, quantity_of
+from sim.results.comparisons import compared
 from sim.results.series import has_own_rule
+from sim.results.table import METHOD, bounds_of
 
 GROUPS = ["place", "capacity"]
 
@@ -62,15 +65,18 @@ def own_beside(groups: list[pd.DataFrame], metric: str, winner: str) -> str:
     said = []
     names = dict.fromkeys(str(name) for group in groups for name in group["contender"])
     for name in [name for name in names if name != winner and has_own_rule(name)][:MOST_NAMED]:
-        changes = []
+        changes, same = [], []
         for group in groups:
             values = group.set_index("contender")[metric].astype(float)
             if {name, BASELINE} <= set(values.index):
                 own, other = float(values[name]), float(values[BASELINE])
                 changes.append(100 * (own - other if in_points(metric) else own / other - 1))
+                ours, theirs = (group[group["contender"] == one].iloc[0] for one in (name, BASELINE))
+                same.append(indistinct(ours, theirs, metric))
         if changes:
             ends = list(dict.fromkeys(f"{change:+.1f}" for change in (min(changes), max(changes))))
-            said.append(f" {name}: {' to '.join(ends)} {'points' if in_points(metric) else '%'} beside {BASELINE}.")
+            unit = "points" if in_points(metric) else "%"
+            said.append(f" {name}: {' to '.join(ends)} {unit} beside {BASELINE}{doubt(same)}.")
     return "".join(said)
 
 
@@ -97,7 +103,32 @@ def lead(groups: list[pd.DataFrame], metric: str, less: str, place: int | None) 
         unit = "%"
     amount = f"{span(gaps)} {unit} {less}" if max(gaps) >= SHOWN_GAP else f"under 1 {unit} {less}"
     names = list(dict.fromkeys(str(other["contender"]) for other in others))
-    return f"{amount} {names[0] if len(names) == 1 else 'the next'}"
+    same = [indistinct(one, other, metric) for one, other in zip(firsts, others, strict=True)]
+    return f"{amount} {names[0] if len(names) == 1 else 'the next'}{doubt(same)}"
+
+
+def doubt(same: list[bool]) -> str:
+    """In how many of the cases two runs are not distinguishable, after what is said of them; empty where in none."""
+    if not any(same):
+        return ""
+    if all(same):
+        return " (not distinguishable)"
+    return f" (not distinguishable in {sum(same)} of {len(same)} cases)"
+
+
+def indistinct(one: pd.Series[Any], other: pd.Series[Any], metric: str) -> bool:
+    """Whether the 95 % interval of two runs' difference over common draws holds 0.
+
+    False where nothing is known to compare, and where the runs' own intervals are apart.
+    """
+    if not {"conditions", "asked_capacity", *bounds_of(metric)} <= set(one.index) or one["folder"] == other["folder"]:
+        return False
+    low, high = bounds_of(metric)
+    if one[low] > other[high] or other[low] > one[high]:
+        return False
+    both = pd.DataFrame([one, other]).assign(series=["one", "other"])
+    pairs = compared(both, metric, machine=one.get("interval_method") != METHOD).pairs
+    return bool(((pairs["difference_low"] <= 0) & (pairs["difference_high"] >= 0)).any())
 
 
 SHOWN_GAP = 0.5

@@ -13,9 +13,13 @@ from sim.results.table import interval_columns
 from sim.statistics.run_sample import Run, value_of
 
 
-def add_measures(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `NAME`, `NAME.low` and `NAME.high` for each measure: NaN where a run does not tell."""
-    rows = [measures_of(decode_steps(Path(str(folder)))) for folder in table["folder"]]
+def add_measures(table: pd.DataFrame, of_machines: bool = True) -> pd.DataFrame:
+    """The table with `NAME`, `NAME.low` and `NAME.high` for each measure: NaN where a run does not tell.
+
+    `of_machines`: whether intervals hold the uncertainty of the machine, too.
+    """
+    runs = [decode_steps(Path(str(folder))) for folder in table["folder"]]
+    rows = [measures_of(run if of_machines else run.of_the_stated_machine()) for run in runs]
     return table.join(pd.DataFrame(rows, table.index))
 
 

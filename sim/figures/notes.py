@@ -1,11 +1,15 @@
 """The sentences under a figure: what was run, how far to trust it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from sim.formatting import shortlist
 from sim.machine.runtime import OWN_RUNTIME
-from sim.results.table import AND, METHOD
+from sim.results.table import AND, FIRST_ORDER, METHOD, PLAUSIBLE
 
 SETTINGS = ("trace", "model", "hardware")
 
@@ -21,7 +25,7 @@ def footnote(table: pd.DataFrame, interval: bool) -> str:
     if interval:
         counts = sorted({int(count) for count in table["requests"]})
         blocks = "requests" if batch == ["1"] else "batches of requests"
-        text += f" Bars: 95\u00a0% bootstrap over {spread(counts)} {blocks}{machine_words(table)}."
+        text += f" Bars: 95\u00a0% bootstrap over {spread(counts)} {blocks}{machine_words(table)}.{other_bars(table)}"
     text += different_requests(table)
     sentences = dict.fromkeys(sentence for one in table["estimated"] for sentence in one)
     return " ".join([text, *(f"ESTIMATED: {sentence.rstrip('.')}." for sentence in sentences)])
@@ -50,6 +54,44 @@ def machine_words(table: pd.DataFrame) -> str:
         return ""
     words = [found[0], *(one.removeprefix(AND) for one in found[1:])]
     return f"{' or '.join(words)}{'' if len(found) == len(methods) else ' where its files state errors'}"
+
+
+DAGGER = "\u2020"
+
+
+def by_first_order(table: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs' intervals hold the machine's errors by first order where those of others come from replays."""
+    methods = list(map(str, table["interval_method"])) if "interval_method" in table else [""] * len(table)
+    mixed = any(method.endswith(PLAUSIBLE) for method in methods)
+    return pd.Series([mixed and method.endswith(FIRST_ORDER) for method in methods], table.index, dtype=bool)
+
+
+def marked(table: pd.DataFrame, column: str = "name") -> pd.DataFrame:
+    """The table with a dagger after the name of every run `by_first_order`."""
+    if column not in table:
+        return table
+    marks = by_first_order(table).map({True: f" {DAGGER}", False: ""})
+    return table.assign(**{column: table[column].astype(str) + marks}) if marks.any() else table
+
+
+def mark_legends(figure: Figure, table: pd.DataFrame) -> None:
+    """A dagger in legends that name runs `by_first_order` without what else they differ in."""
+    names = set(table.loc[by_first_order(table), "contender"]) if "contender" in table else set()
+    for text in [text for legend in figure.legends for text in legend.get_texts()]:
+        if text.get_text() in names:
+            text.set_text(f"{text.get_text()} {DAGGER}")
+
+
+def other_bars(table: pd.DataFrame) -> str:
+    """What the dagger means, and whose it is; empty where all intervals are of one kind."""
+    column = "contender" if "contender" in table else "series"
+    names = list(dict.fromkeys(map(str, table.loc[by_first_order(table), column]))) if column in table else []
+    if not names:
+        return ""
+    return (
+        f" {DAGGER} Not replayed on plausible machines ({shortlist(names, 3)}): bars by first order, "
+        "narrower or wider than by replays, are not to be compared with the others."
+    )
 
 
 def different_requests(table: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from sim.figures.asked import Asked
 from sim.figures.drawing import DRAWINGS, MAP, RUNS, SYSTEMS, TRACE, VALIDATION, Drawing, MissingData
 from sim.figures.drawings.where_it_pays import FILE as MAP_FILE
 from sim.figures.labels import fit_labels
+from sim.figures.notes import mark_legends, marked
 from sim.figures.run_table import study
 from sim.figures.saving import write_figure
 from sim.figures.style import notes_drawn
@@ -108,7 +109,13 @@ def figures_of(
 def drawn(drawing: Drawing, table: pd.DataFrame, columns: int, asked: Asked, options: Mapping[str, Any]) -> Figure:
     """One figure of its table, as asked for; axes of times say how much of the model they are for."""
     with figure_style(**asked.style), notes_drawn(asked.notes):
-        figure = drawing.draw(table, columns, **{key: options.get(key) for key in drawing.options})
+        figure = drawing.draw(
+            marked(table) if drawing.source == RUNS else table,
+            columns,
+            **{key: options.get(key) for key in drawing.options},
+        )
+    if drawing.source == RUNS:
+        mark_legends(figure, table)
     asked.fit(figure)
     layers = "" if drawing.source == SYSTEMS else layers_of(table)
     if layers and ("all" not in layers or BY_REPEATING in layers):

@@ -11,8 +11,10 @@ from sim.results.run_files import finished_runs, is_system
 from sim.results.table import collect, table_of
 
 
-def study(folder: Path) -> pd.DataFrame:
+def study(folder: Path, of_machines: bool = True) -> pd.DataFrame:
     """`sim.results.table.collect` with the settings of every run and measures of its decode steps with intervals.
+
+    `of_machines`: whether intervals hold the uncertainty of the machine, too.
 
     Runs of systems of several devices have other metrics and are left out. Raises: MissingData where there are no
     others, UserError as `collect`.
@@ -21,4 +23,9 @@ def study(folder: Path) -> pd.DataFrame:
     replays = [run for run in runs if not is_system(run)]
     if runs and not replays:
         raise MissingData(f"{folder} holds runs of system=... only: python -m sim report {folder} shows them")
-    return add_measures(add_settings(collect(folder) if len(replays) == len(runs) else table_of(folder, replays)))
+    table = (
+        collect(folder, of_machines=of_machines)
+        if len(replays) == len(runs)
+        else table_of(folder, replays, of_machines=of_machines)
+    )
+    return add_measures(add_settings(table), of_machines)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 # One and two columns of an ACM or IEEE page, in inches.
 WIDTH_IN = {1: 3.35, 2: 7.0}
@@ -66,6 +67,7 @@ class Said(NamedTuple):
 
 
 _said: WeakKeyDictionary[Figure, Said] = WeakKeyDictionary()
+_written: WeakKeyDictionary[Figure, tuple[Text, ...]] = WeakKeyDictionary()
 
 
 def said_of(figure: Figure) -> Said:
@@ -86,8 +88,22 @@ def notes_drawn(wanted: bool) -> Iterator[None]:
 def add_footnote(figure: Figure, text: str, conclusion: str = "") -> None:
     """Give a figure its words; they are written below everything else, and the figure grows by the room they take."""
     _said[figure] = Said(conclusion, text)
-    if not _notes_drawn.get():
-        return
+    if _notes_drawn.get():
+        _write_below(figure)
+
+
+def resize(figure: Figure, width: float, height: float) -> None:
+    """Give a figure a size in inches; words below it are set anew in this width, and the figure grows by their room."""
+    drawn = _written.pop(figure, ())
+    for words in drawn:
+        words.remove()
+    figure.set_size_inches(width, height)
+    if drawn:
+        _write_below(figure)
+
+
+def _write_below(figure: Figure) -> None:
+    conclusion, text = said_of(figure)
     width, height = figure.get_size_inches()
     letters = int(width * 72 / (_FOOTNOTE_POINTS * 0.58))
     lines, first = textwrap.wrap(text, letters), textwrap.wrap(conclusion, letters)
@@ -95,10 +111,11 @@ def add_footnote(figure: Figure, text: str, conclusion: str = "") -> None:
     share = extra / (height + extra)
     figure.set_size_inches(width, height + extra)
     look: dict[str, Any] = {"fontsize": _FOOTNOTE_POINTS, "va": "bottom", "linespacing": 1.15}
-    figure.text(0.01, 0.01, "\n".join(lines), color="#444444", **look)
+    written = [figure.text(0.01, 0.01, "\n".join(lines), color="#444444", **look)]
     if first:
         above = (len(lines) * _LINE_POINTS + 2) / 72 / (height + extra)
-        figure.text(0.01, above, "\n".join(first), color="#111111", **look)
+        written.append(figure.text(0.01, above, "\n".join(first), color="#111111", **look))
+    _written[figure] = tuple(written)
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, share, 1, 1 - share))

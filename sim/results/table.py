@@ -36,7 +36,7 @@ DESCRIBED = ("hardware", "runtime", "model")
 _CAPACITY = ("cache.fraction", "cache.slots_per_layer", "cache.bytes")
 
 
-def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
+def collect(folder: Path, with_intervals: bool = True, of_machines: bool = True) -> pd.DataFrame:
     """One row per run found in `folder` or below it: its metrics, what it ran, and 95 % intervals.
 
     Besides the metrics under their own names the columns are `folder`, `policy`, `hardware`, `runtime`, `comparison`
@@ -50,7 +50,8 @@ def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
     `series`: the policy, the settings in which the runs of the folder differ, and rules that are not shipped,
     `conditions`: all that two runs must share so that only their policies differ, and at most the requests that they
     replayed (`sim.results.comparisons` takes the common ones). Of runs of a sweep with the same configuration the
-    newest counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick.
+    newest counts. Sorted by capacity and series. Without `with_intervals` those columns are left out, which is quick;
+    without `of_machines` intervals are over the blocks alone, and hold nothing of the machine's uncertainty.
 
     Raises: UserError when the folder holds no results, or when a file of a run is missing or broken.
     """
@@ -59,7 +60,7 @@ def collect(folder: Path, with_intervals: bool = True) -> pd.DataFrame:
     runs = finished_runs(folder)
     if not runs:
         raise UserError(f"{folder} holds no results: `python -m sim run` writes metrics.json into its output folder")
-    return _newest(table_of(folder, runs, with_intervals))
+    return _newest(table_of(folder, runs, with_intervals, of_machines))
 
 
 def _newest(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,14 +72,14 @@ def _newest(table: pd.DataFrame) -> pd.DataFrame:
     return chosen.reset_index(drop=True)
 
 
-def table_of(folder: Path, runs: list[Path], with_intervals: bool = True) -> pd.DataFrame:
+def table_of(folder: Path, runs: list[Path], with_intervals: bool = True, of_machines: bool = True) -> pd.DataFrame:
     """`collect` of some runs below `folder`; what its results.parquet knows of a run is not computed again."""
     known = _gathered(folder)
     provenances = [read_json(run / "provenance.json") for run in runs]
     rows, overrides = [], []
     for run, one in zip(runs, provenances, strict=True):
         with results_of(run):
-            rows.append(_row(run, one, known.get(str(one.get("key"))), with_intervals))
+            rows.append(_row(run, one, known.get(str(one.get("key"))), with_intervals, of_machines))
             overrides.append(overrides_of(run, one))
     for words, figures in zip(overrides, _varied_figures(provenances), strict=True):
         words |= figures
@@ -132,7 +133,9 @@ def _gathered(folder: Path) -> dict[Any, dict[str, Any]]:
     return {str(row["key"]): {name: row[name] for name in names} for row in table.to_dict("records") if row.get("key")}
 
 
-def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, with_intervals: bool) -> dict[str, Any]:
+def _row(
+    run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, with_intervals: bool, of_machines: bool
+) -> dict[str, Any]:
     metrics = read_metrics(run / "metrics.json")
     for key in ("hit_rate", "tpot_s.mean"):
         if key not in metrics:
@@ -155,6 +158,7 @@ def _row(run: Path, provenance: dict[str, Any], known: dict[str, Any] | None, wi
     sample = load_run(run)
     if not with_intervals:
         return row | {"requests": sample.num_blocks}
+    sample = sample if of_machines else sample.of_the_stated_machine()
     method = METHOD + machine_words(sample)
     if known is None or known["interval_method"] != method:
         names = (*QUANTITIES, *(name for name in (*SPECULATIONS, *TIERED) if name in metrics))

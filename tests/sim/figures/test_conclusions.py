@@ -3,14 +3,16 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sim.figures.asked import Asked
 from sim.figures.chart_parts import first_rows
 from sim.figures.conclusions import along, best, gap_to_belady, largest_part
 from sim.figures.drawings.attribution import MOST_PANELS, first_capacities
 from sim.figures.labels import fit_labels
-from sim.figures.notes import machine_words, spread
+from sim.figures.notes import machine_words, marked, other_bars, spread
 from sim.figures.one_capacity import capacity_words, one_capacity
+from sim.figures.registry import FIGURES, drawn
 from sim.results.table import AND, FIRST_ORDER, METHOD
-from tests.support.tables import run, study_of
+from tests.support.tables import legend, run, study_of
 
 SHARES = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
 
@@ -136,3 +138,13 @@ def test_a_rule_of_ones_own_that_is_not_the_best_is_in_the_sentence():
     table = study_of(run("importance", 10.0), run("lru", 20.0), run(own, 19.7))
     assert best(table, "tpot_s.mean", "is fastest", "less time than").endswith(f"than lru. {own}: -1.5 % beside lru.")
     assert "beside" not in best(table[table["contender"] != "lru"], "tpot_s.mean", "is fastest", "less time than")
+
+
+def test_bars_of_another_kind_have_a_dagger():
+    methods = [METHOD + AND + "24 plausible machines", METHOD + FIRST_ORDER]
+    mixed = study_of(run("lru"), run("lru eviction=own.py")).assign(interval_method=methods)
+    assert list(marked(mixed)["name"]) == ["lru", "lru eviction=own.py \u2020"]
+    assert "Not replayed on plausible machines (lru eviction=own.py)" in other_bars(mixed)
+    assert "lru eviction=own.py \u2020" in legend(drawn(FIGURES["tpot_by_policy"], mixed, 1, Asked(), {}))
+    alike = mixed.assign(interval_method=METHOD + FIRST_ORDER)
+    assert list(marked(alike)["name"]) == list(alike["name"]) and other_bars(alike) == ""

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
@@ -106,6 +107,27 @@ def test_a_rule_of_ones_own_is_chosen_by_its_file(table):
     own = table.assign(series=table["series"].where(table["policy"] != "dali", "lru eviction=mine.py"))
     for name in ("mine", "mine.py", "lru eviction=mine.py"):
         assert set(Asked(policies=(name,)).chosen(own)["policy"]) == {"dali"}
+
+
+def test_a_policy_as_it_is_comes_before_all_runs_of_it(table):
+    changed = table[table["policy"] == "dali"].assign(
+        **dict.fromkeys(("contender", "series", "name"), "dali eviction=lru")
+    )
+    both = pd.concat([table, changed], ignore_index=True)
+    assert set(Asked(policies=("dali",)).chosen(both)["series"]) == {"dali"}
+    assert set(Asked(policies=("dali eviction=lru",)).chosen(both)["series"]) == {"dali eviction=lru"}
+    assert set(Asked(policies=("dali",)).chosen(changed)["series"]) == {"dali eviction=lru"}
+
+
+def test_words_under_a_figure_of_a_chosen_size_stand_below_each_other(table):
+    asked = Asked(size_in=(3.35, 3.6))
+    figure = drawn(FIGURES["capacity"], table, 1, asked, {})
+    width, height = figure.get_size_inches()
+    assert width == 3.35 and height > 3.6
+    figure.draw_without_rendering()
+    note, conclusion = (text.get_window_extent() for text in figure.texts)
+    panels = min(panel.get_tightbbox().y0 for panel in figure.axes)
+    assert note.y0 >= 0 and note.y1 <= conclusion.y0 and conclusion.y1 <= panels
 
 
 def test_what_cannot_be_asked_is_refused(table, tmp_path):

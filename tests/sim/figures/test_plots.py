@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from sim.commands import plot
+from sim.figures.conclusions import best, doubt, indistinct
 from sim.figures.notes import footnote
 from sim.figures.registry import FIGURES, figures_of, save
 from sim.figures.run_table import study
 from sim.results.run_files import unfinished_runs
-from sim.results.table import collect
+from sim.results.table import FIRST_ORDER, METHOD, collect
 from sim.statistics.bootstrap import request_interval
 from sim.timeline.event_file import NAME, TimelineFile
 from tests.support.random_traces import random_trace
@@ -80,6 +81,29 @@ def write_timeline(folder: Path) -> None:
     with TimelineFile(folder / NAME, replay) as timeline:
         for result in replay.blocks():
             timeline.add(result)
+
+
+def test_what_a_paired_interval_cannot_tell_apart_is_said_to_be_so(tmp_path: Path) -> None:
+    for place, policy in enumerate(("fifo", "slru", "lru")):
+        write_run(tmp_path / str(place), policy, 0.25)
+    table = study(tmp_path).set_index("contender", drop=False)
+    fifo, slru, lru = (table.loc[name] for name in ("fifo", "slru", "lru"))
+    assert indistinct(fifo, slru, "tpot_s.mean") and not indistinct(fifo, lru, "tpot_s.mean")
+    assert doubt([True, False]) == " (not distinguishable in 1 of 2 cases)" and doubt([False]) == ""
+    two = table[table["contender"] != "lru"].copy()
+    two.loc["fifo", "tpot_s.mean"] *= 0.97
+    assert best(two, "tpot_s.mean", "is fastest", "less than") == (
+        "fifo is fastest: 3 % less than slru (not distinguishable)."
+    )
+
+
+def test_without_machines_intervals_are_over_requests_alone(tmp_path: Path) -> None:
+    uncertain = {"hardware": {"uncertainty": {"link_bytes_per_s": 0.2}}}
+    moves = {"link_bytes_per_s": dict.fromkeys(("link",), -1.0)}
+    write_run(tmp_path / "0", "lru", 0.25, config=uncertain, elasticities=moves)
+    whole, alone = study(tmp_path).iloc[0], study(tmp_path, of_machines=False)
+    assert whole["interval_method"] == METHOD + FIRST_ORDER and alone["interval_method"].iloc[0] == METHOD
+    assert "errors" in footnote(study(tmp_path), True) and "machine" not in footnote(alone, True)
 
 
 @pytest.fixture
