@@ -25,6 +25,11 @@ def read_words(
     return folders[0], pairs
 
 
+def written_file(word: str) -> str:
+    """The file that a command writes, where it takes it as a word of its own: OUT, or out=OUT as elsewhere."""
+    return word.removeprefix("out=")
+
+
 FEWEST_MACHINES, MOST_MACHINES = 8, 1000
 
 

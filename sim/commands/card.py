@@ -19,6 +19,7 @@ examples:
 import argparse
 from pathlib import Path
 
+from sim.command_words import written_file
 from sim.terminal import next_commands
 from traces.embedded import trace_path
 from traces.errors import UserError
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m sim card", allow_abbrev=False)
     parser.add_argument("source", metavar="TRACE")
-    parser.add_argument("out", metavar="OUT", nargs="?", default=STANDARD_OUTPUT)
+    parser.add_argument("out", metavar="OUT", nargs="?", type=written_file, default=STANDARD_OUTPUT)
     parser.add_argument("--model", metavar="NAME")
     options = parser.parse_args(argv)
     source, out = Path(options.source), Path(options.out)

@@ -23,6 +23,7 @@ examples:
 import argparse
 from pathlib import Path
 
+from sim.command_words import written_file
 from sim.results.json_files import read_json
 from sim.results.placements import WRITERS, read_back, read_placement
 from sim.terminal import next_commands
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m sim export", allow_abbrev=False)
     parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("out", metavar="OUT")
+    parser.add_argument("out", metavar="OUT", type=written_file)
     parser.add_argument("--layout", choices=(LONG, WIDE))
     parser.add_argument("--as", dest="kind", choices=sorted(WRITERS))
     parser.add_argument("--first-layer", type=int, metavar="N")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sim.command_words import written_file
 from sim.config import suggest
 from sim.docstrings import docstring
 from sim.terminal import next_commands
@@ -116,6 +117,6 @@ def _parser() -> argparse.ArgumentParser:
             name, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
         )
         own.add_argument("source", metavar="SOURCE", help="file or folder to read")
-        own.add_argument("out", metavar="OUT", help="trace file to write (*.safetensors)")
+        own.add_argument("out", metavar="OUT", type=written_file, help="trace file to write (*.safetensors)")
         importer.add_options(own)
     return parser

@@ -84,3 +84,11 @@ def test_the_list_of_commands_fits_80_columns(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert {line.split()[0] for line in lines if line.startswith("  ") and line[2] != " "} == set(command_names())
+
+
+@pytest.mark.parametrize("words", [["export", "demo"], ["card", "demo"], ["import", "table", "routing.csv"]])
+def test_out_is_said_alike_everywhere(words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_bytes(b"")
+    assert main([*words, "out=taken/file"]) == 2
+    assert "out=" not in capfd.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["taken"]
