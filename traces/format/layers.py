@@ -22,25 +22,9 @@ def repeat_layers(trace: Trace, num_layers: int) -> Trace:
 
     Raises: UserError where that file cannot be written.
     """
-    recorded = np.arange(num_layers) % trace.num_layers
-    file, slash, chosen = trace.content_hash.partition("/")
-
-    def layers_of(array: NDArray[Any]) -> NDArray[Any]:
-        return take_columns(array, recorded)
-
-    return replace(
-        trace,
-        geometry=stretched(trace.geometry, num_layers),
-        topk_ids=layers_of(trace.topk_ids),
-        topk_weights=None if trace.topk_weights is None else layers_of(trace.topk_weights),
-        router_logits=_table(trace.router_logits, layers_of),
-        selection_scores=_table(trace.selection_scores, layers_of),
-        lookahead_before=None,
-        lookahead_after=None,
-        expert_similarity=None,
-        recorded_layers=trace.num_layers,
-        content_hash=f"{file}/layers[{num_layers} of {trace.num_layers}]{slash}{chosen}",
-    )
+    geometry, recorded = stretched(trace.geometry, num_layers), np.arange(num_layers) % trace.num_layers
+    again = _with_layers(trace, recorded, geometry, f"layers[{num_layers} of {trace.num_layers}]")
+    return replace(again, recorded_layers=trace.num_layers)
 
 
 def take_layers(trace: Trace, first: int, stop: int) -> Trace:
@@ -48,16 +32,22 @@ def take_layers(trace: Trace, first: int, stop: int) -> Trace:
 
     Raises: UserError as `repeat_layers`.
     """
+    sizes = {name: getattr(trace.geometry, name) for name in PER_LAYER}
+    own: dict[str, Any] = {name: None if size is None else size[first:stop] for name, size in sizes.items()}
+    geometry = replace(trace.geometry, num_layers=stop - first, **own)
+    return _with_layers(trace, np.arange(first, stop), geometry, f"layers[{first}:{stop}]")
+
+
+def _with_layers(trace: Trace, layers: NDArray[np.int64], geometry: Geometry, what: str) -> Trace:
+    """The same requests with the recorded layers that `layers` names, in that order."""
     file, slash, chosen = trace.content_hash.partition("/")
 
     def layers_of(array: NDArray[Any]) -> NDArray[Any]:
-        return take_columns(array, np.arange(first, stop))
+        return take_columns(array, layers)
 
-    sizes = {name: getattr(trace.geometry, name) for name in PER_LAYER}
-    own: dict[str, Any] = {name: None if size is None else size[first:stop] for name, size in sizes.items()}
     return replace(
         trace,
-        geometry=replace(trace.geometry, num_layers=stop - first, **own),
+        geometry=geometry,
         topk_ids=layers_of(trace.topk_ids),
         topk_weights=None if trace.topk_weights is None else layers_of(trace.topk_weights),
         router_logits=_table(trace.router_logits, layers_of),
@@ -66,7 +56,7 @@ def take_layers(trace: Trace, first: int, stop: int) -> Trace:
         lookahead_after=None,
         expert_similarity=None,
         recorded_layers=None,
-        content_hash=f"{file}/layers[{first}:{stop}]{slash}{chosen}",
+        content_hash=f"{file}/{what}{slash}{chosen}",
     )
 
 

@@ -95,7 +95,7 @@ def test_what_is_left_out_is_never_lru_nor_a_bound():
     ("target", "name"),
     [
         ("policies.eviction.belady.Belady", "belady"), ("policies.eviction.belady:Belady", "belady"),
-        ("/home/a/rule.py:Mine", "rule"), ("mine", "mine"), ("", None), (None, None), (7, "7"),
+        ("/a/rule.py:Mine", "rule"), ("mine", "mine"), ("", None), (None, None), (7, "7"),
     ],
 )  # fmt: skip
 def test_the_name_of_a_rule_whatever_names_it(target, name):
