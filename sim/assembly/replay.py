@@ -137,9 +137,14 @@ class Replay:
         return self.engine.device
 
     @property
+    def turns(self) -> list[Replay]:
+        """One for each GPU, where several share the layers."""
+        return list(getattr(self.engine, "turns", [self]))
+
+    @property
     def devices(self) -> list[Device]:
-        """All of a replay on several GPUs."""
-        return list(getattr(self.engine, "devices", [self.engine.device]))
+        """Of every GPU."""
+        return [turn.device for turn in self.turns]
 
     def blocks(self) -> Iterator[BlockResult]:
         """Replay the trace block by block; in small ones where a timeline is kept, which grows with the block.

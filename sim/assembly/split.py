@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from policies.needs import Need
 from sim.assembly.combinations import has_clock
+from sim.engine.clocks.timeline_log import LOG_HANDOVER
 from sim.engine.decision.device import Device
 from sim.engine.interface import BlockResult, Engine
 from sim.machine.devices import DevicesConfig
@@ -53,20 +54,19 @@ class SplitEngine:
     handover_ns: NDArray[np.int64]
     """[n+1] activations of so many tokens to the next device."""
     now_ns: int = 0
+    logs: bool = False
+    """A timeline is kept."""
     ended_ns: list[int] = field(init=False)
     """When each device ended its last turn."""
+    handed: list[tuple[int, int, int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ended_ns = [0] * len(self.turns)
 
     @property
     def device(self) -> Device:
-        """The first one; see ``devices``."""
+        """The first one; ``sim.assembly.replay.Replay.devices`` are all."""
         return self.turns[0].device
-
-    @property
-    def devices(self) -> list[Device]:
-        return [turn.device for turn in self.turns]
 
     @property
     def link_busy_ns(self) -> int:
@@ -88,8 +88,7 @@ class SplitEngine:
             begin_ns, tokens = self.now_ns, int(block.bounds[step + 1] - block.bounds[step])
             for number, turn in enumerate(self.turns):
                 if number:
-                    self.now_ns += int(self.handover_ns[tokens])
-                    result.parts_ns[step, LINK_WAIT] += self.handover_ns[tokens]
+                    result.parts_ns[step, LINK_WAIT] += self._hand_over(number, tokens)
                 own = one_step(block, step, self.now_ns - self.ended_ns[number])
                 found = turn.engine.replay(own, turn.reader.read(own))
                 self.now_ns += int(found.latency_ns[0])
@@ -100,12 +99,24 @@ class SplitEngine:
             result.latency_ns[step] = self.now_ns - begin_ns
         return result
 
+    def _hand_over(self, number: int, tokens: int) -> int:
+        """Let a device take over activations -> how long it takes."""
+        begin_ns, taken_ns = self.now_ns, int(self.handover_ns[tokens])
+        self.now_ns += taken_ns
+        if self.logs:
+            self.handed.append((LOG_HANDOVER, number, begin_ns, self.now_ns, tokens))
+        return taken_ns
+
     def take_log(self) -> NDArray[np.int64]:
-        """Nothing: a timeline shows one device."""
-        return np.empty((0, 5), np.int64)
+        """What was handed over since the last call; the engine of every turn has kept its own slices."""
+        handed, self.handed = self.handed, []
+        return np.array(handed, np.int64).reshape(-1, 5)
 
     def stop_log(self) -> None:
-        """Nothing is kept anyway."""
+        """Keep no more slices, on any device."""
+        self.logs = False
+        for turn in self.turns:
+            turn.engine.stop_log()
 
 
 def one_step(block: StepBlock, step: int, pause_ns: int) -> StepBlock:
@@ -142,14 +153,14 @@ def assemble_split(
         own = replace(alone, cache=_share(alone, stop - first, layers), machine=_machine(setup, first > 0))
         known = None if others is None else take_layers(others, first, stop)
         turns.append(assemble(take_layers(trace, first, stop), own, sizes_of(geometry, first, stop), as_decode, known))
-    return replace(whole, setup=setup, engine=SplitEngine(turns, _handover_ns(setup, geometry, whole.spec.max_tokens)))
+    handover_ns = _handover_ns(setup, geometry, whole.spec.max_tokens)
+    return replace(whole, setup=setup, engine=SplitEngine(turns, handover_ns, logs=setup.run.timeline))
 
 
 def check_split(setup: Setup) -> None:
     """Raises: UserError that names what is of one GPU only."""
     said, policy = f"devices.count={setup.devices.count}", setup.policy
     refused = {
-        "timeline=true shows one GPU; use timeline=false": setup.run.timeline,
         "cache.bytes=auto follows the memory of one GPU; give cache.bytes as a number": setup.cache.auto,
         f"speculate.tokens={setup.speculate.tokens}: drafts run on one GPU; use 0": setup.speculate.tokens > 0,
         "this replay has no clock (engine=untimed, cache.overflow=hold or sequential)": not has_clock(

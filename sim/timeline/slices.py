@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -133,9 +134,12 @@ class Slicer:
     staging_slots: int
     before_lookup_ns: Sequence[int] = ()
     """Constants of a layer before its lookup, by part."""
+    first_layer: int = 0
+    """Number in the model of the device's first layer."""
+    arrow_numbers: Iterator[int] = field(default_factory=itertools.count)
+    """Shared by all devices of a file."""
     copied: dict[int, int] = field(default_factory=dict)
     """Key of an expert -> when its copy began, of the copies of this layer step and of prefetches not used yet."""
-    arrows: int = 0
     demanded: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Key of a demanded expert not seen executed yet -> (when it was looked up, outcome)."""
     stands_in: dict[int, list[int]] = field(default_factory=dict)
@@ -155,7 +159,7 @@ class Slicer:
         for kind, what, begin_ns, end_ns, extra in log.tolist():
             if kind == timeline_log.LOG_LAYER:
                 yield from self._not_executed()
-                yield from self._layer(what, begin_ns, end_ns, extra)
+                yield from self._layer(self.first_layer + what, begin_ns, end_ns, extra)
             elif kind == timeline_log.LOG_EXPERT:
                 yield from self._executed(what, begin_ns, end_ns, extra)
             elif kind in (timeline_log.LOG_COPY, timeline_log.LOG_PREFETCH):
@@ -163,7 +167,8 @@ class Slicer:
                 yield self._copy(kind, what, begin_ns, end_ns, extra)
             elif kind == timeline_log.LOG_BACK:
                 layer, expert = divmod(what, self.num_experts)
-                yield Slice(BACK, "back", f"L{layer} make room for E{expert}", begin_ns, end_ns)
+                name = f"L{self.first_layer + layer} make room for E{expert}"
+                yield Slice(BACK, "back", name, begin_ns, end_ns)
             elif kind == timeline_log.LOG_READ:
                 yield Slice(STORAGE, "read", f"{self._label(what)} read", begin_ns, end_ns, f'"prefetch":{extra}')
             elif kind == timeline_log.LOG_CPU:
@@ -177,6 +182,8 @@ class Slicer:
                     HOST_TRACK if extra == HOST else GPU, "draft", f"draft {DRAFT_WORDS[extra]}", begin_ns, end_ns,
                     f'"passes":{what}',
                 )  # fmt: skip
+            elif kind == timeline_log.LOG_HANDOVER and end_ns > begin_ns:
+                yield Slice(GPU, "handover", "take over activations", begin_ns, end_ns, f'"tokens":{extra}')
             elif kind == timeline_log.LOG_OUTCOME:
                 self.demanded[what] = (begin_ns, extra)
             elif kind == timeline_log.LOG_STAND_IN:
@@ -203,7 +210,7 @@ class Slicer:
 
     def _label(self, key: int) -> str:
         layer, expert = divmod(key, self.num_experts)
-        return f"L{layer} E{expert}"
+        return f"L{self.first_layer + layer} E{expert}"
 
     def _outcome(self, key: int) -> str:
         """The outcome of an expert that is executed now."""
@@ -232,9 +239,9 @@ class Slicer:
         yield Slice(GPU, "expert", name, begin_ns, end_ns, f'"tokens":{tokens},{args}')
         since_copy_ns = self.copied.pop(key, None)
         if since_copy_ns is not None and word in ("fetch", "late"):
-            self.arrows += 1
-            yield Arrow(self.arrows, LINK, since_copy_ns, True)
-            yield Arrow(self.arrows, GPU, begin_ns, False)
+            number = next(self.arrow_numbers)
+            yield Arrow(number, LINK, since_copy_ns, True)
+            yield Arrow(number, GPU, begin_ns, False)
         if key in self.staged:
             since_ns, slot = self.staged.pop(key)
             self.slot_free_ns[slot] = end_ns
@@ -251,7 +258,7 @@ class Slicer:
 
     def _part(self, key: int, begin_ns: int, end_ns: int, part: int) -> Slice:
         category, words = PART_WORDS[part]
-        layer = f"L{key // self.num_experts} "
+        layer = f"L{self.first_layer + key // self.num_experts} "
         waits = f"{self._label(key)} "
         where = {LINK_WAIT: waits, CPU_WAIT: waits, STORAGE_WAIT: waits, ATTENTION: ""}.get(part, layer)
         return Slice(HOST_TRACK if part == HOST else GPU, category, where + words, begin_ns, end_ns)

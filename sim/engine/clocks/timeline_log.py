@@ -23,7 +23,8 @@ WRITE_BACK = {"none": BACK_NONE, "serial": BACK_SERIAL, "overlap": BACK_OVERLAP}
     LOG_STAND_IN,
     LOG_DRAFT,
     LOG_READ,
-) = range(13)
+    LOG_HANDOVER,
+) = range(14)
 """Kinds of slices in a timeline, rows (kind, what, begin_ns, end_ns, extra): a layer until its lookup (layer, tokens);
 an expert on the GPU (key layer * E + expert, tokens); a demand copy (key, kind of copy + STAGED_COPY if it goes to
 a staging slot) and a prefetch copy (key, kind of copy); the write-back of victims (key of the expert that takes
@@ -33,7 +34,8 @@ covers the clock without a gap. At the instant of a lookup: what becomes of a de
 queued (demand, prefetch); experts that occupy slots, arriving ones included, and their bytes; an expert that is
 executed in another's place (key of the other, expert), each pair once, after the outcomes. What storage reads (key, 1
 if a prefetch asks for it), from when it does; the copy of what it reads is shown without what it waits for. Ahead of
-the first layer of a step: its drafts (passes of the draft; part)."""
+the first layer of a step: its drafts (passes of the draft; part). Between GPUs, in a log of its own: activations
+handed over (number of the GPU that takes them, tokens)."""
 STAGED_COPY = 4
 
 

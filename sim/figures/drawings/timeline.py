@@ -20,7 +20,7 @@ FILE = "timeline.json.gz"
 SHOWN_STEPS = 2
 MOST_BYTES, MOST_VALUES = 1 << 26, 1 << 24
 LANES = {2: "GPU", 7: "host", 4: "link", 5: "link back", 6: "CPU", 8: "storage"}
-"""Track -> lane, from top to bottom."""
+"""Track -> lane, from top to bottom; those of a second GPU follow, with its number."""
 
 ALWAYS = ("GPU", "link", "CPU")
 """Lanes that are shown even if nothing happens in them."""
@@ -41,6 +41,7 @@ LOOKS = {
     "wait_cpu": ("wait for CPU", "white", "\\\\\\\\"),
     "wait_storage": ("wait for storage", "white", "----"),
     "sync": ("synchronise, read back", BLACK, ""),
+    "handover": ("take over activations", "#999933", ""),
     "demand": ("copy: demand", VERMILLION, ""),
     "prefetch": ("copy: prefetch", ORANGE, "...."),
     "cpu": ("expert on CPU", BLUE, ""),
@@ -83,7 +84,7 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     first, last = steps or typical(events)
     begin_us, end_us = span(events, first, last)
     bars = bars_within(events, begin_us, end_us)
-    lanes = [name for name in LANES.values() if name in ALWAYS or any(bar.lane == name for bar in bars)]
+    lanes = lanes_of(events, bars)
     figure = Figure(figsize=(WIDTH_IN[columns], 0.9 + 0.36 * len(lanes)), layout="constrained")
     panel = figure.subplots()
     points_per_ms = 72 * 0.93 * WIDTH_IN[columns] / ((end_us - begin_us) / 1e3 or 1.0)
@@ -106,10 +107,24 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     return figure
 
 
+def lane_of(event: dict[str, Any]) -> str:
+    """The lane of a slice or of a track's name."""
+    name = LANES[event["tid"]]
+    return name if event["pid"] == 1 else f"{name} {event['pid']}"
+
+
+def lanes_of(events: list[dict[str, Any]], bars: list[Bar]) -> list[str]:
+    """The lanes of every GPU, from top to bottom, without those that stay empty and need not be shown."""
+    named = [event for event in events if event.get("name") == "thread_name" and event["tid"] in LANES]
+    order = sorted(named, key=lambda event: (event["pid"], [*LANES].index(event["tid"])))
+    used = {bar.lane for bar in bars}
+    return [lane_of(event) for event in order if LANES[event["tid"]] in ALWAYS or lane_of(event) in used]
+
+
 def shares(bars: list[Bar], first: int, last: int, length_ms: float) -> str:
     """How much of the steps shown the GPU waits and the link copies."""
-    wait = sum(bar.length_ms for bar in bars if bar.lane == "GPU" and bar.kind.startswith("wait"))
-    copies = sum(bar.length_ms for bar in bars if bar.lane == "link")
+    wait = sum(bar.length_ms for bar in bars if bar.lane.startswith("GPU") and bar.kind.startswith("wait"))
+    copies = sum(bar.length_ms for bar in bars if bar.lane in ("link", "link 2"))
     steps = f"step {first}" if first == last else f"steps {first} to {last}"
     return (
         f"In {steps} the GPU waits for {100 * wait / length_ms:.0f} % of the time and the link copies for "
@@ -160,7 +175,7 @@ def bars_within(events: list[dict[str, Any]], begin_us: float, end_us: float) ->
         begin, end = max(event["ts"], begin_us), min(event["ts"] + event["dur"], end_us)
         if begin < end:
             at_ms, length_ms = (begin - begin_us) / 1e3, (end - begin) / 1e3
-            bars.append(Bar(LANES[event["tid"]], kind_of(event), event["name"], at_ms, length_ms))
+            bars.append(Bar(lane_of(event), kind_of(event), event["name"], at_ms, length_ms))
     return bars
 
 
@@ -178,7 +193,7 @@ def _draw(panel: Axes, bar: Bar, row: int, width_points: float) -> None:
         row, bar.length_ms, left=bar.begin_ms, height=0.7, color=color, hatch=hatch, edgecolor=edge,
         linewidth=0.2 if width_points >= EDGE_POINTS else 0,
     )  # fmt: skip
-    if bar.lane in ("link", "CPU") and width_points >= LABEL_POINTS:
+    if bar.lane.removesuffix(" 2") in ("link", "CPU") and width_points >= LABEL_POINTS:
         expert = bar.name.split()[1]
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
         centre = bar.begin_ms + bar.length_ms / 2

@@ -86,7 +86,6 @@ def test_what_binds_may_be_the_second_link():
     ("changes", "sentence"),
     [
         ({"policy": POLICIES["importance"]}, "looks from layer to layer or ahead in time"),
-        ({"run": RunConfig(timeline=True)}, "timeline=true shows one GPU"),
         ({"run": RunConfig(engine="untimed")}, "this replay has no clock"),
         ({"speculate": SpeculateConfig(2)}, "speculate.tokens=2: drafts run on one GPU"),
         (

@@ -88,7 +88,8 @@ def test_every_kind_of_slice_has_a_look():
     outcomes = [{"cat": "expert", "args": {"outcome": word}} for word in (*OUTCOMES, REPLACEMENT)]
     never_on_a_gpu = {"substitute", "drop"}
     parts = [{"cat": category, "args": {}} for category, _ in PART_WORDS.values()]
-    others = [{"cat": word, "args": {}} for word in ("attention", "launch", "fetch", "prefetch", "back", "cpu", "read")]
+    words = ("attention", "launch", "fetch", "prefetch", "back", "cpu", "read", "handover")
+    others = [{"cat": word, "args": {}} for word in words]
     assert {kind_of(event) for event in (*outcomes, *parts, *others)} - never_on_a_gpu == set(LOOKS)
     assert all(TRACKS[track] == lane for track, lane in LANES.items())
     assert FILE == NAME

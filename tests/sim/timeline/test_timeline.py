@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
+from sim.assembly.replay import DeviceSetup, assemble
+from sim.config import RunConfig
 from sim.engine.decision.counters import COUNTERS
+from sim.machine.capacity import CacheConfig
+from sim.machine.devices import DevicesConfig
 from sim.machine.parts import PARTS
 from sim.metrics.step_table import COLUMNS, StepTable
 from sim.timeline.event_file import NAME, TimelineFile
 from sim.timeline.slices import OUTCOMES, REPLACEMENT, STAGING, TRACKS
 from tests.sim.engine.test_engines_agree import cases, drawn
 from tests.support.random_traces import random_trace, routed
-from tests.support.replays import machine, replay_of
+from tests.support.replays import BARE, POLICIES, machine, replay_of
+from tests.support.timelines import rows
 
 PART_OF = {
     "wait_link": "link", "wait_cpu": "cpu", "sync": "sync", "issue": "host", "shared": "expert", "head": "attention",
@@ -171,6 +176,54 @@ def assert_trace_event_format(events):
             assert event["tid"] in named
         if event["ph"] == "C":
             assert all(isinstance(value, int) for value in event["args"].values())
+
+
+def on(process, events):
+    """The events of one GPU."""
+    return [event for event in events if event["pid"] == process]
+
+
+@pytest.mark.parametrize("engine", ["simpy", "compiled"])
+def test_two_gpus_have_tracks_of_their_own(engine, tmp_path):
+    """Expert 0 of either layer in 1 us over the first link, 4 us over the second; 30 ns between; then both hit."""
+    devices = DevicesConfig(2, second_link_bytes_per_s=2.5e8, handover_s=30e-9)
+    trace = rows([[0], [0]], [[0], [0]], expert_bytes=(1000,) * 2)
+    run = RunConfig(engine=engine, timeline=True)
+    setup = DeviceSetup(BARE, machine(), CacheConfig(slots_per_layer=1), run, devices=devices)
+    events, _ = written(assemble(trace, setup), tmp_path)
+    assert_trace_event_format(events)
+    first, second = on(1, events), on(2, events)
+    assert slices(first, track("link")) == [("L0 E0 fetch", 0, 1000)]
+    assert slices(second, track("link")) == [("L1 E0 fetch", 1030, 5030)]
+    assert slices(first, track("GPU"))[1:] == [
+        ("L0 E0 wait for link", 0, 1000), ("L0 E0 fetch", 1000, 1000), ("L0 attention", 5030, 5030),
+        ("L0 E0 hit", 5030, 5030),
+    ]  # fmt: skip
+    handed = [("take over activations", 1000, 1030), ("take over activations", 5030, 5060)]
+    assert [one for one in slices(second, track("GPU")) if "activations" in one[0]] == handed
+    steps = [("step 0 decode request 0", 0, 5030), ("step 1 decode request 0", 5030, 5060)]
+    assert (slices(first, track("steps")), slices(second, track("steps"))) == (steps, [])
+    names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
+    assert [name.split(", ")[1] for name in names] == ["GPU 1 with layers 0 to 0", "GPU 2 with layers 1 to 1"]
+    arrows = [event["id"] for event in events if event["ph"] == "s"]
+    assert len(arrows) == len(set(arrows)) == 2
+
+
+@pytest.mark.parametrize("engine", ["simpy", "compiled"])
+def test_the_tracks_of_two_gpus_cover_the_clock_together(engine, tmp_path):
+    """They run by turns, so what both do follows each other without a gap; the first steps alone are written."""
+    trace = random_trace(5, 4, 8, 2, prompts=(3, 0), decodes=(9, 8), expert_bytes=1000)
+    run, devices = RunConfig(engine=engine, timeline=True), DevicesConfig(2, 1, handover_s=70e-9)
+    setup = DeviceSetup(POLICIES["cpu"], machine(), CacheConfig(slots_per_layer=3), run, devices=devices)
+    events, table = written(assemble(trace, setup), tmp_path, 7)
+    gpu = sorted(slices(events, track("GPU")) + slices(events, track("host")), key=lambda one: (one[1], one[2]))
+    whole_ns = int(table.columns()["latency_ns"][:7].sum())
+    assert gpu[0][1] == 0 and gpu[-1][2] == whole_ns
+    assert all(one[2] == two[1] for one, two in pairwise(gpu))
+    assert_no_overlap(on(1, events))
+    assert_no_overlap(on(2, events))
+    layers = {name.split()[0] for name, *_ in slices(on(2, events), track("GPU"))} - {"take", "head"}
+    assert layers == {"L1", "L2", "L3"}
 
 
 @settings(max_examples=60, deadline=None)
