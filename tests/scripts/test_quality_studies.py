@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.studies.quality import alpha, expert_budget, notions, open_loop, pareto
+from scripts.studies.quality import alpha, expert_budget, identity, notions, open_loop, pareto
 from scripts.studies.quality.bench import COLUMNS, Case, Outcome, sums_by
 from scripts.studies.quality.rules import RULES, lru_with
 from sim.paths import ROOT
@@ -107,3 +107,13 @@ def test_the_page_of_budgets_says_what_each_costs():
     assert lines[-2].startswith("| all |") and "4 consecutive positions" in " ".join(lines)
     committed = (ROOT / "docs" / "results" / "expert_budget.md").read_text().splitlines()
     assert committed[: len(lines) - 2] == lines[:-2] and len(committed) == len(lines) - 2 + len(expert_budget.BUDGETS)
+
+
+def test_a_recipe_passes_where_every_contrast_lies_over_the_margin():
+    """KL of the nearest .1: .12 lies 20 % over it, .105 5 %; one contrast that does not matter is enough."""
+    near = outcome(kl=(0.1, 0.1))
+    far, close = (identity.excess(outcome(kl=(kl, kl)), near) for kl in (0.12, 0.105))
+    assert far["kl_excess"] == pytest.approx(0.2) and close["kl_excess.high"] == pytest.approx(0.05)
+    rows = [{"recipe": "r", "seed": 0, "matters": "yes"}, {"recipe": "r", "seed": 0}, {"recipe": "s", "seed": 0}]
+    assert identity.passes(rows, "r", 0)
+    assert not identity.passes([*rows, {"recipe": "r", "seed": 0, "matters": "undecided"}], "r", 0)

@@ -23,16 +23,21 @@ if TYPE_CHECKING:
 SLOPE_STATEMENT = "gate slope set by the training recipe to published statistics, not emergent"
 
 
+LATER = ("router_noise", "distinct_weight")
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Architecture, optimiser and losses of one demo model.
 
     `revision` is raised when the training code changes what comes out, so that an older cached model is not taken.
+    `router_noise`: standard deviation of noise on the router's logits while training (`losses.noisy_choice`).
+    `distinct_weight`: of the reward for experts that take distinct tokens (`losses.distinct_tokens`).
     """
 
     name: str
     seed: int = 0
-    revision: int = 1
+    revision: int = 2
     num_layers: int = 6
     num_experts: int = 64
     top_k: int = 6
@@ -53,11 +58,17 @@ class Recipe:
     balance_pooled: bool = False
     slope_weight: float = 0.5
     slope_target: float = 0.42
+    router_noise: float = 0.0
+    distinct_weight: float = 0.0
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits over every field and the Python version, whose library is the training text."""
-        fields: dict[str, Any] = {**asdict(self), "python": platform.python_version()}
+        """16 hexadecimal digits over every field and the Python version, whose library is the training text.
+
+        A field of `LATER` counts only where it is not 0: models trained before there was such a field stay found.
+        """
+        fields: dict[str, Any] = {name: value for name, value in asdict(self).items() if value or name not in LATER}
+        fields["python"] = platform.python_version()
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

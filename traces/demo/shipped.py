@@ -1,8 +1,9 @@
 """The demo model that comes with the package, so that it needs no training and everybody measures the same one.
 
 Weights of the recipe `demo`, training seed 0, rounded to bfloat16: half the bytes. They were trained on the standard
-library of the Python that `training.json` names. A model trained anew (`model.train=true`) keeps its float32 weights,
-and another Python's library makes another one.
+library of the Python that `training.json` names, with revision 1 of the training code, which rounds sums in another
+order than today's. A model trained anew (`model.train=true`) keeps its float32 weights, and another Python's library
+makes another one.
 """
 
 from __future__ import annotations

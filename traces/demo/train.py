@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from traces.corpus import DOMAINS, Corpus
 from traces.demo.checkpoint import load_checkpoint, save_checkpoint
-from traces.demo.losses import balance_loss, gate_slope, pooled_balance_loss
+from traces.demo.losses import balance_loss, distinct_tokens, gate_slope, noisy_choice, pooled_balance_loss
 from traces.demo.recipe import Recipe, model_config
 from traces.demo.tokenizer import END_OF_TEXT_ID, train_tokenizer
 from traces.errors import UserError
@@ -72,6 +72,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = OlmoeForCausalLM(model_config(recipe))
+    # All experts in one call: one by one, each step backward fills a gradient of all experts for every single one.
+    model.set_experts_implementation("grouped_mm")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
@@ -80,8 +82,10 @@ def train(
     started = time.perf_counter()
     last = min(recipe.steps, stop_after) if stop_after is not None else recipe.steps
     progress = tqdm(total=recipe.steps, initial=done, desc=f"training {recipe.name} once", unit="step", mininterval=1.0)
-    with router_outputs(model) as routed, progress:
+    noise = torch.Generator()
+    with router_outputs(model) as routed, router_noise(model, recipe, noise), progress:
         for step in range(done, last):
+            noise.manual_seed(recipe.seed * 1_000_003 + step)
             parts = _train_step(recipe, step, model, optimizer, routed, streams)
             losses.append(parts["loss"])
             progress.update()
@@ -139,6 +143,10 @@ def _train_step(
     slopes = torch.stack([gate_slope(logits, recipe.top_k) for logits, _ in routed])
     slope_penalty = (slopes - recipe.slope_target).square().mean()
     loss = language + recipe.balance_weight * balance + recipe.slope_weight * slope_penalty
+    if recipe.distinct_weight:
+        tokens = batch.flatten()
+        distinct = torch.stack([distinct_tokens(logits, tokens) for logits, _ in routed]).mean()
+        loss = loss - recipe.distinct_weight * distinct
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
@@ -179,6 +187,22 @@ def router_outputs(model: OlmoeForCausalLM) -> Iterator[list[tuple[torch.Tensor,
     handles = [layer.mlp.gate.register_forward_hook(keep) for layer in model.model.layers]
     try:
         yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def router_noise(model: OlmoeForCausalLM, recipe: Recipe, generator: torch.Generator) -> Iterator[None]:
+    """Choose experts by noisy logits inside it; hooks that were there before see the router's own choice."""
+
+    def choose(_module: Any, _inputs: Any, output: Any) -> Any:
+        return output[0], *noisy_choice(output[0], recipe.top_k, recipe.router_noise, generator)
+
+    gates = [layer.mlp.gate for layer in model.model.layers] if recipe.router_noise else []
+    handles = [gate.register_forward_hook(choose) for gate in gates]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -35,7 +35,7 @@ from sim.quality.study import DEMO_SIZES, Study, make_study
 from sim.quality.windows import Windows, make_windows
 from sim.statistics.bootstrap import Estimate, Statistic, drawn_sums, estimate
 from traces.demo.cache import demo_model
-from traces.demo.recipe import named_recipe
+from traces.demo.recipe import Recipe, named_recipe
 from traces.recording.loading import LoadedModel, load_model
 
 FIT_WINDOWS = 16
@@ -144,16 +144,19 @@ def sums_by(documents: Iterable[str], rows: NDArray[np.float64]) -> NDArray[np.f
 
 
 class Bench:
-    """The demo model of one training seed with its text; runs cases."""
+    """The demo model of one training seed, or another recipe's, with its text; runs cases."""
 
-    def __init__(self, seed: int, windows: int, tokens: int, text_seed: int, folder: Path) -> None:
-        self.seed = seed
+    def __init__(
+        self, seed: int, windows: int, tokens: int, text_seed: int, folder: Path, recipe: Recipe | None = None
+    ) -> None:
+        self.seed, self.recipe = seed, recipe or named_recipe("demo", seed)
+        self.other = "" if recipe is None else f" {recipe.name}-{recipe.key}"
         self.settings = QualityConfig(windows=windows, tokens=tokens, text_seed=text_seed, fit_windows=FIT_WINDOWS)
         self.store = Store(folder)
 
     @cached_property
     def loaded(self) -> LoadedModel:
-        return load_model(str(demo_model(named_recipe("demo", self.seed))), "float32")
+        return load_model(str(demo_model(self.recipe)), "float32")
 
     @cached_property
     def text(self) -> Windows:
@@ -177,7 +180,7 @@ class Bench:
 
     @property
     def name(self) -> str:
-        return f"{self.settings.windows} {self.settings.tokens} {self.settings.text_seed}"
+        return f"{self.settings.windows} {self.settings.tokens} {self.settings.text_seed}{self.other}"
 
     def study(self, policy: Policy, fraction: float, mode: str = "auto") -> Study:
         """The evaluation of a policy."""

@@ -12,7 +12,7 @@ from scripts.maintenance.held_out import as_trace, harm_ratio, held_out_windows,
 from traces.corpus import Corpus, Document
 from traces.demo import train as training
 from traces.demo.cache import demo_model, training_summary
-from traces.demo.losses import balance_loss, gate_slope, pooled_balance_loss
+from traces.demo.losses import balance_loss, distinct_tokens, gate_slope, noisy_choice, pooled_balance_loss
 from traces.demo.recipe import RECIPES, SLOPE_STATEMENT, Recipe, named_recipe
 from traces.errors import UserError
 from traces.recording.loading import load_model
@@ -164,3 +164,39 @@ def test_losses_on_hand_worked_routing() -> None:
     logits = torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]]))
     expected = (np.log(0.4 / 0.2) + np.log(0.3 / 0.2)) / 2
     assert gate_slope(logits, top_k=2).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_experts_that_divide_the_tokens_know_all_of_them() -> None:
+    """Two tokens, two experts: ln 2 where each has its own, 0 where both have the same scores, half way by hand."""
+    sure = torch.tensor([[50.0, 0.0], [0.0, 50.0], [50.0, 0.0], [0.0, 50.0]])
+    tokens = torch.tensor([7, 9, 7, 9])
+    assert distinct_tokens(sure, tokens).item() == pytest.approx(np.log(2), abs=1e-5)
+    assert distinct_tokens(sure, torch.tensor([7, 7, 9, 9])).item() == pytest.approx(0.0, abs=1e-5)
+    scores = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
+    inside = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    assert distinct_tokens(scores.log(), torch.tensor([1, 2])).item() == pytest.approx(np.log(2) - inside, abs=1e-6)
+
+
+def test_noise_swaps_experts_of_near_scores_only() -> None:
+    """A lead of 5 is never lost to noise of .3, one of .1 in about 41 % of draws: normal(-.1 / (.3 sqrt 2))."""
+    logits = torch.tensor([[5.0, 0.1, 0.0, -5.0]]).repeat(4000, 1)
+    weights, ids = noisy_choice(logits, 2, 0.3, torch.Generator().manual_seed(0))
+    assert bool((ids[:, 0] == 0).all()) and bool((ids != 3).all())
+    assert float((ids[:, 1] == 2).float().mean()) == pytest.approx(0.407, abs=0.03)
+    assert torch.allclose(weights.sum(-1), torch.ones(4000))
+    same, _ = noisy_choice(logits, 2, 0.0, torch.Generator().manual_seed(0))
+    assert torch.allclose(same[0], logits[0, :2].softmax(-1))
+
+
+@pytest.mark.parametrize("changes", [{"router_noise": 0.3}, {"distinct_weight": 0.5}])
+def test_noise_and_distinct_tokens_change_the_weights_and_continue_to_the_same_bits(
+    changes: dict[str, float], streams: list[torch.Tensor], tmp_path: Path
+) -> None:
+    recipe = replace(TINY, steps=4, **changes)
+    assert recipe.key != replace(TINY, steps=4).key
+    plain, _ = training.train(replace(TINY, steps=4), streams, tmp_path / "plain")
+    whole, _ = training.train(recipe, streams, tmp_path / "whole")
+    training.train(recipe, streams, tmp_path / "parts", stop_after=2)
+    parts, _ = training.train(recipe, streams, tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(parts), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights(whole), weights(plain), strict=True))
