@@ -89,14 +89,21 @@ def check_auto(policy: Policy, cache: CacheConfig) -> None:
 
 
 def check_tiers(policy: Policy, host: HostStore, prefill: PrefillConfig, machine: Machine) -> None:
-    """Raises UserError where a rule cannot be replayed with storage behind host memory."""
+    """Raises UserError where a rule cannot be replayed with storage behind host memory, or a second GPU as a store."""
     behind = f"hardware {machine.hardware.name} with storage behind host memory"
+    if host.reading.peer is not None:
+        behind = "devices.role=store"
+        if Need.CPU in policy.needs():
+            raise UserError(
+                f"{behind}: {type(policy.assignment).__name__} of policy {policy.name} computes on the CPU, and what "
+                "the second GPU holds is not there; use policy/assignment=link_only"
+            )
     if prefill.streams:
         raise UserError(f"{behind}: prefill.order=stream copies whole layers from host memory; use another order")
     if policy.prefetch.chunks() > 1:
         raise UserError(
             f"{behind}: {type(policy.prefetch).__name__} of policy {policy.name} brings experts in chunks, and "
-            "what is read from storage comes whole; use policy/prefetch=none or another"
+            "what comes from the last tier comes whole; use policy/prefetch=none or another"
         )
     if Need.LOW_PRECISION in policy.needs():
         raise UserError(

@@ -30,13 +30,13 @@ def describe_replay(replay: Replay) -> Notes:
     fewest = int((pools.capacity[pools.pool_of] // np.maximum(pools.size, 1)).min())
     if replay.policy.residency == "cache" and fewest < trace.top_k:
         warnings.append(f"only {fewest} slots for a layer, below top_k={trace.top_k}: its steps overflow")
-    memory_bytes = replay.hardware.gpu_memory_bytes * replay.setup.devices.count
+    memory_bytes = replay.hardware.gpu_memory_bytes * len(replay.turns)
     if pools.total_bytes > memory_bytes:
         held, has = pools.total_bytes / 1e9, memory_bytes / 1e9
         warnings.append(f"the capacity of {held:.1f} GB is more than the {has:.1f} GB of {replay.hardware.name}")
     if replay.spec.host is not None:
         estimated += describe_tiers(replay)
-    if replay.setup.devices.count > 1:
+    if replay.setup.devices.splits:
         estimated.append("two GPUs: what both links take of host memory at once is left out")
     if replay.room is not None:
         warnings += replay.room.words()
@@ -82,6 +82,12 @@ def describe_tiers(replay: Replay) -> list[str]:
     """What is ESTIMATED where storage lies behind memory."""
     host = replay.spec.host
     assert host is not None
+    if host.reading.peer is not None:
+        held = f"{size(float(host.capacity))} of {size(float(replay.pools.model_bytes))} of experts"
+        return [
+            f"a second GPU holds {held}, {'full' if host.warm else 'empty'} at the start; what it lacks comes from "
+            "host memory through it, and the first GPU's own link to host memory is left out"
+        ]
     said = ["storage reads experts at rates between those of its table, one after the other"] if replay.timed else []
     if host.capacity:
         whole = replay.pools.model_bytes

@@ -36,8 +36,9 @@ from sim.machine.devices import DevicesConfig
 from sim.machine.drafts import with_drafts
 from sim.machine.durations import Durations, tabulate, whole_ns
 from sim.machine.hardware import Hardware
-from sim.machine.host_store import HostConfig, host_store
+from sim.machine.host_store import HostConfig, HostStore, host_store
 from sim.machine.machine import Machine
+from sim.machine.peer import peer_store
 from sim.machine.runtime import Runtime
 from sim.shipped_rules import own_parts
 from sim.workload.future import FutureUse
@@ -245,7 +246,7 @@ def assemble(
     """
     policy, machine, cache, run = setup.policy, setup.machine, setup.cache, setup.run
     geometry = geometry or trace.geometry
-    if setup.devices.count > 1:
+    if setup.devices.splits:
         split: Replay = assemble_split(assemble, trace, setup, geometry, as_decode, others)
         return split
     check_combination(policy, cache, run, setup.speculate)
@@ -268,7 +269,7 @@ def assemble(
     low_bytes = low_precision_bytes(policy, geometry)
     max_tokens = schedule.max_tokens()
     resident = policy.residency == "all"
-    host = None if resident else host_store(setup.host, machine, geometry.expert_bytes, trace.num_experts, trace.top_k)
+    host = None if resident else store_behind(setup, geometry.expert_bytes, trace.num_experts, trace.top_k)
     if host is not None:
         check_tiers(policy, host, setup.prefill, machine)
     reading = None if host is None else host.reading
@@ -322,6 +323,17 @@ def assemble(
         others=others,
         room=room,
     )
+
+
+def store_behind(setup: DeviceSetup, expert_bytes: tuple[int, ...], num_experts: int, top_k: int) -> HostStore | None:
+    """What holds experts for the slots and has to fetch others: host memory, or a second GPU; None: nothing has to.
+
+    Raises: UserError where experts fit nowhere.
+    """
+    held, machine = (expert_bytes, num_experts, top_k), setup.machine
+    if setup.devices.stores:
+        return peer_store(setup.devices, setup.host, machine, setup.cache.workspace_bytes, *held)
+    return host_store(setup.host, machine, *held)
 
 
 def make_engine(spec: DeviceSpec, durations: Durations, cache: CacheConfig, run: RunConfig) -> Engine:

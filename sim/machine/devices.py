@@ -1,31 +1,59 @@
-"""Several GPUs that share a model's layers: the `devices` group."""
+"""Two GPUs that share a model's layers, or one that stores experts for the other: the `devices` group."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from sim.ranges import Count, Range, check_ranges
+from sim.ranges import Count, OneOf, Range, check_ranges
 from traces.errors import UserError
+
+OF_SECOND = {"first_layers": "split", "second_link_bytes_per_s": "", "peer_bytes_per_s": "store", "peer_bytes": "store"}
+"""What is stated of a second GPU alone -> the role that it belongs to, if to one."""
 
 
 @dataclass(frozen=True, slots=True)
 class DevicesConfig:
-    """How a model's layers are split over two GPUs of the machine, each with slots and a link of its own."""
+    """What a second GPU of the machine is for: layers of its own, with slots and a link, or a store of experts."""
 
     count: Annotated[int, Range(1, 2)] = 1
-    """2: the first layers on one, the others on a second GPU of the same kind, which run by turns."""
+    """2: there is a second GPU of the same kind."""
+    role: Annotated[str, OneOf("split", "store")] = "split"
+    """``split``: it runs the last layers, by turns with the first; ``store``: it holds experts for the first, which
+    copies them from there, and what it lacks comes from host memory over its link."""
     first_layers: Count | None = None
     """Layers of the first; None: half of them, rounded up."""
     second_link_bytes_per_s: Annotated[float | None, Range(0, above=True, null="as the first")] = None
-    """Rate of the second one's link, as where it has fewer lanes."""
+    """Rate of the second one's link to host memory, as where it has fewer lanes."""
+    peer_bytes_per_s: Annotated[float | None, Range(0, above=True)] = None
+    """Rate of copies from the second GPU to the first, of ``role=store``."""
+    peer_bytes: Count | None = None
+    """Of the second GPU for experts, of ``role=store``; None: its memory without ``cache.workspace_bytes``."""
     handover_s: Annotated[float, Range(0, 1)] = 20e-6
     """Handing activations to the next GPU, beside their bytes over the slower link; once per step (ESTIMATED)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "devices.")
-        if self.count == 1 and (self.first_layers is not None or self.second_link_bytes_per_s is not None):
-            raise UserError("devices.first_layers and devices.second_link_bytes_per_s are of devices.count=2; use null")
+        given = [name for name in OF_SECOND if getattr(self, name) is not None]
+        if self.count == 1 and self.role == "store":
+            raise UserError("devices.role=store is of devices.count=2")
+        if self.count == 1 and given:
+            raise UserError(f"devices.{given[0]} is of devices.count=2; use null")
+        for name in given:
+            if OF_SECOND[name] not in (self.role, ""):
+                raise UserError(f"devices.{name} is of devices.role={OF_SECOND[name]}; use null")
+        if self.role == "store" and self.peer_bytes_per_s is None:
+            raise UserError("devices.role=store needs devices.peer_bytes_per_s, the rate of copies between the GPUs")
+
+    @property
+    def splits(self) -> bool:
+        """Whether two GPUs run layers."""
+        return self.count > 1 and self.role == "split"
+
+    @property
+    def stores(self) -> bool:
+        """Whether a second GPU holds experts for the first."""
+        return self.count > 1 and self.role == "store"
 
     def cut(self, num_layers: int) -> int:
         """Layers of the first GPU. Raises: UserError where none is left for the second."""

@@ -177,6 +177,7 @@ def tabulate(
     low = none if low_bytes is None else tuple(low_bytes)
     chunk = [ceil_div(size, chunks) for size in sizes]
     gpu_bytes_per_s = hardware.gpu_memory_bytes_per_s * runtime.gpu_memory_share
+    link = machine if reading is None or reading.peer is None else reading.peer.to_slots(machine)
 
     def gpu(num_bytes: Sequence[int], weight_bits: float | None) -> NDArray[np.float64]:
         return compute_s(num_bytes, weight_bits, tokens, gpu_bytes_per_s, hardware.gpu_flops_per_s)
@@ -185,11 +186,11 @@ def tabulate(
     experts_s = gpu(sizes, bits) + expand_s(sizes, bits, machine)[:, None] * (tokens > 0)
     copies = time.link and not hardware.unified_memory
     tables: dict[str, tuple[NDArray[np.float64], bool]] = {
-        "copy_ns": (copy_s(sizes, machine), copies),
-        "chunk_ns": (copy_s(chunk, machine), copies),
-        "low_copy_ns": (copy_s(low, machine), copies),
-        "write_back_ns": (write_back_s(sizes, machine), copies),
-        "low_write_back_ns": (write_back_s(low, machine), copies),
+        "copy_ns": (copy_s(sizes, link), copies),
+        "chunk_ns": (copy_s(chunk, link), copies),
+        "low_copy_ns": (copy_s(low, link), copies),
+        "write_back_ns": (write_back_s(sizes, link), copies),
+        "low_write_back_ns": (write_back_s(low, link), copies),
         "expert_ns": (experts_s, time.experts),
         "dequantise_ns": (dequantise_s(sizes, machine, low_bytes is not None), time.dequantise),
         "shared_ns": (gpu(geometry.shared_bytes or none, other_bits), time.shared_experts),
@@ -200,7 +201,7 @@ def tabulate(
     expert_launch_s, layer_launch_s = launch_s(machine)
     kv_s = (geometry.kv_bytes_per_token or 0) / gpu_bytes_per_s
     counts = {
-        "link_call_ns": (call_s(machine), time.link_call, 1e9),
+        "link_call_ns": (call_s(link), time.link_call, 1e9),
         "kv_ps_per_token": (kv_s, time.attention, 1e12),
         "pair_ps": (pair_s(geometry.hidden_size or 0, hardware), time.attention, 1e12),
         "expert_launch_ns": (expert_launch_s, time.launch, 1e9),
@@ -217,17 +218,25 @@ def tabulate(
         before_lookup_ns=constants_ns(machine, BEFORE_LOOKUP, time, {"launch": layer_launch_s * time.launch}, resident),
         after_experts_ns=constants_ns(machine, AFTER_EXPERTS, time, {}, resident),
         unmodelled=unmodelled_terms(geometry, hardware),
-        **({} if reading is None else read_terms(sizes, machine, reading, time, copies)),
+        **({} if reading is None else read_terms(sizes, machine, link, reading, time, copies)),
     )
 
 
 def read_terms(
-    sizes: Sequence[int], machine: Machine, reading: Reading, time: TimeConfig, copies: bool
+    sizes: Sequence[int], machine: Machine, link: Machine, reading: Reading, time: TimeConfig, copies: bool
 ) -> dict[str, Any]:
-    """What reading experts from storage takes, see ``Durations``."""
-    whole_s, first_s = (seconds * time.storage for seconds in read_s(sizes, machine, reading))
+    """What reading experts from storage takes, or copying them to a second GPU, see ``Durations``.
+
+    ``link``: the machine with the link over which they go on.
+    """
+    if reading.peer is None:
+        whole_s, first_s = read_s(sizes, machine, reading)
+    else:
+        whole_s = copy_s(sizes, reading.peer.to_store(machine))
+        first_s = whole_s / machine.runtime.copies_per_expert
+    whole_s, first_s = whole_s * time.storage, first_s * time.storage
     pieces = [round(request_bytes(size, machine, reading)) for size in sizes]
-    piece_s = np.minimum(copy_s(pieces, machine), copy_s(sizes, machine))
+    piece_s = np.minimum(copy_s(pieces, link), copy_s(sizes, link))
     read_ns = _nanoseconds(whole_s)
     return {
         "read_ns": read_ns,

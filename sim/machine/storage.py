@@ -19,6 +19,26 @@ READAHEAD_BYTES = 131_072
 
 
 @dataclass(frozen=True, slots=True)
+class PeerLinks:
+    """The links of a second GPU that stores experts for the first."""
+
+    peer_bytes_per_s: float
+    """From the second GPU to the first, and back."""
+    host_bytes_per_s: float | None
+    """From host memory to the second GPU; None: as to the first."""
+
+    def to_slots(self, machine: Machine) -> Machine:
+        """The machine as copies between the GPUs find it: latency and calls of any copy, at a rate of their own."""
+        between = {"link_bytes_per_s": self.peer_bytes_per_s, "link_back_bytes_per_s": None, "link_half_bytes": 0.0}
+        return machine.with_figures({**between, "memory": "pinned"})
+
+    def to_store(self, machine: Machine) -> Machine:
+        """The machine as copies from host memory to the second GPU find it."""
+        rate = self.host_bytes_per_s
+        return machine if rate is None else machine.with_figures({"link_bytes_per_s": rate})
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """How software reads an expert."""
 
@@ -28,6 +48,8 @@ class Reading:
     """Requests under way at once."""
     sequential: bool
     """In the order of the file, as the kernel reads ahead; else wherever the expert lies."""
+    peer: PeerLinks | None = None
+    """Nothing is read from a file: the store is a second GPU, and host memory lies behind it."""
 
 
 def rate_at(hardware: Hardware, request_bytes: float, depth: int, sequential: bool) -> float:

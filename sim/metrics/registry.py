@@ -150,6 +150,19 @@ TIER_RATES = (
     ),
 )  # fmt: skip
 """The same of runs with storage behind host memory or behind unified memory."""
+PEER_RATES = (
+    Metric(
+        "peer_hit_rate", "served from the second GPU", "experts that lay in the second GPU's memory / experts that it "
+        "was asked for",
+        FRACTION, ("host_hits",), ("host_hits", "host_misses"), higher_is_better=True, heading="peer hit rate %",
+    ),
+    Metric(
+        "host_bytes_per_token", "copied from host memory per token", "bytes copied from host memory to the second GPU "
+        "/ tokens",
+        BYTES, ("storage_bytes",), ("num_tokens",), heading="host MB/token",
+    ),
+)  # fmt: skip
+"""... of runs with a second GPU as a store, with host memory behind it."""
 
 REQUEST_TIMES = (
     Metric(
@@ -211,8 +224,14 @@ STORAGE_UTILISATION = Metric(
     "storage_utilisation", "storage busy", "time of the reads that storage was asked for / simulated time, prefill "
     "included",
 )  # fmt: skip
+HOST_LINK_UTILISATION = Metric(
+    "host_link_utilisation", "second GPU's link busy", "time of the copies that host memory was asked for / simulated "
+    "time, prefill included",
+)  # fmt: skip
 TIERS = (*TIER_RATES, *STORAGE_TIMES, STORAGE_UTILISATION)
 """Metrics that only runs with storage know."""
+PEERS = (*PEER_RATES, HOST_LINK_UTILISATION)
+"""Metrics that only runs with a second GPU as a store know, beside the times of ``STORAGE_TIMES``."""
 
 TOTALS = (
     Metric("link_utilisation", "link busy", "busy time of the link / simulated time, prefill included"),
@@ -339,9 +358,9 @@ SPECULATIONS = {metric.name: Quantity(metric.name, metric, PREFIXES["decode."]) 
 TIERED = {
     f"{prefix}{rate.name}": Quantity(f"{prefix}{rate.name}", rate, phases)
     for prefix, phases in PREFIXES.items()
-    for rate in TIER_RATES
+    for rate in (*TIER_RATES, *PEER_RATES)
 } | {time.name: Quantity(time.name, time, PREFIXES["decode."]) for time in STORAGE_TIMES}
-"""What has an interval in runs with storage."""
+"""What has an interval in runs with storage, or with a second GPU as a store."""
 
 
 OF_TURNS = {

@@ -23,7 +23,9 @@ from sim.metrics.drafts import draft_columns, token_times
 from sim.metrics.quantiles import quantiles, total
 from sim.metrics.registry import (
     GATE_MASSES,
+    HOST_LINK_UTILISATION,
     PART_TIMES,
+    PEER_RATES,
     PREFIXES,
     QUANTILES,
     RATES,
@@ -211,7 +213,8 @@ class StepTable:
         result["cpu_utilisation"] = self.replay.engine.cpu_busy_ns / clock_ns if timed and clock_ns else None
         if self.tiered:
             busy_ns = min(self.replay.engine.storage_busy_ns, clock_ns)  # reads that nobody waits for may end later
-            result[STORAGE_UTILISATION.name] = busy_ns / clock_ns if timed and clock_ns else None
+            last = STORAGE_UTILISATION if self.tier_rates is not PEER_RATES else HOST_LINK_UTILISATION
+            result[last.name] = busy_ns / clock_ns if timed and clock_ns else None
         result["simulated_s"] = clock_ns / 1e9 if timed else None
         return result
 
@@ -244,8 +247,10 @@ def knows_gate_mass(replay: Replay) -> bool:
 
 
 def tier_rates(replay: Replay) -> tuple[Metric, ...]:
-    """What a replay knows of storage and host memory, which unified memory has no store in."""
+    """What a replay knows of storage and host memory, which unified memory has no store in, or of a second GPU."""
     host = replay.spec.host
+    if host is not None and host.reading.peer is not None:
+        return PEER_RATES
     return () if host is None else tuple(rate for rate in TIER_RATES if host.capacity or "host_hits" not in rate.above)
 
 

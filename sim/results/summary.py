@@ -13,7 +13,16 @@ from sim.assembly.replay import Replay
 from sim.formatting import milliseconds, number, of_layers, percent, size
 from sim.machine.geometry import model_layers
 from sim.machine.parts import PARTS
-from sim.metrics.registry import BESIDE_PLAIN, PREFIXES, QUANTILES, SPECULATION, TIER_RATES, decode_time, quantity_of
+from sim.metrics.registry import (
+    BESIDE_PLAIN,
+    PEER_RATES,
+    PREFIXES,
+    QUANTILES,
+    SPECULATION,
+    TIER_RATES,
+    decode_time,
+    quantity_of,
+)
 from sim.metrics.step_table import Metrics
 from sim.statistics.bootstrap import blocks_needed
 from traces.text import printable, short_name
@@ -59,7 +68,7 @@ def head(replay: Replay, metrics: Metrics, words: Sequence[str] = ()) -> list[st
 def rows(metrics: Metrics) -> list[tuple[str, ...]]:
     """(title, all steps, prefill, decode) of every rate."""
     shown = [quantity_of(name).metric for name in RATES_SHOWN]
-    shown += [rate for rate in TIER_RATES if rate.name in metrics]
+    shown += [rate for rate in (*TIER_RATES, *PEER_RATES) if rate.name in metrics]
     return [(rate.title, *(rate.unit.format(metrics[f"{prefix}{rate.name}"]) for prefix in PREFIXES)) for rate in shown]
 
 
@@ -77,12 +86,13 @@ def times(metrics: Metrics, batch_size: int, layers: str) -> list[str]:
         rate = f"{batch_size / step:.4g}"
         lines.append(f"{'tokens per second':<34}{rate:>14}   of decoding, {layers}")
     lines.append("where a decode step's time goes:")
+    with_peer = PEER_RATES[0].name in metrics
     known = [part for part in PARTS if f"time_s_per_token.{part}" in metrics]
     step_s = sum(float(metrics[f"time_s_per_token.{part}"] or 0.0) for part in known)
     for part in known:
         value = float(metrics[f"time_s_per_token.{part}"] or 0.0)
         share = value / step_s if step_s else 0.0
-        title = WAITS.get(part, part)
+        title = WAITS.get(part, part) if part != "storage" or not with_peer else "waiting for host memory"
         lines.append(f"  {title:<32}{milliseconds(value):>14}  {share:>6.1%}  {'#' * round(40 * share)}")
     return lines
 

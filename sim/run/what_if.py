@@ -21,6 +21,7 @@ from sim.assembly.replay import Replay, blocks_together
 from sim.config import TimeConfig
 from sim.machine.machine import PARAMETERS
 from sim.machine.parts import PARTS
+from sim.metrics.registry import HOST_LINK_UTILISATION
 from sim.metrics.step_table import Columns, Forget, Metrics, StepTable
 from sim.statistics.bootstrap import request_interval
 from traces.errors import UserError
@@ -96,6 +97,12 @@ def whole_host(replay: Replay) -> dict[str, Any]:
     return {"machine": machine, "host": replace(replay.setup.host, bytes=None)}
 
 
+def whole_peer(replay: Replay) -> dict[str, Any]:
+    """The second GPU holds any model, from the start."""
+    devices = replace(replay.setup.devices, peer_bytes=max(1, replay.pools.model_bytes))
+    return {"devices": devices, "host": replace(replay.setup.host, start="warm")}
+
+
 def infinite_second_link(replay: Replay) -> dict[str, Any]:
     """The second GPU's copies take no time beyond what each takes whatever its size."""
     return {"devices": replace(replay.setup.devices, second_link_bytes_per_s=ENDLESS)}
@@ -122,6 +129,12 @@ SCENARIOS = (
 OF_STORAGE = Scenario("infinite storage", "storage", infinite_storage)
 OF_HOST = Scenario("every expert in host memory", "host memory", nothing, whole_host)
 """Of runs with storage; the second where slots are not all the memory that there is."""
+OF_PEER = (
+    Scenario("infinite link between the GPUs", "the link between the GPUs", infinite_link),
+    Scenario("infinite second link", "the second link", infinite_storage),
+    Scenario("every expert in the second GPU", "the second GPU's memory", nothing, whole_peer),
+)
+"""Of runs with a second GPU as a store, in place of the infinite link."""
 OF_SECOND_LINK = Scenario("infinite second link", "the second link", nothing, infinite_second_link)
 """Of runs on two GPUs; a copy over it keeps its fixed time."""
 TOGETHER = "together, without all resident"
@@ -181,8 +194,10 @@ def what_if(
 
 def scenarios_of(replay: Replay) -> tuple[Scenario, ...]:
     """What could be idealised of a replay."""
-    if replay.setup.devices.count > 1:
+    if replay.setup.devices.splits:
         return (*SCENARIOS, OF_SECOND_LINK)
+    if replay.setup.devices.stores:
+        return (*(scenario for scenario in SCENARIOS if scenario.change is not infinite_link), *OF_PEER)
     if replay.spec.host is None:
         return SCENARIOS
     unified = replay.hardware.unified_memory
@@ -254,6 +269,7 @@ def difference(
 def bound(metrics: Metrics) -> str:
     """One sentence: the resource that is busy most of the time, or the largest part of a token's time."""
     resources = {"link": "link_utilisation", "CPU": "cpu_utilisation", "storage": "storage_utilisation"}
+    resources["second GPU's link"] = HOST_LINK_UTILISATION.name
     for name, key in resources.items():
         busy = metrics.get(key)
         if isinstance(busy, float) and busy > SATURATED:
@@ -271,5 +287,7 @@ def bound(metrics: Metrics) -> str:
             return f"{name} {share:.0%} of a decode step"
     largest = max(spent, key=lambda part: spent[part])
     waits = {"link": "waiting for the link", "cpu": "waiting for the CPU", "storage": "waiting for storage"}
+    if HOST_LINK_UTILISATION.name in metrics:
+        waits["storage"] = "waiting for host memory"
     words = waits.get(largest, largest)
     return f"nothing is busy {SATURATED:.0%} of the time; the largest part is {words}, {spent[largest] / whole:.0%}"

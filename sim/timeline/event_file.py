@@ -24,6 +24,7 @@ from sim.engine.interface import BlockResult
 from sim.timeline.slices import (
     BACK,
     LINK,
+    PEER_TRACKS,
     STAGING,
     STEPS,
     STORAGE,
@@ -88,8 +89,10 @@ def head(replay: Replay) -> Iterator[str]:
 
 def tracks_of(turn: Replay, with_steps: bool) -> dict[int, str]:
     """The names of one GPU's tracks."""
-    absent = {STEPS: not with_steps, STORAGE: turn.spec.host is None}
-    shown = {track: name for track, name in TRACKS.items() if not absent.get(track)}
+    host = turn.spec.host
+    peer = {} if host is None or host.reading.peer is None else PEER_TRACKS
+    absent = {STEPS: not with_steps, STORAGE: host is None}
+    shown = {track: peer.get(track, name) for track, name in TRACKS.items() if not absent.get(track)}
     return shown | {STAGING + i: f"staging slot {i + 1}" for i in range(turn.runtime.staging_slots)}
 
 
@@ -133,7 +136,8 @@ def tracks_of_all(replay: Replay) -> list[Tracks]:
     found, first, numbers = [], 0, itertools.count(1)
     for turn in replay.turns:
         before_ns = [int(spent_ns) for spent_ns in turn.durations.before_lookup_ns]
-        slicer = Slicer(turn.trace.num_experts, turn.runtime.staging_slots, before_ns, first, numbers)
+        last_tier = "host memory" if turn.setup.devices.stores else "storage"
+        slicer = Slicer(turn.trace.num_experts, turn.runtime.staging_slots, before_ns, first, last_tier, numbers)
         found.append(Tracks(turn, slicer))
         first += turn.trace.num_layers
     return found

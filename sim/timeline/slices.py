@@ -29,6 +29,8 @@ TRACKS = {
     HOST_TRACK: "host",
     STORAGE: "storage",
 }
+PEER_TRACKS = {LINK: "link from the second GPU", BACK: "link to the second GPU", STORAGE: "link to host memory"}
+"""Where a second GPU stores experts."""
 OUTCOMES = ("hit", "late", "fetch", "cpu", "substitute", "drop", "degrade")
 SUBSTITUTE = "substitute"
 """Word for a demanded expert in whose place another is executed."""
@@ -136,6 +138,8 @@ class Slicer:
     """Constants of a layer before its lookup, by part."""
     first_layer: int = 0
     """Number in the model of the device's first layer."""
+    last_tier: str = "storage"
+    """What a wait for ``STORAGE_WAIT`` is for."""
     arrow_numbers: Iterator[int] = field(default_factory=itertools.count)
     """Shared by all devices of a file."""
     copied: dict[int, int] = field(default_factory=dict)
@@ -261,4 +265,5 @@ class Slicer:
         layer = f"L{self.first_layer + key // self.num_experts} "
         waits = f"{self._label(key)} "
         where = {LINK_WAIT: waits, CPU_WAIT: waits, STORAGE_WAIT: waits, ATTENTION: ""}.get(part, layer)
+        words = f"wait for {self.last_tier}" if part == STORAGE_WAIT else words
         return Slice(HOST_TRACK if part == HOST else GPU, category, where + words, begin_ns, end_ns)

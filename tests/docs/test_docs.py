@@ -9,6 +9,7 @@ from scripts.maintenance import command_pages
 from sim.metrics.registry import (
     BESIDE_PLAIN,
     PART_TIMES,
+    PEERS,
     RATES,
     REQUEST_TIMES,
     SPECULATION,
@@ -82,6 +83,12 @@ def test_the_list_of_metrics_of_storage_repeats_the_registry():
     text = (ROOT / "docs" / "metrics.md").read_text().partition("## Storage behind")[2].partition("\n## ")[0]
     items = [" ".join(item.split()) for item in text.split("\n- ")[1:]]
     assert items == [f"`{metric.name}`: {metric.definition}" for metric in TIERS]
+
+
+def test_the_list_of_metrics_of_a_second_gpu_repeats_the_registry():
+    text = (ROOT / "docs" / "metrics.md").read_text().partition("## A second GPU as a store")[2].partition("\n## ")[0]
+    items = [" ".join(item.split()) for item in text.split("\n- ")[1:]]
+    assert items == [f"`{metric.name}`: {metric.definition}" for metric in PEERS]
 
 
 def test_every_figure_is_on_the_page_of_plot():

@@ -39,13 +39,13 @@ LOOKS = {
     "replacement": ("expert: replacement", GREEN, "...."),
     "wait_link": ("wait for link", "white", "////"),
     "wait_cpu": ("wait for CPU", "white", "\\\\\\\\"),
-    "wait_storage": ("wait for storage", "white", "----"),
+    "wait_storage": ("wait for the last tier", "white", "----"),
     "sync": ("synchronise, read back", BLACK, ""),
     "handover": ("take over activations", "#999933", ""),
     "demand": ("copy: demand", VERMILLION, ""),
     "prefetch": ("copy: prefetch", ORANGE, "...."),
     "cpu": ("expert on CPU", BLUE, ""),
-    "read": ("read from storage", "#8C6D31", ""),
+    "read": ("read from the last tier", "#8C6D31", ""),
 }
 SAME = {"head": "shared", "issue": "host", "degrade": "fetch", "back": "demand"}
 """Kinds that look like another."""
@@ -89,9 +89,9 @@ def timeline(table: pd.DataFrame, columns: int = 2, steps: tuple[int, int] | Non
     panel = figure.subplots()
     points_per_ms = 72 * 0.93 * WIDTH_IN[columns] / ((end_us - begin_us) / 1e3 or 1.0)
     for bar in bars:
-        _draw(panel, bar, lanes.index(bar.lane), bar.length_ms * points_per_ms)
+        _draw(panel, bar, [*lanes].index(bar.lane), bar.length_ms * points_per_ms)
     _mark_layers(panel, events, begin_us, end_us)
-    panel.set_yticks(range(len(lanes)), lanes)
+    panel.set_yticks(range(len(lanes)), [*lanes.values()])
     panel.set_ylim(len(lanes) - 0.5, -0.5)
     panel.set_xlim(0, (end_us - begin_us) / 1e3)
     panel.set_xlabel(f"Time since the start of step {first} (ms)")
@@ -113,12 +113,14 @@ def lane_of(event: dict[str, Any]) -> str:
     return name if event["pid"] == 1 else f"{name} {event['pid']}"
 
 
-def lanes_of(events: list[dict[str, Any]], bars: list[Bar]) -> list[str]:
-    """The lanes of every GPU, from top to bottom, without those that stay empty and need not be shown."""
+def lanes_of(events: list[dict[str, Any]], bars: list[Bar]) -> dict[str, str]:
+    """The lanes of every GPU and what the file calls them, from top to bottom, without those that stay empty and need
+    not be shown."""
     named = [event for event in events if event.get("name") == "thread_name" and event["tid"] in LANES]
     order = sorted(named, key=lambda event: (event["pid"], [*LANES].index(event["tid"])))
     used = {bar.lane for bar in bars}
-    return [lane_of(event) for event in order if LANES[event["tid"]] in ALWAYS or lane_of(event) in used]
+    names = {lane_of(event): event["args"]["name"] + lane_of(event)[len(LANES[event["tid"]]) :] for event in order}
+    return {lane: name for lane, name in names.items() if lane.split(" 2")[0] in ALWAYS or lane in used}
 
 
 def shares(bars: list[Bar], first: int, last: int, length_ms: float) -> str:

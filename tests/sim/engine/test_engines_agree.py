@@ -21,6 +21,7 @@ from sim.config import ORDERS, PrefillConfig, RunConfig, SessionConfig, Speculat
 from sim.engine.decision.device import BASES
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
+from sim.machine.devices import DevicesConfig
 from sim.machine.host_store import HostConfig
 from sim.metrics.step_table import COLUMNS, StepTable
 from sim.workload.chats import as_session
@@ -93,7 +94,7 @@ machines = {
         [{}, {}, {"by_turn": True}, {"turns": 2, "think_s": 7e-7}, {"turns": 3, "keep": "none"}]
     ),
     "rejected": st.sampled_from(["recorded", "other"]),
-    "host": st.sampled_from([None, None, 0.3, 0.6, "unified"]),
+    "host": st.sampled_from([None, None, 0.3, 0.6, "unified", "peer"]),
     "host_store": st.fixed_dictionaries(
         {
             "eviction": st.sampled_from(["lru", "fifo"]),
@@ -177,26 +178,31 @@ def drawn(case, engine, timeline=True):
         cache = replace(cache, slots_per_layer=None, bytes="auto", workspace_bytes=0)
         memory = memory_for(case, trace, policy, hardware, order.streams, speculate)
         hardware = hardware.with_figures({"gpu_memory_bytes": memory})
-    hardware, host = with_tiers(case, policy, hardware, order, trace)
-    setup = DeviceSetup(policy, hardware, cache, run, speculate=speculate, session=session, prefill=order, host=host)
+    hardware, tiers = with_tiers(case, policy, hardware, order, trace)
+    setup = DeviceSetup(policy, hardware, cache, run, speculate=speculate, session=session, prefill=order, **tiers)
     return assemble(trace, in_session(setup, session), others=others)
 
 
 def with_tiers(case, policy, hardware, order, trace):
-    """(the machine with the case's storage, its host memory): none where the policy cannot be replayed on it."""
+    """(the machine with the case's storage, its host memory or second GPU): none where the policy cannot be replayed on
+    it."""
     if case["host"] is None or order.streams or policy.prefetch.chunks() > 1 or Need.LOW_PRECISION in policy.needs():
-        return hardware, HostConfig()
+        return hardware, {}
     rate = case["read_bytes_per_s"]
     read = {"storage_rates": [[1, 1, rate, rate]], "storage_latency_s": 3e-8, "read_bytes": case["read_bytes"]}
     if case["host"] == "unified":
         alone = Need.CPU not in policy.needs() and policy.write_back == "none"
-        return (hardware.with_figures(read | {"unified_memory": True}) if alone else hardware), HostConfig()
+        return (hardware.with_figures(read | {"unified_memory": True}) if alone else hardware), {}
     sizes = trace.geometry.expert_bytes
     least, whole = trace.top_k * max(sizes), sum(sizes) * trace.num_experts
     store = case["host_store"]
     if policy.write_back == "none":
         store = store | {"inclusion": "inclusive"}
-    return hardware.with_figures(read), HostConfig(bytes=max(least, int(case["host"] * whole)), **store)
+    if case["host"] == "peer":
+        links = {"peer_bytes_per_s": 3 * rate, "second_link_bytes_per_s": rate, "peer_bytes": max(least, whole // 2)}
+        peer = {"devices": DevicesConfig(2, "store", **links), "host": HostConfig(**store)}
+        return hardware, {} if Need.CPU in policy.needs() else peer
+    return hardware.with_figures(read), {"host": HostConfig(bytes=max(least, int(case["host"] * whole)), **store)}
 
 
 def order_of(case):

@@ -66,7 +66,7 @@ def test_copies_in_the_background_go_on_while_the_other_computes(engine):
 
 def test_the_clocks_agree_on_two_gpus():
     trace = random_trace(5, 4, 8, 2, prompts=(3, 0), decodes=(30, 20), expert_bytes=1000)
-    devices = DevicesConfig(2, 1, second_link_bytes_per_s=3e8, handover_s=70e-9)
+    devices = DevicesConfig(2, first_layers=1, second_link_bytes_per_s=3e8, handover_s=70e-9)
     simpy, compiled = (
         table_of(trace, PROMOTES, engine, devices, slots_per_layer=4, reset="request") for engine in TIMED
     )
@@ -92,7 +92,7 @@ def test_what_binds_may_be_the_second_link():
             {"host": HostConfig(bytes=2000), "machine": machine(storage_rates=[[1000, 1, 1e9, 1e9]])},
             "storage behind host memory is replayed with one GPU only",
         ),
-        ({"devices": DevicesConfig(2, 2)}, "2 of 2 MoE layers on the first GPU leave none"),
+        ({"devices": DevicesConfig(2, first_layers=2)}, "2 of 2 MoE layers on the first GPU leave none"),
     ],
 )
 def test_refusals(changes, sentence):

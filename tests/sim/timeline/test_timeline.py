@@ -213,7 +213,7 @@ def test_two_gpus_have_tracks_of_their_own(engine, tmp_path):
 def test_the_tracks_of_two_gpus_cover_the_clock_together(engine, tmp_path):
     """They run by turns, so what both do follows each other without a gap; the first steps alone are written."""
     trace = random_trace(5, 4, 8, 2, prompts=(3, 0), decodes=(9, 8), expert_bytes=1000)
-    run, devices = RunConfig(engine=engine, timeline=True), DevicesConfig(2, 1, handover_s=70e-9)
+    run, devices = RunConfig(engine=engine, timeline=True), DevicesConfig(2, first_layers=1, handover_s=70e-9)
     setup = DeviceSetup(POLICIES["cpu"], machine(), CacheConfig(slots_per_layer=3), run, devices=devices)
     events, table = written(assemble(trace, setup), tmp_path, 7)
     gpu = sorted(slices(events, track("GPU")) + slices(events, track("host")), key=lambda one: (one[1], one[2]))
