@@ -13,19 +13,18 @@ from sim.machine.model import (
     dimensions_from_config,
     embedding_bytes,
     geometry,
+    kv_bytes_per_token,
     load_dimensions,
     model_names,
 )
 from sim.model_files.config_json import read_config_json
 from sim.model_files.gguf_header import read_gguf
 from sim.plain_yaml import read_mapping
-from sim.validation.published.corpus.sizes import BITS, KnownModel, bits_of, find_model, shipped_models
+from sim.validation.published.corpus.sizes import BITS, KV_BITS, KnownModel, bits_of, find_model, shipped_models
 from traces.errors import UserError
 
 MOST_NAMES = 12
 """Of models, in an error."""
-KV_BYTES = 2
-"""Of one number of K or V: 16 bits, as runtimes keep them unless told otherwise."""
 _SIZE = re.compile(r"^(?:[a-z]?\d+(?:\.\d+)?[bm]|\d+x\d+b|a\d+(?:\.\d+)?b)$")
 _VARIANT = re.compile(r"^(?:it|instruct|base|chat|thinking|coder|vl|moe|\d+bit|q\d.*|iq\d.*|ud|gguf|mxfp4|[bf]p?\d+)$")
 
@@ -78,7 +77,7 @@ def read_model(words: str, quantisation: str | None) -> ForecastModel:
     dimensions = _dimensions(words)
     if quantisation is None:
         _check_bits_of_name(words, dimensions)
-    kv = dimensions.stored_kv_bytes or _kv_bytes(dimensions)
+    kv = dimensions.stored_kv_bytes or kv_bytes_per_token(dimensions, KV_BITS)
     if quantisation is None:
         sized = replace(dimensions, stored_kv_bytes=kv)
         return ForecastModel(words, sized, f"{sized.weight_bits:.3g} bits a weight", family_of(dimensions.name))
@@ -119,13 +118,6 @@ def quantisations() -> list[str]:
     shown = ("BF16", "FP8", "MXFP4", "NVFP4", "AWQ", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
     more = ("IQ3_XXS", "Q2_K", "IQ2_XXS", "IQ1_M")
     return [name for name in (*shown, *more) if any(re.search(pattern, name.lower()) for pattern, _, _ in BITS)]
-
-
-def _kv_bytes(model: Dimensions) -> int:
-    """Bytes of K and V of one token for each of the MoE layers, at 16 bits."""
-    layers = model.num_layers + model.dense_layers
-    numbers = 2 * model.num_kv_heads * model.head_dim * layers if model.kv_numbers is None else model.kv_numbers
-    return round(numbers * KV_BYTES / model.num_layers)
 
 
 def _is_folder(path: Path) -> bool:

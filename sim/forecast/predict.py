@@ -21,12 +21,14 @@ from sim.validation.published.corpus.estimate import (
     NAMES,
     ROW_NOISE,
     UNKNOWN_SPREAD,
+    Fitted,
     Problem,
     Vector,
     calibrate,
     gradient,
     problem_of,
     seconds,
+    widened,
 )
 from sim.validation.published.corpus.parts import SHIPPED, STATED
 from sim.validation.published.corpus.prefill import expressible, factor_of, prompt_s
@@ -73,13 +75,28 @@ class Forecast:
 
 
 @cache
-def shipped_parameters() -> Vector:
-    """Logarithms of the FITTED parameters, in the order of the corpus' names."""
-    rows = {row["parameter"]: row["value"] for row in read_csv(_shipped(PARAMETERS), ("parameter", "value"))}
+def shipped_fit() -> Fitted:
+    """The FITTED parameters and what is open of each, in the order of the corpus' names."""
+    columns = ("parameter", "value", "relative_error")
+    rows = {row["parameter"]: row for row in read_csv(_shipped(PARAMETERS), columns)}
     missing = [name for name in NAMES if name not in rows]
     if missing:
         raise UserError(f"{PARAMETERS} has no {missing[0]}: `python -m sim validate published=corpus` writes it")
-    return np.log([cell_number(PARAMETERS, name, "value", rows[name], 1e-9, 1e15) for name in NAMES])
+
+    def column(name: str, least: float, most: float) -> Vector:
+        return np.array([cell_number(PARAMETERS, at, name, rows[at][name], least, most) for at in NAMES])
+
+    return Fitted(np.log(column("value", 1e-9, 1e15)), column("relative_error", 0.0, 9.0))
+
+
+def shipped_parameters() -> Vector:
+    """Logarithms of the FITTED parameters, in the order of the corpus' names."""
+    return shipped_fit().values
+
+
+def open_problem(settings: Sequence[Setting]) -> Problem:
+    """Settings ready to be predicted, with what is open of the shipped parameters in the spread of their factors."""
+    return widened(problem_of(settings), shipped_fit().errors)
 
 
 def shares_of(parameters: Vector) -> dict[str, float]:
@@ -153,7 +170,7 @@ def forecast(
     parameters = shipped_parameters()
     rows = [row for row in own_rows if row.kind == setting.kind]
     mixed = Mixed.of(setting, layers)
-    before = problem_of(list(rows))
+    before = open_problem(list(rows))
     if len(before):
         before = replace(before, spread=np.repeat(mixed.problem.spread[:1], len(before), axis=0))
     nothing = np.zeros(len(FACTORS))
@@ -162,7 +179,7 @@ def forecast(
     width = mixed.width(parameters, factors, before) * disagreement(before, parameters, factors)
     stage = len(rows)
     if rows and all(model_key(row.model) != model_key(setting.model) for row in rows):
-        stage, width = 0, max(width, mixed.width(parameters, nothing, problem_of([])))
+        stage, width = 0, max(width, mixed.width(parameters, nothing, open_problem([])))
     if with_fewer_hits is not None:
         slower = Mixed.of(with_fewer_hits, fewer_layers).seconds(parameters, factors)
         width = float(np.hypot(width, np.log(slower / value)))
@@ -189,13 +206,13 @@ class Mixed:
     def of(cls, setting: Setting, layers: Layers) -> Mixed:
         """The setting itself where nothing is known of single layers."""
         if not layers:
-            return cls(problem_of([setting]), np.ones(1))
+            return cls(open_problem([setting]), np.ones(1))
         most = len(layers) - 1
         kinds = [
             replace(setting, placement=replace(setting.placement, gpu_share=1 - missed / most))
             for missed in range(most + 1)
         ]
-        return cls(problem_of(kinds), np.array(layers))
+        return cls(open_problem(kinds), np.array(layers))
 
     def seconds(self, parameters: Vector, factors: Vector) -> float:
         """Of a token."""

@@ -174,11 +174,12 @@ def embedding_bytes(model: Dimensions) -> int:
     return 0 if model.tied else round(model.vocab_size * model.hidden_size * model.other_bits / 8)
 
 
-def kv_bytes_per_token(model: Dimensions) -> int:
-    """Bytes of K and V of one token over all layers, dense ones too, at `other_bits`, for each of the MoE layers."""
+def kv_bytes_per_token(model: Dimensions, bits: float | None = None) -> int:
+    """Bytes of K and V of one token over all layers, dense ones too, at ``bits`` or else `other_bits`, for each of the
+    MoE layers."""
     layers = model.num_layers + model.dense_layers
     numbers = 2 * model.num_kv_heads * model.head_dim * layers if model.kv_numbers is None else model.kv_numbers
-    return round(numbers * model.other_bits / 8 / model.num_layers)
+    return round(numbers * (model.other_bits if bits is None else bits) / 8 / model.num_layers)
 
 
 def geometry(model: Dimensions) -> Geometry:

@@ -28,6 +28,8 @@ from sim.model_files.layers import (
     heads_of,
     layers_of,
     mixer_numbers,
+    short_window,
+    window_of,
 )
 from sim.model_files.values import Values
 from traces.errors import UserError
@@ -241,10 +243,12 @@ def _notes(values: Values, layers: Sequence[Layer], mixers: Counter[str]) -> lis
     """What the time model does not see of these layers, one sentence each."""
     notes = []
     if mixers[WINDOW]:
-        size = values.number("sliding_window", "attention_chunk_size")
+        size = window_of(values)
+        left_out = "their K and V, which do not grow, are left out"
+        overstated = "reading K and V over longer contexts is overstated"
         notes.append(
             f"{mixers[WINDOW]} of {len(layers)} layers attend to {f'{size}' if size else 'a window of'} tokens only: "
-            "reading K and V over longer contexts is overstated"
+            f"{left_out if short_window(values) else overstated}"
         )
     if mixers[STATE]:
         notes.append(

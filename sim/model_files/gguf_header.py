@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sim.model_files.layers import SHORT_WINDOW
 from traces.errors import UserError
 from traces.special_files import require_regular
 
@@ -240,7 +241,24 @@ def _kv_numbers(fields: dict[str, Any], family: Any, layers: int) -> int:
         all_heads = _most(fields.get(f"{family}.attention.head_count")) or 1
         width = 2 * (_most(fields.get(f"{family}.embedding_length")) // all_heads)
     interval = _most(fields.get(f"{family}.full_attention_interval"))  # the other layers are linear attention
-    return sum(_most(count) * width for at, count in enumerate(each) if not interval or (at + 1) % interval == 0)
+    grow = _growing(fields, family, len(each))
+    return sum(
+        _most(count) * width for at, count in enumerate(each) if grow[at] and (not interval or (at + 1) % interval == 0)
+    )
+
+
+def _growing(fields: dict[str, Any], family: Any, layers: int) -> list[bool]:
+    """Which layers cache what grows with the context: all, but those of a short window (gpt-oss: every second)."""
+    pattern = fields.get(f"{family}.attention.sliding_window_pattern", WINDOWS.get(family))
+    if not 0 < _most(fields.get(f"{family}.attention.sliding_window")) <= SHORT_WINDOW or not pattern:
+        return [True] * layers
+    if isinstance(pattern, list):
+        return [at >= len(pattern) or not pattern[at] for at in range(layers)]
+    return [(at + 1) % max(1, _most(pattern)) == 0 for at in range(layers)]
+
+
+WINDOWS = {"gpt-oss": 2}
+"""Families whose files do not say which layers attend to all: every so many-th one (llama.cpp, src/llama-model.cpp)."""
 
 
 def _kind(fields: dict[str, Any]) -> str:

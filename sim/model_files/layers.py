@@ -174,9 +174,24 @@ def mixer_numbers(values: Values, mixer: str, hidden: int) -> int:
     return _head_numbers(values, mixer, hidden)
 
 
+SHORT_WINDOW = 256
+"""Tokens up to which what a window holds is left out; longer ones are counted as if they grew."""
+
+
+def window_of(values: Values) -> int | None:
+    """Tokens that a layer with a window attends to; None where the file does not say."""
+    return values.number("sliding_window", "attention_chunk_size")
+
+
+def short_window(values: Values) -> bool:
+    """Whether windows hold too little to count."""
+    return 0 < (window_of(values) or 0) <= SHORT_WINDOW
+
+
 def cached_numbers(values: Values, mixer: str, hidden: int) -> float:
-    """Numbers that are cached of one token by what mixes the tokens of a layer; a state is none of them."""
-    if mixer in (STATE, NONE):
+    """Numbers that are cached of one token by what mixes the tokens of a layer; a state is none of them, nor are the
+    few tokens of a short window, which do not grow with the context."""
+    if mixer in (STATE, NONE) or (mixer == WINDOW and short_window(values)):
         return 0
     if mixer in (COMPRESSED, SPARSE):
         rate = _rate(values, mixer)

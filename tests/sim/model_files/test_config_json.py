@@ -32,7 +32,7 @@ GPT_OSS = {
     "model_type": "gpt_oss", "hidden_size": 2880, "num_hidden_layers": 24, "num_local_experts": 32, "head_dim": 64,
     "num_experts_per_tok": 4, "intermediate_size": 2880, "num_attention_heads": 64, "num_key_value_heads": 8,
     "vocab_size": 201088, "quantization_config": {"quant_method": "mxfp4"},
-    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "layer_types": ["sliding_attention", "full_attention"] * 12, "sliding_window": 128,
 }  # fmt: skip
 MOE_16B = {
     "model_type": "deepseek", "hidden_size": 2048, "num_hidden_layers": 28, "first_k_dense_replace": 1,
@@ -132,7 +132,7 @@ def test_llama_4_as_published_names_no_kinds_of_layers(tmp_path):
 
 def test_what_a_source_leaves_out_is_said(tmp_path):
     said = {
-        "gpt_oss": "12 of 24 layers attend to a window of tokens only: reading K and V over longer contexts",
+        "gpt_oss": "12 of 24 layers attend to 128 tokens only: their K and V, which do not grow, are left out",
         "qwen3_next_80b_a3b": "36 of 48 layers keep a state instead of K and V, which is not read here",
         "llama_4_scout": "36 of 48 layers attend to 8192 tokens only",
         "glm_5": "attention reads at most 2048 chosen tokens",

@@ -29,9 +29,11 @@ def test_bytes_of_every_layer_are_those_of_its_tensors(tmp_path):
     [
         ({"qwen3moe.attention.head_count_kv": [0, 2, 0]}, 2 * 64),
         ({"qwen3moe.full_attention_interval": 3}, 2 * 64),
+        ({"qwen3moe.attention.sliding_window": 128, "qwen3moe.attention.sliding_window_pattern": 3}, 2 * 64),
+        ({"qwen3moe.attention.sliding_window": 4096, "qwen3moe.attention.sliding_window_pattern": 3}, 3 * 2 * 64),
         ({"qwen3moe.attention.kv_lora_rank": 100, "qwen3moe.rope.dimension_count": 28}, 3 * 128),
     ],
-    ids=["heads by layer", "linear attention between", "latent"],
+    ids=["heads by layer", "linear attention between", "short windows", "long windows", "latent"],
 )
 def test_only_layers_with_a_cache_count(change, numbers, tmp_path):
     found = read_gguf(gguf(tmp_path / "t.gguf", FIELDS | change, TENSORS))

@@ -14,9 +14,19 @@ from sim.machine.runtime import load_runtime
 from sim.validation.config import PublishedConfig
 from sim.validation.findings import Findings
 from sim.validation.published.corpus import baselines
-from sim.validation.published.corpus.estimate import NAMES, calibrate, fit, prior, problem_of, seconds
+from sim.validation.published.corpus.estimate import (
+    FACTORS,
+    NAMES,
+    SPREAD,
+    calibrate,
+    fit,
+    prior,
+    problem_of,
+    seconds,
+    widened,
+)
 from sim.validation.published.corpus.held_out import families, predict_all
-from sim.validation.published.corpus.parts import SHIPPED, rates_of
+from sim.validation.published.corpus.parts import SHIPPED, SPECIFIED, STATED, rates_of
 from sim.validation.published.corpus.placement import (
     CPU_EXPERTS,
     CPU_ONLY,
@@ -117,6 +127,8 @@ def test_llama_cpp_counts_dense_layers_too(tmp_path: Path) -> None:
         ({"model": "a new model"}, "unknown size"),
         ({"model": "DeepSeek-V2-Lite / Qwen3.6-35B-A3B"}, "several in one row"),
         ({"quantisation": ""}, "quantisation"),
+        ({"quantisation": "0.1 bpw"}, "quantisation"),
+        ({"quantisation": "1000 bpw"}, "quantisation"),
         ({"placement_value": "some layers"}, "what was resident where"),
         ({"model": "Qwen3.8-Flash-Next", "context": "112,333"}, "attention cache is not known"),
         ({"runtime": "llama.cpp build X (regression)"}, "regression"),
@@ -278,13 +290,70 @@ def test_shares_are_recovered_from_rows_that_obey_them(shipped: list[Setting]) -
     problem = problem_of(shipped)
     truth = prior()[0] + 0.2 * np.sin(np.arange(len(NAMES)))
     exact = replace(problem, log_measured_s=np.log(seconds(problem, truth)))
-    found = fit(exact, np.full(len(problem), 1e4))
+    found, errors = fit(exact, np.full(len(problem), 1e4))
+    assert (errors < prior()[1]).all()
+    assert np.median(errors) < 0.01
     assert found == pytest.approx(truth, abs=0.03)
     factors = np.array([0.05, 0.2, -0.1, 0.0, 0.1, 0.1])
     rows = exact.chosen(np.arange(len(problem)) < 1)
     moved = replace(rows, log_measured_s=np.log(seconds(rows, truth, factors)))
     own = calibrate(moved, truth)
     assert np.log(seconds(moved, truth, own)) == pytest.approx(moved.log_measured_s, abs=0.05)
+
+
+def test_a_row_moves_the_term_that_is_known_least(shipped: list[Setting]) -> None:
+    """Errors by hand: a parameter known to .4 adds to the spread of its factor, in quadrature, and takes the blame."""
+    rows = problem_of([setting for setting in shipped if setting.runtime == "llama.cpp"][:1])
+    errors = np.zeros(len(NAMES))
+    assert widened(rows, errors).spread == pytest.approx(rows.spread)
+    errors[NAMES.index("software_llama.cpp")] = 0.4
+    wider = widened(rows, errors)
+    place = FACTORS.index("software")
+    assert wider.spread[0, place] == pytest.approx(np.hypot(SPREAD[place], 0.4))
+    assert np.delete(wider.spread, place, 1) == pytest.approx(np.delete(rows.spread, place, 1))
+    slow = replace(wider, log_measured_s=np.log(seconds(wider, prior()[0])) + 0.3)
+    moved, before = (calibrate(replace(slow, spread=open_.spread), prior()[0]) for open_ in (wider, rows))
+    assert moved[place] > before[place] > 0
+    assert moved[FACTORS.index("dram")] > before[FACTORS.index("dram")]  # less of a rate is blamed
+
+
+def test_weights_of_sixteen_bits_are_not_unpacked_by_cores(tmp_path: Path) -> None:
+    cells = {"placement_value": "--cpu-moe", "placement_kind": ""}
+    machine = {"cpu": "Core i7-8700", "ram_bandwidth_gb_s": "", "ram_gb": "128"}
+    terms = []
+    for quantisation in ("Q4_K_M", "BF16"):
+        row, stated = read_one(tmp_path, machine, quantisation=quantisation, **cells)
+        setting = express(row, rates_of(stated))
+        assert isinstance(setting, Setting)
+        terms.append(terms_of(setting))
+    assert terms[0].cores == 6
+    assert np.isinf(terms[1].cores)
+
+
+@pytest.mark.parametrize(
+    ("storage", "stated", "rate", "known"),
+    [
+        ("WD_Black SN8100 2 TB", "", 14.9e9, SPECIFIED),
+        ("Samsung 990 PRO Gen4", "4.88 buffered, 5.87 O_DIRECT", 5.87e9, STATED),
+        ("Samsung PCIe Gen3 x4 NVMe", "", 3.2e9, SPECIFIED),
+        ("4 x NVMe PCIe 4.0 RAID0", "", None, None),
+        ("Samsung 990 Pro + SN850P partial mirror", "", None, None),
+        ("Internal SSD", "", None, None),
+        ("Samsung 980 PRO", "0 cold", 7.0e9, SPECIFIED),
+    ],
+)
+def test_a_named_drive_has_its_datasheets_rate_where_none_is_stated(
+    storage: str, stated: str, rate: float | None, known: str | None
+) -> None:
+    found = rates_of(StatedMachine(**machine_cells(storage=storage, storage_gb_s=stated)))
+    assert (found.storage_bytes_per_s, found.storage_known) == (rate, known)
+
+
+@pytest.mark.parametrize("cells", [{"other": "GPU memory 0 GB/s"}, {"gpu": "RTX 2080 (0 GB/s)"}, {"link": "0 GB/s"}])
+def test_a_rate_of_zero_is_none(cells: dict[str, str]) -> None:
+    found = rates_of(StatedMachine(**machine_cells(**cells)))
+    assert found.gpu_bytes_per_s == 448e9
+    assert found.link_bytes_per_s == 16 * 0.985e9
 
 
 def test_no_row_of_a_machine_moves_its_own_prediction(shipped: list[Setting]) -> None:
@@ -339,11 +408,11 @@ def test_what_the_corpus_reaches(findings: Findings) -> None:
     assert int(str(without["rows"])) >= 55
     assert median(without) < 20
     assert float(str(without["share_within_0.4"])) > 0.8
-    assert median(one) < 9
-    assert median(two) < 7
+    assert median(one) < 8
+    assert median(two) < 5
     assert median(overall["this model, after one row, each of a group in turn (pairs)"]) < 9
     for row in (without, one, two):
-        assert 0.8 < float(str(row["share_in_90_percent_interval"])) <= 0.98  # 41 of 42 after one row
+        assert 0.8 < float(str(row["share_in_90_percent_interval"])) <= 0.97
     for name in ("bytes over bandwidth", "llmfit"):
         assert median(without) < median(overall[f"{name}, the same rows"])
     order = {str(row["estimate"]): row for row in findings.tables["order"]}

@@ -123,11 +123,48 @@ def test_every_part_is_found_by_its_own_name_and_has_a_source() -> None:
         ("RTX 4070 Ti Super", "GeForce RTX 4070 Ti Super"), ("NVIDIA GeForce RTX 4070 Ti", "GeForce RTX 4070 Ti"),
         ("RTX 4070", "GeForce RTX 4070"), ("rtx 3060 12gb", "GeForce RTX 3060"), ("RX 7900 XTX", "Radeon RX 7900 XTX"),
         ("Apple M4 Max (40 cores)", "Apple M4 Max"), ("Apple M4 Mac mini", "Apple M4"), ("a card", None),
+        ("RTX 3080 Ti Laptop GPU", "GeForce RTX 3080 Ti Laptop"), ("GeForce RTX 3080 12GB", "GeForce RTX 3080 12 GB"),
+        ("RTX 3080", "GeForce RTX 3080"), ("GTX 1070 Ti", "GeForce GTX 1070 Ti"), ("Titan RTX", "Titan RTX"),
+        ("NVIDIA H100 PCIe 80GB", "H100 PCIe"), ("H100 SXM5", "H100"), ("RTX A4500", "RTX A4500"),
+        ("Arc B570", "Arc B570"),
+        ("RX 6600 XT", "Radeon RX 6600 XT"), ("RX 6600", "Radeon RX 6600"), ("Radeon VII", "Radeon VII"),
+        ("MI250X", "Instinct MI250X"), ("MI210", "Instinct MI210"), ("RTX 5060 Laptop", "GeForce RTX 5060 Laptop"),
+        ("Mac Studio M3 Ultra 512GB", "Apple M3 Ultra"), ("Ryzen AI Max 390", "Ryzen AI Max 390"),
+        ("Ryzen AI Max+ 395", "Ryzen AI Max+ 395 (Strix Halo)"), ("Core Ultra 7 258V", "Core Ultra 7 258V"),
+        ("Snapdragon 8 Elite", "Snapdragon 8 Elite"), ("Galaxy S23, Snapdragon 8 Gen 2", "Snapdragon 8 Gen 2"),
+        ("Jetson AGX Orin 64GB", "Jetson AGX Orin"), ("Raspberry Pi 5 8GB", "Raspberry Pi 5"), ("RTX 9999", None),
     ],
 )  # fmt: skip
 def test_the_longest_name_wins(text: str, part: str | None) -> None:
     found = find_part(text, ("gpu", "unified"), shipped_parts())
     assert (found.part if found else None) == part
+
+
+@pytest.mark.parametrize(
+    ("text", "part", "channels", "mt_s"),
+    [
+        ("EPYC 7742", "EPYC 7742", 8, 3200), ("AMD EPYC 7513", "EPYC 7003 series", 8, 3200),
+        ("EPYC 9754", "EPYC 9004 series", 12, 4800), ("EPYC 9575F", "EPYC 9005 series", 12, 6000),
+        ("Ryzen 7 5800X3D", "Ryzen 7 5800X", 2, 3200), ("Ryzen 7 5700G", "Ryzen 5000 series", 2, 3200),
+        ("Ryzen 9 7945HX", "Ryzen 7000 series", 2, 5200), ("Threadripper 9970X", "Threadripper 9970X", 4, 6400),
+        ("Threadripper 7970X", "Threadripper 7970X", 4, 5200),
+        ("Threadripper PRO 5955WX", "Threadripper PRO 5965WX", 8, 3200),
+        ("i5-13400F", "Core i7-13000 series", 2, 5600), ("i9-7900X", "Core i9-7900X", 4, 2666),
+        ("i9-9980XE", "Core i9-7900X", 4, 2666), ("Core i9-10980XE", "Core i9-10980XE", 4, 2933),
+        ("Ryzen 9 7900X", "Ryzen 9 7900X", 2, 5200), ("i7-6700K", "Core i7-6000 series", 2, 2133),
+        ("Xeon Gold 6338", "Xeon Scalable, 3rd generation", 8, 3200), ("Xeon Gold 6230", "Xeon Gold 6230", 6, 2933),
+        ("Xeon E5-2699 v3", "Xeon E5-2600 v3 series", 4, 2133),
+        ("Xeon Platinum 8568Y+", "Xeon Scalable, 5th generation", 8, 5600),
+        ("Core Ultra 5 245K", "Core Ultra 200 series", 2, 6400), ("Ampere Altra Q80-30", "Ampere Altra", 8, 3200),
+        ("Ryzen 9 9950X3D2", "Ryzen 9 9950X", 2, 5600),
+    ],
+)  # fmt: skip
+def test_a_series_of_cpus_counts_where_the_cpu_itself_is_not_listed(
+    text: str, part: str, channels: int, mt_s: int
+) -> None:
+    found = find_part(text, ("cpu",), shipped_parts())
+    assert found is not None
+    assert (found.part, found.channels, found.memory_mt_s) == (part, channels, mt_s)
 
 
 def stated(**cells: str) -> StatedMachine:

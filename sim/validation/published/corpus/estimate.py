@@ -4,12 +4,16 @@ Two steps of one method. ``fit`` finds, from rows of other machines, what their 
 share; what few rows speak of stays near the figure of `conf/runtime`, within the error stated there (maximum a
 posteriori). ``calibrate`` then moves a machine's own factors by one or two of its rows, each within the spread that
 machines have. With no row of a machine its factors are 1. All of it in logarithms, where errors are alike.
+
+What the first step leaves open of a parameter (few machines of a class of runtimes) is open of a machine's own factor
+on it, too: ``widened`` adds both, so that a row moves the term that is known least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +46,9 @@ SPREAD = (0.1, 0.3, 0.25, 0.3, 0.25, 0.4)
 """Relative spread of each factor among machines, ESTIMATED."""
 SPECIFIED_SPREAD, UNKNOWN_SPREAD = 0.35, 0.6
 """Of a rate that only a datasheet of the CPU or of the GPU's lanes says, or that nothing says."""
+SPECIFIED_STORAGE_SPREAD, UNKNOWN_STORAGE_SPREAD = 0.5, 1.0
+"""So of storage: a named drive, or any, from .5 GB/s of SATA to 14 of PCIe 5 (standard deviation of the logarithm of
+.5, 3.5, 7 and 14 GB/s: 1.2)."""
 ROW_NOISE = 0.07
 """Relative spread of one row about its machine's own truth: builds, prompts, repeats."""
 
@@ -108,8 +115,10 @@ def _spread(setting: Setting) -> list[float]:
         spread["dram"] = rates.ram_uncertainty
     if rates.link_uncertainty is not None:
         spread["link"] = rates.link_uncertainty
+    if rates.storage_known == SPECIFIED:
+        spread["storage"] = SPECIFIED_STORAGE_SPREAD
     if rates.storage_bytes_per_s is None or setting.assumed:
-        spread["storage"] = UNKNOWN_SPREAD
+        spread["storage"] = UNKNOWN_STORAGE_SPREAD
     if setting.assumed:
         spread["dram"] = UNKNOWN_SPREAD
     return [spread[name] for name in FACTORS]
@@ -146,18 +155,49 @@ def prior() -> tuple[Vector, Vector]:
     return np.log(values[:, 0]), values[:, 1]
 
 
-def fit(problem: Problem, weights: Vector) -> Vector:
-    """Logarithms of the parameters that rows speak for, each row by its weight and by what its machine leaves open."""
+class Fitted(NamedTuple):
+    """Logarithms of the parameters, as ``NAMES``, and the standard error that rows and prior leave of each."""
+
+    values: Vector
+    errors: Vector
+
+
+def fit(problem: Problem, weights: Vector) -> Fitted:
+    """The parameters that rows speak for, each row by its weight and by what its machine leaves open.
+
+    Errors are those of the linear problem about the result (Laplace's approximation), the rows' weights in it.
+    """
     mean, error = prior()
     if not len(problem):
-        return mean
+        return Fitted(mean, error)
     reach = np.sqrt((gradient(problem, mean) ** 2 * problem.spread**2).sum(axis=1) + ROW_NOISE**2)
 
     def residuals(parameters: Vector) -> Vector:
         rows = np.log(seconds(problem, parameters)) - problem.log_measured_s
         return np.concatenate([np.sqrt(weights) * soft(rows / reach), (parameters - mean) / error])
 
-    return np.asarray(least_squares(residuals, mean, method="trf").x, np.float64)
+    found = least_squares(residuals, mean, method="trf")
+    covariance = np.linalg.inv(found.jac.T @ found.jac)
+    return Fitted(np.asarray(found.x, np.float64), np.sqrt(np.diag(covariance)))
+
+
+def widened(problem: Problem, errors: Vector) -> Problem:
+    """The rows with what is open of the parameters added to the spread of the factors that stand on them."""
+    error = dict(zip(NAMES, errors.tolist(), strict=True))
+    open_of = np.array(
+        [
+            [
+                error["gpu_share"],
+                error[f"software_{CLASSES[place]}"],
+                error["dram_share"],
+                error["core_flops_per_s_other" if other else "core_flops_per_s"],
+                error["link_share"],
+                error["storage_share"],
+            ]
+            for place, other in zip(problem.classes.tolist(), problem.other_cores.tolist(), strict=True)
+        ]
+    ).reshape(-1, len(FACTORS))
+    return replace(problem, spread=np.hypot(problem.spread, open_of))
 
 
 def soft(deviations: Vector) -> Vector:

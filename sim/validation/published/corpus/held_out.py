@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from sim.statistics.prediction_interval import reach
 from sim.validation.published.corpus.estimate import (
+    Fitted,
     Problem,
-    Vector,
     calibrate,
     fit,
     problem_of,
     seconds,
+    widened,
     widths,
 )
 from sim.validation.published.corpus.rule import Setting
@@ -76,13 +77,17 @@ def families(settings: Sequence[Setting]) -> dict[str, str]:
     return {machine: root(machine) for machine in parent}
 
 
-def predict_all(training: Sequence[Setting], settings: Sequence[Setting]) -> list[Prediction]:
+def predict_all(
+    training: Sequence[Setting],
+    settings: Sequence[Setting],
+    held_together: Callable[[Sequence[Setting]], dict[str, str]] = families,
+) -> list[Prediction]:
     """Predict ``settings`` by what is fitted on ``training``, without the families that a row belongs to.
 
-    Where both are the same rows this is leave-one-machine-out.
+    Where both are the same rows this is leave-one-machine-out. ``held_together``: family of each machine.
     """
     together = {(setting.row.machine_id, setting.row.row_id): setting for setting in (*training, *settings)}
-    family = families(list(together.values()))
+    family = held_together(list(together.values()))
     trained = _predict(training, training, family)
     found = trained if list(settings) == list(training) else _predict(training, settings, family)
     for prediction in found:
@@ -101,7 +106,7 @@ def _predict(training: Sequence[Setting], settings: Sequence[Setting], family: d
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, setting in enumerate(settings):
         groups.setdefault(setting.key, []).append(place)
-    fitted: dict[str, Vector] = {}
+    fitted: dict[str, Fitted] = {}
     for places in groups.values():
         held = predictions[places[0]].family
         held = held if held in source_family else ""
@@ -111,7 +116,7 @@ def _predict(training: Sequence[Setting], settings: Sequence[Setting], family: d
     return predictions
 
 
-def fit_families(problem: Problem, family: NDArray[np.str_], held: str = "") -> Vector:
+def fit_families(problem: Problem, family: NDArray[np.str_], held: str = "") -> Fitted:
     """Parameters by all rows but those of a family; each family counts as one row."""
     kept = family != held
     counts = Counter(family[kept].tolist())
@@ -119,7 +124,8 @@ def fit_families(problem: Problem, family: NDArray[np.str_], held: str = "") -> 
     return fit(problem.chosen(kept), weights)
 
 
-def _predict_group(problem: Problem, places: list[int], parameters: Vector, predictions: list[Prediction]) -> None:
+def _predict_group(rows: Problem, places: list[int], fitted: Fitted, predictions: list[Prediction]) -> None:
+    problem, parameters = widened(rows, fitted.errors), fitted.values
     for stage in STAGES:
         if len(places) <= stage:
             continue

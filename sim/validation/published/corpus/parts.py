@@ -19,7 +19,7 @@ from traces.errors import UserError
 
 SHIPPED = ROOT / "docs" / "validation" / "corpus"
 PARTS = "parts.csv"
-KINDS = ("gpu", "unified", "cpu")
+KINDS = ("gpu", "unified", "cpu", "drive")
 NUMBERS = (
     "memory_gb", "bandwidth_gb_s", "fp16_tflops", "pcie_gen", "pcie_lanes", "cores", "channels", "memory_mt_s",
     "uncertainty",
@@ -33,7 +33,8 @@ STATED, SPECIFIED = "stated", "specified"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A row of `parts.csv`; 0 is not stated. ``kind`` unified: CPU and GPU share one memory."""
+    """A row of `parts.csv`; 0 is not stated. ``kind`` unified: CPU and GPU share one memory; drive: ``bandwidth_gb_s``
+    of reads in sequence."""
 
     part: str
     kind: str
@@ -53,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Nominal rates in bytes per second and sizes in bytes; None is not known. ``ram_known``, ``link_known``: how."""
+    """Nominal rates in bytes per second and sizes in bytes; None is not known. ``ram_known`` and so on: how."""
 
     name: str
     gpu: Part | None = None
@@ -69,6 +70,7 @@ class Rates:
     link_bytes_per_s: float | None = None
     link_known: str | None = None
     storage_bytes_per_s: float | None = None
+    storage_known: str | None = None
     ram_bytes: float | None = None
     vram_bytes: float | None = None
     ram_uncertainty: float | None = None
@@ -100,9 +102,10 @@ def read_parts(path: Path) -> tuple[Part, ...]:
 
 
 def find_part(text: str, kinds: Sequence[str], parts: Sequence[Part]) -> Part | None:
-    """The part whose name is found in a text, the longest where several are."""
+    """The part whose name is found in a text, the longest where several are; a line for a whole series of CPUs, which
+    states no cores, only where none of its own is."""
     found = [
-        (len(match[0]), part)
+        ((part.kind != "cpu" or part.cores > 0, len(match[0])), part)
         for part in parts
         if part.kind in kinds and (match := re.search(part.match, text, re.I)) is not None
     ]
@@ -114,11 +117,12 @@ def rates_of(machine: StatedMachine) -> Rates:
     parts = shipped_parts()
     text = f"{machine.gpu} {machine.cpu}"
     gpu = find_part(machine.gpu, ("gpu", "unified"), parts) or find_part(machine.cpu, ("unified",), parts)
-    cpu = find_part(text, ("cpu",), parts)
     unified = gpu is not None and gpu.kind == "unified"
+    cpu = None if unified else find_part(text, ("cpu",), parts)
     sockets = 2 if re.search(r"\b(2 ?x|dual) ?(amd |intel )?(epyc|xeon)", text, re.I) else 1
     ram, ram_known = _ram(machine, cpu, sockets)
     link, link_known = _link(machine, gpu)
+    storage, storage_known = _storage(machine, parts)
     threads = re.search(r"(\d{1,6}) (?:infer(?:ence)? )?threads", machine.gpu, re.I)
     ram_gb = number_of(machine.ram_gb)
     return Rates(
@@ -135,18 +139,23 @@ def rates_of(machine: StatedMachine) -> Rates:
         threads=int(threads[1]) if threads else None,
         link_bytes_per_s=link,
         link_known=link_known,
-        storage_bytes_per_s=_storage(machine.storage_gb_s),
+        storage_bytes_per_s=storage,
+        storage_known=storage_known,
         ram_bytes=None if ram_gb is None else ram_gb * 1e9,
         vram_bytes=_vram(machine, gpu),
     )
 
 
+def _stated(rate: float | str | None) -> float | None:
+    """Bytes per second of a rate in GB/s; a rate of 0 is none."""
+    return 1e9 * float(rate) if rate and float(rate) > 0 else None
+
+
 def _gpu(machine: StatedMachine, gpu: Part | None) -> float | None:
     stated = re.search(rf"gpu memory ({NUMBER}) ?gb/s", machine.other, re.I)
     beside = re.match(rf"[^+(]*\(({NUMBER}) ?gb/s\)", machine.gpu, re.I)
-    if stated or beside:
-        return 1e9 * float((stated or beside)[1])  # type: ignore[index]
-    return 1e9 * gpu.bandwidth_gb_s if gpu else None
+    told = stated or beside
+    return _stated(told[1].replace(",", "") if told else None) or _stated(gpu.bandwidth_gb_s if gpu else None)
 
 
 def _vram(machine: StatedMachine, gpu: Part | None) -> float | None:
@@ -172,8 +181,9 @@ def _ram(machine: StatedMachine, cpu: Part | None, sockets: int) -> tuple[float 
     text = f"{machine.gpu} {machine.ram_type} {machine.other}"
     rate = number_of(machine.ram_bandwidth_gb_s)
     beside = re.search(rf"ddr\d[^()]*\(({NUMBER}) ?gb/s\)", machine.gpu, re.I)
-    if rate or beside:
-        return 1e9 * (rate or float(beside[1])), STATED  # type: ignore[index]
+    told = _stated(rate) or _stated(beside[1].replace(",", "") if beside else None)
+    if told:
+        return told, STATED
     speed = re.search(r"ddr\dx?[- ]?(\d{4,5})", text, re.I)
     named = re.search(r"(\d{1,6}) ?ch\b", text, re.I)
     channels = number_of(machine.ram_channels) or (float(named[1]) if named else None)
@@ -198,8 +208,9 @@ def _link(machine: StatedMachine, gpu: Part | None) -> tuple[float | None, str |
     """Rate of the link, and how it is known: measured or stated; else the GPU's own lanes, an upper bound."""
     measured = number_of(machine.link_measured_gb_s)
     told = re.search(rf"({NUMBER}) ?gb/s", machine.link, re.I)
-    if measured or told:
-        return 1e9 * (measured or float(told[1])), STATED  # type: ignore[index]
+    rate = _stated(measured) or _stated(told[1].replace(",", "") if told else None)
+    if rate:
+        return rate, STATED
     generation = re.search(r"(?:pcie|gen) ?([345])(?:\.0)?", machine.link, re.I)
     lanes = re.search(r"x ?(\d{1,6})", machine.link, re.I)
     gen = int(generation[1]) if generation else int(gpu.pcie_gen) if gpu else 0
@@ -209,8 +220,16 @@ def _link(machine: StatedMachine, gpu: Part | None) -> tuple[float | None, str |
     return 1e9 * LANE_GB_S[gen] * width, STATED if generation else SPECIFIED
 
 
-def _storage(text: str) -> float | None:
-    """Rate of reads past the page cache where it is stated, else the first rate."""
+SEVERAL_DRIVES = r"raid|mirror|\+|\b\d ?x (?!pcie|gen)|vhdx|zstd|usb|external|\bvm\b"
+"""Words beside a drive's name that make its datasheet no answer."""
+
+
+def _storage(machine: StatedMachine, parts: Sequence[Part]) -> tuple[float | None, str | None]:
+    """Rate of reads past the page cache where it is stated, else the first rate, else the named drive's datasheet."""
+    text = machine.storage_gb_s
     past = re.search(rf"({NUMBER}) ?(?:O_DIRECT|F_NOCACHE|cold)", text)
-    rate = float(past[1]) if past else number_of(text)
-    return 1e9 * rate if rate else None
+    rate = _stated(past[1].replace(",", "") if past else number_of(text))
+    if rate:
+        return rate, STATED
+    drive = None if re.search(SEVERAL_DRIVES, machine.storage, re.I) else find_part(machine.storage, ("drive",), parts)
+    return (None, None) if drive is None else (_stated(drive.bandwidth_gb_s), SPECIFIED)

@@ -189,16 +189,18 @@ def parameter_rows(training: Sequence[Setting]) -> list[Row]:
     """What is fitted when no machine is left out: what another folder's machines are predicted with."""
     names = families(training)
     family = np.array([names[setting.row.machine_id] for setting in training])
-    values = np.exp(fit_families(problem_of(training), family))
+    fitted = fit_families(problem_of(training), family)
+    pairs = zip(NAMES, np.exp(fitted.values).tolist(), fitted.errors.tolist(), strict=True)
     return [
         {
             "parameter": name,
             "before": PRIOR[name][0],
             "relative_error_before": PRIOR[name][1],
             "value": value,
+            "relative_error": error,
             "label": "FITTED",
         }
-        for name, value in zip(NAMES, values.tolist(), strict=True)
+        for name, value, error in pairs
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from sim.machine.model import Dimensions, dimensions_from_config, load_dimensions
+from sim.machine.model import Dimensions, dimensions_from_config, kv_bytes_per_token, load_dimensions
 from sim.validation.published.corpus.parts import SHIPPED
 from sim.validation.published.corpus.tables import NUMBER, cell_number, read_csv
 from traces.errors import UserError
@@ -18,8 +18,10 @@ NUMBERS = (
     "attention_numbers", "vocab_size",
 )  # fmt: skip
 COLUMNS = ("model", "match", "conf", *NUMBERS, "kv_bytes", "parameters_b", "source")
+KV_BITS = 16
+"""Of a number of K or V, as runtimes keep them unless told otherwise."""
 LEAST_BITS, MOST_BITS = 1.4, 17.0
-"""Stored bits per weight that a file's size may give; else it is the size of something else."""
+"""Stored bits per weight that a name or a file's size may give; else it is the size of something else."""
 BITS: tuple[tuple[str, float, float | None], ...] = (
     (r"\bbf16\b|\bfp16\b|\bf16\b", 16, 16),
     (r"fp4/fp8", 4.25, 8),
@@ -91,8 +93,8 @@ def _model(file: str, cells: dict[str, str]) -> KnownModel:
     kv = optional["kv_bytes"]
     if cells["conf"]:
         dimensions = load_dimensions(cells["conf"])
-        if kv is None:  # as the file says, which may count K and V at the bits of the weights
-            kv = 2 * 2 * dimensions.num_kv_heads * dimensions.head_dim
+        if kv is None:
+            kv = kv_bytes_per_token(dimensions, KV_BITS)
     else:
         sizes = {name: int(cell_number(file, where, name, cells[name] or "0")) for name in NUMBERS}
         attention = sizes.pop("attention_numbers")
@@ -122,7 +124,8 @@ def bits_of(quantisation: str, known: KnownModel) -> tuple[float, float] | None:
     text = quantisation.lower()
     stated = re.search(rf"({NUMBER}) ?bpw", text)
     if stated:
-        return float(stated[1]), float(stated[1])
+        bits = float(stated[1].replace(",", ""))
+        return (bits, bits) if LEAST_BITS <= bits <= MOST_BITS else None
     named = next(((of_experts, rest) for name, of_experts, rest in BITS if re.search(name, text)), None)
     size = re.search(rf"({NUMBER}) ?(gib|gb)\b", text)
     alike = named is None or named[0] == named[1]

@@ -28,6 +28,8 @@ RUNTIME_FILES = {LLAMA: "llama_cpp", GRAPHS: "cuda_graphs", KTRANSFORMERS: "ktra
 UNKNOWN_RAM, UNKNOWN_STORAGE, UNKNOWN_GPU = 80e9, 5e9, 1e12
 """Where a rate is not known: two channels of DDR5-5000, a PCIe 4 drive. Such rows count only once calibrated."""
 PAGEABLE = 9.6e9
+PLAIN_BITS = 16
+"""Of weights that are multiplied as they lie, with nothing to unpack."""
 LATENCY_S = 1.3e-6
 """Of a copy, as in `conf/hardware`."""
 
@@ -173,9 +175,12 @@ def _cpu_share(setting: Setting) -> float:
 def limiting_cores(setting: Setting) -> float:
     """Cores whose arithmetic may be the limit; infinite where DRAM comes first.
 
-    They may be of CPUs and kernels without wider vectors than AVX2's, and of the runtimes that stream.
+    They may be of CPUs and kernels without wider vectors than AVX2's, and of the runtimes that stream: blocks of few
+    bits are unpacked there. Weights of 16 bits are not.
     """
     cpu, rates = setting.rates.cpu, setting.rates
+    if setting.model.weight_bits >= PLAIN_BITS:
+        return np.inf
     wide = cpu is not None and cpu.vector in ("avx512", "amx")
     avx2 = "avx2" in f"{setting.row.words} {setting.row.series_id}".lower()
     if rates.cores is None or (wide and not avx2 and setting.runtime != OTHER):
@@ -185,7 +190,10 @@ def limiting_cores(setting: Setting) -> float:
 
 
 def blind(setting: Setting) -> bool:
-    """Whether every rate that the row's placement needs is stated, or follows from a part that it names."""
+    """Whether every rate that the row's placement needs is stated, or, of memories, follows from a part that it names.
+
+    Of links and drives the part is no answer: lanes are an upper bound, and runtimes read in pieces of their own.
+    """
     rates, kind = setting.rates, setting.placement.kind
     if setting.assumed:
         return False
@@ -194,4 +202,4 @@ def blind(setting: Setting) -> bool:
         return False
     if kind == LINK_CACHE:
         return rates.link_known == STATED
-    return kind != STORAGE_CACHE or rates.storage_bytes_per_s is not None
+    return kind != STORAGE_CACHE or rates.storage_known == STATED
