@@ -19,18 +19,23 @@ overrides (default):
   model=demo                 demo | demo_plain | a folder | a hub id, as in `record`; model.dtype, model.device
   prompts=builtin            held-out text of the Python library | FILE.txt | FILE.jsonl with "prompt" and "label"
   windows=24, tokens=256     windows of text that are evaluated; text_seed=0 chooses them
-  batch_windows=8            windows, items and continuations that run side by side; fewer take less memory
+  batch_windows=8            windows, items, continuations and lines that run side by side; fewer take less memory
   fit_windows=16             further windows for rules that learn from other requests
   mode=auto                  parallel | decode; auto takes parallel where it decides the same, else decode
-  step_tokens=1              positions that a step decodes: 1 + N prices policy=moe_spec (generation.windows=0) where
-                             N drafts are all accepted
+  step_tokens=1              positions that a step decodes: 1 + N prices policy=moe_spec (generation.windows=0,
+                             lines.items=0) where N drafts are all accepted
   weights=own                of substitutes | inherit
   contrasts=true             the same replacements with other weights, dropped, and at random
   per_layer=null             the policy in one layer at a time; null: in parallel mode
   cloze.items=24, cloze.choices=4, cloze.context_tokens=128, cloze.continuation_tokens=32
   generation.windows=8, generation.prompt_tokens=64, generation.new_tokens=32
+  lines.items=48             at most; the second half of lines of code, written to the end of the line: how many are
+                             exactly the text's, and the untouched model's; lines.prompt_tokens=64, lines.new_tokens=12
+  margin=0.01                "within": whether the whole interval of a change of perplexity (relative) or of a share
+                             (points / 100) lies within it (yes), outside (no), or neither (undecided)
+  contrast_margin=0.1        the same of the KL divergence of contrasts over the policy's, relative
   sizes=auto                 whose bytes the clock moves: a name of conf/model | own
-  quick=false                true: a third of the windows, items and continuations, intervals 1.7 times as wide
+  quick=false                true: a third of the windows, items, continuations and lines, intervals 1.7 times as wide
   resume=true                finished windows of a killed evaluation are not run again
   seed=0                     of rules that draw, and of the demo model's training
 
@@ -59,7 +64,7 @@ if TYPE_CHECKING:
     from sim.quality.study import Study
     from traces.recording.loading import LoadedModel
 
-GROUPS = ("cloze", "generation", "cache", "time", "policy", "hardware", "runtime", "model")
+GROUPS = ("cloze", "generation", "lines", "cache", "time", "policy", "hardware", "runtime", "model")
 
 
 def main(argv: list[str]) -> int:
@@ -107,7 +112,7 @@ def study_from(config: DictConfig) -> Study:
     from sim.assembly.replay import Notes
     from sim.assembly.trial import try_on_embedded
     from sim.config import RunConfig, to_plain_dict, validate
-    from sim.quality.settings import ClozeConfig, GenerationConfig, QualityConfig, StudyConfig, quickened
+    from sim.quality.settings import ClozeConfig, GenerationConfig, LinesConfig, QualityConfig, StudyConfig, quickened
     from sim.quality.study import DEMO_SIZES, check_before_loading, make_study
 
     for name in GROUPS:
@@ -117,6 +122,7 @@ def study_from(config: DictConfig) -> Study:
         validate(QualityConfig, values),
         validate(ClozeConfig, to_plain_dict(config.cloze), "cloze."),
         validate(GenerationConfig, to_plain_dict(config.generation), "generation."),
+        validate(LinesConfig, to_plain_dict(config.lines), "lines."),
     )
     measured, sentence = quickened(measured)
     setup = read_device(config, validate(RunConfig, {"seed": config.seed}))

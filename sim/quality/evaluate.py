@@ -1,4 +1,4 @@
-"""Runs an evaluation task by task: windows, cloze items, continuations; finished ones are read back."""
+"""Runs an evaluation task by task: windows, cloze items, continuations, lines; finished ones are read back."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ TIMES = ("latency_ns", "parts_ns", "counts", "lost")
 class Results:
     """What the tasks gave, each in order of its windows. Keys of windows: `<variant>` [S-1, columns of
     ``sim.quality.measures``], `<variant>.changed` [2], and the fields of ``StepResults``, by step; of cloze items:
-    `base` and `<variant>` [choices]; of continuations: `base` and `<variant>` [new tokens]."""
+    `base` and `<variant>` [choices]; of continuations: `base` and `<variant>` [new tokens]; of lines: `base` and
+    `<variant>` [2], ``Lines.judged``."""
 
     windows: list[Arrays] = field(default_factory=list)
     cloze: list[Arrays] = field(default_factory=list)
     generation: list[Arrays] = field(default_factory=list)
+    lines: list[Arrays] = field(default_factory=list)
 
 
 def run_study(study: Study, store: Store, progress: Progress = lambda tokens: None) -> Results:
@@ -56,6 +58,7 @@ def run_study(study: Study, store: Store, progress: Progress = lambda tokens: No
     results.cloze = run_tasks(study, store, progress, Task("cloze", config.cloze.items, _run_cloze, batch))
     generation = Task("generation", config.generation.windows, _run_generation, batch)
     results.generation = run_tasks(study, store, progress, generation)
+    results.lines = run_tasks(study, store, progress, Task("lines", len(study.lines), _run_lines, batch))
     return results
 
 
@@ -103,13 +106,19 @@ def generation_tokens(study: Study) -> int:
     return study.config.generation.new_tokens * len(whole(study))
 
 
-TOKENS = {"window": window_tokens, "cloze": cloze_tokens, "generation": generation_tokens}
+def line_tokens(study: Study) -> int:
+    """Tokens of the rest of one line in all of them."""
+    return study.config.lines.new_tokens * len(whole(study))
+
+
+TOKENS = {"window": window_tokens, "cloze": cloze_tokens, "generation": generation_tokens, "lines": line_tokens}
 
 
 def total_tokens(study: Study) -> int:
     """Sum of all numbers passed to ``progress``."""
     config = study.config
     counts = {"window": config.quality.windows, "cloze": config.cloze.items, "generation": config.generation.windows}
+    counts["lines"] = len(study.lines)
     return sum(count * TOKENS[kind](study) for kind, count in counts.items())
 
 
@@ -239,13 +248,30 @@ def _decode_cloze(
 
 def _run_generation(study: Study, numbers: range, progress: Progress) -> list[Arrays]:
     """The greedy continuations of the first tokens of some windows, untouched and by variant."""
-    config, loop = study.config.generation, study.loop
+    config = study.config.generation
     prompts = study.windows.tokens[numbers.start : numbers.stop, : config.prompt_tokens]
-    plain = plain_continuations(loop.model, prompts, config.new_tokens)
-    results: list[Arrays] = [{"base": tokens} for tokens in plain]
+    return _continued(study, numbers, prompts, config.new_tokens, progress)
+
+
+def _run_lines(study: Study, numbers: range, progress: Progress) -> list[Arrays]:
+    """How some lines were finished, untouched and by variant."""
+    prompts = study.lines.prompts[numbers.start : numbers.stop]
+    found = _continued(study, numbers, prompts, study.config.lines.new_tokens, progress)
+    names = ["base", *(variant.name for variant in whole(study))]
+    return [
+        {name: np.array(study.lines.judged(item, tokens["base"], tokens[name])) for name in names}
+        for item, tokens in zip(numbers, found, strict=True)
+    ]
+
+
+def _continued(
+    study: Study, numbers: range, prompts: NDArray[np.int64], new_tokens: int, progress: Progress
+) -> list[Arrays]:
+    """The greedy continuations of prompts [N, P]: `base`, `<variant>`, and `latency_ns` of the policy's own."""
+    results: list[Arrays] = [{"base": tokens} for tokens in plain_continuations(study.loop.model, prompts, new_tokens)]
     variants, which = _beside(whole(study), len(numbers))
     windows = [numbers[place] for place in which]
-    tokens, times = continuations(loop, prompts[which], config.new_tokens, variants, windows)
+    tokens, times = continuations(study.loop, prompts[which], new_tokens, variants, windows)
     for variant, place, row, timing in zip(variants, which, tokens, times, strict=True):
         results[place][variant.name] = row
         if variant.name == POLICY:

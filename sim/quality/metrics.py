@@ -16,6 +16,7 @@ from sim.quality.loop import step_bounds
 from sim.quality.measures import COLUMNS
 from sim.quality.study import POLICY, Study
 from sim.statistics.bootstrap import Statistic
+from sim.statistics.margin import within
 
 Row = dict[str, float | int | str | None]
 NLL_BASE, NLL, KL, AGREE, CORRECT_BASE, CORRECT = range(len(COLUMNS))
@@ -48,7 +49,9 @@ def quality_row(study: Study, results: Results) -> Row:
     row["accuracy"] = float(first[..., CORRECT_BASE].mean())
     for variant in study.variants:
         row |= token_measures(study, results, variant.name)
-    return row | cloze_measures(study, results) | generation_measures(study, results) | times(study, results)
+    row |= cloze_measures(study, results) | generation_measures(study, results) | line_measures(study, results)
+    row |= kl_contrasts(study, results)
+    return row | verdicts(study, row) | times(study, results)
 
 
 def stacked(results: Results, variant: str) -> NDArray[np.float64]:
@@ -111,6 +114,61 @@ def generation_measures(study: Study, results: Results) -> Row:
         put(row, f"{variant.name}.exact_match", per_block(exact, blocks, mean_of(0)))
         put(row, f"{variant.name}.match_tokens", per_block([[n] for n in lengths], blocks, mean_of(0)))
     return row
+
+
+def line_measures(study: Study, results: Results) -> Row:
+    """Share of lines finished exactly, its change, and the share finished as the untouched model does."""
+    row: Row = {"lines.items": len(results.lines)}
+    if not results.lines:
+        return row
+    blocks = study.lines.documents
+    base = [item["base"][0] for item in results.lines]
+    put(row, "lines.exact", per_block([[right] for right in base], blocks, mean_of(0)))
+    for variant in whole(study):
+        exact, same = zip(*(item[variant.name] for item in results.lines), strict=True)
+        pairs = list(zip(base, exact, strict=True))
+        put(row, f"{variant.name}.lines_exact_change", per_block(pairs, blocks, difference(0, 1)))
+        put(row, f"{variant.name}.lines_same", per_block([[value] for value in same], blocks, mean_of(0)))
+    return row
+
+
+def kl_contrasts(study: Study, results: Results) -> Row:
+    """`kl_over_policy`: KL of another stand-in on the policy's own ranks over that of the policy, less 1, paired."""
+    row: Row = {}
+    own = stacked(results, POLICY)[..., KL]
+    blocks = np.repeat(np.array(study.windows.documents), own.shape[1]).tolist()
+    for variant in whole(study):
+        if variant.name != POLICY and own.sum() > 0:
+            pairs = np.column_stack([stacked(results, variant.name)[..., KL].ravel(), own.ravel()])
+            put(row, f"{variant.name}.kl_over_policy", estimate(block_sums(pairs, blocks), excess))
+    return row
+
+
+def excess(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the first of two sums lies over the second, relative."""
+    return np.asarray(sums[..., 0] / sums[..., 1] - 1)
+
+
+JUDGED = {"perplexity_ratio": 1.0, "accuracy_change": 0.0, "cloze_accuracy_change": 0.0, "lines_exact_change": 0.0}
+"""What is judged by ``margin``, with the value that means no change."""
+
+
+def verdicts(study: Study, row: Row) -> Row:
+    """`<measure>.within`: yes, no or undecided, whether a change lies within the margin."""
+    found: Row = {}
+    settings = study.config.quality
+    for variant in whole(study):
+        margins = {f"{variant.name}.{name}": (none, settings.margin) for name, none in JUDGED.items()}
+        margins[f"{variant.name}.kl_over_policy"] = 0.0, settings.contrast_margin
+        for name, (none, margin) in margins.items():
+            if name in row:
+                low, high = (_less(row[f"{name}.{end}"], none) for end in ("low", "high"))
+                found[f"{name}.within"] = within(low, high, margin)
+    return found
+
+
+def _less(value: float | int | str | None, none: float) -> float | None:
+    return None if value is None else float(value) - none
 
 
 def times(study: Study, results: Results) -> Row:

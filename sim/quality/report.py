@@ -18,6 +18,7 @@ from sim.quality.study import POLICY, Study
 from sim.results.json_files import write_json
 from sim.results.outputs import versions
 from sim.results.table_file import write_table
+from sim.statistics.margin import NO, UNDECIDED, YES, above
 
 NAMES = {
     POLICY: "as the policy says",
@@ -91,16 +92,18 @@ def text(study: Study, row: Row) -> str:
         + (f", {row['step_tokens']} positions a step" if row["step_tokens"] != 1 else "")
         + "; quality MEASURED, times SIMULATED",
         f"untouched model: perplexity {row['perplexity']:.2f}, next token right {share(row, 'accuracy')}"
-        + (f", cloze right {share(row, 'cloze.accuracy')}" if row["cloze.items"] else ""),
+        + (f", cloze right {share(row, 'cloze.accuracy')}" if row["cloze.items"] else "")
+        + (f", lines finished exactly {share(row, 'lines.exact')}" if row["lines.items"] else ""),
         "",
-        f"{'in place of a replaced expert':<36}{'perplexity':>24}{'KL, nats':>10}{'same top-1':>12}"
-        f"{'next token right':>26}",
+        f"{'in place of a replaced expert':<36}{'perplexity':>24}{within_margin(study):>12}{'KL, nats':>10}"
+        f"{'same top-1':>12}{'next token right':>26}",
     ]
     names = [variant.name for variant in study.variants]
     lines += [measure_line(row, name, NAMES[name]) for name in names if name in NAMES]
     domains = [key.split(".")[1] for key in row if key.startswith(f"{POLICY}.") and key.endswith(".kl")]
     lines += [measure_line(row, f"{POLICY}.{domain}", f"  {domain} only") for domain in domains if domain != "kl"]
     lines += layers(row, names)
+    lines += stand_ins(study, row, names)
     lines += tasks(row, names)
     lines += time_lines(study, row)
     lines += [f"warning: {warning}" for warning in study.notes.warnings]
@@ -111,8 +114,9 @@ def text(study: Study, row: Row) -> str:
 
 def measure_line(row: Row, name: str, label: str) -> str:
     change = interval(row, f"{name}.perplexity_ratio", lambda v: f"{100 * (v - 1):+.2f}")
+    within = row.get(f"{name}.perplexity_ratio.within", "")
     return (
-        f"{label:<36}{change + ' %':>24}{interval(row, f'{name}.kl', lambda v: f'{v:.4f}', False):>10}"
+        f"{label:<36}{change + ' %':>24}{within:>12}{interval(row, f'{name}.kl', lambda v: f'{v:.4f}', False):>10}"
         f"{interval(row, f'{name}.top1_agreement', lambda v: f'{100 * v:.1f}', False) + ' %':>12}"
         f"{interval(row, f'{name}.accuracy_change', lambda v: f'{100 * v:+.2f}') + ' pp':>26}"
     )
@@ -143,8 +147,44 @@ def layers(row: Row, names: list[str]) -> list[str]:
     return ["", "perplexity with the policy in one layer only: " + ", ".join(changes)]
 
 
+def within_margin(study: Study) -> str:
+    """The head of a column that says whether a change lies within the margin."""
+    return f"within {100 * study.config.quality.margin:g} %"
+
+
+IDENTITY = {
+    YES: "it matters here which expert stands in",
+    NO: "a random resident expert does no more harm than the policy's: this model cannot test whether experts of "
+    "nearly the same score do the same",
+    UNDECIDED: "whether it matters which expert stands in is undecided",
+}
+
+
+def stand_ins(study: Study, row: Row, names: list[str]) -> list[str]:
+    """KL of the contrasts beside the policy's, and what the random one says of the model."""
+    margin = study.config.quality.contrast_margin
+    found = [name for name in names if f"{name}.kl_over_policy" in row]
+    lines = [
+        f"{NAMES[name]:<36}KL over the policy's {interval(row, f'{name}.kl_over_policy', _percent)} %, within "
+        f"{100 * margin:g} %: {row[f'{name}.kl_over_policy.within']}"
+        for name in found
+    ]
+    if "random" in found:
+        low, high = (row[f"random.kl_over_policy.{end}"] for end in ("low", "high"))
+        lines.append(IDENTITY[above(_number(low), _number(high), margin)])
+    return ["", *lines] if lines else []
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.0f}"
+
+
+def _number(value: float | int | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
 def tasks(row: Row, names: list[str]) -> list[str]:
-    """Cloze and continuations, a line per variant."""
+    """Cloze, continuations and lines, a line per variant."""
     lines = []
     for name in (name for name in names if name in NAMES):
         results = []
@@ -154,6 +194,10 @@ def tasks(row: Row, names: list[str]) -> list[str]:
         if row["generation.windows"]:
             same = interval(row, f"{name}.match_tokens", lambda v: f"{v:.1f}")
             results.append(f"continuations equal {share(row, f'{name}.exact_match')}, first {same} tokens")
+        if row["lines.items"]:
+            exact = interval(row, f"{name}.lines_exact_change", lambda v: f"{100 * v:+.1f}")
+            same = interval(row, f"{name}.lines_same", lambda v: f"{100 * v:.0f}")
+            results.append(f"lines exact {exact} pp, as untouched {same} % of {row['lines.items']}")
         if results:
             lines.append(f"{NAMES[name]:<36}" + "; ".join(results))
     return ["", *lines] if lines else []

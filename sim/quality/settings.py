@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from sim.ranges import Amount, Count, OneOf, Range, check_ranges
+from sim.ranges import Amount, Count, OneOf, Positive, Range, check_ranges
 from traces.errors import UserError
 
 MODES = ("auto", "parallel", "decode")
@@ -17,7 +17,9 @@ class QualityConfig:
     """What is measured on which text. ``mode``: ``parallel`` (teacher-forced, one pass per window), ``decode`` (token
     by token with the clock in the loop), ``auto`` (parallel where that decides the same, else decode). ``weights`` of a
     substitute: its ``own`` or those of the expert it replaces (``inherit``). ``step_tokens``: consecutive positions of
-    a window that one step decodes, as where drafts are verified that are all accepted."""
+    a window that one step decodes, as where drafts are verified that are all accepted. ``margin``: a change
+    of perplexity (relative) or of a share (points / 100) that counts as none; ``contrast_margin``: of the KL
+    divergence, relative."""
 
     prompts: str = "builtin"
     windows: Count = 24
@@ -28,6 +30,8 @@ class QualityConfig:
     step_tokens: Annotated[int, Range(1, 65)] = 1
     weights: Annotated[str, OneOf("own", "inherit")] = "own"
     contrasts: bool = True
+    margin: Positive = 0.01
+    contrast_margin: Positive = 0.1
     per_layer: bool | None = None
     batch_windows: Count = 8
     quick: bool = False
@@ -86,34 +90,55 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LinesConfig:
+    """Lines of the windows to be finished: at most ``items``, as many as the windows hold. 0 items: left out."""
+
+    items: Amount = 48
+    prompt_tokens: Count = 64
+    new_tokens: Count = 12
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "lines.")
+
+    def check(self, tokens: int) -> None:
+        """Raises: UserError where no window holds a prompt and a rest."""
+        if self.items and self.prompt_tokens + 2 > tokens:
+            raise UserError(f"lines.prompt_tokens={self.prompt_tokens}: at most tokens={tokens}, less 2")
+
+
+@dataclass(frozen=True, slots=True)
 class StudyConfig:
-    """Everything that one evaluation measures: windows of text, cloze items, continuations."""
+    """Everything that one evaluation measures: windows of text, cloze items, continuations, lines."""
 
     quality: QualityConfig = field(default_factory=QualityConfig)
     cloze: ClozeConfig = field(default_factory=ClozeConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    lines: LinesConfig = field(default_factory=LinesConfig)
 
     @classmethod
     def windows_only(cls, quality: QualityConfig) -> StudyConfig:
-        """Neither cloze items nor continuations."""
-        return cls(quality, ClozeConfig(items=0), GenerationConfig(windows=0))
+        """Neither cloze items nor continuations nor lines."""
+        return cls(quality, ClozeConfig(items=0), GenerationConfig(windows=0), LinesConfig(items=0))
 
     def check(self) -> None:
         """Raises: UserError where the windows hold neither the cloze items nor the prompts."""
         quality = self.quality
         if quality.step_tokens > quality.tokens:
             raise UserError(f"step_tokens={quality.step_tokens}: at most tokens={quality.tokens}")
-        if quality.step_tokens > 1 and self.generation.windows:
-            raise UserError(
-                f"generation.windows={self.generation.windows}: a free continuation has no drafts, so that "
-                f"step_tokens={quality.step_tokens} means nothing there; use generation.windows=0"
-            )
+        free = {"generation.windows": self.generation.windows, "lines.items": self.lines.items}
+        for name, count in free.items():
+            if quality.step_tokens > 1 and count:
+                raise UserError(
+                    f"{name}={count}: a free continuation has no drafts, so that "
+                    f"step_tokens={quality.step_tokens} means nothing there; use {name}=0"
+                )
         self.cloze.check(self.quality.windows, self.quality.tokens)
         self.generation.check(self.quality.windows, self.quality.tokens)
+        self.lines.check(self.quality.tokens)
 
 
 QUICK = 3
-"""What `quick=true` divides the number of windows, cloze items and continuations by."""
+"""What `quick=true` divides the number of windows, cloze items, continuations and lines by."""
 
 
 def quickened(config: StudyConfig) -> tuple[StudyConfig, tuple[str, ...]]:
@@ -133,4 +158,5 @@ def quickened(config: StudyConfig) -> tuple[StudyConfig, tuple[str, ...]]:
         replace(config.quality, windows=windows),
         replace(config.cloze, items=less(config.cloze.items)),
         replace(config.generation, windows=less(config.generation.windows)),
+        replace(config.lines, items=less(config.lines.items)),
     ), (sentence,)

@@ -15,6 +15,7 @@ from sim.machine.geometry import resolve_geometry
 from sim.quality.calibration import record_windows
 from sim.quality.conditions import check_closed_loop, check_parallel, parallel_obstacle
 from sim.quality.drive import DROP, RANDOM
+from sim.quality.lines import Lines, line_items
 from sim.quality.loop import Loop, Variant
 from sim.quality.modelled_device import ModelledDevice
 from sim.quality.settings import QualityConfig, StudyConfig
@@ -45,6 +46,7 @@ class Study:
     config: StudyConfig
     parallel: bool
     variants: tuple[Variant, ...]
+    lines: Lines
     notes: Notes = field(default_factory=Notes)
     carried: dict[str, Any] = field(default_factory=dict)
     """State of the device after each variant's last window, where the cache is not reset."""
@@ -99,8 +101,12 @@ def make_study(
         ]
     if quality.step_tokens > 1:
         warnings = [*warnings, ALL_ACCEPTED]
+    evaluated = windows.part(0, quality.windows)
+    lines = line_items(evaluated, loaded.tokenizer, config.lines, quality.text_seed)
+    if len(lines) < config.lines.items:
+        warnings = [*warnings, f"lines.items={config.lines.items}: the windows hold {len(lines)} lines to finish"]
     notes = Notes((*estimated,), (*warnings,))
-    return Study(loop, template, windows.part(0, quality.windows), config, parallel, variants, notes)
+    return Study(loop, template, evaluated, config, parallel, variants, lines, notes)
 
 
 def learns_from_text(policy: Policy) -> bool:

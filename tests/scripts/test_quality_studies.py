@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.studies.quality import alpha, expert_budget, identity, notions, open_loop, pareto
+from scripts.studies.quality import alpha, clock, expert_budget, identity, notions, open_loop, pareto
 from scripts.studies.quality.bench import COLUMNS, Case, Outcome, sums_by
 from scripts.studies.quality.rules import RULES, lru_with
 from sim.paths import ROOT
@@ -117,3 +117,22 @@ def test_a_recipe_passes_where_every_contrast_lies_over_the_margin():
     rows = [{"recipe": "r", "seed": 0, "matters": "yes"}, {"recipe": "r", "seed": 0}, {"recipe": "s", "seed": 0}]
     assert identity.passes(rows, "r", 0)
     assert not identity.passes([*rows, {"recipe": "r", "seed": 0, "matters": "undecided"}], "r", 0)
+
+
+def test_the_clock_study_compares_two_policies_on_the_same_documents():
+    """KL .09 beside .10 in every document: -10 %, on the edge, so not within the margin; lines by hand."""
+    outcomes = {"importance": outcome(kl=(0.1, 0.2)), "importance_plus": outcome(kl=(0.09, 0.18))}
+    lines = {name: np.array([[3.0, 2, 2, 4], [3, 2, 2, 4]]) for name in outcomes}
+    lines["importance_plus"][:, 1:3] += 1
+    row = clock.over(outcomes, lines)
+    assert row["over_importance.kl"] == row["over_importance.kl.high"] == pytest.approx(-0.1)
+    assert row["over_importance.tpot"] == 0 and row["over_importance.tpot.within"] == "yes"
+    assert row["over_importance.perplexity"] == pytest.approx(np.expm1(-0.015))
+    assert row["over_importance.lines_exact"] == pytest.approx(0.25) == row["over_importance.lines_same.low"]
+    assert row["over_importance.lines_same.within"] == "no"
+    alone = clock.line_row(lines["importance"])
+    assert alone["lines"] == 8 and alone["lines_exact_change"] == -0.25 and alone["lines_same"] == 0.5
+
+
+def test_the_edition_is_read_off_the_policy():
+    assert clock.edition("importance_plus_1") == "first" and clock.edition("importance") == ""

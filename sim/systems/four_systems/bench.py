@@ -40,8 +40,8 @@ ENERGY = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system. Times in s, bytes and FLOP per decode step; `quality`: perplexity over that of the model, None where
-    it was not measured; `lost`: share of the router's weight not executed as routed."""
+    """One system. Times in s, bytes and FLOP per decode step; `lost`: share of the router's weight not executed as
+    routed."""
 
     system: str
     tpot_s: float

@@ -38,7 +38,7 @@ def study_of(
     family: str = "olmoe", policy: Policy = BAND, windows: int = 4, tokens: int = 24, slots: int = 4, **knobs: Any
 ) -> Study:
     """An evaluation of a policy in a tiny model with ``slots`` of 8 experts per layer."""
-    tasks = {key: knobs.pop(key) for key in ("cloze", "generation") if key in knobs}
+    tasks = {key: knobs.pop(key) for key in ("cloze", "generation", "lines") if key in knobs}
     cache_config = CacheConfig(slots_per_layer=slots, reset=knobs.pop("reset", "request"))
     settings = QualityConfig(windows=windows, tokens=tokens, fit_windows=3, sizes="own", **knobs)
     setup = DeviceSetup(policy, machine(link_bytes_per_s=1e6, cpu_ratio=0.5, staging_slots=4), cache_config)

@@ -24,7 +24,7 @@ def test_a_small_model_runs_on_one_thread():
 
 def test_quick_measures_a_third_and_says_how_much_wider_intervals_are():
     less, said = quickened(StudyConfig(QualityConfig(quick=True)))
-    assert (less.quality.windows, less.cloze.items, less.generation.windows) == (8, 8, 3)
+    assert (less.quality.windows, less.cloze.items, less.generation.windows, less.lines.items) == (8, 8, 3, 16)
     assert said == ("quick=true: 8 of 24 windows, so intervals are about 1.7 times as wide",)
     assert quickened(StudyConfig()) == (StudyConfig(), ())
 
