@@ -218,6 +218,7 @@ class TimeConfig:
     dequantise: bool = True
     cpu_transfer: bool = True
     storage: bool = True
+    install: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,10 +231,11 @@ def read_terms(
     """
     if reading.peer is None:
         whole_s, first_s = read_s(sizes, machine, reading)
+        install_s = machine.runtime.install_s * time.install
     else:
         whole_s = copy_s(sizes, reading.peer.to_store(machine))
-        first_s = whole_s / machine.runtime.copies_per_expert
-    whole_s, first_s = whole_s * time.storage, first_s * time.storage
+        first_s, install_s = whole_s / machine.runtime.copies_per_expert, 0.0
+    whole_s, first_s = whole_s * time.storage + install_s, first_s * time.storage + install_s
     pieces = [round(request_bytes(size, machine, reading)) for size in sizes]
     piece_s = np.minimum(copy_s(pieces, link), copy_s(sizes, link))
     read_ns = _nanoseconds(whole_s)

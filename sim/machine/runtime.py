@@ -17,6 +17,7 @@ from sim.machine.figures import (
     LAUNCH,
     POSITIVE,
     SHARE,
+    STORAGE,
     SYNC,
     Figures,
     Parameter,
@@ -104,6 +105,9 @@ class Runtime(Figures):
     """Bytes of one request to storage; None: a tensor of an expert."""
     read_depth: Annotated[int | None, Parameter((), AT_LEAST_ONE, whole=True)] = None
     """Requests to storage under way at once; None: 1."""
+    install_s: Annotated[float, Parameter(STORAGE)] = 0.0
+    """What the host does with an expert that was read from storage before it can be used or sent on, on the thread that
+    the next read waits for."""
 
 
 RUNTIME_PARAMETERS: dict[str, Parameter] = parameters_of(Runtime)

@@ -109,9 +109,10 @@ def infinite_second_link(replay: Replay) -> dict[str, Any]:
 
 
 def no_overhead(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:
-    """Launches and the constants of every layer (read-back, synchronisation, the host's bookkeeping) take no time."""
+    """Launches, the constants of every layer (read-back, synchronisation, the host's bookkeeping) and what the host
+    does with experts that were read take no time."""
     off: dict[str, Any] = {parameter.switch: False for parameter in PARAMETERS.values() if parameter.each_layer}
-    return policy, replace(time, launch=False, **off)
+    return policy, replace(time, launch=False, install=False, **off)
 
 
 def all_resident(policy: Policy, time: TimeConfig) -> tuple[Policy, TimeConfig]:

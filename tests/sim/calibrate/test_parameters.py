@@ -57,4 +57,4 @@ def test_the_files_hold_what_was_found(tmp_path):
         assert as_yaml(file, "again").split("\n", 1)[1] == at.read_text().split("\n", 3)[3]
 
     check(written.hardware, path, {"link_half_bytes", "pageable_latency_s"} - written.hardware.sources.keys())
-    check(written.runtime, runtime_path, {"pageable_call_s", "gpu_memory_share", "cpu_transfer_s"})
+    check(written.runtime, runtime_path, {"pageable_call_s", "gpu_memory_share", "cpu_transfer_s", "install_s"})

@@ -189,7 +189,12 @@ def with_tiers(case, policy, hardware, order, trace):
     if case["host"] is None or order.streams or policy.prefetch.chunks() > 1 or Need.LOW_PRECISION in policy.needs():
         return hardware, {}
     rate = case["read_bytes_per_s"]
-    read = {"storage_rates": [[1, 1, rate, rate]], "storage_latency_s": 3e-8, "read_bytes": case["read_bytes"]}
+    read = {
+        "storage_rates": [[1, 1, rate, rate]],
+        "storage_latency_s": 3e-8,
+        "read_bytes": case["read_bytes"],
+        "install_s": 7e-9,
+    }
     if case["host"] == "unified":
         alone = Need.CPU not in policy.needs() and policy.write_back == "none"
         return (hardware.with_figures(read | {"unified_memory": True}) if alone else hardware), {}

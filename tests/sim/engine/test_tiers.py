@@ -98,6 +98,20 @@ def test_reads_that_take_no_time_leave_the_copies(engine):
 
 
 @pytest.mark.parametrize("engine", TIMED)
+def test_the_host_installs_what_was_read_before_the_next_read(engine):
+    """Three experts of 4000 ns and 600 more each, without either where it is switched off; hits install nothing."""
+    slots = machine(storage_rates=RATES, unified_memory=True, install_s=600e-9)
+    trace = rows([[0, 1, 2]], [[0, 1, 2]])
+    for switches, each_ns in (({}, 4600), ({"storage": False}, 600), ({"install": False}, 4000)):
+        timed = found(trace, BARE, engine, hardware=slots, time=TimeConfig(**switches), slots_per_layer=3)
+        assert timed.latency_ns == [3 * each_ns, 0]
+        assert timed.spent() == {"storage": 3 * each_ns}
+    # over a link of 20,000 ns the copy begins when the first of four pieces is there and installed, at 2600
+    slow = machine(storage_rates=RATES, read_bytes=250, link_bytes_per_s=5e7, install_s=600e-9)
+    assert found(rows([[0]]), BARE, engine, hardware=slow, slots_per_layer=1).latency_ns == [22_600]
+
+
+@pytest.mark.parametrize("engine", TIMED)
 def test_the_cpu_waits_for_storage_too(engine):
     """Read until 4000, computed in 500; the next time it lies in host memory."""
     policy = replace(BARE, name="cpu", assignment=CpuOnly())

@@ -137,6 +137,7 @@ def terms_of(setting: Setting) -> Terms:
         link_s = missed * float(copy_s(sizes.expert_bytes, machine).mean())
     if placement.kind == STORAGE_CACHE or (placement.kind == CPU_EXPERTS and missed):
         storage_s = bytes_missed / (setting.rates.storage_bytes_per_s or UNKNOWN_STORAGE)
+        software += missed * machine.runtime.install_s * 1e9
     if on_cpu(setting):
         dram_ns, weights = gpu_ns, weights_read(setting)
         gpu_ns = 0.0
