@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from policies.base import Prediction
 from policies.needs import Need
 from sim.assembly.fragility import fragile_trace
 from sim.assembly.replay import Notes, Replay, lookahead_tables
+from sim.engine.decision.device import decides
 from sim.formatting import size
 from sim.machine.drafts import describe_drafts
 from sim.machine.machine import Machine
@@ -37,9 +39,10 @@ def describe_replay(replay: Replay) -> Notes:
     if replay.spec.host is not None:
         estimated += describe_tiers(replay)
     if replay.setup.devices.splits:
-        estimated.append("two GPUs: what both links take of host memory at once is left out")
-    if replay.room is not None:
-        warnings += replay.room.words()
+        estimated += describe_split(replay)
+    for number, turn in enumerate(replay.turns, 1):
+        said = "" if len(replay.turns) == 1 else f"GPU {number}: "
+        warnings += [] if turn.room is None else [said + word for word in turn.room.words()]
     if disturbed := not_quiet(replay.setup.machine):
         warnings.append(
             f"measured while the machine was NOT QUIET: {', '.join(disturbed)}; calibrate again when nothing else runs"
@@ -76,6 +79,19 @@ def describe_replay(replay: Replay) -> Notes:
             estimated.append(describe_drafts(replay.setup.speculate, replay.geometry))
     warnings += [str(note) for note in trace.provenance.get("notes", [])]
     return Notes((*estimated,), (*warnings, *fragile_trace(trace)))
+
+
+def describe_split(replay: Replay) -> list[str]:
+    """What is ESTIMATED where layers are split over GPUs."""
+    said = ["two GPUs: what both links take of host memory at once is left out"]
+    if decides(replay.policy.prediction, Prediction, "predict"):
+        said.append(
+            "two GPUs: rules that look ahead see the layers of their own GPU, so that nothing is predicted for the "
+            "first layer of the second"
+        )
+    if replay.spec.host is not None:
+        said.append("two GPUs: each has its share of host memory for its layers")
+    return said
 
 
 def describe_tiers(replay: Replay) -> list[str]:

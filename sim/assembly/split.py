@@ -9,23 +9,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.base import Prefetch
 from policies.needs import Need
 from sim.assembly.combinations import has_clock
-from sim.engine.clocks.timeline_log import LOG_HANDOVER
-from sim.engine.decision.device import Device
+from sim.engine.clocks.timeline_log import LOG_DRAFT, LOG_HANDOVER
+from sim.engine.decision.device import Device, decides
 from sim.engine.interface import BlockResult, Engine
+from sim.machine.capacity import Pools
 from sim.machine.devices import DevicesConfig
-from sim.machine.durations import whole_ns
+from sim.machine.durations import Durations, whole_ns
+from sim.machine.host_store import HostStore
 from sim.machine.parts import LINK_WAIT
 from sim.workload.rows import BlockData, RowReader
-from sim.workload.steps import StepBlock
+from sim.workload.steps import Drafted, StepBlock
 from traces.errors import UserError
 from traces.format.layers import PER_LAYER, take_layers
 from traces.format.trace import Geometry, Trace
 
-ACROSS = (
-    Need.LOOKAHEAD_BEFORE, Need.LOOKAHEAD_AFTER, Need.FORECAST, Need.EXPERT_SIMILARITY, Need.FUTURE, Need.ORACLE,
-)  # fmt: skip
+ACROSS = (Need.FORECAST, Need.DRAFTS)
 """What is known of all layers together, and not of those of one GPU."""
 
 
@@ -37,6 +38,8 @@ class Turn(Protocol):
 
     @property
     def device(self) -> Device: ...
+
+    def with_room(self, block: StepBlock) -> StepBlock: ...
 
 
 Setup = Any
@@ -53,12 +56,14 @@ class SplitEngine:
     turns: Sequence[Turn]
     handover_ns: NDArray[np.int64]
     """[n+1] activations of so many tokens to the next device."""
+    durations: Durations
+    """Of all layers together: what drafting ahead of a step takes."""
     now_ns: int = 0
     logs: bool = False
     """A timeline is kept."""
     ended_ns: list[int] = field(init=False)
     """When each device ended its last turn."""
-    handed: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    between: list[tuple[int, int, int, int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ended_ns = [0] * len(self.turns)
@@ -78,18 +83,23 @@ class SplitEngine:
         """Of the one CPU."""
         return sum(turn.engine.cpu_busy_ns for turn in self.turns)
 
-    storage_busy_ns = 0
+    @property
+    def storage_busy_ns(self) -> int:
+        """Of the one storage."""
+        return sum(turn.engine.storage_busy_ns for turn in self.turns)
 
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps. Every device reads the rows of its own layers."""
-        result = BlockResult.empty(block)
+        result, passes = BlockResult.empty(block), block.passes()
+        drafting_ns = self.durations.drafting_ns(passes, block.num_requests())
         for step in range(len(block)):
             self.now_ns += int(block.pause_ns[step])
             begin_ns, tokens = self.now_ns, int(block.bounds[step + 1] - block.bounds[step])
+            result.parts_ns[step] += self._draft(int(passes[step]), drafting_ns[step])
             for number, turn in enumerate(self.turns):
                 if number:
                     result.parts_ns[step, LINK_WAIT] += self._hand_over(number, tokens)
-                own = one_step(block, step, self.now_ns - self.ended_ns[number])
+                own = turn.with_room(one_step(block, step, self.now_ns - self.ended_ns[number]))
                 found = turn.engine.replay(own, turn.reader.read(own))
                 self.now_ns += int(found.latency_ns[0])
                 self.ended_ns[number] = self.now_ns
@@ -101,16 +111,26 @@ class SplitEngine:
 
     def _hand_over(self, number: int, tokens: int) -> int:
         """Let a device take over activations -> how long it takes."""
-        begin_ns, taken_ns = self.now_ns, int(self.handover_ns[tokens])
-        self.now_ns += taken_ns
-        if self.logs:
-            self.handed.append((LOG_HANDOVER, number, begin_ns, self.now_ns, tokens))
+        taken_ns = int(self.handover_ns[tokens])
+        self._pass(LOG_HANDOVER, number, taken_ns, tokens)
         return taken_ns
 
+    def _draft(self, passes: int, parts_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The passes of the draft ahead of a step, on the first device -> what they take, by part."""
+        for part in np.flatnonzero(parts_ns):
+            self._pass(LOG_DRAFT, passes, int(parts_ns[part]), int(part))
+        return parts_ns
+
+    def _pass(self, kind: int, what: int, spent_ns: int, extra: int) -> None:
+        """Let time pass for all devices alike, as a slice of the timeline."""
+        if self.logs and spent_ns > 0:
+            self.between.append((kind, what, self.now_ns, self.now_ns + spent_ns, extra))
+        self.now_ns += spent_ns
+
     def take_log(self) -> NDArray[np.int64]:
-        """What was handed over since the last call; the engine of every turn has kept its own slices."""
-        handed, self.handed = self.handed, []
-        return np.array(handed, np.int64).reshape(-1, 5)
+        """What came between the turns since the last call; the engine of every turn has kept its own slices."""
+        between, self.between = self.between, []
+        return np.array(between, np.int64).reshape(-1, 5)
 
     def stop_log(self) -> None:
         """Keep no more slices, on any device."""
@@ -120,8 +140,11 @@ class SplitEngine:
 
 
 def one_step(block: StepBlock, step: int, pause_ns: int) -> StepBlock:
-    """A step of a block as a block of its own, after a pause."""
+    """A step of a block as a block of its own, after a pause, without the passes of the draft ahead of it."""
     rows, here = slice(int(block.bounds[step]), int(block.bounds[step + 1])), slice(step, step + 1)
+    drafted = block.drafted
+    if drafted is not None:
+        drafted = Drafted(drafted.accepted[rows], np.zeros(1, np.int64), drafted.requests[here])
     return replace(
         block,
         rows=block.rows[rows],
@@ -132,6 +155,7 @@ def one_step(block: StepBlock, step: int, pause_ns: int) -> StepBlock:
         kv_tokens=block.kv_tokens[here],
         attended_pairs=block.attended_pairs[here],
         pause_ns=np.array([pause_ns], np.int64),
+        drafted=drafted,
     )
 
 
@@ -145,24 +169,30 @@ def assemble_split(
     check_split(setup)
     devices, layers = setup.devices, trace.num_layers
     cut, alone = devices.cut(layers), replace(setup, devices=DevicesConfig())
-    whole = assemble(trace, alone, geometry, as_decode, others)
-    if whole.spec.host is not None:
-        raise UserError(f"devices.count={devices.count}: storage behind host memory is replayed with one GPU only")
+    whole = assemble(trace, replace(alone, cache=_fixed(alone)), geometry, as_decode, others)
+    host = whole.spec.host
+    check_host(setup, host)
     turns = []
     for first, stop in ((0, cut), (cut, layers)):
-        own = replace(alone, cache=_share(alone, stop - first, layers), machine=_machine(setup, first > 0))
+        own = replace(
+            alone,
+            cache=_share(alone, stop - first, layers),
+            machine=_machine(setup, first > 0),
+            host=setup.host if host is None else replace(setup.host, bytes=host.capacity * (stop - first) // layers),
+        )
         known = None if others is None else take_layers(others, first, stop)
         turns.append(assemble(take_layers(trace, first, stop), own, sizes_of(geometry, first, stop), as_decode, known))
     handover_ns = _handover_ns(setup, geometry, whole.spec.max_tokens)
-    return replace(whole, setup=setup, engine=SplitEngine(turns, handover_ns, logs=setup.run.timeline))
+    engine = SplitEngine(turns, handover_ns, whole.durations, logs=setup.run.timeline)
+    return replace(whole, setup=setup, engine=engine, pools=together([turn.pools for turn in turns]))
 
 
 def check_split(setup: Setup) -> None:
     """Raises: UserError that names what is of one GPU only."""
     said, policy = f"devices.count={setup.devices.count}", setup.policy
     refused = {
-        "cache.bytes=auto follows the memory of one GPU; give cache.bytes as a number": setup.cache.auto,
-        f"speculate.tokens={setup.speculate.tokens}: drafts run on one GPU; use 0": setup.speculate.tokens > 0,
+        "cache.bytes=auto does not know on which GPU the draft lies; give cache.bytes as a number": setup.cache.auto
+        and setup.speculate.tokens > 0,
         "this replay has no clock (engine=untimed, cache.overflow=hold or sequential)": not has_clock(
             setup.cache, setup.run
         ),
@@ -173,9 +203,34 @@ def check_split(setup: Setup) -> None:
     for need, rule in policy.needs().items():
         if need in ACROSS:
             raise UserError(
-                f"{said}: policy {policy.name}: {rule} looks from layer to layer or ahead in time, and each GPU knows "
-                "its own layers only; use a policy without it, as policy=lru"
+                f"{said}: policy {policy.name}: {rule} looks at all layers of a step at once, and each GPU knows its "
+                "own only; use a policy without it, as policy=lru"
             )
+
+
+def check_host(setup: Setup, host: HostStore | None) -> None:
+    """Raises: UserError where two GPUs cannot read from one storage."""
+    if host is None:
+        return
+    said, policy = f"devices.count={setup.devices.count}", setup.policy
+    if not host.capacity:
+        raise UserError(f"{said}: hardware {setup.machine.hardware.name} has unified memory, and one GPU")
+    if decides(policy.prefetch, Prefetch, "choose"):
+        raise UserError(
+            f"{said} with storage behind host memory: {type(policy.prefetch).__name__} of policy {policy.name} reads "
+            "in the background, and reads of both GPUs would share the drive; use policy/prefetch=none"
+        )
+
+
+def together(pools: Sequence[Pools]) -> Pools:
+    """The pools of all GPUs, in the order of their layers."""
+    starts = np.cumsum([0, *(len(each.capacity) for each in pools)])
+    return Pools(
+        np.concatenate([start + each.pool_of for start, each in zip(starts, pools, strict=False)]),
+        np.concatenate([each.capacity for each in pools]),
+        np.concatenate([each.size for each in pools]),
+        pools[0].num_experts,
+    )
 
 
 def sizes_of(geometry: Geometry, first: int, stop: int) -> Geometry:
@@ -185,6 +240,11 @@ def sizes_of(geometry: Geometry, first: int, stop: int) -> Geometry:
     }
     other = geometry.other_bytes if stop == geometry.num_layers or geometry.other_bytes is None else 0
     return replace(geometry, num_layers=stop - first, other_bytes=other, **sizes)
+
+
+def _fixed(setup: Setup) -> Any:
+    """A cache of some size in place of one that follows the memory, which is that of each GPU."""
+    return replace(setup.cache, bytes=None, slots_per_layer=1) if setup.cache.auto else setup.cache
 
 
 def _share(setup: Setup, own: int, layers: int) -> Any:

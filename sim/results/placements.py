@@ -95,13 +95,13 @@ def _initial(replay: Replay) -> Mask | None:
     """What a static rule keeps, None for rules that exchange experts."""
     if not replay.policy.eviction.static:
         return None
-    status: NDArray[np.uint8] = replay.device.arrays["status"]
+    status = np.concatenate([device.arrays["status"] for device in replay.devices])
     return np.asarray(status.reshape(replay.trace.num_layers, -1) != ABSENT)
 
 
 def _hottest(replay: Replay, demand: Counts) -> Mask:
     """The most demanded experts of each pool for its bytes, as many as fit, [L, E]."""
-    if replay.room is not None:
+    if replay.cache.auto:
         raise UserError(
             "cache.bytes=auto: the run has another capacity at every step; export one with a fixed capacity"
         )

@@ -196,7 +196,7 @@ def what_if(
 def scenarios_of(replay: Replay) -> tuple[Scenario, ...]:
     """What could be idealised of a replay."""
     if replay.setup.devices.splits:
-        return (*SCENARIOS, OF_SECOND_LINK)
+        return (*SCENARIOS, OF_SECOND_LINK, *([] if replay.spec.host is None else [OF_STORAGE, OF_HOST]))
     if replay.setup.devices.stores:
         return (*(scenario for scenario in SCENARIOS if scenario.change is not infinite_link), *OF_PEER)
     if replay.spec.host is None:

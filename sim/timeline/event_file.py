@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.assembly.replay import Replay
-from sim.engine.clocks.timeline_log import LOG_LAYER
+from sim.engine.clocks.timeline_log import LOG_HANDOVER, LOG_LAYER
 from sim.engine.interface import BlockResult
 from sim.timeline.slices import (
     BACK,
@@ -108,15 +108,16 @@ class Tracks:
     slicer: Slicer
     held: dict[int, Slice] = field(default_factory=dict)
 
-    def events(self, steps: int, handed: NDArray[np.int64]) -> Iterator[Event]:
+    def events(self, steps: int, between: NDArray[np.int64]) -> Iterator[Event]:
         """What the engine logged of the first ``steps`` steps since the last call.
 
-        ``handed``: rows of activations that the GPU took over, ahead of its first layer in every step, or none.
+        ``between``: rows of what came ahead of the GPU's first layer: drafts, or activations that it took over.
         """
         log = until_step(self.turn.engine.take_log(), steps, self.turn.trace.num_layers)
-        if handed.size:
+        if between.size:
             begins = np.flatnonzero((log[:, 0] == LOG_LAYER) & (log[:, 1] == 0))
-            log = np.insert(log, begins, handed[:steps], axis=0)
+            after = np.searchsorted(log[begins, 2], between[:, 3])
+            log = np.insert(log, begins[after[after < begins.size]], between[after < begins.size], axis=0)
         return self._in_order(self.slicer.events(log))
 
     def _in_order(self, events: Iterator[Event]) -> Iterator[Event]:
@@ -175,9 +176,11 @@ class TimelineFile:
         if count <= 0:
             return
         self._put(FIRST, step_slices(result, count, self.steps, self.now_ns))
-        handed = self.replay.engine.take_log() if len(self.gpus) > 1 else NOTHING
+        between = self.replay.engine.take_log() if len(self.gpus) > 1 else NOTHING
+        handed = between[:, 0] == LOG_HANDOVER
+        whose = np.where(handed, between[:, 1], 0)  # drafts are the first one's
         for number, tracks in enumerate(self.gpus):
-            self._put(FIRST + number, tracks.events(count, handed[handed[:, 1] == number]))
+            self._put(FIRST + number, tracks.events(count, between[whose == number]))
         self.steps += count
         self.now_ns += int(result.latency_ns[:count].sum() + result.block.pause_ns[:count].sum())
         if self.steps == self.limit:

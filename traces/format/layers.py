@@ -28,14 +28,22 @@ def repeat_layers(trace: Trace, num_layers: int) -> Trace:
 
 
 def take_layers(trace: Trace, first: int, stop: int) -> Trace:
-    """The same requests with some of their layers, without what looks from layer to layer.
+    """The same requests with some of their layers; what looks ahead does so as far as they reach.
 
     Raises: UserError as `repeat_layers`.
     """
     sizes = {name: getattr(trace.geometry, name) for name in PER_LAYER}
     own: dict[str, Any] = {name: None if size is None else size[first:stop] for name, size in sizes.items()}
     geometry = replace(trace.geometry, num_layers=stop - first, **own)
-    return _with_layers(trace, np.arange(first, stop), geometry, f"layers[{first}:{stop}]")
+    taken = _with_layers(trace, np.arange(first, stop), geometry, f"layers[{first}:{stop}]")
+    gates = np.arange(first, stop - 1)  # row l is of layer l + 1
+    similarity = trace.expert_similarity
+    return replace(
+        taken,
+        lookahead_before=_table(trace.lookahead_before, lambda array: take_columns(array, gates)),
+        lookahead_after=_table(trace.lookahead_after, lambda array: take_columns(array, gates)),
+        expert_similarity=None if similarity is None else similarity[first:stop],
+    )
 
 
 def _with_layers(trace: Trace, layers: NDArray[np.int64], geometry: Geometry, what: str) -> Trace:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from policies.base import Policy
+from policies.base import Policy, Prefetch
 from policies.eviction.belady import Belady
 from policies.needs import Need
 from policies.prediction.trained import TrainedPrediction
@@ -18,7 +18,7 @@ from sim.assembly.catalogue import load_part, rule_names
 from sim.assembly.replay import DeviceSetup, assemble
 from sim.assembly.room import memory_of
 from sim.config import ORDERS, PrefillConfig, RunConfig, SessionConfig, SpeculateConfig
-from sim.engine.decision.device import BASES
+from sim.engine.decision.device import BASES, decides
 from sim.engine.invariants import check_finished
 from sim.machine.capacity import CacheConfig
 from sim.machine.devices import DevicesConfig
@@ -102,6 +102,7 @@ machines = {
             "start": st.sampled_from(["cold", "warm"]),
         }
     ),
+    "first_layers": st.sampled_from([None, None, None, 1, 2]),
     "read_bytes_per_s": st.sampled_from([2e8, 3.1e9, 1e18]),
     "read_bytes": st.sampled_from([None, 130]),
 }
@@ -179,8 +180,24 @@ def drawn(case, engine, timeline=True):
         memory = memory_for(case, trace, policy, hardware, order.streams, speculate)
         hardware = hardware.with_figures({"gpu_memory_bytes": memory})
     hardware, tiers = with_tiers(case, policy, hardware, order, trace)
+    tiers = on_two_gpus(case, policy, hardware, cache, trace) | tiers
     setup = DeviceSetup(policy, hardware, cache, run, speculate=speculate, session=session, prefill=order, **tiers)
     return assemble(trace, in_session(setup, session), others=others)
+
+
+def on_two_gpus(case, policy, hardware, cache, trace):
+    """The case's split of layers: none where the policy cannot be replayed so."""
+    first, across = case["first_layers"], {Need.FORECAST, Need.DRAFTS} & {*policy.needs()}
+    if first is None or first >= trace.num_layers or across or hardware.hardware.unified_memory:
+        return {}
+    if cache.auto and case["drafts"]:
+        return {}
+    if case["host"] is not None and decides(policy.prefetch, Prefetch, "choose"):
+        return {}
+    rate = case["bandwidth"] / 3
+    return {
+        "devices": DevicesConfig(2, first_layers=first, second_link_bytes_per_s=rate, handover_s=case["call_ns"] * 1e-9)
+    }
 
 
 def with_tiers(case, policy, hardware, order, trace):
@@ -232,9 +249,13 @@ def outcome(replay):
     """(per-step table, sorted slices of the timeline, metrics, what is resident at the end, what rules remember)."""
     table = StepTable(replay)
     table.run()
-    log = replay.engine.take_log()
-    memories = np.concatenate([*replay.device.memories.values()])
-    return table.array(), log[np.lexsort(log.T[::-1])], table.metrics(), replay.device.residents(), memories
+    logs = [turn.engine.take_log() for turn in replay.turns]
+    if len(logs) > 1:
+        logs.append(replay.engine.take_log())
+    log = np.concatenate([log[np.lexsort(log.T[::-1])] for log in logs])
+    memories = np.concatenate([memory for device in replay.devices for memory in device.memories.values()])
+    residents = [device.residents() for device in replay.devices]
+    return table.array(), log, table.metrics(), residents, memories
 
 
 def assert_engines_agree(case):
@@ -264,7 +285,8 @@ def assert_sound(found, replay):
         assert ended == table["prefetch_copies"].sum()
     for rate in ("link_utilisation", "cpu_utilisation"):
         assert found[2][rate] is None or 0 <= found[2][rate] <= 1
-    check_finished(replay.device)
+    for device in replay.devices:
+        check_finished(device)
 
 
 @settings(max_examples=100, deadline=None)
