@@ -33,7 +33,7 @@ PART_LOOK = {
     "launch": ("kernel launches", PURPLE, ""),
     "sync": ("synchronisation", BLACK, ""),
     "host": ("host decisions", BLUE, ""),
-    "storage": ("waiting for storage", "#8C6D31", "...."),
+    "storage": ("waiting for the last tier", "#8C6D31", "...."),
 }
 
 

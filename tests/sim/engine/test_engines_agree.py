@@ -254,7 +254,7 @@ def outcome(replay):
         logs.append(replay.engine.take_log())
     log = np.concatenate([log[np.lexsort(log.T[::-1])] for log in logs])
     memories = np.concatenate([memory for device in replay.devices for memory in device.memories.values()])
-    residents = [device.residents() for device in replay.devices]
+    residents = np.concatenate([device.residents() for device in replay.devices])
     return table.array(), log, table.metrics(), residents, memories
 
 
