@@ -78,11 +78,11 @@ def main(argv: list[str]) -> int:
     if words.get("format", "text") not in ("text", "json"):
         raise UserError(f"format={words['format']}: must be text or json")
     from sim.forecast.answer import answer, as_json
-    from sim.forecast.machines import read_machine
     from sim.forecast.models import read_model
     from sim.forecast.own_rows import foreign_rows, rows_of
     from sim.forecast.plans import RUNTIMES, Ask
     from sim.forecast.predict import shares_of, shipped_parameters
+    from sim.forecast.read_machine import read_machine
     from sim.forecast.routing import routing_for
     from sim.forecast.screen import screen
 

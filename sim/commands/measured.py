@@ -75,9 +75,9 @@ def listing() -> int:
 
 def adding(path: Path, forced: bool = False) -> int:
     """Check, predict, keep and say what the rows change."""
-    from sim.forecast.machines import read_machine
     from sim.forecast.own_rows import FILE, add_rows, check_believable, read_rows, rows_of, setting_of, user_folder
     from sim.forecast.predict import forecast, shares_of, shipped_parameters
+    from sim.forecast.read_machine import read_machine
     from sim.forecast.screen import rate
 
     shares = shares_of(shipped_parameters())

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sim.config import suggest
-from sim.forecast.machines import ForecastMachine, of_parts
+from sim.forecast.machine_parts import of_parts
+from sim.forecast.machines import ForecastMachine
 from sim.forecast.models import read_model
 from sim.forecast.predict import forecast, model_key, most_tokens_per_s
 from sim.machine.hardware import hardware_names

@@ -13,7 +13,7 @@ from sim.assembly.replay import DeviceSetup, assemble
 from sim.commands.forecast import main
 from sim.config import RunConfig
 from sim.forecast.answer import answer
-from sim.forecast.machines import ForecastMachine, read_machine
+from sim.forecast.machines import ForecastMachine
 from sim.forecast.models import family_of, read_model
 from sim.forecast.plans import RUNTIMES, Ask, Plan, Refusal, plans_for
 from sim.forecast.predict import (
@@ -25,6 +25,7 @@ from sim.forecast.predict import (
     shipped_scores,
     times_width,
 )
+from sim.forecast.read_machine import read_machine
 from sim.forecast.routing import Hits, hits_of, routing_for
 from sim.forecast.screen import screen
 from sim.machine.capacity import CacheConfig
@@ -290,8 +291,10 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
             ["model=gpt_oss_120b", "hardware=RTX 4090, i7-8700, 32 GB RAM, 2 TB NVMe", "runtime=llama_cpp"],
             "would be read from storage; say how fast yours reads, as 5 GB/s ssd",
         ),
-        (["model=gpt_oss_20b", "hardware=RTX 4090, i7-8700 with 64 GB RAM"], "put a comma between them"),
-        (["model=gpt_oss_20b", "hardware=rtx4070"], "'rtx4070' is not known: did you mean rtx4070_ddr5"),
+        (["model=gpt_oss_20b", "hardware=RTX 4090, i7-8700 64 GB RAM"], "put a comma between them"),
+        (["model=gpt_oss_20b", "hardware=rtx4070"], "RAM is not known: say it, .* or hardware=rtx4070_ddr5"),
+        (["model=gpt_oss_20b", "hardware=dual RTX 3090, i7-8700"], "several GPUs: a forecast is of one"),
+        (["model=gpt_oss_20b", "hardware=RTX 3090 x2, i7-8700"], "several GPUs: a forecast is of one"),
         (["model=gpt_oss_20b_q8", "hardware=rtx4070_ddr5"], "give model=gpt-oss-20b quantisation=Q8_0"),
         (
             ["model=qwen3_235b_a22b_q4", "hardware=rtx4070_ddr5"],

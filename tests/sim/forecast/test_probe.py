@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from sim.forecast import probe as probing
-from sim.forecast.machines import read_machine
 from sim.forecast.predict import shares_of, shipped_parameters
 from sim.forecast.probe import probe
+from sim.forecast.read_machine import read_machine
 from sim.machine.hardware import Hardware
 
 

@@ -7,7 +7,7 @@ neither stated nor follows from a named part is not known; nothing is guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -101,13 +101,46 @@ def read_parts(path: Path) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+_TIERS = {**dict.fromkeys("123", 3), **dict.fromkeys("456", 5), "7": 7, **dict.fromkeys("89", 9)}
+"""Of Intel's Core, by the digit after the generation."""
+
+
+def _tier(found: re.Match[str]) -> str:
+    """i7-14700 of 14700."""
+    return f"i{_TIERS[found[2]]}-{found[1]}{found[2]}"
+
+
+_PLAIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"_", " "),
+    (r"\b(rtx|gtx|rx|arc|epyc|ryzen|threadripper|radeon|geforce|quadro|tesla)-?(?=[a-z]?\d)", r"\1 "),
+    (r"\b(ryzen)[ -]?([3579])[ -]", r"\1 \2 "),
+    (r"(?<=\d{4})-?(ti|super|gre|xtx?|laptop|mobile)\b", r" \1"),
+    (r"\bti-?super\b", "ti super"),
+    (r"\b(?:core )?i([3579])[ -]?(?=\d{4,5})", r"i\1-"),
+)
+_BARE = r"(?<![\w-])(?=(?:1\d{4}(?:k[fs]?|f|t|hx?)|[6-9]\d{3}(?:k|t|h)|9\d{3}f)\b)(1[0-4]|[6-9])([1-9])"
+"""Names as people write them, rtx4070ti, i7 14700K or 14700k, as the tables' patterns have them."""
+
+
+def plain_name(text: str) -> str:
+    """A part's name as the patterns of the tables have it.
+
+    >>> plain_name("RTX4070Ti, i7 14700K"), plain_name("12400f, epyc7742")
+    ('RTX 4070 Ti, i7-14700K', 'i5-12400f, epyc 7742')
+    """
+    for pattern, plain in _PLAIN:
+        text = re.sub(pattern, plain, text, flags=re.I)
+    return text if re.search(r"epyc|ryzen|xeon|threadripper", text, re.I) else re.sub(_BARE, _tier, text, flags=re.I)
+
+
 def find_part(text: str, kinds: Sequence[str], parts: Sequence[Part]) -> Part | None:
     """The part whose name is found in a text, the longest where several are; a line for a whole series of CPUs, which
     states no cores, only where none of its own is."""
+    name = plain_name(text)
     found = [
         ((part.kind != "cpu" or part.cores > 0, len(match[0])), part)
         for part in parts
-        if part.kind in kinds and (match := re.search(part.match, text, re.I)) is not None
+        if part.kind in kinds and (match := re.search(part.match, name, re.I)) is not None
     ]
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
