@@ -122,8 +122,9 @@ def read_own_rows(folder: Path) -> None:
 def _read_measured(path: Path) -> None:
     """Every row that is taken has a forecast that is finite and above zero."""
     from sim.forecast.own_rows import read_rows, setting_of
-    from sim.forecast.predict import forecast, shares_of, shipped_parameters
+    from sim.forecast.predict import forecast
     from sim.forecast.read_machine import read_machine
+    from sim.forecast.shipped import shares_of, shipped_parameters
 
     for own in read_rows(path):
         machine = read_machine(own.row.machine_id, shares_of(shipped_parameters()))

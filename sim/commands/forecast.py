@@ -77,14 +77,16 @@ def main(argv: list[str]) -> int:
     words = read(argv)
     if words.get("format", "text") not in ("text", "json"):
         raise UserError(f"format={words['format']}: must be text or json")
-    from sim.forecast.answer import answer, as_json
+    from sim.forecast.answer import answer
+    from sim.forecast.as_json import as_json
+    from sim.forecast.ask import Ask
     from sim.forecast.models import read_model
     from sim.forecast.own_rows import foreign_rows, rows_of
-    from sim.forecast.plans import RUNTIMES, Ask
-    from sim.forecast.predict import shares_of, shipped_parameters
+    from sim.forecast.plans import RUNTIMES
     from sim.forecast.read_machine import read_machine
     from sim.forecast.routing import routing_for
     from sim.forecast.screen import screen
+    from sim.forecast.shipped import shares_of, shipped_parameters
 
     placement = words.get("placement")
     runtimes = runtimes_of(words.get("runtime", ANY if placement is None else "llama_cpp"), tuple(RUNTIMES))

@@ -76,9 +76,10 @@ def listing() -> int:
 def adding(path: Path, forced: bool = False) -> int:
     """Check, predict, keep and say what the rows change."""
     from sim.forecast.own_rows import FILE, add_rows, check_believable, read_rows, rows_of, setting_of, user_folder
-    from sim.forecast.predict import forecast, shares_of, shipped_parameters
+    from sim.forecast.predict import forecast
     from sim.forecast.read_machine import read_machine
     from sim.forecast.screen import rate
+    from sim.forecast.shipped import shares_of, shipped_parameters
 
     shares = shares_of(shipped_parameters())
     rows = read_rows(path)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from sim.forecast.ask import Ask, Plan, Refusal
+from sim.forecast.first_token import FirstToken, first_token
 from sim.forecast.machines import ForecastMachine, with_next_link
 from sim.forecast.models import ForecastModel
 from sim.forecast.nearest import Nearest, nearest_rows
-from sim.forecast.plans import Ask, Plan, Refusal, plans_for
-from sim.forecast.predict import FirstToken, Forecast, first_token, forecast, is_checked
+from sim.forecast.plans import plans_for
+from sim.forecast.predict import Forecast, forecast
 from sim.forecast.routing import Routing
+from sim.forecast.shipped import is_checked
 from sim.validation.published.corpus.rule import Setting
 from traces.errors import UserError
 
@@ -195,80 +197,3 @@ def _changed(what: str, ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Se
 
 def _hits(plan: Plan) -> str:
     return "" if plan.hit_rate is None else f", {100 * plan.hit_rate:.0f} % hits"
-
-
-def as_json(found: Answer) -> dict[str, Any]:
-    """The answer as plain values; rates in tokens per second, sizes in bytes."""
-    return {
-        "label": "SIMULATED terms, FITTED shares",
-        "model": {
-            "name": found.model.dimensions.name,
-            "quantisation": found.model.quantisation,
-            "family": found.model.family,
-            "bytes": found.model.bytes,
-        },
-        "hardware": {
-            "name": found.machine.name,
-            "known": list(found.machine.known),
-            "not_read": list(found.machine.not_read),
-        },
-        "context": found.context,
-        "kv_bytes": found.ask.kv_bytes,
-        "rows_of_this_machine": found.own_rows,
-        "first_token": None
-        if found.first_token is None
-        else {
-            "prompt": found.first_token.prompt,
-            "seconds": found.first_token.seconds,
-            "low": found.first_token.low,
-            "high": found.first_token.high,
-        },
-        "routing": None if found.routing is None else found.routing.said(),
-        "plans": [
-            {
-                "runtime": one.plan.runtime,
-                "what": one.plan.what,
-                "flags": one.plan.flags,
-                "tokens_per_s": one.forecast.tokens_per_s,
-                "low": one.forecast.low,
-                "high": one.forecast.high,
-                "waits_for": one.forecast.shares,
-                "close_behind": one.forecast.close,
-                "rows_before": one.forecast.rows_before,
-                "rows": list(one.forecast.rows),
-                "tokens_per_s_without_rows": one.forecast.plain,
-                "gpu_bytes": one.plan.gpu_bytes,
-                "host_bytes": one.plan.host_bytes,
-                "hit_rate": one.plan.hit_rate,
-                "published_rows_of_its_kind": one.checked,
-            }
-            for one in found.rated
-        ],
-        "looser": None
-        if found.looser is None
-        else {"flag": found.looser.flag, "tokens_per_s": found.looser.tokens_per_s},
-        "refused": [{"runtime": one.runtime, "why": one.why} for one in found.refusals],
-        "changes": [
-            {
-                "what": one.what,
-                "tokens_per_s": one.tokens_per_s,
-                "ratio": one.ratio,
-                "plan": one.plan,
-                "why_not": one.why_not,
-                "moved_by_rows": one.moved,
-            }
-            for one in found.changes
-        ],
-        "nearest_published_rows": [
-            {
-                "row": one.row,
-                "what": one.what,
-                "measured": one.measured,
-                "predicted_without_it": one.predicted,
-                "source": one.source,
-                "same_gpu": one.same_gpu,
-                "same_model": one.same_model,
-            }
-            for one in found.nearest
-        ],
-    }

@@ -16,6 +16,7 @@ from sim.machine.model import (
     kv_bytes_per_token,
     load_dimensions,
     model_names,
+    read_every_token_bytes,
 )
 from sim.model_files.config_json import read_config_json
 from sim.model_files.gguf_header import read_gguf
@@ -51,8 +52,7 @@ class ForecastModel:
     @property
     def bytes(self) -> int:
         """Of all weights."""
-        sizes = geometry(self.dimensions)
-        rest = sum(sizes.attention_bytes or ()) + sum(sizes.shared_bytes or ()) + (sizes.other_bytes or 0)
+        rest = read_every_token_bytes(geometry(self.dimensions))
         return self.dimensions.num_experts * sum(self.expert_bytes) + rest + embedding_bytes(self.dimensions)
 
 

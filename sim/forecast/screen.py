@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterator
 
 from sim.forecast.answer import Answer, Change, Rated
-from sim.forecast.plans import BENCH_CONTEXT, gib
-from sim.forecast.predict import error_after_one_row
+from sim.forecast.ask import BENCH_CONTEXT, gib
 from sim.forecast.routing import Routing
+from sim.forecast.shipped import error_after_one_row
 
 WIDTH = 110
 SHOWN = 3

@@ -200,6 +200,11 @@ def geometry(model: Dimensions) -> Geometry:
     )
 
 
+def read_every_token_bytes(sizes: Geometry) -> int:
+    """Bytes of everything that is no routed expert and that each token reads; 0 for a size that is not known."""
+    return sum(sizes.attention_bytes or ()) + sum(sizes.shared_bytes or ()) + (sizes.other_bytes or 0)
+
+
 def model_names() -> list[str]:
     """Names of the models whose dimensions `conf/model` holds (files that say how to record a model are left out)."""
     return sorted(_dimension_files())

@@ -13,21 +13,17 @@ from sim.assembly.replay import DeviceSetup, assemble
 from sim.commands.forecast import main
 from sim.config import RunConfig
 from sim.forecast.answer import answer
+from sim.forecast.ask import Ask, Plan, Refusal
+from sim.forecast.first_token import first_token
 from sim.forecast.machines import ForecastMachine
+from sim.forecast.mixed_layers import Mixed
 from sim.forecast.models import family_of, read_model
-from sim.forecast.plans import RUNTIMES, Ask, Plan, Refusal, plans_for
-from sim.forecast.predict import (
-    Mixed,
-    first_token,
-    forecast,
-    shares_of,
-    shipped_parameters,
-    shipped_scores,
-    times_width,
-)
+from sim.forecast.plans import RUNTIMES, plans_for
+from sim.forecast.predict import forecast
 from sim.forecast.read_machine import read_machine
 from sim.forecast.routing import Hits, hits_of, routing_for
 from sim.forecast.screen import screen
+from sim.forecast.shipped import shares_of, shipped_parameters, shipped_scores, times_width
 from sim.machine.capacity import CacheConfig
 from sim.machine.hardware import load_hardware
 from sim.machine.machine import Machine

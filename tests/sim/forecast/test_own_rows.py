@@ -7,12 +7,14 @@ import pytest
 
 from sim.commands.measured import main
 from sim.forecast.answer import answer
+from sim.forecast.ask import Ask
 from sim.forecast.models import read_model
 from sim.forecast.own_rows import kept_rows, machine_key, rows_of, setting_of
-from sim.forecast.plans import Ask, plans_for
-from sim.forecast.predict import forecast, most_tokens_per_s, shares_of, shipped_parameters
+from sim.forecast.plans import plans_for
+from sim.forecast.predict import forecast, most_tokens_per_s
 from sim.forecast.read_machine import read_machine
 from sim.forecast.screen import screen
+from sim.forecast.shipped import shares_of, shipped_parameters
 from sim.machine.model import geometry
 from traces.errors import UserError
 

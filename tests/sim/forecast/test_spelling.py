@@ -2,8 +2,8 @@
 
 import pytest
 
-from sim.forecast.predict import shares_of, shipped_parameters
 from sim.forecast.read_machine import read_machine
+from sim.forecast.shipped import shares_of, shipped_parameters
 from sim.validation.published.corpus.parts import SPECIFIED, STATED, Rates
 
 

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.machine.model import attention_parameters, expert_parameters, geometry, shared_parameters
+from sim.machine.model import (
+    attention_parameters,
+    expert_parameters,
+    geometry,
+    read_every_token_bytes,
+    shared_parameters,
+)
 from sim.validation.published.corpus.held_out import families
 from sim.validation.published.corpus.parts import Rates, rates_of
 from sim.validation.published.corpus.placement import CPU_EXPERTS, RESIDENT, placement_of
@@ -62,12 +68,11 @@ def expressible(runtime: str, kind: str) -> bool:
 def prompt_s(setting: Setting, tokens: int, chunk: int = CHUNK) -> float:
     """Seconds of a prompt's terms at nominal rates. The GPU's arithmetic, then for each chunk weights and copies."""
     model, rates, sizes = setting.model, setting.rates, geometry(setting.model)
-    assert sizes.expert_bytes and sizes.attention_bytes and sizes.shared_bytes and sizes.other_bytes is not None
-    assert rates.gpu is not None and rates.gpu_bytes_per_s is not None
+    assert sizes.expert_bytes and rates.gpu is not None and rates.gpu_bytes_per_s is not None
     layer = model.top_k * expert_parameters(model) + attention_parameters(model) + shared_parameters(model)
     arithmetic = 2.0 * model.num_layers * layer * tokens / (1e12 * rates.gpu.fp16_tflops)
     experts = model.num_experts * float(sum(sizes.expert_bytes))
-    rest = sum(sizes.attention_bytes) + sum(sizes.shared_bytes) + sizes.other_bytes
+    rest = read_every_token_bytes(sizes)
     place = setting.placement
     away = (place.cpu_layers / model.num_layers if place.cpu_layers else 1 - place.gpu_share) * (
         place.kind == CPU_EXPERTS

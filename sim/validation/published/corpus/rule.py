@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.machine.model import Dimensions, geometry
+from sim.machine.model import Dimensions, geometry, read_every_token_bytes
 from sim.validation.published.corpus.parts import Rates
 from sim.validation.published.corpus.placement import (
     CPU_EXPERTS,
@@ -316,9 +316,7 @@ def _spills(model: Dimensions, placement: Placement, rates: Rates) -> bool:
     if placement.kind != RESIDENT or rates.vram_bytes is None:
         return False
     sizes = geometry(model)
-    assert sizes.expert_bytes and sizes.attention_bytes and sizes.shared_bytes and sizes.other_bytes is not None
-    weights = model.num_experts * sum(sizes.expert_bytes) + sum(sizes.attention_bytes) + sum(sizes.shared_bytes)
-    return weights + sizes.other_bytes > rates.vram_bytes
+    return model.num_experts * sum(sizes.expert_bytes or ()) + read_every_token_bytes(sizes) > rates.vram_bytes
 
 
 def _fills_ram(row: Measurement, model: Dimensions, placement: Placement, rates: Rates) -> bool:

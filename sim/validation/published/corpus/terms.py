@@ -17,7 +17,7 @@ import numpy as np
 from sim.machine.durations import call_s, copy_s, tabulate
 from sim.machine.hardware import Hardware
 from sim.machine.machine import Machine
-from sim.machine.model import geometry
+from sim.machine.model import geometry, read_every_token_bytes
 from sim.machine.runtime import Runtime, load_runtime
 from sim.validation.published.corpus.parts import SPECIFIED, STATED
 from sim.validation.published.corpus.placement import CPU_EXPERTS, CPU_ONLY, LINK_CACHE, RESIDENT, STORAGE_CACHE
@@ -158,9 +158,8 @@ def terms_of(setting: Setting) -> Terms:
 def weights_read(setting: Setting) -> float:
     """Weights of one token, wherever they lie."""
     model, sizes = setting.model, geometry(setting.model)
-    assert sizes.expert_bytes and sizes.attention_bytes and sizes.shared_bytes and sizes.other_bytes is not None
-    rest = sum(sizes.attention_bytes) + sum(sizes.shared_bytes) + sizes.other_bytes
-    return 8 * (model.top_k * sum(sizes.expert_bytes) / model.weight_bits + rest / model.other_bits)
+    experts = model.top_k * sum(sizes.expert_bytes or ())
+    return 8 * (experts / model.weight_bits + read_every_token_bytes(sizes) / model.other_bits)
 
 
 def _cpu_share(setting: Setting) -> float:
