@@ -45,8 +45,6 @@ class Change:
     ratio: float | None
     plan: str
     why_not: str = ""
-    moved: bool = True
-    """False: rows of the machine move the best plan, and not this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,7 @@ def rate(plans: Sequence[Plan], own_rows: Sequence[Setting]) -> list[Rated]:
 
 def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best: Rated) -> list[Change]:
     """What the usual purchases would give, each alone. Ratios are over ``best``, the best plan without the machine's
-    rows, and without rows on both sides, for rows move one kind of plan only."""
+    rows, and without rows on both sides, for rows move plans of their own kind by more than others."""
     rates = ask.machine.rates
     found: list[Change] = []
 
@@ -185,14 +183,9 @@ def _changed(what: str, ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Se
         return Change(what, None, None, "", next((refusal.why for refusal in refusals), "no such plan"))
     ratio = then.forecast.tokens_per_s / best.forecast.tokens_per_s
     same = then.plan.what == best.plan.what and then.plan.runtime == best.plan.runtime
-    (own,), (mine,) = rate([then.plan], own_rows), rate([best.plan], own_rows)
-    return Change(
-        what,
-        own.forecast.tokens_per_s,
-        ratio,
-        "the same plan" if same else f"{then.plan.what}{_hits(then.plan)}",
-        moved=own.forecast.rows_before > 0 or mine.forecast.rows_before == 0,
-    )
+    (own,) = rate([then.plan], own_rows)
+    plan = "the same plan" if same else f"{then.plan.what}{_hits(then.plan)}"
+    return Change(what, own.forecast.tokens_per_s, ratio, plan)
 
 
 def _hits(plan: Plan) -> str:

@@ -49,6 +49,7 @@ def _plan(one: Rated) -> dict[str, Any]:
         "waits_for": one.forecast.shares,
         "close_behind": one.forecast.close,
         "rows_before": one.forecast.rows_before,
+        "other_rows": one.forecast.other_rows,
         "rows": list(one.forecast.rows),
         "tokens_per_s_without_rows": one.forecast.plain,
         "gpu_bytes": one.plan.gpu_bytes,
@@ -65,7 +66,6 @@ def _change(one: Change) -> dict[str, Any]:
         "ratio": one.ratio,
         "plan": one.plan,
         "why_not": one.why_not,
-        "moved_by_rows": one.moved,
     }
 
 

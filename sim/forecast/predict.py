@@ -32,7 +32,7 @@ class Forecast:
     low: float
     high: float
     rows_before: int
-    """Rows of this machine that calibrated it."""
+    """Rows of this machine and of this kind of plan that calibrated it."""
     shares: dict[str, float]
     """Of a token's time: what it waits for."""
     plain: float = 0.0
@@ -41,8 +41,15 @@ class Forecast:
     """Names of the rows, with their models."""
     as_wide: bool = True
     """The interval is as wide as without rows."""
+    other_rows: int = 0
+    """Rows of this machine with another runtime or kind of placement, which moved what the machine's parts reach."""
     close: str = ""
     """What would be waited for next, hardly less than what is: RAM behind the CPU's cores, or the reverse."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether rows of this machine have a say in it."""
+        return self.rows_before > 0 or self.other_rows > 0
 
 
 def forecast(
@@ -54,7 +61,8 @@ def forecast(
 ) -> Forecast:
     """The forecast of a setting.
 
-    ``own_rows``: measured on the same machine; those of the setting's group calibrate it. Rows that no factors of one
+    ``own_rows``: measured on the same machine. Those of the setting's group calibrate it; others move what memories,
+    cores, link and storage reach, not its software, and make the interval no narrower. Rows that no factors of one
     machine explain widen the interval by how much they disagree; where all are of other models it stays as wide as
     without them: nothing published says how far a factor carries. ``layers`` [top_k + 1]: share of layers that miss so
     many of their experts, each computed on the CPU; the mean time of such layers counts, for the CPU's time hides
@@ -63,27 +71,27 @@ def forecast(
     """
     parameters = shipped_parameters()
     rows = [row for row in own_rows if row.kind == setting.kind]
+    others = [row for row in own_rows if row.kind != setting.kind]
     mixed = Mixed.of(setting, layers)
-    before = open_problem(list(rows))
+    before = open_problem(rows)
     if len(before):
         before = replace(before, spread=np.repeat(mixed.problem.spread[:1], len(before), axis=0))
     nothing = np.zeros(len(FACTORS))
-    factors = calibrate(before, parameters)
+    factors = calibrate(before, parameters, open_problem(others))
     value, plain = mixed.seconds(parameters, factors), mixed.seconds(parameters, nothing)
     width = mixed.width(parameters, factors, before) * disagreement(before, parameters, factors)
     stage = len(rows)
-    if rows and all(model_key(row.model) != model_key(setting.model) for row in rows):
+    if all(model_key(row.model) != model_key(setting.model) for row in rows):
         stage, width = 0, max(width, mixed.width(parameters, nothing, open_problem([])))
     if with_fewer_hits is not None:
         slower = Mixed.of(with_fewer_hits, fewer_layers).seconds(parameters, factors)
         width = float(np.hypot(width, np.log(slower / value)))
     factor = float(np.exp(times_width(stage) * width))
-    names = tuple(f"{row.row.row_id or 'the row before'} ({row.row.model})" for row in rows)
+    names = tuple(f"{row.row.row_id or 'the row before'} ({row.row.model})" for row in (*rows, *others))
     shares = mixed.parts(parameters, factors)
     close = mixed.close(parameters, factors)
-    return Forecast(
-        1 / value, 1 / value / factor, factor / value, len(rows), shares, 1 / plain, names, stage == 0, close
-    )
+    low, high = 1 / value / factor, factor / value
+    return Forecast(1 / value, low, high, len(rows), shares, 1 / plain, names, stage == 0, len(others), close)
 
 
 def model_key(sizes: Dimensions) -> tuple[float, ...]:

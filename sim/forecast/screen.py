@@ -139,7 +139,7 @@ def _help(found: Answer) -> Iterator[str]:
     same = f" (GPUs at the same {speed / 1e9:.0f} GB/s)" if speed and sizes else ""
     yield f"what would help, each alone, with the best plan then{same}"
     best, base = found.best, found.without_rows[0]
-    if any(one.forecast.rows_before for one in found.rated):
+    if any(one.forecast.moved for one in found.rated):
         other = (best.plan.runtime, best.plan.what) != (base.plan.runtime, base.plan.what)
         plan = f", over {rate(base.forecast.tokens_per_s)} tokens/s of {base.plan.runtime}, {base.plan.what}"
         yield from _wrapped(f"ratios: both sides without your rows{plan if other else ''}", "  ", 2)
@@ -174,15 +174,16 @@ def _used(change: Change, found: Answer) -> str:
 
 
 def _reordered(found: Answer) -> Iterator[str]:
-    """That plans changed places because rows of the machine moved some of them and not the others."""
+    """That plans changed places because rows of the machine moved some of them by more than the others."""
     before = [(one.plan.runtime, one.plan.what) for one in found.without_rows if one.checked]
     if before == [(one.plan.runtime, one.plan.what) for one in found.rated if one.checked]:
         return
-    moved, left = (
+    own, others = (
         ", ".join(dict.fromkeys(one.plan.runtime for one in found.rated if one.checked and rows(one)))
         for rows in (lambda one: one.forecast.rows_before, lambda one: not one.forecast.rows_before)
     )
-    yield from _wrapped(f"order changed only because your rows moved {moved}; not moved: {left or 'none'}", "  ", 2)
+    text = f"order changed by your rows, of {own or 'other plans'}"
+    yield from _wrapped(f"{text}; by what the parts reach alone: {others or 'none'}", "  ", 2)
 
 
 def _not_among(found: Answer) -> str:
@@ -198,8 +199,7 @@ def _not_among(found: Answer) -> str:
 def _change(change: Change) -> str:
     if change.tokens_per_s is None or change.ratio is None:
         return change.why_not
-    moved = "" if change.moved else " (not moved by your rows)"
-    return f"{rate(change.tokens_per_s)} tokens/s{moved}, x{change.ratio:.2f}: {change.plan}"
+    return f"{rate(change.tokens_per_s)} tokens/s, x{change.ratio:.2f}: {change.plan}"
 
 
 def gb(size: float) -> str:
@@ -243,17 +243,16 @@ def _moved(one: Rated) -> str:
     more = len(told.rows) - NAMED
     names = ", ".join(told.rows[:NAMED]) + (f" and {more} more" if more > 0 else "")
     wide = "; another model's: the interval stays as wide as without" if told.as_wide else ""
+    if not told.rows_before:
+        wide = "; of other plans: by what the parts reach, not its software; the interval is no narrower"
     factor = told.tokens_per_s / told.plain
     return f"{rate(told.plain)} -> {rate(told.tokens_per_s)} by {names}, x{factor:.2f}{wide}"
 
 
 def _own(found: Answer) -> str:
-    moved = [one for one in found.rated if one.forecast.rows_before]
-    if found.best in moved:
+    if found.best.forecast.moved:
         return _moved(found.best)
-    if moved:
-        return "; ".join(f"{one.plan.runtime}, {one.plan.what}: {_moved(one)} ({between(one)})" for one in moved[:2])
-    other = f"{found.own_rows} of this machine, none of such a plan; " if found.own_rows else "none of this machine; "
+    other = "none of this machine; "
     if found.foreign_rows:
         other += f"kept are {found.foreign_rows} of other hardware= (`python -m sim measured` lists them); "
     half = 100 * error_after_one_row()

@@ -317,6 +317,21 @@ def test_a_row_moves_the_term_that_is_known_least(shipped: list[Setting]) -> Non
     assert moved[FACTORS.index("dram")] > before[FACTORS.index("dram")]  # less of a rate is blamed
 
 
+def test_rows_of_another_kind_move_what_parts_reach_and_no_software(shipped: list[Setting]) -> None:
+    rows = problem_of([setting for setting in shipped if setting.placement.kind == CPU_EXPERTS][:2])
+    slow = replace(rows, log_measured_s=np.log(seconds(rows, prior()[0])) + 0.3)
+    own, others = (slow.chosen(np.arange(2) == at) for at in (0, 1))
+    alone = calibrate(own.chosen(np.zeros(1, np.bool_)), prior()[0], others)
+    assert alone[FACTORS.index("software")] == 0
+    assert alone[FACTORS.index("dram")] < -0.02
+    mine = calibrate(others, prior()[0])
+    assert abs(alone[FACTORS.index("dram")]) < abs(mine[FACTORS.index("dram")]) + 0.1
+    vague = replace(others, spread=np.where(np.arange(len(FACTORS)) == FACTORS.index("software"), 9.0, others.spread))
+    said = calibrate(own.chosen(np.zeros(1, np.bool_)), prior()[0], vague)
+    assert abs(said[FACTORS.index("dram")]) < abs(alone[FACTORS.index("dram")])  # unknown software says less
+    assert not calibrate(own.chosen(np.zeros(1, np.bool_)), prior()[0]).any()
+
+
 def test_weights_of_sixteen_bits_are_not_unpacked_by_cores(tmp_path: Path) -> None:
     cells = {"placement_value": "--cpu-moe", "placement_kind": ""}
     machine = {"cpu": "Core i7-8700", "ram_bandwidth_gb_s": "", "ram_gb": "128"}
@@ -411,6 +426,13 @@ def test_what_the_corpus_reaches(findings: Findings) -> None:
     assert median(one) < 8
     assert median(two) < 5
     assert median(overall["this model, after one row, each of a group in turn (pairs)"]) < 9
+    blind, other = (
+        overall[f"this model, {name} (pairs)"]
+        for name in (
+            "without a row, machines with rows of another kind", "after one row of another kind or build, each in turn"
+        )
+    )  # fmt: skip
+    assert median(other) < 0.9 * median(blind)
     for row in (without, one, two):
         assert 0.8 < float(str(row["share_in_90_percent_interval"])) <= 0.97
     for name in ("bytes over bandwidth", "llmfit"):

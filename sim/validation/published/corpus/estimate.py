@@ -220,15 +220,27 @@ def gradient(problem: Problem, parameters: Vector, factors: Vector | None = None
     return np.stack(columns, axis=1)
 
 
-def calibrate(problem: Problem, parameters: Vector) -> Vector:
-    """[factors] logarithms of a machine's own factors by its rows; 0 where they say nothing."""
-    if not len(problem):
+SOFTWARE = FACTORS.index("software")
+
+
+def calibrate(problem: Problem, parameters: Vector, others: Problem | None = None) -> Vector:
+    """[factors] logarithms of a machine's own factors by its rows; 0 where they say nothing.
+
+    ``others``: rows of the same machine with another runtime, build or kind of placement. They speak for its memories,
+    cores, link and storage; their software is their own, and what is open of it makes them say less.
+    """
+    others = problem.chosen(np.zeros(len(problem), np.bool_)) if others is None else others
+    if not len(problem) and not len(others):
         return np.zeros(len(FACTORS))
-    spread = problem.spread[0]
+    spread = (problem if len(problem) else others).spread[0]
+    theirs = gradient(others, parameters)[:, SOFTWARE] * others.spread[:, SOFTWARE]
+    noise = np.hypot(ROW_NOISE, theirs)
+    hardware = np.arange(len(FACTORS)) != SOFTWARE
 
     def residuals(factors: Vector) -> Vector:
         rows = np.log(seconds(problem, parameters, factors)) - problem.log_measured_s
-        return np.concatenate([rows / ROW_NOISE, factors / spread])
+        far = np.log(seconds(others, parameters, factors * hardware)) - others.log_measured_s
+        return np.concatenate([rows / ROW_NOISE, far / noise, factors / spread])
 
     return np.asarray(least_squares(residuals, np.zeros(len(FACTORS))).x, np.float64)
 

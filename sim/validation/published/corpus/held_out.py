@@ -48,6 +48,8 @@ class Prediction:
     interval: dict[int, tuple[float, float]] = field(default_factory=dict)
     by_each: list[float] = field(default_factory=list)
     """Tokens per second after one row, for each other row of the group as that one."""
+    by_other: list[float] = field(default_factory=list)
+    """So for each row of the machine that is of another group."""
 
     def counts(self, stage: int) -> bool:
         """Whether the prediction of a stage is scored."""
@@ -113,6 +115,9 @@ def _predict(training: Sequence[Setting], settings: Sequence[Setting], family: d
         if held not in fitted:
             fitted[held] = fit_families(source, source_family, held)
         _predict_group(problem, places, fitted[held], predictions)
+        name = settings[places[0]].row.machine_id
+        others = [at for at, setting in enumerate(settings) if setting.row.machine_id == name and at not in places]
+        _predict_by_others(problem, places, others, fitted[held], predictions)
     return predictions
 
 
@@ -143,6 +148,18 @@ def _predict_group(rows: Problem, places: list[int], fitted: Fitted, predictions
         values = seconds(problem.chosen(_mask(problem, others)), parameters, factors)
         for place, value in zip(others, values.tolist(), strict=True):
             predictions[place].by_each.append(1.0 / value)
+
+
+def _predict_by_others(
+    rows: Problem, places: list[int], others: list[int], fitted: Fitted, predictions: list[Prediction]
+) -> None:
+    """A group after one row of the same machine with another runtime, build or kind of placement, each in turn."""
+    problem, parameters = widened(rows, fitted.errors), fitted.values
+    group = problem.chosen(_mask(problem, places))
+    for one in others:
+        factors = calibrate(problem.chosen(_mask(problem, [])), parameters, problem.chosen(_mask(problem, [one])))
+        for place, value in zip(sorted(places), seconds(group, parameters, factors).tolist(), strict=True):
+            predictions[place].by_other.append(1.0 / value)
 
 
 def _mask(problem: Problem, places: Sequence[int]) -> NDArray[np.bool_]:

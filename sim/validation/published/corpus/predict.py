@@ -90,6 +90,13 @@ def overall_rows(predictions: Sequence[Prediction]) -> list[Row]:
     pairs = [(_error(value, p), p) for p in predictions for value in p.by_each]
     sizes = _sizes([error for error, _ in pairs], [p for _, p in pairs])
     rows.append({"estimate": f"{MODEL}, after one row, each of a group in turn (pairs)", **sizes})
+    for name, values in (
+        ("without a row, machines with rows of another kind", lambda p: [p.predicted[0]] * len(p.by_other)),
+        ("after one row of another kind or build, each in turn", lambda p: p.by_other),
+    ):
+        pairs = [(_error(value, p), p) for p in predictions for value in values(p)]
+        sizes = _sizes([error for error, _ in pairs], [p for _, p in pairs])
+        rows.append({"estimate": f"{MODEL}, {name} (pairs)", **sizes})
     for name, estimate in BASELINES.items():
         chosen = [prediction for prediction in predictions if prediction.counts(0)]
         errors = [_error(estimate(prediction), prediction) for prediction in chosen]
