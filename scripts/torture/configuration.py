@@ -53,7 +53,7 @@ COMMANDS = {"config": "run"} | {name: name.replace("_", "-") for name in yaml_na
 SMALL_STUDY = (
     "sizes=own", "windows=2", "fit_windows=2", "tokens=32", "cloze.items=2", "cloze.context_tokens=16",
     "cloze.continuation_tokens=4", "generation.windows=1", "generation.prompt_tokens=8", "generation.new_tokens=4",
-    "lines.items=1", "lines.prompt_tokens=8", "lines.new_tokens=4", "resume=false",
+    "lines.items=1", "lines.left=2", "lines.prompt_tokens=8", "lines.new_tokens=4", "resume=false",
 )  # fmt: skip
 CPU_S, WALL_S = 3, 20
 """Seconds of processor time, and by the clock, that a case may take before it counts as at work."""

@@ -29,8 +29,9 @@ overrides (default):
   per_layer=null             the policy in one layer at a time; null: in parallel mode
   cloze.items=24, cloze.choices=4, cloze.context_tokens=128, cloze.continuation_tokens=32
   generation.windows=8, generation.prompt_tokens=64, generation.new_tokens=32
-  lines.items=48             at most; the second half of lines of code, written to the end of the line: how many are
-                             exactly the text's, and the untouched model's; lines.prompt_tokens=64, lines.new_tokens=12
+  lines.items=48             at most; lines of code, without the last lines.left=2 tokens, are written to their end: how
+                             many exactly as the text, and as the untouched model; lines.prompt_tokens=64,
+                             lines.new_tokens=12
   margin=0.01                "within": whether the whole interval of a change of perplexity (relative) or of a share
                              (points / 100) lies within it (yes), outside (no), or neither (undecided)
   contrast_margin=0.1        the same of the KL divergence of contrasts over the policy's, relative

@@ -1,7 +1,7 @@
-"""Lines to finish: the first half of a line of held-out text is given, the model writes the rest of it greedily.
+"""Lines to finish: a line of held-out text is given up to its last tokens, the model writes the rest of it greedily.
 
-An item is right where the text up to the end of the line is exactly the text's own. Of windows some of which are code
-only those are used: half a line of prose does not say where the line was broken.
+An item is right where what is written is, up to the end of the line, exactly the text's own. Of windows some of which
+are code only those are used: a line of prose does not say where it is broken.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sim.quality.settings import LinesConfig
 from sim.quality.windows import Windows
 
 CODE = "code"
-SHORTEST = 4
-"""Tokens of a line, its end included: shorter ones leave nothing to know."""
+GIVEN = 2
+"""Tokens of a line that are given at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ class Lines:
 def line_items(windows: Windows, tokenizer: Any, config: LinesConfig, seed: int) -> Lines:
     """At most ``config.items`` items: every window gives one before any gives its second, drawn by ``seed``.
 
-    A line is cut in the middle of its tokens, of an odd number before the middle one; its rest has at most
-    ``new_tokens`` of them, and ``prompt_tokens`` lie before the cut in its window.
+    A line is cut ``left`` tokens before its end, the token with the end being the last of them; ``prompt_tokens`` lie
+    before the cut in its window.
     """
     chosen = [i for i, domain in enumerate(windows.domains) if domain == CODE] or [*range(len(windows))]
     found: list[list[tuple[int, int, int]]] = []
@@ -71,10 +71,8 @@ def _cuts(tokens: NDArray[np.int64], tokenizer: Any, config: LinesConfig) -> Ite
     """(cut, one past the token that ends the line) of every line of a window that can be an item."""
     ends = [place for place, token in enumerate(tokens.tolist()) if "\n" in str(tokenizer.decode([token]))]
     for before, end in pairwise(ends):
-        length = end - before
-        cut = before + 1 + length // 2
-        fits = length >= SHORTEST and cut >= config.prompt_tokens and end + 1 - cut <= config.new_tokens
-        if fits and _text(tokenizer, tokens[cut : end + 1]).strip():
+        cut = end + 1 - config.left
+        if cut >= max(before + 1 + GIVEN, config.prompt_tokens) and _text(tokenizer, tokens[cut : end + 1]).strip():
             yield cut, end + 1
 
 

@@ -91,9 +91,11 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinesConfig:
-    """Lines of the windows to be finished: at most ``items``, as many as the windows hold. 0 items: left out."""
+    """Lines of the windows to be finished: at most ``items``, as many as the windows hold, ``left`` tokens before their
+    end. 0 items: left out."""
 
     items: Amount = 48
+    left: Count = 2
     prompt_tokens: Count = 64
     new_tokens: Count = 12
 
@@ -102,8 +104,12 @@ class LinesConfig:
 
     def check(self, tokens: int) -> None:
         """Raises: UserError where no window holds a prompt and a rest."""
-        if self.items and self.prompt_tokens + 2 > tokens:
-            raise UserError(f"lines.prompt_tokens={self.prompt_tokens}: at most tokens={tokens}, less 2")
+        if self.items and self.prompt_tokens + self.left > tokens:
+            raise UserError(
+                f"lines.prompt_tokens={self.prompt_tokens} and lines.left={self.left}: together at most tokens={tokens}"
+            )
+        if self.items and self.left > self.new_tokens:
+            raise UserError(f"lines.left={self.left}: at most lines.new_tokens={self.new_tokens}")
 
 
 @dataclass(frozen=True, slots=True)

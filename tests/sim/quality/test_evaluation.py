@@ -185,7 +185,7 @@ def test_the_command_writes_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
     words = ["model=tiny", "prompts=p.jsonl", "windows=3", "tokens=20", "cache.slots_per_layer=4", "policy=cache_prior"]
     tasks = ["cloze.items=2", "cloze.context_tokens=8", "cloze.continuation_tokens=4", "cloze.choices=2"]
     tasks += ["generation.windows=1", "generation.prompt_tokens=6", "generation.new_tokens=4"]
-    tasks += ["lines.items=4", "lines.prompt_tokens=3", "lines.new_tokens=6"]
+    tasks += ["lines.items=4", "lines.left=4", "lines.prompt_tokens=3", "lines.new_tokens=6"]
     assert quality.main([*words, *tasks]) == 0
     printed = capsys.readouterr().out
     assert "quality MEASURED, times SIMULATED" in printed and "random resident experts" in printed

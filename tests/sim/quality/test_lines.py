@@ -24,7 +24,8 @@ from traces.errors import UserError
 
 TEXT = "first\nab = cd\n\nx\nreturn 1\n    \nend"
 """Of tokens that are bytes: lines that end with their token are `ab = cd` (8), `x` (2, too short), `return 1` (9),
-four blanks (nothing to write); the first has no beginning in the window, the last no end."""
+four blanks (nothing to write); the first has no beginning in the window, the last no end. With three tokens left of a
+line the texts to write are `cd` and ` 1`, cut at 11 and 23."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,25 +39,25 @@ def windows_of(*texts: str, domains: tuple[str, ...] | None = None) -> Windows:
     return Windows(ids, tuple(f"d{i}" for i in range(len(texts))), domains or ("text",) * len(texts))
 
 
-def test_a_line_is_cut_in_its_middle() -> None:
+def test_a_line_is_cut_before_its_last_tokens() -> None:
     tokenizer, windows = byte_tokenizer(), windows_of(TEXT)
-    lines = line_items(windows, tokenizer, LinesConfig(items=9, prompt_tokens=4, new_tokens=12), 0)
+    lines = line_items(windows, tokenizer, LinesConfig(items=9, left=3, prompt_tokens=4), 0)
     found = {tokenizer.decode(prompt.tolist()): rest for prompt, rest in zip(lines.prompts, lines.rests, strict=True)}
-    assert found == {"ab =": " cd", "retu": "rn 1"} and lines.documents == ("d0", "d0")
+    assert found == {"b = ": "cd", "turn": " 1"} and lines.documents == ("d0", "d0")
 
 
-@pytest.mark.parametrize(("limits", "rests"), [({"new_tokens": 4}, {" cd"}), ({"prompt_tokens": 11}, {"rn 1"})])
+@pytest.mark.parametrize(("limits", "rests"), [({"left": 7}, {"turn 1"}), ({"prompt_tokens": 12}, {" 1"})])
 def test_what_does_not_fit_is_left_out(limits: dict[str, int], rests: set[str]) -> None:
-    config = LinesConfig(**({"items": 9, "prompt_tokens": 4} | limits))
+    config = LinesConfig(**({"items": 9, "left": 3, "prompt_tokens": 4} | limits))
     assert set(line_items(windows_of(TEXT), byte_tokenizer(), config, 0).rests) == rests
 
 
 def test_code_alone_is_used_and_windows_take_turns() -> None:
     other = TEXT.replace("cd", "ef").replace("n 1", "n 2")
     windows = windows_of(TEXT, TEXT, other, domains=("prose", "code", "code"))
-    lines = line_items(windows, byte_tokenizer(), LinesConfig(items=2, prompt_tokens=4), 0)
+    lines = line_items(windows, byte_tokenizer(), LinesConfig(items=2, left=3, prompt_tokens=4), 0)
     assert lines.documents == ("d1", "d2")
-    assert len(line_items(windows, byte_tokenizer(), LinesConfig(items=9, prompt_tokens=4), 0)) == 4
+    assert len(line_items(windows, byte_tokenizer(), LinesConfig(items=9, left=3, prompt_tokens=4), 0)) == 4
 
 
 def test_right_is_the_text_to_the_end_of_the_line_and_no_further() -> None:
@@ -77,7 +78,7 @@ def line_study(policy):
     """A study whose windows are lines of text instead of random tokens."""
     study = study_of(policy=policy, windows=4, tokens=24, contrasts=False, per_layer=False)
     texts = [f"x = y\nother{i} = it\nend".ljust(24) for i in range(4)]
-    config = LinesConfig(items=3, prompt_tokens=4, new_tokens=8)
+    config = LinesConfig(items=3, left=4, prompt_tokens=4, new_tokens=8)
     study.lines = line_items(windows_of(*texts), byte_tokenizer(), config, 0)
     study.config = replace(study.config, lines=config)
     return study
@@ -111,7 +112,9 @@ def test_margins_judge_every_change_and_the_contrasts() -> None:
 
 
 def test_what_has_no_place_is_refused() -> None:
-    with pytest.raises(UserError, match=r"lines.prompt_tokens=64: at most tokens=32, less 2"):
+    with pytest.raises(UserError, match=r"lines.prompt_tokens=64 and lines.left=2: together at most tokens=32"):
         LinesConfig().check(32)
+    with pytest.raises(UserError, match=r"lines.left=13: at most lines.new_tokens=12"):
+        LinesConfig(left=13).check(256)
     with pytest.raises(UserError, match=r"lines.items=48: a free continuation has no drafts"):
         replace(StudyConfig.windows_only(QualityConfig(step_tokens=2)), lines=LinesConfig()).check()
