@@ -93,11 +93,6 @@ def check_tiers(policy: Policy, host: HostStore, prefill: PrefillConfig, machine
     behind = f"hardware {machine.hardware.name} with storage behind host memory"
     if host.reading.peer is not None:
         behind = "devices.role=store"
-        if Need.CPU in policy.needs():
-            raise UserError(
-                f"{behind}: {type(policy.assignment).__name__} of policy {policy.name} computes on the CPU, and what "
-                "the second GPU holds is not there; use policy/assignment=link_only"
-            )
     if prefill.streams:
         raise UserError(f"{behind}: prefill.order=stream copies whole layers from host memory; use another order")
     if policy.prefetch.chunks() > 1:

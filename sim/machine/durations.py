@@ -178,6 +178,7 @@ def tabulate(
     chunk = [ceil_div(size, chunks) for size in sizes]
     gpu_bytes_per_s = hardware.gpu_memory_bytes_per_s * runtime.gpu_memory_share
     link = machine if reading is None or reading.peer is None else reading.peer.to_slots(machine)
+    shares_dram = time.contention and (reading is None or reading.peer is None)  # copies between GPUs do not
 
     def gpu(num_bytes: Sequence[int], weight_bits: float | None) -> NDArray[np.float64]:
         return compute_s(num_bytes, weight_bits, tokens, gpu_bytes_per_s, hardware.gpu_flops_per_s)
@@ -213,8 +214,8 @@ def tabulate(
         cpu_expert_ns=_cpu_expert_ns(sizes, bits, tokens, machine, time.experts),
         cpu_overlaps_gpu=runtime.cpu_overlaps_gpu,
         run_on_arrival=runtime.run_on_arrival,
-        link_contention=hardware.link_contention if time.contention else 1.0,
-        cpu_contention=hardware.cpu_contention if time.contention else 1.0,
+        link_contention=hardware.link_contention if shares_dram else 1.0,
+        cpu_contention=hardware.cpu_contention if shares_dram else 1.0,
         before_lookup_ns=constants_ns(machine, BEFORE_LOOKUP, time, {"launch": layer_launch_s * time.launch}, resident),
         after_experts_ns=constants_ns(machine, AFTER_EXPERTS, time, {}, resident),
         unmodelled=unmodelled_terms(geometry, hardware),

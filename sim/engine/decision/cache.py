@@ -71,6 +71,8 @@ class Cache:
     """Chunks of a prefetch copy."""
     has_host: int
     """Storage lies behind host memory, which may lack experts: see ``sim.engine.decision.host``."""
+    cpu_reads: int
+    """The CPU computes what lies in host memory, and waits for what it lacks; 0: host memory lies behind the store."""
     host_is_lru: int
     """What is served from host memory leaves it last; else what came last."""
     host_exclusive: int

@@ -151,7 +151,8 @@ def price_missing(state: State, cache: Cache) -> None:
         if cache.has_host and cache.in_host[layer * state.num_experts + expert] == 0:
             if cache.status[layer * state.num_experts + expert] != IN_FLIGHT:
                 state.missing_load_ns[j] = cache.through_ns[layer]
-            state.missing_cpu_ns[j] += cache.read_ns[layer]
+            if cache.cpu_reads:
+                state.missing_cpu_ns[j] += cache.read_ns[layer]
         state.missing_gpu_ns[j] = cache.expert_ns[layer, tokens]
         state.side[j], state.order[j] = LINK, j
     if cache.needs_importance:

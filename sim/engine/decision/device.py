@@ -234,6 +234,7 @@ class Device:
             "link_idle": int(policy.prefetch.only_on_idle_link()),
             "num_chunks": policy.prefetch.chunks(),
             "has_host": int(self.spec.host is not None),
+            "cpu_reads": int(host.reading.peer is None),
             "host_is_lru": int(host.lru),
             "host_exclusive": int(host.exclusive),
             "host_capacity": host.capacity,

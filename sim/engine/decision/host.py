@@ -101,7 +101,8 @@ def serve(state: State, cache: Cache, missing: Ids) -> None:
         j = state.order[i] if cache.has_assign else i
         expert = missing[j]
         on_cpu = cache.has_assign and state.side[j] == CPU
-        if (on_cpu or cache.status[base + expert] != IN_FLIGHT) and look_up(state, cache, base + expert):
+        asks = cache.cpu_reads if on_cpu else cache.status[base + expert] != IN_FLIGHT
+        if asks and look_up(state, cache, base + expert):
             cache.read_at[expert] = now
             cache.read_queue[reads] = expert
             reads += 1

@@ -223,7 +223,7 @@ def with_tiers(case, policy, hardware, order, trace):
     if case["host"] == "peer":
         links = {"peer_bytes_per_s": 3 * rate, "second_link_bytes_per_s": rate, "peer_bytes": max(least, whole // 2)}
         peer = {"devices": DevicesConfig(2, "store", **links), "host": HostConfig(**store)}
-        return hardware, {} if Need.CPU in policy.needs() else peer
+        return hardware, peer
     return hardware.with_figures(read), {"host": HostConfig(bytes=max(least, int(case["host"] * whole)), **store)}
 
 

@@ -16,7 +16,7 @@ from sim.metrics.step_table import StepTable
 from sim.run.what_if import what_if
 from sim.timeline.event_file import NAME
 from tests.sim.timeline.test_timeline import slices, track, written
-from tests.support.fixed_rules import fetching
+from tests.support.fixed_rules import LastOnCpu, fetching
 from tests.support.random_traces import random_trace
 from tests.support.replays import BARE, POLICIES, machine
 from tests.support.timelines import TIMED, measured, rows
@@ -93,6 +93,21 @@ def test_a_prefetch_comes_through_the_second_gpu_too(engine):
 
 
 @pytest.mark.parametrize("engine", TIMED)
+def test_the_cpu_computes_from_host_memory_without_a_read(engine):
+    """500 ns each, whatever lies in the second GPU; what the CPU and copies take of DRAM at once is left out."""
+    policy = replace(BARE, name="cpu", assignment=CpuOnly())
+    timed = found(rows([[0]], [[1]]), policy, engine, hardware=machine(link_contention=1.7, cpu_contention=1.5))
+    assert timed.latency_ns == [500, 500]
+    assert timed.counts["host_hits"] == timed.counts["host_misses"] == 0
+    last = replace(BARE, name="last", assignment=LastOnCpu(1))
+    both = found(
+        rows([[0, 1]]), last, engine, slots_per_layer=2, hardware=machine(link_contention=1.7, cpu_contention=1.5)
+    )
+    assert both.latency_ns == [4250]  # 0 from host memory through the second GPU, 1 on the CPU meanwhile
+    assert both.counts["host_misses"] == 1
+
+
+@pytest.mark.parametrize("engine", TIMED)
 @pytest.mark.parametrize("policy", ["lru", "prefetch", "belady"])
 def test_a_second_gpu_that_holds_everything_is_one_gpu_with_its_link(engine, policy):
     trace = random_trace(3, 4, prompts=(4, 0), decodes=(9, 6), expert_bytes=1000)
@@ -141,7 +156,6 @@ def test_the_timeline_names_the_links(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"policy": replace(BARE, name="cpu", assignment=CpuOnly())}, "what the second GPU holds is not there"),
         ({"devices": replace(STORE, peer_bytes=999)}, "the second GPU has 9.99e-07 GB for experts, and the 1 that"),
         ({"host": HostConfig(inclusion="exclusive")}, "host.inclusion=exclusive: what leaves the GPU"),
         ({"host": HostConfig(mode="page_cache")}, "host.mode=page_cache: with devices.role=store no file is read"),
