@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scripts.studies.tiers.__main__ import fitted, machine_of, page, replayed, rows, sizes_of
+from scripts.studies.tiers.__main__ import page, rows
+from scripts.studies.tiers.choices import chosen, errors_of, every_choice
 from scripts.studies.tiers.left_out import CORPUS, LEFT_OUT, candidates, used
 from scripts.studies.tiers.published import BOYLE, SERIES
 from scripts.studies.tiers.series import Point, Protocol, Series
+from scripts.studies.tiers.simulate import fitted, machine_of, replayed, sizes_of
 from sim.paths import ROOT
 
 ONE = Series(
@@ -78,7 +80,17 @@ def test_errors_stay_as_published_on_the_page():
     assert len(errors) == 17 and np.median(errors) < 9.6 and max(errors) < 43
 
 
+def test_every_choice_calibrates_on_as_many_points_and_predicts_the_others():
+    choices = [[point.label for point in one.points if point.calibrates] for one in chosen(ONE)]
+    assert choices == [["half"], ["quarter"]]
+    assert set(errors_of(ONE, {}) or {}) == {"quarter"}
+    # Slots for all experts and for all but one are the same to the model, and stated as 9 and 5 tokens/s.
+    level = replace(ONE, fits=("storage", "readback_s"), points=tuple(replace(p, calibrates=True) for p in ONE.points))
+    alike = replace(level, points=(replace(level.points[0], slots=1.0), replace(level.points[1], slots=0.999)))
+    assert errors_of(alike, {}) is None
+
+
 @pytest.mark.slow
 def test_the_page_is_what_the_study_writes():
     text = (ROOT / "docs" / "results" / "tiers.md").read_text()
-    assert text == page(list(rows()))
+    assert text == page(list(rows()), every_choice())

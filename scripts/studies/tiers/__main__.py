@@ -2,7 +2,7 @@
 
 Writes tiers.md and tiers.csv to FOLDER (default docs/results). At most two points of a series calibrate as many figures
 of its machine; the others are predicted, and their errors printed whatever they are. Routing is drawn from the nearest
-shipped card (SYNTHETIC); sizes of models and what the files of the machines say are mostly ESTIMATED. A minute.
+shipped card (SYNTHETIC); sizes of models and what the files of the machines say are mostly ESTIMATED. Minutes.
 """
 
 from __future__ import annotations
@@ -10,185 +10,24 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from policies.assignment.cpu_only import CpuOnly
-from policies.base import Policy
-from policies.state import DECODE
 from scripts.command_line import parser_of, run
+from scripts.studies.tiers.choices import Choices, every_choice
 from scripts.studies.tiers.left_out import counts
 from scripts.studies.tiers.published import SERIES
-from scripts.studies.tiers.series import STORAGE, Point, Protocol, Series
-from sim.assembly.catalogue import load_policy
-from sim.assembly.replay import DeviceSetup, assemble
-from sim.cards.synthesis import Wish, synthetic_trace
-from sim.config import RunConfig
-from sim.machine.capacity import CacheConfig
-from sim.machine.hardware import load_hardware
-from sim.machine.host_store import HostConfig
-from sim.machine.machine import Machine
-from sim.machine.model import geometry
-from sim.machine.runtime import load_runtime
-from sim.metrics.step_table import Columns, Metrics, StepTable
+from scripts.studies.tiers.simulate import fitted, replayed
 from sim.paths import ROOT
-from sim.validation.published.corpus.sizes import bits_of, find_model, sized
 from traces.errors import UserError
-from traces.format.trace import Geometry, Trace
 from traces.whole_file import write_whole
 
-MOST_TOKENS = 1024
-"""Drawn where a series states its hits instead of its length."""
-ROUNDS = 4
-SSD_CPU = "ssd_cpu"
 HEAD = (
-    "series",
-    "point",
-    "measured",
-    "simulated",
-    "error_percent",
-    "use",
-    "hit_rate",
-    "host_hit_rate",
-    "stated_hits",
+    "series", "point", "measured", "simulated", "error_percent", "use", "hit_rate", "host_hit_rate", "stated_hits",
     "source",
-)
-
-
-@cache
-def trace_of(card: str, prompt: int, tokens: int, layers: int, experts: int, top_k: int) -> Trace:
-    """One request drawn from a card in the shape of a model."""
-    return synthetic_trace(Wish(card, 1, tokens, prompt or None, layers, experts, top_k))
-
-
-def sizes_of(series: Series, point: Point, machine: Machine) -> Geometry:
-    """Sizes of a point's model.
-
-    What its layers in GPU memory read, and what their launches take, is added to what every token reads.
-    """
-    known = find_model(series.model)
-    bits = None if known is None else bits_of(series.quantisation, known)
-    if known is None or bits is None:
-        raise UserError(f"{series.name}: the sizes of {series.model} {series.quantisation} are not known")
-    sizes, layers = geometry(sized(known, bits, point.top_k)), point.host_layers or series.host_layers
-    if layers is None:
-        return sizes
-    assert sizes.expert_bytes and sizes.attention_bytes and sizes.shared_bytes and sizes.other_bytes is not None
-    here = sum(sizes.expert_bytes[layers:]) * sizes.top_k + sum(sizes.attention_bytes[layers:])
-    launches_s = (sizes.num_layers - layers) * (machine.figure("graph_launch_s") or 0.0)
-    here += round(launches_s * machine.hardware.gpu_memory_bytes_per_s * machine.runtime.gpu_memory_share)
-    return replace(
-        sizes,
-        num_layers=layers,
-        expert_bytes=sizes.expert_bytes[:layers],
-        attention_bytes=sizes.attention_bytes[:layers],
-        shared_bytes=sizes.shared_bytes[:layers],
-        other_bytes=sizes.other_bytes + here + sum(sizes.shared_bytes[layers:]),
-    )
-
-
-def policy_of(series: Series, point: Point) -> Policy:
-    """The policy of a series; without slots nothing is kept, and what computes on the CPU computes all of it there."""
-    if series.policy == SSD_CPU:
-        return replace(load_policy("lru"), name=SSD_CPU, assignment=CpuOnly(), residency="none")
-    policy = load_policy(series.policy)
-    if point.slots > 0:
-        return policy
-    if policy.prefetch.promotes:
-        policy = replace(load_policy("lru"), assignment=CpuOnly())
-    return replace(policy, residency="none")
-
-
-def machine_of(series: Series, values: dict[str, float]) -> Machine:
-    """The machine of a series with fitted figures."""
-    machine = Machine(load_hardware(series.hardware), load_runtime(series.runtime)).with_figures(series.figures)
-    factor = values.get(STORAGE)
-    if factor is not None and machine.hardware.storage_rates:
-        rates = [(*row[:2], row[2] * factor, row[3] * factor) for row in machine.hardware.storage_rates]
-        machine = machine.with_figures({"storage_rates": rates})
-    return machine.with_figures({name: value for name, value in values.items() if name != STORAGE})
-
-
-def steps_of(series: Series, point: Point, values: dict[str, float], protocol: Protocol) -> tuple[Columns, Metrics]:
-    """Columns of the decode steps of a run, and its metrics."""
-    machine = machine_of(series, values)
-    sizes = sizes_of(series, point, machine)
-    trace = trace_of(series.card, protocol.prompt, protocol.tokens, sizes.num_layers, sizes.num_experts, sizes.top_k)
-    slots = max(1, round(point.slots * sizes.num_experts))
-    host = HostConfig()
-    if point.host_share is not None:
-        share = int(point.host_share * sum(sizes.expert_bytes or ()) * sizes.num_experts)
-        host = HostConfig(bytes=share, start=protocol.start)
-    setup = DeviceSetup(
-        policy_of(series, point),
-        machine,
-        CacheConfig(slots_per_layer=slots, start=protocol.start),
-        RunConfig(engine="compiled"),
-        host=host,
-    )
-    table = StepTable(assemble(trace, setup, sizes)).run()
-    columns = table.columns()
-    decodes = columns["phase"] == DECODE
-    return {name: column[decodes] for name, column in columns.items()}, table.metrics()
-
-
-def replayed(series: Series, point: Point, values: dict[str, float]) -> dict[str, Any]:
-    """Seconds per token as the source measured them, and both hit rates."""
-    protocol = point.protocol or series.protocol
-    if series.until_hits is not None and point.slots > 0:
-        protocol = Protocol(0, tokens_until(series, point, values), 0, "cold")
-    columns, metrics = steps_of(series, point, values, protocol)
-    timed = slice(protocol.timed_from, None)
-    seconds = float(columns["latency_ns"][timed].mean() / 1e9)
-    hits, demanded = (int(columns[name][timed].sum()) for name in ("hits", "demanded"))
-    return {"seconds": seconds, "hit_rate": hits / demanded, "host_hit_rate": metrics.get("host_hit_rate")}
-
-
-def tokens_until(series: Series, point: Point, values: dict[str, float]) -> int:
-    """Tokens from an empty cache whose hits are as stated.
-
-    Raises: UserError where they are not within `MOST_TOKENS`.
-    """
-    columns, _ = steps_of(series, point, values, Protocol(0, MOST_TOKENS, 0, "cold"))
-    reached = np.flatnonzero(columns["hits"].cumsum() >= (series.until_hits or 0.0) * columns["demanded"].cumsum())
-    if not len(reached):
-        raise UserError(f"{series.name}: hits of {series.until_hits} are not reached within {MOST_TOKENS} tokens")
-    return int(reached[0]) + 1
-
-
-def fitted(series: Series, known: dict[str, float]) -> dict[str, float]:
-    """``known`` figures and those at which the calibrating points are as published, by Newton steps in costs: seconds,
-    and one over rates."""
-    if not series.fits:
-        return known
-    points = [point for point in series.points if point.calibrates]
-    wanted = np.array([1 / point.measured for point in points])
-    machine = machine_of(series, known)
-    costs = np.array([1.0 if name == STORAGE else _cost(name, machine.figure(name)) for name in series.fits])
-
-    def times(at: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = known | {name: _value(name, cost) for name, cost in zip(series.fits, at.tolist(), strict=True)}
-        return np.array([replayed(series, point, values)["seconds"] for point in points])
-
-    for _ in range(ROUNDS):
-        now = times(costs)
-        steps = np.diag(costs * 0.05)
-        slopes = np.stack([(times(costs + step) - now) / step.sum() for step in steps], axis=1)
-        costs = np.maximum(costs + np.linalg.lstsq(slopes, wanted - now, rcond=None)[0], costs * 0.05)
-    return known | {name: _value(name, cost) for name, cost in zip(series.fits, costs.tolist(), strict=True)}
-
-
-def _cost(name: str, value: float) -> float:
-    return value if name.endswith(("_s", "_per_layer")) and not name.endswith("_per_s") else 1 / value
-
-
-def _value(name: str, cost: float) -> float:
-    return cost if name.endswith(("_s", "_per_layer")) and not name.endswith("_per_s") else 1 / cost
+)  # fmt: skip
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -214,7 +53,7 @@ def rows() -> Iterator[dict[str, Any]]:
             }
 
 
-def page(found: list[dict[str, Any]]) -> str:
+def page(found: list[dict[str, Any]], choices: Choices) -> str:
     """The table with what has to be known of it."""
     errors = np.array([abs(row["error_percent"]) for row in found if row["use"] == "predicted"])
     left = counts()
@@ -230,14 +69,21 @@ def page(found: list[dict[str, Any]]) -> str:
         "",
         f"Predicted points: {len(errors)}, median error {np.median(errors):.1f} %, worst {errors.max():.1f} %.",
         "",
-        "| series | point | tokens/s | simulated | error % | use | hits | stated |",
-        "|---|---|---|---|---|---|---|---|",
+        'Which rows calibrate is a choice: here the ends of a series, or its first. "Any" is a point\'s median error',
+        "over every choice of as many rows that leaves it to be predicted: "
+        f"{np.median(list(choices.by_point.values())):.1f} % in the median of {len(choices.by_point)}",
+        f"points. {choices.unmet} of {choices.tried} choices are met by no figures and not counted.",
+        "",
+        "| series | point | tokens/s | simulated | error % | use | any | hits | stated |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
+        any_error = choices.by_point.get((row["series"], row["point"]))
+        any_error = None if any_error is None else round(any_error, 1)
         hits = row["hit_rate"] if row["host_hit_rate"] in (None, 0.0) else f"{row['host_hit_rate']} in host memory"
         lines.append(
             f"| {row['series']} | {row['point']} | {row['measured']} | {row['simulated']} | {row['error_percent']:+} | "
-            f"{row['use']} | {hits} | {'' if row['stated_hits'] is None else row['stated_hits']} |"
+            f"{row['use']} | {_cell(any_error)} | {hits} | {_cell(row['stated_hits'])} |"
         )
     lines += ["", "## Series", ""]
     for series in SERIES:
@@ -263,6 +109,10 @@ def page(found: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{round(value, 3)}"
+
+
 def main(argv: list[str]) -> None:
     """Print the page, write both files."""
     parser = parser_of(__doc__)
@@ -271,14 +121,15 @@ def main(argv: list[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out={folder}: must be a folder, and a file stands there")
     found = list(rows())
+    choices = every_choice()
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, HEAD, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(found)
     write_whole(folder / "tiers.csv", text.getvalue().encode())
-    write_whole(folder / "tiers.md", page(found).encode())
-    print(page(found))
+    write_whole(folder / "tiers.md", page(found, choices).encode())
+    print(page(found, choices))
 
 
 if __name__ == "__main__":
