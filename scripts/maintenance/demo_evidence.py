@@ -1,6 +1,6 @@
 """Prints what the demo model shows on held-out text: python -m scripts.maintenance.demo_evidence
 
-The untuned contrast stands beside it. Trains each model on first use (about ten minutes on one thread, kept in the
+The untuned contrast stands beside it. Trains each model on first use (some 12 minutes of a core, kept in the
 user's cache), then measures gate slope, locality and the harm of replacing every low-band active expert, closed loop
 (about a minute per model and 96 windows). The gate slope of `demo` is set by its training recipe to published
 statistics, not emergent.

@@ -1,6 +1,6 @@
 """Writes the demo model that the package ships: python -m scripts.maintenance.demo_weights
 
-Trains the recipe `demo`, seed 0, unless this machine has done so (13 minutes on 2 shared cores), rounds the weights to
+Trains the recipe `demo`, seed 0, unless this machine has done so (some 12 minutes of a core), rounds the weights to
 bfloat16 and writes `traces/demo/shipped`. Another Python or torch makes other weights, and every figure that was
 measured with them is then of another model: say so in CHANGELOG.md.
 """

@@ -21,7 +21,7 @@ overrides (default):
   model.device=cpu           cpu | cuda | cuda:<number> | auto: a GPU where torch sees one
   model.device_map=null      auto: spread over GPUs, memory and disk (extra `large`); model.device is then not read
   model.trust_remote_code=false  true: Python files that a model brings along are run, with all your rights
-  model.train=false          true: train the demo model here, though it comes with the package (13 minutes on 2 cores)
+  model.train=false          true: train the demo model here, though the package has it (some 12 minutes of a core)
   model.allow_download=false  true fetches a hub id from the network; otherwise only the local cache is read
   prompts=builtin            held-out prose and code of the Python library | FILE.txt, one prompt per line |
                              FILE.jsonl, one {"prompt": ..., "label": optional} per line, or {"messages": [{"role":
