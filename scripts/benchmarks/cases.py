@@ -26,7 +26,12 @@ from sim.machine.runtime import Runtime
 from sim.paths import ROOT
 from traces.format.trace import Trace
 
-POLICIES = {name: load_policy(name) for name in ("lru", "belady", "importance")}
+FOUR_PART = (
+    "importance", "importance_plus_1", "importance_plus", "smoe_code", "dali", "hybrimoe_paper", "hybrimoe_true_costs",
+    "ktransformers", "adapmoe", "mixtral_offloading_paper", "llama_cpp_moe_cache", "cache_prior", "edgemoe",
+)  # fmt: skip
+"""Policies of more than eviction that need nothing of other requests."""
+POLICIES = {name: load_policy(name) for name in ("lru", "belady", *FOUR_PART)}
 MACHINE = Machine(
     Hardware(
         name="benchmark",
@@ -64,6 +69,18 @@ def engine_run(trace: Trace, policy: str, engine: str, in_host: float | None = N
         hits += int(result.counts[:, 0].sum())
         end_ns += int(result.latency_ns.sum())
     return time.process_time() - start, hits, end_ns
+
+
+def split_run(trace: Trace, policy: str) -> tuple[float, float]:
+    """Seconds that a replay on the compiled engine takes to read what the policy wants, and to replay it."""
+    replay, reading, replaying = replay_of(trace, policy, "compiled"), 0.0, 0.0
+    for block in replay.schedule.blocks(min(replay.reader.block_rows(), replay.steps_at_once)):
+        start = time.process_time()
+        data = replay.reader.read(block)
+        read = time.process_time()
+        replay.engine.replay(block, data)
+        reading, replaying = reading + read - start, replaying + time.process_time() - read
+    return reading, replaying
 
 
 def textbook_run(trace: Trace, tokens: int) -> tuple[float, int, int]:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from scripts.benchmarks.cases import (
+    FOUR_PART,
     engine_run,
     libcachesim_run,
     replay_of,
+    split_run,
     start_s,
     textbook_run,
     textbook_smoe_run,
@@ -130,6 +132,25 @@ def ratio(fast: Case | None, slow: Case | None) -> str:
     return f"{slow.best / slow.tokens / (fast.best / fast.tokens):.3g}"
 
 
+def print_ratios(trace: Trace, policies: Sequence[str], repeats: int) -> None:
+    """How long a layer step takes under policies of more parts, over that of lru on the same trace in the same rounds.
+
+    What is read is read once for all runs of a sweep that share a block, so that both sums are shown.
+    """
+    scored, steps = with_scores(trace), trace.num_tokens * trace.num_layers
+    best = {name: (float("inf"), float("inf")) for name in ("lru", *policies)}
+    for _ in range(repeats):
+        for name, before in best.items():
+            best[name] = tuple(map(min, before, split_run(scored, name)))  # type: ignore[assignment]
+    reading, replaying = best["lru"]
+    rows = []
+    for name, (read, rest) in best.items():
+        row = {"policy": name, "ns to read": f"{read / steps * 1e9:,.0f}", "ns to replay": f"{rest / steps * 1e9:,.0f}"}
+        row |= {"replayed, times lru": f"{rest / replaying:.2f}"}
+        rows.append(row | {"with reading, times lru": f"{(read + rest) / (reading + replaying):.2f}"})
+    print_table("policies of more parts, engine=compiled, per layer step", rows)
+
+
 def print_targets(done: dict[str, Case], trace: Trace, start: float, compile_s: float) -> None:
     """What is to be reached, and what was."""
     curve = done["LRU miss curve, all capacities"]
@@ -157,11 +178,15 @@ def main(argv: list[str]) -> None:
     parser = parser_of(__doc__)
     data_option(parser)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--ratios", nargs="*", choices=FOUR_PART, help="only these policies' times over lru's; all")
     options = parser.parse_args(argv)
     trace = benchmark_trace(options.data)
     kind = "recorded" if options.data else "drawn"
     print(f"{kind} trace of {trace.num_tokens} tokens; {platform.machine()}, ", end="")
     print(f"Python {platform.python_version()}, numba {version('numba')}, simpy {version('simpy')}\n")
+    if options.ratios is not None:
+        print_ratios(trace, options.ratios or FOUR_PART, options.repeats)
+        return
     engines = available(trace)
     check_equal(trace, engines)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,6 +200,7 @@ def main(argv: list[str]) -> None:
             print(f"libcachesim, one access at a time: hit rate {libcachesim_run(files)[1]:.4f}")
             print(f"the engines, step by step: hit rate {lru_miss_curve(trace).hit_rate(8):.4f}\n")
     print_speeds(done, trace)
+    print_ratios(trace, FOUR_PART, options.repeats)
     start = min(start_s(engines[-1]) for _ in range(options.repeats))
     with tempfile.TemporaryDirectory() as empty:
         compile_s = start_s(engines[-1], Path(empty))

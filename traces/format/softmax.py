@@ -45,14 +45,18 @@ def softmax_rows(logits: NDArray[np.float32], out: NDArray[np.float32]) -> None:
 
 @njit(cache=True)
 def highest(values: NDArray[np.float32]) -> Any:
-    """The highest of some values; four maxima in turn, because each would wait for the one before."""
-    size = values.shape[0]
-    a = b = c = d = values[size - 1]
-    for i in range(0, size - 3, 4):
-        a, b, c, d = max(a, values[i]), max(b, values[i + 1]), max(c, values[i + 2]), max(d, values[i + 3])
-    for i in range(size - size % 4, size):
-        a = max(a, values[i])
-    return max(max(a, b), max(c, d))
+    """The highest of some values: of whole numbers in the same order, since only those are compared several at once."""
+    best = in_order(values[0])
+    for i in range(1, values.shape[0]):
+        best = max(best, in_order(values[i]))
+    return np.int32(in_order(np.int32(best).view(np.float32))).view(np.float32)
+
+
+@njit(cache=True)
+def in_order(value: Any) -> Any:
+    """An int32 that is ordered as float32 numbers are, and back: of negative ones all bits but the sign turn over."""
+    bits = np.float32(value).view(np.int32)
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(2**31 - 1)))
 
 
 @njit(cache=True)

@@ -67,6 +67,8 @@ class Cache:
     """Copies that no demand asked for may hold slots."""
     link_idle: int
     """Prefetches are queued only as far as they fit into the time in which the link stands idle."""
+    has_low: int
+    """The substitution rule may ask for experts in low precision."""
     num_chunks: int
     """Chunks of a prefetch copy."""
     has_host: int

@@ -40,6 +40,7 @@ from sim.engine.decision.demand import (
     mark_cpu,
     price_missing,
     queue_work,
+    runs_as_routed,
     settle_outcomes,
     sort_executed,
 )
@@ -394,7 +395,9 @@ def estimate_window(state: State, cache: Cache) -> None:
         state.window_ns = cache.gap_ns[state.layer]
     elif cache.layer_ns.shape[0] > 0:
         window = cache.layer_ns[state.layer]
-        for i in range(cache.num_gpu):
+        if state.num_tokens == 1:
+            window += cache.num_gpu * cache.expert_ns[state.layer, 1]
+        for i in range(cache.num_gpu if state.num_tokens > 1 else 0):
             window += cache.expert_ns[state.layer, cache.tokens_of[cache.gpu_queue[i]]]
         state.window_ns = max(0, window - cache.demand_tail * state.load_ns[state.layer])
 
@@ -412,21 +415,24 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
         unshield_residents(state, cache, layer)
     load_layer(state, cache)
     state.num_demand = list_distinct(state, cache, state.ids, state.demand)
-    if cache.has_substitute:
+    if cache.has_low:
         state.degraded[:] = 0
+    if cache.has_substitute:
         rules.substitute(rules.substitution, state, rules.substitution_memory)
-        state.num_executed = list_distinct(state, cache, state.executed_ids, state.executed)
-    else:
+    as_routed = cache.has_substitute == 0 or runs_as_routed(state)
+    if as_routed:
         state.num_executed = state.num_demand
         for i in range(state.num_demand):
             state.executed[i] = state.demand[i]
+    else:
+        state.num_executed = list_distinct(state, cache, state.executed_ids, state.executed)
     sort_executed(state, cache)
     if cache.has_assign and state.num_missing > 0:
         price_missing(state, cache)
         rules.assign(rules.assignment, state, rules.assignment_memory)
         check_assignment(state)
         mark_cpu(state, cache)
-    count_ranks(state, cache)
+    count_ranks(state, cache, as_routed)
     settle_outcomes(state, cache)
     here = cache.link_left_ns > 0 and cache.copy_layer == layer
     if cache.cancels_late and here and not waits_for(state, cache, cache.copy_expert):

@@ -95,6 +95,16 @@ def list_distinct(state: State, cache: Cache, ids: Ids, experts: Ids) -> int:
 
 
 @core_jit
+def runs_as_routed(state: State) -> bool:
+    """Whether the substitution rule has left every choice as it was."""
+    changed = 0
+    for token in range(state.num_tokens):
+        for rank in range(state.num_ranks):
+            changed += state.executed_ids[token, rank] != state.ids[token, rank]
+    return changed == 0
+
+
+@core_jit
 def sort_executed(state: State, cache: Cache) -> None:
     """Split executed experts into ready ones (first in the GPU queue) and missing ones, with their costs."""
     status, base, now = cache.status, state.layer * state.num_experts, state.now
@@ -110,12 +120,12 @@ def sort_executed(state: State, cache: Cache) -> None:
         tokens[i] = served[expert]
         runs_low[expert] = 0
         held_as = status[base + expert]
-        if held_as == RESIDENT or (held_as == LOW and degraded[expert]):
+        if held_as == RESIDENT or (cache.has_low and held_as == LOW and degraded[expert]):
             runs_low[expert] = held_as == LOW
             queue[ready] = expert
             ready += 1
         elif held_as != IN_FLIGHT or cache.offers_late:
-            runs_low[expert] = degraded[expert] if held_as != IN_FLIGHT else 0
+            runs_low[expert] = degraded[expert] if cache.has_low and held_as != IN_FLIGHT else 0
             absent[missing] = expert
             missing += 1
     cache.num_ready = ready
@@ -175,7 +185,7 @@ def weigh_missing(state: State, cache: Cache) -> None:
 
 
 @core_jit
-def count_ranks(state: State, cache: Cache) -> None:
+def count_ranks(state: State, cache: Cache, as_routed: bool) -> None:
     """Count substituted and dropped (token, rank) pairs and sum the share of weight not executed as routed.
 
     What runs as routed but in low precision counts as not executed as routed, and by itself.
@@ -183,7 +193,7 @@ def count_ranks(state: State, cache: Cache) -> None:
     cache.lost[1] += state.num_tokens
     for token in range(state.num_tokens):
         cache.counts[N_ROUTED_RANKS] += state.token_ranks[token]
-    if cache.has_substitute == 0:
+    if as_routed and cache.has_low == 0:
         return
     for token in range(state.num_tokens):
         lost, low, total = 0.0, 0.0, 0.0
@@ -290,7 +300,7 @@ def queue_work(state: State, cache: Cache) -> None:
     for i in range(gpu):
         expert = gpu_queue[i]
         run_ns[i] = compute_ns[state.layer, served[expert]] - cache.launch_ns
-        if cache.runs_low[expert]:
+        if cache.has_low and cache.runs_low[expert]:
             run_ns[i] += cache.dequantise_ns[state.layer]
     cache.num_gpu, cache.num_cpu, cache.num_demand_copies = gpu, cpu, copies
     cache.may_release = (

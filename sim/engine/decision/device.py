@@ -232,6 +232,7 @@ class Device:
             "offers_late": int(takes_late and decides(policy.assignment, Assignment, "assign")),
             "cancels_late": int(self.spec.cancel_late_copy and not promotes),
             "link_idle": int(policy.prefetch.only_on_idle_link()),
+            "has_low": int(Need.LOW_PRECISION in policy.substitution.all_needs()),
             "num_chunks": policy.prefetch.chunks(),
             "has_host": int(self.spec.host is not None),
             "cpu_reads": int(host.reading.peer is None),
