@@ -8,6 +8,7 @@ import numpy as np
 
 from sim.forecast.shipped import PREFILL, shipped_table
 from sim.statistics.prediction_interval import reach
+from sim.validation.published.corpus.placement import LINK_CACHE
 from sim.validation.published.corpus.prefill import expressible, factor_of, prompt_s
 from sim.validation.published.corpus.rule import Setting
 from sim.validation.published.corpus.tables import cell_number, read_csv
@@ -28,7 +29,7 @@ class FirstToken:
 def first_token(setting: Setting, prompt: int, token_s: float) -> FirstToken | None:
     """The time to the first token of a plan; None where no published prompt of its kind can be expressed."""
     rates = setting.rates
-    reads = setting.placement.miss > 0
+    reads = setting.placement.miss > 0 and setting.placement.kind != LINK_CACHE
     if reads or not expressible(setting.runtime, setting.placement.kind) or rates.unified or rates.gpu is None:
         return None
     columns = ("row", "family", "measured_over_terms", "log_error")

@@ -32,7 +32,10 @@ from sim.machine.runtime import load_runtime
 from sim.metrics.step_table import StepTable
 from sim.statistics.prediction_interval import reach
 from sim.validation.published.corpus.estimate import FACTORS, NAMES, problem_of, seconds
+from sim.validation.published.corpus.parts import SHIPPED
 from sim.validation.published.corpus.placement import CPU_EXPERTS, RESIDENT
+from sim.validation.published.corpus.prefill import prompts_of
+from sim.validation.published.corpus.tables import read_corpus
 from traces.errors import UserError
 
 PARTS = "RTX 4070, Ryzen 7 7700, 2ch DDR5-5600, 64 GB RAM"
@@ -226,6 +229,22 @@ def test_what_is_close_behind_is_what_costs_nearly_as_much_time() -> None:
     assert {first, found.close} == {"RAM", "CPU cores"}
     fast = replace(plan.setting, rates=replace(plan.setting.rates, ram_bytes_per_s=1e12))
     assert forecast(fast, ()).close == ""
+
+
+def test_a_prompt_into_a_cold_cache_over_the_link_by_hand() -> None:
+    """imp's 5090: arithmetic, weights once and every expert over the link once for 512 tokens."""
+    shipped = read_corpus(SHIPPED)
+    (cold,) = [p for p in prompts_of(shipped) if p.setting.row.row_id == "imp_qwen30_q4km.03"]
+    model, experts = cold.setting.model, 48 * 128 * 3 * 2048 * 768
+    active = 48 * (8 * 3 * 2048 * 768 + 2048 * 128 * 72 + 4352 + 2048 * 128)
+    arithmetic = 2 * active * 512 / 209.5e12
+    sizes = geometry(model)
+    assert sizes.attention_bytes and sizes.other_bytes
+    rest = sum(sizes.attention_bytes) + sizes.other_bytes
+    seconds = arithmetic + (experts * 4.87 / 8 + rest) / 1792e9 + experts * 4.87 / 8 / 25.6e9
+    assert cold.terms_s * 512 == pytest.approx(seconds, rel=1e-3)
+    assert cold.measured_s == pytest.approx(1 / 308.11)
+    assert all(prompt.setting.row.confidence != "low" for prompt in prompts_of(shipped))
 
 
 def test_the_first_token_waits_for_copies_of_the_experts_in_host_memory() -> None:

@@ -1,9 +1,10 @@
 """How fast a prompt is read: arithmetic, weights, and copies of the CPU's experts once a chunk, beside published rates.
 
 llama.cpp and its kin read a prompt in chunks, for each of which the experts that lie in host memory cross the link;
-where everything is on the GPU nothing does. One factor is FITTED, the geometric mean over families of machines; each
-family is predicted by the others. Prompts that a CPU computes (KTransformers) and experts that are streamed are not
-expressed: too few machines are published.
+where everything is on the GPU nothing does. imp's cache is taken as cold: a chunk asks for every expert. One factor is
+FITTED, the geometric mean over families of machines; each family is predicted by the others. Rows of low confidence are
+left out, as for decoding. Prompts that a CPU computes (KTransformers) and experts that are streamed are not expressed:
+too few machines are published.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sim.machine.model import (
 )
 from sim.validation.published.corpus.held_out import families
 from sim.validation.published.corpus.parts import Rates, rates_of
-from sim.validation.published.corpus.placement import CPU_EXPERTS, RESIDENT, placement_of
+from sim.validation.published.corpus.placement import CPU_EXPERTS, LINK_CACHE, RESIDENT, placement_of
 from sim.validation.published.corpus.rule import (
     GRAPHS,
     IMP,
@@ -62,7 +63,8 @@ class Prompt:
 
 def expressible(runtime: str, kind: str) -> bool:
     """Whether the prompt's time of such a plan can be said."""
-    return (runtime == LLAMA and kind == CPU_EXPERTS) or (runtime in (LLAMA, GRAPHS, IMP) and kind == RESIDENT)
+    copied = (runtime == LLAMA and kind == CPU_EXPERTS) or (runtime == IMP and kind == LINK_CACHE)
+    return copied or (runtime in (LLAMA, GRAPHS, IMP) and kind == RESIDENT)
 
 
 def prompt_s(setting: Setting, tokens: int, chunk: int = CHUNK) -> float:
@@ -74,9 +76,8 @@ def prompt_s(setting: Setting, tokens: int, chunk: int = CHUNK) -> float:
     experts = model.num_experts * float(sum(sizes.expert_bytes))
     rest = read_every_token_bytes(sizes)
     place = setting.placement
-    away = (place.cpu_layers / model.num_layers if place.cpu_layers else 1 - place.gpu_share) * (
-        place.kind == CPU_EXPERTS
-    )
+    away = place.cpu_layers / model.num_layers if place.cpu_layers else 1 - place.gpu_share
+    away = {CPU_EXPERTS: away, LINK_CACHE: 1.0}.get(place.kind, 0.0)
     chunks = math.ceil(tokens / chunk)
     read = chunks * (experts + rest) / rates.gpu_bytes_per_s
     copied = chunks * away * experts / rates.link_bytes_per_s if away and rates.link_bytes_per_s else 0.0
@@ -118,6 +119,8 @@ def _seconds(setting: Setting) -> tuple[float, float]:
 def _setting(row: Measurement, rates: Rates) -> Setting | None:
     if row.prefill_tok_s is None or batch_of(row) != 1 or several_gpus(row, rates, row.words):
         return None
+    if row.confidence == "low":
+        return None
     sizes = model_of(row)
     if isinstance(sizes, str) or rates.gpu is None or rates.gpu_bytes_per_s is None or not rates.gpu.fp16_tflops:
         return None
@@ -125,7 +128,7 @@ def _setting(row: Measurement, rates: Rates) -> Setting | None:
     placement, runtime = placement_of(row, model), runtime_class(row.runtime)
     if placement is None or not expressible(runtime, placement.kind) or rates.unified:
         return None
-    if placement.kind == CPU_EXPERTS and rates.link_bytes_per_s is None:
+    if placement.kind in (CPU_EXPERTS, LINK_CACHE) and rates.link_bytes_per_s is None:
         return None
     stated = re.search(r"pp ?(\d{2,6})", f"{row.context} {row.flags}".lower())
     tokens = int(stated[1]) if stated else CHUNK
