@@ -67,6 +67,12 @@ KNOWN = {
     "format": "text or json",
 }
 ANY, HERE = "any", "here"
+NOT_FORECAST = {
+    **dict.fromkeys(("batch", "batch_size", "concurrency", "requests"), "several requests at once"),
+    **dict.fromkeys(("draft", "drafts", "speculate", "mtp"), "drafts"),
+    **dict.fromkeys(("gpus", "devices", "gpu_count", "tp"), "several GPUs"),
+}
+"""What people ask for that no published speed was predicted with, by the name of an argument."""
 SLOW_S = 3.0
 """No forecast takes so long that compiles nothing."""
 MOST_CONTEXT, MOST_GB = 2**27, 1e5
@@ -135,6 +141,12 @@ def read(argv: list[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if name in KNOWN and not value.strip():
             raise UserError(f"forecast: {name}= is empty: must be {KNOWN[name]}")
+        if name.split(".")[0] in NOT_FORECAST:
+            what = NOT_FORECAST[name.split(".")[0]]
+            raise UserError(
+                f"forecast: {word}: {what} are not forecast, a forecast is of one request on one GPU without drafts: "
+                "`python -m sim run trace=stand_in` replays them (batch_size, speculate.tokens, devices.count)"
+            )
         if not equals or name not in KNOWN:
             listed = ", ".join(f"{known}={shown}" for known, shown in KNOWN.items())
             raise UserError(f"forecast: {word} is not known: the arguments are {listed}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sim.forecast.machines import ForecastMachine, files_alike
 from sim.forecast.spelling import SPEED, pieces_of, ram_type_of, sticks_of, unread_of
-from sim.validation.published.corpus.parts import SPECIFIED, Rates, rates_of, shipped_parts
+from sim.validation.published.corpus.parts import SPECIFIED, Rates, plain_name, rates_of, shipped_parts
 from sim.validation.published.corpus.parts import find_part as find
 from sim.validation.published.corpus.tables import MACHINE_COLUMNS, NUMBER, StatedMachine
 from traces.errors import UserError
@@ -148,6 +148,6 @@ def _how(rates: Rates, cells: Mapping[str, str]) -> list[str]:
 
 def _taken(part: str, named: str) -> str:
     """A part, and what it stands for where another of its line was named: Ryzen 5 5600 for Ryzen 5 5600X."""
-    words = re.split(r"[ -]", named.lower())
+    words = re.split(r"[ -]", plain_name(named).lower())
     own = all(word in words for word in re.split(r"[ -]", part.lower()) if re.search(r"\d", word))
     return part if own or not named else f"{part}, as which {named} is taken"

@@ -333,6 +333,9 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "placement=x"], "placement=x: must be all resident, CPU only"),
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "model=x"], "model= stands twice"),
         (["--borrow", "x"], "forecast: --borrow is not known"),
+        (["model=x", "batch=4"], "batch=4: several requests at once are not forecast"),
+        (["model=x", "devices.count=2"], "devices.count=2: several GPUs are not forecast"),
+        (["model=x", "speculate.length=3"], "speculate.length=3: drafts are not forecast"),
     ],
 )
 def test_bad_words_are_one_sentence(argv: list[str], said: str) -> None:
