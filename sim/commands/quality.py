@@ -41,7 +41,7 @@ overrides (default):
   seed=0                     of rules that draw, and of the demo model's training
 
 Time, MEASURED on 2 cores beside other programs, of which the demo model uses one: policy=importance lines.items=0
-takes 146 s of processor time, with quick=true 72 s. The time that is left is told, without a terminal in a line a minute.
+takes 146 s of processor time, with quick=true 72 s. The time left is told, without a terminal in a line a minute.
 Brackets are 95 % intervals of a paired bootstrap over documents; fewer than six have none, "too few". Results:
 quality.json, tokens.parquet (variants are numbered as in provenance.json), provenance.json in the folder printed last.
 """
