@@ -63,10 +63,13 @@ def family_of(name: str) -> str:
     ('qwen3-5', 'qwen3-5', 'gpt-oss')
     """
     words = re.sub(r"[\s_./]+", "-", Path(name).name.lower()).split("-")
-    for place, word in enumerate(words):
-        if place and (_SIZE.match(word) or _VARIANT.match(word)):
-            return "-".join(words[:place])
-    return "-".join(words)
+    ends = (place for place, word in enumerate(words) if place and (_SIZE.match(word) or _VARIANT.match(word)))
+    name = "-".join(words[: next(ends, len(words))])
+    return SAME_FAMILY.get(name, name)
+
+
+SAME_FAMILY = {"glm-5-1": "glm-5", "glm-5-2": "glm-5"}
+"""Versions of one shape that `models.csv` has as one model."""
 
 
 def read_model(words: str, quantisation: str | None) -> ForecastModel:

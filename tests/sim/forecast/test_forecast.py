@@ -57,6 +57,8 @@ def ask(model: str = "qwen3_30b_a3b_q4", words: str = PARTS, context: int = 4096
         ("Qwen3.5-397B-A17B-4bit", "qwen3-5"),
         ("qwen3_next_80b_a3b", "qwen3-next"),
         ("gpt_oss_20b", "gpt-oss"),
+        ("GLM-5.2-4bit", "glm-5"),
+        ("glm_5", "glm-5"),
         ("mixtral_8x7b", "mixtral"),
         ("deepseek_v3_q4", "deepseek-v3"),
         ("gemma-4-26b-a4b-it-4bit", "gemma-4"),
