@@ -121,6 +121,10 @@ class Prefetch(Part):
     may choose experts of any layer for later steps. Nothing protects them once they have arrived; what has not started
     when their layer comes is cancelled."""
 
+    admits: ClassVar[bool] = False
+    """True if ``choose``, asked as usual and without a prediction too, may also choose experts of this layer and of
+    those before: background admission, as with ``promotes``, of what begins once the link is free of demand."""
+
     chooses_ahead: ClassVar[bool] = False
     """True if ``choose`` may be called for layer -1, ahead of a step: see ``Prediction.foresees``. The link's idle time
     is not known then: ``window_ns`` is 0."""

@@ -92,6 +92,8 @@ class State:
     """[L, E] ABSENT, IN_FLIGHT, RESIDENT or LOW."""
     shield: UInt1x2
     """[L, E] not 0: may not be evicted now."""
+    free_slots: int
+    """How many more experts of this layer the cache has room for at this lookup without evicting any."""
     next_use: Int8x2
     """[L, E] ``now`` of the next layer step whose router demands the expert, NEVER if none (needs 'future')."""
     priority: Float8x2
@@ -197,8 +199,8 @@ def array_fields(
         "side": (per_expert, np.uint8),
         "order": (per_expert, np.int32),
         "predicted": ((depth, tokens, experts), np.float32),
-        "prefetch_layer": ((depth * experts,), np.int32),
-        "prefetch_expert": ((depth * experts,), np.int32),
+        "prefetch_layer": (((depth + 1) * experts,), np.int32),
+        "prefetch_expert": (((depth + 1) * experts,), np.int32),
     }
     arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
     arrays["next_use"][:] = NEVER

@@ -8,11 +8,19 @@ from numpy.typing import NDArray
 
 from policies.base import Substitution, Vector, require
 from policies.jitable import jitable
+from policies.memory import given
 from policies.needs import Need
 from policies.scores import SMALLEST_SCORE, share_of_weight
 from policies.splits import soonest_ns, sort_falling
 from policies.state import IN_FLIGHT, RESIDENT, State
-from policies.substitutes import all_resident, best_resident, left_alone, mark_resident, mark_routed
+from policies.substitutes import (
+    all_resident,
+    best_resident,
+    left_alone,
+    mark_resident,
+    mark_routed,
+    substitute_in_band,
+)
 
 Places = NDArray[np.int32]
 KEPT = 2.0
@@ -30,20 +38,26 @@ class CriticalPath(Substitution):
     (c_1 + ... + c_m) in each: the harm that saves most time per unit goes first, and nothing is replaced where a copy
     hides. Harm of an expert is the mean over the step's tokens of its share of the token's router weight times 1 -
     (score of the stand-in) / (its own): what is executed in its place takes its own gate weight and restores that much.
-    The multiplier is found while running: log(price) grows by ``rate`` * (mass given up - ``loss``) in each layer step,
-    so that the mean mass given up is ``loss`` but for (change of log price) / (rate * steps). Mass is counted as
-    ``lost_gate_mass`` does: all of a replaced expert's weight, whoever stands in. Stand-ins are the resident experts of
-    highest score that the token does not use; one of score 0 never stands in. The ``keep`` best experts of a token
-    always run. ``price``: the first one, in copies per unit of harm. ``cpu``: whether the assignment may use the CPU.
+    The budget of a step is ``share`` of the mass that SMoE's score bands of ``alpha`` would give up in it, on the same
+    residents: what is lost follows those bands on requests that nobody has seen, which a number fixed on others cannot.
+    ``loss`` is such a number, the same for every step. The multiplier is found while running: log(price) grows by
+    ``rate`` * (mass given up - budget) in each layer step, so that both have the same mean but for (change of log
+    price) / (rate * steps). Mass is counted as ``lost_gate_mass`` does: all of a replaced expert's weight, whoever
+    stands in. Stand-ins are the resident experts of highest score that the token does not use; one of score 0 never
+    stands in. The ``keep`` best experts of a token always run. ``price``: the first one, in copies per unit of harm.
+    ``cpu``: whether the assignment may use the CPU.
     Badly: T knows this layer only, not what a copy that is not made would have brought for later tokens; a burst of
-    misses early on is paid for at the first price.
+    misses early on is paid for at the first price. Bands on a cache that holds more give up less, so that a budget by
+    them shrinks where eviction and prefetch do better than SMoE's.
 
     Memory: [0] log(price / first price).
 
-    Source: rule of this project; docs/results/search.md holds it against others.
+    Source: rule of this project; docs/results/search.md holds it against others. Bands: https://arxiv.org/abs/2508.18983.
     """
 
-    loss: float = 0.16
+    alpha: float = 0.35
+    share: float = 0.97
+    loss: float | None = None
     keep: int = 1
     price: float = 5.0
     rate: float = 0.3
@@ -53,7 +67,10 @@ class CriticalPath(Substitution):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.GATE_SCORES})
 
     def __post_init__(self) -> None:
-        require("policy.substitution.loss", self.loss, 0.0, 1.0)
+        require("policy.substitution.alpha", self.alpha, 0.0, 1.0)
+        require("policy.substitution.share", self.share, 0.0, 100.0)
+        if self.loss is not None:
+            require("policy.substitution.loss", self.loss, 0.0, 1.0)
         require("policy.substitution.keep", self.keep, 0, 65535)
         require("policy.substitution.price", self.price, 1e-6, 1e6)
         require("policy.substitution.rate", self.rate, 0.0, 100.0)
@@ -61,14 +78,21 @@ class CriticalPath(Substitution):
     def all_needs(self) -> frozenset[Need]:
         return self.needs | {Need.CPU} if self.cpu else self.needs
 
+    def band(self) -> float | None:
+        return self.alpha if self.loss is None else None
+
     def memory_size(self, num_layers: int, num_experts: int, num_ranks: int) -> int:
         return 1
 
     def substitute(self, state: State, memory: Vector) -> None:
         if left_alone(state, self.during_prefill):
             return
-        lost = 0.0
-        if self.loss > 0.0 and not all_resident(state):
+        lost, budget, most = 0.0, 0.0, self.share
+        if given(self.loss):
+            budget = most = self.loss
+        if most > 0.0 and not all_resident(state):
+            if not given(self.loss):
+                budget = self.share * mass_in_band(state, self.alpha)
             missing, tokens = np.zeros(state.num_demand, np.int32), np.zeros(state.num_demand, np.int32)
             mass, harm = np.zeros(state.num_demand, np.float64), np.zeros(state.num_demand, np.float64)
             resident = np.zeros(state.num_experts, np.bool_)
@@ -82,8 +106,22 @@ class CriticalPath(Substitution):
                 replace_experts(state, missing, order[:given_up], resident)
             for i in range(given_up):
                 lost += mass[order[i]]
-        moved = memory[0] + self.rate * (lost - self.loss)
+        moved = memory[0] + self.rate * (lost - budget)
         memory[0] = min(max(moved, -MOST_LOG_PRICE), MOST_LOG_PRICE)
+
+
+@jitable
+def mass_in_band(state: State, alpha: float) -> float:
+    """Mean over the step's tokens of the share of weight that score bands would replace; nothing is replaced."""
+    available, free = np.zeros(state.num_experts, np.float64), np.zeros(state.num_experts, np.float64)
+    substitute_in_band(state, alpha, True, available, free)
+    total = 0.0
+    for token in range(state.num_tokens):
+        for rank in range(state.token_ranks[token]):
+            if state.executed_ids[token, rank] != state.ids[token, rank]:
+                total += share_of_weight(state, token, rank)
+                state.executed_ids[token, rank] = state.ids[token, rank]
+    return total / state.num_tokens
 
 
 @jitable

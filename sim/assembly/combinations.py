@@ -25,7 +25,7 @@ def check_combination(
     prefetches = decides(policy.prefetch, Prefetch, "choose")
     if prefetches and policy.prefetch.promotes:
         _check_promotion(policy, predicts)
-    elif prefetches and not predicts:
+    elif prefetches and not predicts and not policy.prefetch.admits:
         raise UserError(
             f"policy {policy.name}: {type(policy.prefetch).__name__} has no prediction to choose from: "
             "set policy/prediction, or policy/prefetch=none"

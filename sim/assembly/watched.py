@@ -189,7 +189,7 @@ def check_choose(device: Device, part: Part) -> None:
     layers, experts = device.arrays["prefetch_layer"], device.arrays["prefetch_expert"]
     if not 0 <= count <= layers.size:
         raise Fault(f"sets state.num_prefetch to {count}: must be from 0 to {layers.size}")
-    promotes = bool(device.cache.get("promotes"))
+    promotes = bool(device.cache.get("promotes") or device.cache.get("admits"))
     for target, expert in zip(layers[:count].tolist(), experts[:count].tolist(), strict=True):
         if not (0 if promotes else layer + 1) <= target < device.spec.num_layers:
             which = f"from 0 to {device.spec.num_layers - 1}" if promotes else "a later layer of the model"

@@ -45,7 +45,7 @@ def broken_invariants(device: Device) -> Iterator[str]:
     if (held != used).any():
         yield f"experts of {held.tolist()} bytes occupy {used.tolist()}"
     yield from _broken_tiers(device)
-    promotes = bool(device.cache.get("promotes"))
+    promotes = bool(device.cache.get("promotes") or device.cache.get("admits"))
     for name in ("shield", "prefetched", "transient", "staged"):
         if arrays[name].any() and not (promotes and name == "prefetched"):
             yield f"{np.count_nonzero(arrays[name])} experts are left in Cache.{name}"

@@ -207,6 +207,31 @@ def test_idle_pieces_takes_what_carries_its_share_of_the_predicted_weight():
     assert IdlePieces(pieces=5).chunks() == 5
 
 
+def on_cpu(worth, resident, free_slots=0):
+    """Missing experts 0, 1, ... of so much worth on the CPU, and residents 4, 5, ... of theirs."""
+    state = missed(*[1] * len(worth))
+    state.priority[0, : len(worth)], state.priority[0, 4 : 4 + len(resident)] = worth, resident
+    state.status[0, 4 : 4 + len(resident)], state.free_slots = RESIDENT, free_slots
+    return state
+
+
+def test_idle_pieces_promotes_what_is_worth_more_than_what_would_go():
+    """The worthiest against the least worthy, the next against the next: 5 > 1 and 3 > 2, but 1.5 < 4."""
+    assert choose(IdlePieces(), on_cpu([3, 5, 1.5], [4, 1, 2])) == [(0, 1), (0, 0)]
+    assert choose(IdlePieces(), on_cpu([3, 5, 1.5], [4, 1, 2], free_slots=1)) == [(0, 1), (0, 0)], "1.5 < 2"
+    assert choose(IdlePieces(), on_cpu([3, 5, 1.5], [], free_slots=2)) == [(0, 1), (0, 0)], "nothing else may go"
+    state = on_cpu([3, 5, 1.5], [4, 1, 2])
+    state.shield[0, 5] = 1  # the step executes it: 5 > 2, 3 < 4
+    assert choose(IdlePieces(), state) == [(0, 1)]
+    state = on_cpu([3, 5, 1.5], [4, 1, 2])
+    state.side[1] = LINK  # its copy takes the place of 1: 3 > 2
+    assert choose(IdlePieces(), state) == [(0, 0)]
+    state.status[0, 0] = IN_FLIGHT  # under way already
+    assert choose(IdlePieces(), state) == []
+    state = on_cpu([3], [1])
+    assert choose(IdlePieces(), state, NEXT + [0.0] * 4) == [(1, 1), (1, 2), (0, 0)], "behind what is foreseen"
+
+
 def test_smoe_code_fetches_one_missing_top_score_expert_after_a_miss():
     """Edge with alpha .25: 1.25 * .2 = .25, so 1 and 2 are top-score."""
     state = state_of()

@@ -517,6 +517,24 @@ def test_critical_path_moves_its_price_towards_the_budget():
     assert executed(CriticalPath(loss=0.0), priced_state([3, 4, 5])) == [[0, 1, 2]]
 
 
+def test_critical_path_spends_a_share_of_what_score_bands_would_give_up():
+    """Bands of .35 replace 1 (.15) and 2 (.13), which carry .5 of the weight; of none only what is resident stands."""
+    memory = np.zeros(1)
+    part = CriticalPath(price=70.0, share=0.9, rate=2.0)
+    assert executed(part, priced_state([3, 4, 5]), memory) == [[0, 1, 2]]
+    assert memory[0] == pytest.approx(2 * (0 - 0.9 * 0.5))
+    memory[0] = 0.0
+    state = priced_state([0, 3])
+    state.cpu_ns[:] = 10_000
+    assert executed(CriticalPath(price=0.1, share=0.9, rate=2.0), state, memory) == [[0, 1, 3]]
+    assert memory[0] == pytest.approx(2 * (0.2 - 0.9 * 0.3)), "one stand-in, which the better of the two takes first"
+    memory[0] = 0.0
+    executed(part, priced_state([0, 1, 2]), memory)
+    assert memory[0] == 0.0, "all is there: nothing is lost, nothing is earned"
+    assert part.band() == 0.35 and CriticalPath(loss=0.1).band() is None
+    assert executed(CriticalPath(share=0.0), priced_state([3, 4, 5])) == [[0, 1, 2]]
+
+
 def test_critical_path_asks_only_for_what_stands_ready():
     part = CriticalPath(price=0.1)
     assert executed(part, priced_state([])) == [[0, 1, 2]]

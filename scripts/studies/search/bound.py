@@ -23,11 +23,13 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from policies.base import Policy
+from policies.prediction.none import NoPrediction
+from policies.prefetch.none import NoPrefetch
 from policies.substitution.critical_path import CriticalPath
 from scripts.command_line import parser_of, run
 from scripts.studies.search.data import embedded
 from scripts.studies.search.places import Place
-from scripts.studies.search.replays import shipped, without_lookahead
+from scripts.studies.search.replays import shipped
 from scripts.studies.smoe.replays import CPU_RATIOS
 from sim.assembly.catalogue import load_policy
 from sim.assembly.replay import DeviceSetup, Replay, assemble
@@ -217,7 +219,7 @@ def main(argv: list[str]) -> None:
             place = Place("s1_rtx3080ti", "deepseek_moe_16b", 0.35, FRACTION, 0.0, ratio, 1)
             window, allowed = window_of(part, place), 0.0
             for rule in RULES:
-                policy = without_lookahead(shipped(rule)(place, 1.0))
+                policy = replace(shipped(rule)(place), prediction=NoPrediction(), prefetch=NoPrefetch())
                 if rule == BUDGETED:
                     policy = priced(policy, part, place, allowed)
                 rows.append(row_of(rule, policy, request, part, place, window, options.seconds))

@@ -57,9 +57,9 @@ def embedded(requests: range) -> Source:
     return Source("demo", trace.select_requests(len(requests), requests.start))
 
 
-def recorded(folder: Path) -> tuple[Source, Source]:
-    """(Requests that the demo model as it is shipped writes to prompts which the embedded trace does not have; those
-    it writes to prompts of the embedded trace, to set budgets by: its weights are not those of the embedded trace.)
+def recorded(folder: Path) -> Source:
+    """Requests that the demo model as it is shipped writes to prompts which the embedded trace does not have; its
+    weights are not those of the embedded trace.
 
     Recorded into the folder unless they are there. Raises: UserError where recording fails.
     """
@@ -75,8 +75,7 @@ def recorded(folder: Path) -> tuple[Source, Source]:
     part = trace.select_requests(trace.num_requests - SEEN, SEEN)
     if shared := prompts_of(part) & prompts_of(known):
         raise UserError(f"{path}: {len(shared)} of its prompts are those of the embedded trace")
-    seen = trace.select_requests(len(VALIDATION), VALIDATION.start)
-    return Source("demo, recorded anew", part), Source("demo, prompts seen before", seen)
+    return Source("demo, recorded anew", part)
 
 
 def prompts_of(trace: Trace) -> set[tuple[int, ...]]:

@@ -15,7 +15,6 @@ from policies.base import Policy
 from policies.prediction.none import NoPrediction
 from policies.prefetch.none import NoPrefetch
 from policies.state import DECODE
-from policies.substitution.critical_path import CriticalPath
 from scripts.studies.search.data import GROUP, Source
 from scripts.studies.search.places import Place
 from sim.assembly.build import make_policy
@@ -33,8 +32,8 @@ THREADS = 4
 """Places replayed at once: compiled replays share cores."""
 LEAST_LOSS = 1e-4
 """Losses below count as this much where they are compared."""
-SPENT = 0.95
-"""Share of the reference's loss that a rule with a budget may spend: room for what differs between requests."""
+PolicyAt = Callable[[Place], Policy]
+"""The policy at a place, whose alpha is the place's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +60,16 @@ def rival(name: str, alpha: float) -> Policy:
     return policy
 
 
-def shipped(name: str) -> Callable[[Place, float], Policy]:
-    """A policy of the library at a place; one with a budget of lost mass may lose as much as is said there."""
-
-    def at(place: Place, budget: float) -> Policy:
-        policy = rival(name, place.alpha)
-        rule = policy.substitution
-        if isinstance(rule, CriticalPath):
-            policy = replace(policy, substitution=replace(rule, loss=min(budget, 1.0)))
-        return policy
-
+def shipped(name: str) -> PolicyAt:
+    """A policy of the library at a place. Raises: UserError where there is none of that name."""
     load_policy(name)
-    return at
+    return lambda place: rival(name, place.alpha)
 
 
 def without_lookahead(policy: Policy) -> Policy:
-    """The policy on a trace that recorded no lookahead."""
-    return replace(policy, prediction=NoPrediction(), prefetch=NoPrefetch())
+    """The policy on a trace that recorded no lookahead: of what it copies early, background admission is left."""
+    prefetch = policy.prefetch if policy.prefetch.admits else NoPrefetch()
+    return replace(policy, prediction=NoPrediction(), prefetch=prefetch)
 
 
 def measure(policy: Policy, source: Source, place: Place, draw: int | None = None) -> Measured:
@@ -113,10 +105,6 @@ class Rivals:
             self.known[key] = {name: measure(rival(name, place.alpha), source, place, draw) for name in RIVALS}
         return self.known[key]
 
-    def budget(self, source: Source, place: Place) -> float:
-        """What a rule with a budget may lose at a place, from what the reference loses there on ``source``."""
-        return SPENT * self.at(source, place)[REFERENCE].lost
-
 
 def best_of(rivals: dict[str, Measured]) -> str:
     """The fastest."""
@@ -146,17 +134,14 @@ class Lead:
 
 
 def leads(
-    policy_at: Callable[[Place, float], Policy], source: Source, places: Sequence[Place], rivals: Rivals,
-    tuned_on: Source | None = None, draw: int | None = None,
-) -> list[Lead]:  # fmt: skip
-    """A policy at places, several at once. Its budget of loss is what the reference loses on ``tuned_on``, by default
-    the source."""
+    policy_at: PolicyAt, source: Source, places: Sequence[Place], rivals: Rivals, draw: int | None = None
+) -> list[Lead]:
+    """A policy at places, several at once."""
 
     def at(place: Place) -> Lead:
         others = rivals.at(source, place, draw)
-        policy = policy_at(place, rivals.budget(tuned_on or source, place))
         best = best_of(others)
-        ours = measure(policy, source, place, draw)
+        ours = measure(policy_at(place), source, place, draw)
         return Lead(place, ours, best, others[best], others[REFERENCE].lost)
 
     first = [at(place) for place in places[:1]]  # compiles the rules, once

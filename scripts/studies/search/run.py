@@ -77,15 +77,16 @@ def judge(candidates: Sequence[Entry], task: Task, others: Sequence[Source]) -> 
     """A row per candidate and source that it is validated on, `importance_plus` as it is shipped first."""
     rows = []
     for name, knobs in [("shipped", SHIPPED), *((str(one.number), one.knobs) for one in candidates)]:
-        trained = ratio(found_by(knobs, task.source, task.places, task.rivals))
+        leads_here = found_by(knobs, task.source, task.places, task.rivals)
+        trained = ratio(leads_here)
         for source in others:
             leads_there = found_by(knobs, source, task.places, task.rivals)
             valid = ratio(leads_there)
-            off = gap(trained, valid)
+            off = gap(leads_here, leads_there)
             rows.append({
                 "candidate": name, **{part: knobs[part] for part in ("eviction", "prefetch", "substitution")},
                 "assignment": knobs["assignment"], "validated_on": source.name, "training": trained.value,
-                "validation": valid.value, "low": valid.low, "high": valid.high, "gap": off.value, "gap_low": off.low,
+                "validation": valid.value, "low": valid.low, "high": valid.high, "gap": off.value, "gap_p": off.p,
                 "learned_by_heart": off.overfit and source.name == task.source.name,
                 "lost_over_reference": max(lead.loss_ratio for lead in leads_there),
             })  # fmt: skip

@@ -28,10 +28,10 @@ from policies.substitution.importance_plus import ImportancePlus
 from policies.substitution.none import NoSubstitution
 from policies.substitution.score_band import ScoreBand
 from scripts.studies.search.places import Place
+from scripts.studies.search.replays import PolicyAt
 from sim.assembly.catalogue import load_policy
 
 Knobs = Mapping[str, Any]
-PolicyAt = Callable[[Place, float], Policy]
 
 
 class Trial(Protocol):
@@ -90,6 +90,7 @@ def draw(trial: Trial) -> Knobs:
     elif substitution == "importance_plus":
         number("loss", 0.01, 0.15, log=True)
     elif substitution == "critical_path":
+        number("budget_share", 0.5, 1.2)
         whole("keep", 0, 2)
         number("price", 0.3, 30.0, log=True)
         number("price_rate", 0.01, 3.0, log=True)
@@ -98,9 +99,9 @@ def draw(trial: Trial) -> Knobs:
 
 
 def policy_at(knobs: Knobs) -> PolicyAt:
-    """The policy of a candidate at a place, where a rule with a budget may lose so much of the gate mass."""
+    """The policy of a candidate at a place."""
 
-    def at(place: Place, budget: float) -> Policy:
+    def at(place: Place) -> Policy:
         early = knobs["prefetch"] != "none"
         prediction: Prediction = Lookahead() if early else NoPrediction()
         return replace(
@@ -109,7 +110,7 @@ def policy_at(knobs: Knobs) -> PolicyAt:
             eviction=eviction_of(knobs),
             prediction=prediction,
             prefetch=prefetch_of(knobs),
-            substitution=substitution_of(knobs, place.alpha, budget),
+            substitution=substitution_of(knobs, place.alpha),
             assignment=ASSIGNMENTS[knobs["assignment"]](),
         )
 
@@ -142,15 +143,15 @@ def prefetch_of(knobs: Knobs) -> Prefetch:
             return NoPrefetch()
 
 
-def substitution_of(knobs: Knobs, alpha: float, budget: float) -> Substitution:
+def substitution_of(knobs: Knobs, alpha: float) -> Substitution:
     match knobs["substitution"]:
         case "score_band":
             return ScoreBand(alpha=min(1.0, knobs["alpha_share"] * alpha))
         case "importance_plus":
             return ImportancePlus(loss=knobs["loss"])
         case "critical_path":
-            names = {"keep": "keep", "price": "price", "rate": "price_rate"}
-            return CriticalPath(loss=min(budget, 1.0), **{knob: knobs[name] for knob, name in names.items()})
+            names = {"share": "budget_share", "keep": "keep", "price": "price", "rate": "price_rate"}
+            return CriticalPath(alpha=alpha, **{knob: knobs[name] for knob, name in names.items()})
         case _:
             return NoSubstitution()
 
@@ -158,7 +159,7 @@ def substitution_of(knobs: Knobs, alpha: float, budget: float) -> Substitution:
 SHIPPED: Knobs = {
     "eviction": "expected_reuse", "reuse_rate": 0.05, "routed": 0.3,
     "prefetch": "idle_pieces", "pieces": 8, "least": 0.05,
-    "substitution": "critical_path", "keep": 1, "price": 5.0, "price_rate": 0.3,
+    "substitution": "critical_path", "budget_share": 0.97, "keep": 1, "price": 5.0, "price_rate": 0.3,
     "assignment": "reuse_split",
 }  # fmt: skip
 """`importance_plus` as a candidate."""

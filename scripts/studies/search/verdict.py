@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import permutation_test
 
 from scripts.studies.search.replays import Lead
 from sim.statistics.bootstrap import Estimate, estimate
 
-DRAWS = 1000
-MARGIN = 0.02
-"""A candidate whose whole interval of validation / training is above 1 + this has learned the training requests."""
+DRAWS, PERMUTATIONS = 1000, 9999
+MARGIN, LEVEL = 0.02, 0.05
+"""A candidate whose validation / training is above 1 + margin at this level has learned the training requests."""
 
 
 def ratio(found: Sequence[Lead]) -> Estimate:
@@ -40,20 +42,30 @@ class Gap:
     """Validation over training, of a ratio: above 1, the lead is smaller on requests that were not searched."""
 
     value: float
-    low: float
-    high: float
+    p: float
+    """How often a gap so far above the margin comes about where blocks of both kinds are exchanged."""
 
     @property
     def overfit(self) -> bool:
-        return self.low > 1 + MARGIN
+        return self.p <= LEVEL
 
 
-def gap(training: Estimate, validation: Estimate) -> Gap:
-    """The requests are independent: errors add in quadrature, on the logarithms."""
-    value = float(np.log(validation.value / training.value))
-    errors = [np.log(one.high / one.low) / 2 for one in (training, validation) if one.low > 0 and not np.isnan(one.low)]
-    side = float(np.hypot(*errors)) if len(errors) == 2 else float("inf")
-    return Gap(float(np.exp(value)), float(np.exp(value - side)), float(np.exp(value + side)))
+def gap(training: Sequence[Lead], validation: Sequence[Lead]) -> Gap:
+    """One-sided permutation test of the mean log ratio of blocks of requests: exact where few can be exchanged, so that
+    four blocks a side suffice (p is at least 1 / 70)."""
+    ours, others = logs_of(training), logs_of(validation)
+    value = float(others.mean() - ours.mean())
+    test = permutation_test(
+        (others - np.log1p(MARGIN), ours), lambda a, b, axis: np.mean(a, axis) - np.mean(b, axis),
+        alternative="greater", vectorized=True, n_resamples=PERMUTATIONS, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return Gap(float(np.exp(value)), float(test.pvalue))
+
+
+def logs_of(found: Sequence[Lead]) -> NDArray[np.float64]:
+    """Of each block of requests the mean over places of log(time / time of the fastest rival)."""
+    logs = np.array([np.log(lead.ours.time_ns / lead.theirs.time_ns) for lead in found])
+    return np.asarray(logs.mean(axis=0), np.float64)
 
 
 def sentence(found: Estimate, what: str) -> str:

@@ -63,6 +63,8 @@ class Cache:
     """A prefetch on the link whose layer has come stops unless the step waits for it."""
     promotes: int
     """The prefetch rule is one of background admission: ``policies.base.Prefetch.promotes``."""
+    admits: int
+    """It may choose experts of this layer for later steps at its gate: ``policies.base.Prefetch.admits``."""
     fetches_early: int
     """Copies that no demand asked for may hold slots."""
     link_idle: int
@@ -117,11 +119,15 @@ class Cache:
     """What writing back the victims of this copy takes."""
     chunks_left: int
     """Chunks of the copy on the link that have not arrived."""
+    copy_promotes: int
+    """The copy on the link, where it is a prefetch, is for later steps of its layer: nothing protects it."""
     paused_layer: int
     """The prefetch that waits between two chunks."""
     paused_expert: int
     paused_chunks: int
     """Chunks that it still needs; 0: nothing is paused."""
+    paused_promotes: int
+    """It is for later steps of its layer."""
     demand_head: int
     demand_tail: int
     prefetch_head: int

@@ -46,7 +46,17 @@ from sim.engine.decision.demand import (
 )
 from sim.engine.decision.host import look_up, take_out
 from sim.engine.decision.layout import Rules
-from sim.engine.decision.slots import NOBODY, evict, find_victim, join, leave, place_demand, place_prefetch
+from sim.engine.decision.slots import (
+    FORESEEN,
+    NOBODY,
+    PROMOTED,
+    evict,
+    find_victim,
+    join,
+    leave,
+    place_demand,
+    place_prefetch,
+)
 from sim.engine.decision.struct_views import borrow, core_jit
 
 NEVER, ON_OVERFLOW, ALWAYS = range(3)
@@ -195,7 +205,7 @@ def unshield_residents(state: State, cache: Cache, layer: int) -> None:
     first, stop = layer * state.num_experts, (layer + 1) * state.num_experts
     prefetched, shield = cache.prefetched[first:stop], cache.shield[first:stop]
     for expert in range(state.num_experts):
-        shield[expert] = shield[expert] if prefetched[expert] else 0
+        shield[expert] = shield[expert] if prefetched[expert] == FORESEEN else 0
 
 
 @core_jit
@@ -314,6 +324,9 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
         left_ns -= under_way_ns(state, cache)
     for i in range(state.num_prefetch):
         layer, expert = state.prefetch_layer[i], state.prefetch_expert[i]
+        if layer <= state.layer and cache.admits:
+            queue_promotion(state, cache, layer, expert)
+            continue
         if not (state.layer < layer < state.num_layers and 0 <= expert < state.num_experts):
             raise ValueError("a prefetch rule chose an expert outside the later layers of the model")
         key = layer * state.num_experts + expert
@@ -325,9 +338,7 @@ def predict_and_queue(state: State, cache: Cache, rules: Rules) -> None:
                 left_ns -= state.load_ns[layer]
                 if left_ns < 0:
                     return
-            cache.queued[key] = 1
-            cache.prefetch_queue[cache.prefetch_tail] = key
-            cache.prefetch_tail += 1
+            queue_before_promotions(cache, key)
 
 
 @core_jit
@@ -350,14 +361,31 @@ def promote(state: State, cache: Cache, rules: Rules) -> None:
     if cache.prefetch_head > 0:
         close_gap(cache)
     for i in range(state.num_prefetch):
-        layer, expert = state.prefetch_layer[i], state.prefetch_expert[i]
-        if not (0 <= layer < state.num_layers and 0 <= expert < state.num_experts):
-            raise ValueError("a prefetch rule chose an expert that the model does not have")
-        key = layer * state.num_experts + expert
-        if cache.status[key] != RESIDENT and cache.status[key] != IN_FLIGHT and cache.queued[key] == 0:
-            cache.queued[key] = 1
-            cache.prefetch_queue[cache.prefetch_tail] = key
-            cache.prefetch_tail += 1
+        queue_promotion(state, cache, state.prefetch_layer[i], state.prefetch_expert[i])
+
+
+@core_jit
+def queue_before_promotions(cache: Cache, key: int) -> None:
+    """Queue an expert that the next run of its layer may want, behind others like it."""
+    place, queue = cache.prefetch_tail, cache.prefetch_queue
+    while place > cache.prefetch_head and cache.queued[queue[place - 1]] == PROMOTED:
+        queue[place] = queue[place - 1]
+        place -= 1
+    queue[place] = key
+    cache.queued[key] = FORESEEN
+    cache.prefetch_tail += 1
+
+
+@core_jit
+def queue_promotion(state: State, cache: Cache, layer: int, expert: int) -> None:
+    """Queue an expert for later steps of its layer, unless it is present or queued."""
+    if not (0 <= layer < state.num_layers and 0 <= expert < state.num_experts):
+        raise ValueError("a prefetch rule chose an expert that the model does not have")
+    key = layer * state.num_experts + expert
+    if cache.status[key] != RESIDENT and cache.status[key] != IN_FLIGHT and cache.queued[key] == 0:
+        cache.queued[key] = PROMOTED
+        cache.prefetch_queue[cache.prefetch_tail] = key
+        cache.prefetch_tail += 1
 
 
 @core_jit
@@ -413,6 +441,8 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
         drop_queued_prefetches(state, cache)
     if cache.prefetched_count[layer] > 0:
         unshield_residents(state, cache, layer)
+    pool = cache.pool_of[layer]
+    state.free_slots = max(0, cache.capacity[pool] - cache.used[pool]) // cache.size[layer]
     load_layer(state, cache)
     state.num_demand = list_distinct(state, cache, state.ids, state.demand)
     if cache.has_low:
@@ -435,7 +465,7 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     count_ranks(state, cache, as_routed)
     settle_outcomes(state, cache)
     here = cache.link_left_ns > 0 and cache.copy_layer == layer
-    if cache.cancels_late and here and not waits_for(state, cache, cache.copy_expert):
+    if cache.cancels_late and here and not (cache.copy_promotes or waits_for(state, cache, cache.copy_expert)):
         stop_copy(state, cache)
     shield_step(state, cache)
     if cache.has_touch:
@@ -443,7 +473,7 @@ def begin(state: State, cache: Cache, rules: Rules, layer: int) -> None:
     if cache.after_step and cache.is_static == 0:
         settle_retention(state, cache, rules)
     queue_work(state, cache)
-    if cache.has_predict and cache.predicts_at_end == 0:
+    if (cache.has_predict or cache.admits) and cache.predicts_at_end == 0:
         predict_and_queue(state, cache, rules)
 
 
@@ -467,7 +497,7 @@ def stop_copy(state: State, cache: Cache) -> None:
 def resume(state: State, cache: Cache) -> int:
     """Go on with the paused prefetch."""
     cache.copy_layer, cache.copy_expert = cache.paused_layer, cache.paused_expert
-    cache.chunks_left = cache.paused_chunks
+    cache.chunks_left, cache.copy_promotes = cache.paused_chunks, cache.paused_promotes
     cache.paused_chunks, cache.copy_kind, cache.copy_is_staged = 0, CHUNK, 0
     count_chunk(cache)
     return PREFETCH_COPY
@@ -494,8 +524,8 @@ def give_up(state: State, cache: Cache, layer: int, expert: int) -> None:
     leave(cache, cache.pool_of[layer], key)
     cache.shield[key] = 0
     if cache.prefetched[key]:
+        cache.prefetched_count[layer] -= cache.prefetched[key] == FORESEEN
         cache.prefetched[key] = 0
-        cache.prefetched_count[layer] -= 1
         cache.counts[N_PREFETCH_ABANDONED] += 1
 
 
@@ -510,7 +540,8 @@ def abandon(state: State, cache: Cache) -> None:
 def next_copy(state: State, cache: Cache, rules: Rules) -> int:
     """Start the next copy, demand before prefetch, each first in first out.
 
-    A prefetch paused between two chunks goes on first if the current layer waits for it, else once no demand is left.
+    A prefetch paused between two chunks goes on first if the current layer waits for it, else once no demand is left;
+    one that was meant for this layer and is not waited for is given up, a promotion is not.
     Returns IDLE, WAIT, DEMAND_COPY or PREFETCH_COPY.
     """
     cache.back_ns = 0
@@ -518,14 +549,15 @@ def next_copy(state: State, cache: Cache, rules: Rules) -> int:
         here = cache.paused_layer == state.layer
         if here and waits_for(state, cache, cache.paused_expert):
             return resume(state, cache)
-        if here or cache.shield[cache.paused_layer * state.num_experts + cache.paused_expert] == 0:  # no longer wanted
+        wanted = cache.shield[cache.paused_layer * state.num_experts + cache.paused_expert] != 0
+        if cache.paused_promotes == 0 and (here or not wanted):
             abandon(state, cache)
     if cache.demand_head < cache.demand_tail:
         expert = cache.demand_queue[cache.demand_head]
         if not place_demand(state, cache, rules, state.layer, expert):
             return WAIT
         cache.demand_head += 1
-        cache.copy_layer, cache.copy_expert, cache.chunks_left = state.layer, expert, 1
+        cache.copy_layer, cache.copy_expert, cache.chunks_left, cache.copy_promotes = state.layer, expert, 1, 0
         low = cache.runs_low[expert]
         cache.copy_kind = LOW_COPY if low else FULL
         cache.copy_is_read = 1 if cache.has_host and cache.read_at[expert] == state.now else 0
@@ -536,9 +568,11 @@ def next_copy(state: State, cache: Cache, rules: Rules) -> int:
         return resume(state, cache)
     while cache.prefetch_head < cache.prefetch_tail:
         key = cache.prefetch_queue[cache.prefetch_head]
+        promoted = cache.queued[key] == PROMOTED
         cache.prefetch_head += 1
         cache.queued[key] = 0
-        if place_prefetch(state, cache, rules, key):
+        if place_prefetch(state, cache, rules, key, promoted):
+            cache.copy_promotes = 1 if promoted else 0
             cache.copy_layer, cache.copy_expert = key // state.num_experts, key % state.num_experts
             cache.chunks_left, cache.copy_kind = cache.num_chunks, CHUNK if cache.num_chunks > 1 else FULL
             cache.counts[N_PREFETCH_COPIES] += 1
@@ -555,7 +589,7 @@ def finish_copy(state: State, cache: Cache) -> int:
     cache.chunks_left -= 1
     if cache.chunks_left > 0:
         cache.paused_layer, cache.paused_expert = cache.copy_layer, cache.copy_expert
-        cache.paused_chunks = cache.chunks_left
+        cache.paused_chunks, cache.paused_promotes = cache.chunks_left, cache.copy_promotes
         return 0
     if cache.copy_is_staged == 0:
         key = cache.copy_layer * state.num_experts + cache.copy_expert
@@ -589,12 +623,13 @@ def trim(state: State, cache: Cache, rules: Rules, layer: int) -> None:
 
 @core_jit
 def waste(state: State, cache: Cache, layer: int) -> None:
-    """Prefetched experts of the layer that were not demanded were wasted; all lose their shield."""
+    """Prefetched experts of the layer that were not demanded were wasted, but for promotions; all lose their shield."""
     first, stop = layer * state.num_experts, (layer + 1) * state.num_experts
     prefetched, shield, wasted = cache.prefetched[first:stop], cache.shield[first:stop], 0
     for expert in range(state.num_experts):
-        wasted += prefetched[expert]
-        prefetched[expert] = shield[expert] = 0
+        wasted += prefetched[expert] == FORESEEN
+        prefetched[expert] = PROMOTED if prefetched[expert] == PROMOTED else 0
+        shield[expert] = 0
     cache.counts[N_PREFETCH_WASTED] += wasted
     cache.prefetched_count[layer] = 0
 
@@ -603,7 +638,7 @@ def waste(state: State, cache: Cache, layer: int) -> None:
 def end(state: State, cache: Cache, rules: Rules) -> None:
     """Close the layer step: late predictions, held overflow, wasted prefetches, shields."""
     layer, base = state.layer, state.layer * state.num_experts
-    if cache.has_predict and cache.predicts_at_end:
+    if (cache.has_predict or cache.admits) and cache.predicts_at_end:
         predict_and_queue(state, cache, rules)
     if cache.promotes:
         promote(state, cache, rules)

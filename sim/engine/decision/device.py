@@ -216,6 +216,7 @@ class Device:
         return decisions | {
             "has_choose": int(decisions["has_choose"] and not promotes),
             "promotes": int(promotes),
+            "admits": int(policy.prefetch.admits and bool(decisions["has_choose"])),
             "fetches_early": decisions["has_choose"],
             "needs_importance": int(Need.IMPORTANCE in policy.assignment.all_needs()),
             "holds_overflow": int(self.spec.hold),
@@ -230,7 +231,7 @@ class Device:
             ),
             "launch_ns": self.spec.launch_ns,
             "offers_late": int(takes_late and decides(policy.assignment, Assignment, "assign")),
-            "cancels_late": int(self.spec.cancel_late_copy and not promotes),
+            "cancels_late": int(self.spec.cancel_late_copy),
             "link_idle": int(policy.prefetch.only_on_idle_link()),
             "has_low": int(Need.LOW_PRECISION in policy.substitution.all_needs()),
             "num_chunks": policy.prefetch.chunks(),

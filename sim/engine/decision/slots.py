@@ -12,6 +12,9 @@ from sim.engine.decision.layout import Rules
 from sim.engine.decision.struct_views import core_jit
 
 NOBODY = 2**31 - 1
+FORESEEN, PROMOTED = 1, 2
+"""Values of ``Cache.queued`` and ``Cache.prefetched``: for the next time its layer runs, protected until that ends; for
+later steps in general, and without protection."""
 
 
 @core_jit
@@ -84,7 +87,7 @@ def evict(state: State, cache: Cache, pool: int, victim: int) -> None:
     """Take a resident expert out of its pool; write it back to the host where the policy wants that."""
     leave(cache, pool, victim)
     cache.counts[N_EVICTIONS] += 1
-    if cache.promotes and cache.prefetched[victim]:
+    if cache.prefetched[victim] == PROMOTED:
         cache.prefetched[victim] = 0
         cache.counts[N_PREFETCH_WASTED] += 1
     if cache.write_back_ns.shape[0] > 0:
@@ -156,7 +159,7 @@ def refuses(state: State, cache: Cache, rules: Rules, expert: int, victim: int) 
 
 
 @core_jit
-def place_prefetch(state: State, cache: Cache, rules: Rules, key: int) -> bool:
+def place_prefetch(state: State, cache: Cache, rules: Rules, key: int, promoted: bool) -> bool:
     """Find a slot for a prefetched expert; False cancels it: it may not push out anything shielded."""
     cache.copy_is_staged = 0
     layer = key // state.num_experts
@@ -176,8 +179,8 @@ def place_prefetch(state: State, cache: Cache, rules: Rules, key: int) -> bool:
     if low > 0:
         leave(cache, pool, key)
     take_slot(state, cache, rules, layer, key % state.num_experts, size, True)
-    cache.prefetched[key] = 1
-    if cache.promotes:
+    cache.prefetched[key] = PROMOTED if promoted else FORESEEN
+    if promoted:
         cache.shield[key] = shield
     else:
         cache.prefetched_count[layer] += 1

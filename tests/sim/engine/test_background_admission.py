@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from policies.assignment.cpu_and_promote import CpuAndPromote
 from policies.assignment.cpu_only import CpuOnly
 from policies.assignment.link_only import LinkOnly
+from policies.assignment.reuse_split import ReuseSplit
 from policies.eviction.frozen_hindsight import FrozenHindsight
 from policies.eviction.lru import Lru
 from policies.eviction.recent_frequency import RecentFrequency
 from policies.prediction.oracle import Oracle
+from policies.prefetch.idle_pieces import IdlePieces
 from policies.prefetch.promote_frequent import PromoteFrequent
 from policies.prefetch.promote_missed import PromoteMissed
 from sim.assembly.catalogue import load_policy
@@ -50,6 +52,35 @@ def test_what_has_not_begun_when_its_layer_comes_is_cancelled(engine):
     found = timed(rows([[5, 6]], [[1, 2]], [[5, 1]]), TWO, HARDWARE, engine=engine, **WARM)
     assert found.latency_ns == [1100, 100, 600]  # at 1300 the copy of 5 is on its way still: once more on the CPU
     assert (found.counts["prefetch_copies"], found.counts["prefetch_cancelled"]) == (1, 1)
+
+
+GATE = replace(ON_CPU, prefetch=IdlePieces(pieces=4))
+
+
+@pytest.mark.parametrize("engine", TIMED)
+def test_a_promotion_chosen_at_the_gate_begins_beside_its_own_layer(engine):
+    """Four pieces of 250 from 100 on; the second lookup, at 700, does not wait for it, and nothing gives it up."""
+    found = timed(rows(*[[[5]]] * 4), GATE, HARDWARE, engine=engine, **WARM)
+    assert found.latency_ns == [600, 600, 100, 100]
+    assert found.slices("prefetch") == [(5, 100 + 250 * i, 350 + 250 * i) for i in range(4)]
+    assert found.slices("cpu") == [(5, 100, 600), (5, 700, 1200)]
+    assert (found.counts["prefetch_late"], found.counts["prefetch_copies"], found.counts["evictions"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("engine", TIMED)
+def test_a_promotion_waits_for_what_is_foreseen_and_then_goes_on(engine):
+    """Layer 0 foresees 6 of layer 1, 5 comes after it; layer 1 has 6 since 1100, so that its step misses it at 700."""
+    both = replace(GATE, prediction=Oracle(1), prefetch=IdlePieces(pieces=1))
+    found = timed(rows([[5], [6]], [[1], [1]], [[5], [6]]), both, HARDWARE, engine=engine, **WARM)
+    assert found.slices("prefetch")[:2] == [(8 + 6, 100, 1100), (5, 1100, 2100)]
+
+
+@pytest.mark.parametrize("engine", TIMED)
+def test_an_empty_cache_fills_though_the_cpu_is_faster_than_any_copy(engine):
+    policy = replace(GATE, eviction=Lru(), assignment=ReuseSplit())
+    found = timed(rows(*[[[1, 2]]] * 12), policy, HARDWARE, engine=engine, slots_per_layer=2)
+    assert found.latency_ns[0] > found.latency_ns[-1] == 100
+    assert found.replay.device.residents()[0].tolist() == [False, True, True] + [False] * 5
 
 
 @pytest.mark.parametrize("engine", TIMED)
