@@ -224,6 +224,8 @@ def with_tiers(case, policy, hardware, order, trace):
         links = {"peer_bytes_per_s": 3 * rate, "second_link_bytes_per_s": rate, "peer_bytes": max(least, whole // 2)}
         peer = {"devices": DevicesConfig(2, "store", **links), "host": HostConfig(**store)}
         return hardware, peer
+    if case["first_layers"] is not None:  # each GPU has its layers' share of host memory
+        least *= trace.num_layers
     return hardware.with_figures(read), {"host": HostConfig(bytes=max(least, int(case["host"] * whole)), **store)}
 
 
