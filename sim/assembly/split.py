@@ -178,7 +178,7 @@ def assemble_split(
             alone,
             cache=_share(alone, stop - first, layers),
             machine=_machine(setup, first > 0),
-            host=setup.host if host is None else replace(setup.host, bytes=host.capacity * (stop - first) // layers),
+            host=_host(setup, host, geometry, (first, stop), trace.top_k),
         )
         known = None if others is None else take_layers(others, first, stop)
         turns.append(assemble(take_layers(trace, first, stop), own, sizes_of(geometry, first, stop), as_decode, known))
@@ -251,6 +251,26 @@ def _share(setup: Setup, own: int, layers: int) -> Any:
     """The cache of one GPU: ``cache.bytes`` are of both together."""
     amount = setup.cache.bytes
     return replace(setup.cache, bytes=max(1, amount * own // layers)) if isinstance(amount, int) else setup.cache
+
+
+def _host(setup: Setup, host: HostStore | None, geometry: Geometry, own: tuple[int, int], top_k: int) -> Any:
+    """Host memory of one GPU: the share of its ``own`` layers.
+
+    Raises: UserError where a layer's choice does not fit it.
+    """
+    if host is None:
+        return setup.host
+    assert geometry.expert_bytes is not None
+    first, stop = own
+    share = host.capacity * (stop - first) // geometry.num_layers
+    choice = top_k * max(geometry.expert_bytes[first:stop])
+    if share < choice:
+        raise UserError(
+            f"devices.count={setup.devices.count}: of {host.capacity / 1e9:.3g} GB of host memory for experts, layers "
+            f"{first} to {stop - 1} have {share / 1e9:.3g} GB, and the {top_k} that a token wants of a layer take "
+            f"{choice / 1e9:.3g} GB: give more host.bytes"
+        )
+    return replace(setup.host, bytes=share)
 
 
 def _machine(setup: Setup, second: bool) -> Any:

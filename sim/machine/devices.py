@@ -8,7 +8,14 @@ from typing import Annotated
 from sim.ranges import Count, OneOf, Range, check_ranges
 from traces.errors import UserError
 
-OF_SECOND = {"first_layers": "split", "second_link_bytes_per_s": "", "peer_bytes_per_s": "store", "peer_bytes": "store"}
+HANDOVER_S = 20e-6
+OF_SECOND = {
+    "first_layers": "split",
+    "handover_s": "split",
+    "second_link_bytes_per_s": "",
+    "peer_bytes_per_s": "store",
+    "peer_bytes": "store",
+}
 """What is stated of a second GPU alone -> the role that it belongs to, if to one."""
 
 
@@ -29,19 +36,21 @@ class DevicesConfig:
     """Rate of copies from the second GPU to the first, of ``role=store``."""
     peer_bytes: Count | None = None
     """Of the second GPU for experts, of ``role=store``; None: its memory without ``cache.workspace_bytes``."""
-    handover_s: Annotated[float, Range(0, 1)] = 20e-6
+    handover_s: Annotated[float, Range(0, 1)] = HANDOVER_S
     """Handing activations to the next GPU, beside their bytes over the slower link; once per step (ESTIMATED)."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "devices.")
-        given = [name for name in OF_SECOND if getattr(self, name) is not None]
+        unstated = {name: HANDOVER_S if name == "handover_s" else None for name in OF_SECOND}
+        given = [name for name in OF_SECOND if getattr(self, name) != unstated[name]]
+        use = ["null" if unstated[name] is None else f"{unstated[name]:g}" for name in given]
         if self.count == 1 and self.role == "store":
             raise UserError("devices.role=store is of devices.count=2")
         if self.count == 1 and given:
-            raise UserError(f"devices.{given[0]} is of devices.count=2; use null")
-        for name in given:
+            raise UserError(f"devices.{given[0]} is of devices.count=2; use {use[0]}")
+        for name, instead in zip(given, use, strict=True):
             if OF_SECOND[name] not in (self.role, ""):
-                raise UserError(f"devices.{name} is of devices.role={OF_SECOND[name]}; use null")
+                raise UserError(f"devices.{name} is of devices.role={OF_SECOND[name]}; use {instead}")
         if self.role == "store" and self.peer_bytes_per_s is None:
             raise UserError("devices.role=store needs devices.peer_bytes_per_s, the rate of copies between the GPUs")
 

@@ -72,10 +72,8 @@ def host_store(
     if hardware.unified_memory:
         _require_storage(machine, "unified memory keeps experts in its slots alone")
         return HostStore(0, True, False, False, reading)
-    if config.bytes is None and hardware.host_memory_bytes is None:
-        return None
-    room = config.bytes if config.bytes is not None else (hardware.host_memory_bytes or 0) - config.reserve_bytes
-    if room >= whole:
+    room = room_for_experts(config, machine)
+    if room is None or room >= whole:
         return None
     where = f"host.bytes={room}" if config.bytes is not None else f"host memory of {hardware.name}"
     has = f"{where} has {max(room, 0) / 1e9:.3g} GB for experts"
@@ -85,6 +83,14 @@ def host_store(
             f"{has}, and the {top_k} that a token wants of a layer take {top_k * max(expert_bytes) / 1e9:.3g} GB"
         )
     return HostStore(room, config.eviction == "lru", config.inclusion == "exclusive", config.start == "warm", reading)
+
+
+def room_for_experts(config: HostConfig, machine: Machine) -> int | None:
+    """Bytes of host memory for experts, of a machine whose memory is not unified; None: nothing is known of them."""
+    if config.bytes is not None:
+        return config.bytes
+    has = machine.hardware.host_memory_bytes
+    return None if has is None else has - config.reserve_bytes
 
 
 def _require_storage(machine: Machine, why: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.machine.devices import DevicesConfig
-from sim.machine.host_store import HostConfig, HostStore, host_store
+from sim.machine.host_store import HostConfig, HostStore, room_for_experts
 from sim.machine.machine import Machine
 from sim.machine.storage import PeerLinks, Reading
 from traces.errors import UserError
@@ -28,8 +28,8 @@ def peer_store(
     Raises: UserError where host memory does not hold every expert, or a layer's choice does not fit the store.
     """
     assert devices.peer_bytes_per_s is not None
-    _check_host(host, machine, expert_bytes, num_experts, top_k)
     whole, layer = sum(expert_bytes) * num_experts, top_k * max(expert_bytes)
+    _check_host(host, machine, whole)
     room = devices.peer_bytes or machine.hardware.gpu_memory_bytes - workspace_bytes
     if room < layer:
         raise UserError(
@@ -46,16 +46,17 @@ def peer_store(
     )
 
 
-def _check_host(
-    host: HostConfig, machine: Machine, expert_bytes: tuple[int, ...], num_experts: int, top_k: int
-) -> None:
-    """Raises: UserError where host memory is no plain store of every expert."""
+def _check_host(host: HostConfig, machine: Machine, whole: int) -> None:
+    """Raises: UserError where host memory is no plain store of every expert, ``whole`` bytes."""
     if machine.hardware.unified_memory:
         raise UserError(f"{STORE}: hardware {machine.hardware.name} has unified memory, and one GPU")
     if host.mode != "pinned":
         raise UserError(f"host.mode={host.mode}: with {STORE} no file is read; use pinned")
-    if host_store(host, machine, expert_bytes, num_experts, top_k) is not None:
+    room = room_for_experts(host, machine)
+    if room is not None and room < whole:
+        where = f"host.bytes={room}" if host.bytes is not None else f"host memory of {machine.hardware.name}"
         raise UserError(
-            f"{STORE}: host memory of {machine.hardware.name} does not hold every expert, and storage behind it is "
-            "replayed with the slots of one GPU only; use devices.count=1, or a smaller model"
+            f"{STORE}: {where} has {max(room, 0) / 1e9:.3g} GB for experts, and all of them take {whole / 1e9:.3g} GB; "
+            "storage behind it is not replayed with a second GPU as a store; use devices.role=split, devices.count=1 "
+            "or a smaller model"
         )

@@ -161,8 +161,9 @@ def test_the_timeline_names_the_links(tmp_path):
         ({"host": HostConfig(mode="page_cache")}, "host.mode=page_cache: with devices.role=store no file is read"),
         (
             {"host": HostConfig(bytes=2000), "machine": machine(storage_rates=[[1000, 1, 1e9, 1e9]])},
-            "storage behind it is replayed with the slots of one GPU only",
+            "host.bytes=2000 has 2e-06 GB for experts, and all of them take",
         ),
+        ({"host": HostConfig(bytes=2000)}, "storage behind it is not replayed with a second GPU as a store"),
         ({"machine": machine(unified_memory=True)}, "has unified memory, and one GPU"),
         ({"prefill": PrefillConfig("stream")}, "devices.role=store: prefill.order=stream copies whole layers"),
     ],
@@ -185,6 +186,11 @@ def test_refusals(changes, sentence):
             "devices.first_layers is of devices.role=split",
         ),
         ({"role": "both"}, "devices.role=both"),
+        (
+            {"role": "store", "peer_bytes_per_s": 1e9, "handover_s": 1e-3},
+            "devices.handover_s is of devices.role=split; use 2e-05",
+        ),
+        ({"count": 1, "handover_s": 1e-3}, "devices.handover_s is of devices.count=2; use 2e-05"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, sentence):

@@ -193,6 +193,10 @@ def test_what_binds_may_be_the_second_link():
             {"host": HostConfig(bytes=4000), "machine": machine(storage_rates=RATES), "policy": POLICIES["prefetch"]},
             "TopScore of policy prefetch reads in the background",
         ),
+        (
+            {"host": HostConfig(bytes=3000), "machine": machine(storage_rates=RATES)},
+            "of 3e-06 GB of host memory for experts, layers 0 to 0 have 1.5e-06 GB, and the 2 that a token wants",
+        ),
         ({"machine": machine(storage_rates=RATES, unified_memory=True)}, "has unified memory, and one GPU"),
         ({"devices": DevicesConfig(2, first_layers=2)}, "2 of 2 MoE layers on the first GPU leave none"),
     ],
