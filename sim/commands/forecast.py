@@ -31,7 +31,8 @@ arguments (default):
                              no card is of are refused
   workspace=1.5              GB of GPU memory for the runtime's buffers, its context and the desktop, ESTIMATED
   gpu_memory=GB, ram=GB      what the machine has of both, where hardware= does not say or you want to leave some free;
-                             of the GPU as cards are sold (12 is 12 GiB), of RAM 1e9 bytes
+                             of the GPU as cards are sold (12 is 12 GiB), of RAM 1e9 bytes;
+                             of a memory that CPU and GPU share gpu_memory= is what the GPU may fill (three quarters)
   out=FILE.yaml              hardware=here: the file to keep (here.yaml)
   format=text                json: all plans and figures
 
@@ -42,13 +43,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
+from typing import TYPE_CHECKING
 
 from traces.errors import UserError
+
+if TYPE_CHECKING:
+    from sim.forecast.machines import ForecastMachine
 
 KNOWN = {
     "model": "NAME",
@@ -66,6 +71,7 @@ KNOWN = {
     "out": "FILE.yaml",
     "format": "text or json",
 }
+EXAMPLES = {"model": "qwen3_30b_a3b_q4, say", "hardware": "'RTX 4070, Ryzen 7 7700, 64 GB RAM', say, or here"}
 ANY, HERE = "any", "here"
 NOT_FORECAST = {
     **dict.fromkeys(("batch", "batch_size", "concurrency", "requests"), "several requests at once"),
@@ -101,7 +107,9 @@ def main(argv: list[str]) -> int:
     context = int(number("context", words.get("context", "4096"), 0, MOST_CONTEXT, whole=True))
     prompt = int(number("prompt", words.get("prompt", "512"), 1, MOST_CONTEXT, whole=True))
     workspace = number("workspace", words.get("workspace", "1.5"), 0, MOST_GB)
-    sizes = {name: number(name, words[name], 0.001, MOST_GB) for name in ("gpu_memory", "ram") if name in words}
+    sizes: dict[str, float] = {
+        name: number(name, words[name], 0.001, MOST_GB) for name in ("gpu_memory", "ram") if name in words
+    }
     model = read_model(words["model"], words.get("quantisation"))
     routing = routing_for(model, words.get("card"), words.get("borrow"))
     name = words["hardware"]
@@ -110,15 +118,29 @@ def main(argv: list[str]) -> int:
     elif "out" in words:
         raise UserError(f"out={words['out']}: only with hardware={HERE}, which writes a file")
     machine = read_machine(name, shares_of(shipped_parameters()))
-    if "gpu_memory" in sizes and not machine.rates.unified:
-        machine = replace(machine, rates=replace(machine.rates, vram_bytes=2.0**30 * sizes["gpu_memory"]))
-    if "ram" in sizes:
-        machine = replace(machine, rates=replace(machine.rates, ram_bytes=1e9 * sizes["ram"]))
+    machine = with_sizes(machine, sizes)
     ask = Ask(model, machine, routing, context, 1e9 * workspace, prompt, placement)
     with told_where_slow():
         found = answer(ask, runtimes, rows_of(machine, name), foreign_rows(name))
     print(json.dumps(as_json(found), indent=1) if words.get("format") == "json" else screen(found))
     return 0
+
+
+def with_sizes(machine: ForecastMachine, sizes: Mapping[str, float]) -> ForecastMachine:
+    """A machine with the memory that gpu_memory= and ram= say. Raises: UserError for more of a shared one than all."""
+    if "ram" in sizes:
+        machine = replace(machine, rates=replace(machine.rates, ram_bytes=1e9 * sizes["ram"]))
+    if "gpu_memory" not in sizes:
+        return machine
+    size, all_of_it = 2.0**30 * sizes["gpu_memory"], machine.rates.ram_bytes
+    if not machine.rates.unified:
+        return replace(machine, rates=replace(machine.rates, vram_bytes=size))
+    if all_of_it is not None and size > all_of_it:
+        raise UserError(
+            f"gpu_memory={sizes['gpu_memory']:g}: of the memory that CPU and GPU share: must be at most "
+            f"{all_of_it / 2**30:.4g} GiB, which is {all_of_it / 1e9:g} GB"
+        )
+    return replace(machine, shared_bytes=size)
 
 
 @contextmanager
@@ -155,7 +177,7 @@ def read(argv: list[str]) -> dict[str, str]:
         words[name] = value
     for name in ("model", "hardware"):
         if name not in words:
-            raise UserError(f"forecast: {name}= is missing: see `python -m sim forecast --help`")
+            raise UserError(f"forecast: {name}= is missing: {name}={EXAMPLES[name]}; see --help")
     return words
 
 

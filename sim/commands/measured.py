@@ -68,9 +68,16 @@ def listing() -> int:
         row = own.row
         where = row.placement_value or row.flags or f"hit rate {row.hit_rate}"
         what = f"{row.model} {row.quantisation}".strip()
-        print(f"{row.row_id}  {row.decode_tok_s:g} tokens/s  {what}  {row.runtime}  {where}  on {row.machine_id}")
+        print(
+            f"{row.row_id}  {row.decode_tok_s:g} tokens/s  {what}  {row.runtime}  {where}\n       on {row.machine_id}"
+        )
     print(f"{len(kept)} MEASURED by you, in {user_folder() / FILE}")
     return 0
+
+
+def after(rows: int) -> str:
+    """What a prediction knew of the machine."""
+    return f"after {rows} row{'s' * (rows != 1)} of yours" if rows else "without any row of yours"
 
 
 def adding(path: Path, forced: bool = False) -> int:
@@ -94,14 +101,14 @@ def adding(path: Path, forced: bool = False) -> int:
         inside = "inside" if found.low <= setting.measured <= found.high else "OUTSIDE"
         lines.append(
             f"{setting.measured:g} tokens/s MEASURED; predicted {rate(found.tokens_per_s)} (90 %: {rate(found.low)} to "
-            f"{rate(found.high)}) after {found.rows_before} row{'s' * (found.rows_before != 1)}: {off:+.0f} %, "
+            f"{rate(found.high)}) {after(found.rows_before)}: {off:+.0f} %, "
             f"{inside} the interval"
             f"{'' if setting.row.context else f'; no context: {setting.context} tokens assumed'}"
         )
         before[own.machine].append(setting)
     named = add_rows(rows)
     for own, line in zip(named, lines, strict=True):
-        print(f"{own.row.row_id}  {own.row.model} on {own.row.machine_id}: {line}")
+        print(f"{own.row.row_id}  {own.row.model} on {own.row.machine_id}:\n       {line}")
     print(f"kept in {user_folder() / FILE}; forecasts with these parts, kind of runtime and placement start from it")
     print(f"to take it out again: python -m sim measured {REMOVE}={named[-1].row.row_id}")
     return 0

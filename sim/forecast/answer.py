@@ -100,7 +100,10 @@ def answer(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], forei
     plans, refusals = plans_for(ask, runtimes)
     if not plans:
         reasons = list(dict.fromkeys(f"{refusal.runtime}: {refusal.why}" for refusal in refusals))[:REASONS]
-        raise UserError(f"no plan runs {ask.model.dimensions.name} on {ask.machine.name}: {'; '.join(reasons)}")
+        hint = [ask.model.smaller] if ask.model.smaller else []
+        raise UserError(
+            f"no plan runs {ask.model.dimensions.name} on {ask.machine.name}: {'; '.join([*reasons, *hint])}"
+        )
     rated, without = rate(plans, own_rows), rate(plans, ())
     return Answer(
         ask.model,
@@ -140,7 +143,13 @@ def changes(ask: Ask, runtimes: Sequence[str], own_rows: Sequence[Setting], best
     found: list[Change] = []
 
     def changed(what: str, **figures: float) -> None:
-        machine = replace(ask.machine, rates=replace(rates, **figures))  # type: ignore[arg-type]
+        shared = ask.machine.shared_bytes
+        more = figures.get("ram_bytes", rates.ram_bytes or 0.0) / (rates.ram_bytes or 1.0)
+        machine = replace(
+            ask.machine,
+            rates=replace(rates, **figures),  # type: ignore[arg-type]
+            shared_bytes=None if shared is None else shared * more,
+        )
         found.append(_changed(what, replace(ask, machine=machine), runtimes, own_rows, best))
 
     if ask.machine.has_gpu and not rates.unified:

@@ -17,6 +17,9 @@ _STORAGE = r"\b(?:ssd|nvme|disk|ufs|storage|hdd|hard drive|drive)\b"
 _NO_GPU = r"(?:no|without(?: a)?) (?:dedicated |discrete )?(?:gpu|graphics(?: card)?)|cpu[- ]only"
 _SEVERAL = r"^\s*(?:dual|twin|two|three|quad|four|[2-9] ?x|[2-9]\*)\s|\b(?:x ?[2-9]|[2-9]x)\s*$"
 """Before or after a GPU's name."""
+SEVERAL_GPUS = (
+    "several GPUs: a forecast is of one: name one; `python -m sim run trace=stand_in devices.count=2` replays two"
+)
 
 
 def of_parts(words: str) -> ForecastMachine:
@@ -46,7 +49,7 @@ def of_parts(words: str) -> ForecastMachine:
     if rates.unified and rates.ram_bytes is None:
         rates = replace(rates, ram_bytes=_memory_beside(cells["gpu"]) or _memory_beside(cells["cpu"]))
     if rates.gpu_count != 1:
-        raise UserError(f"hardware={words}: several GPUs: a forecast is of one")
+        raise UserError(f"hardware={words}: {SEVERAL_GPUS}")
     if rates.unified and rates.ram_bytes is None and rates.gpu is not None and rates.gpu.memory_gb:
         rates = replace(rates, ram_bytes=rates.gpu.memory_gb * 1e9)
     if rates.unified and rates.ram_bytes is None:
@@ -95,7 +98,7 @@ def _columns(piece: str, words: str) -> dict[str, str]:
     elif find(piece, ("gpu", "unified"), shipped_parts()):
         _check_alone(piece, words)
         if re.search(_SEVERAL, piece, re.I):
-            raise UserError(f"hardware={words}: several GPUs: a forecast is of one")
+            raise UserError(f"hardware={words}: {SEVERAL_GPUS}")
         found = {"gpu": piece}
     elif find(piece, ("cpu",), shipped_parts()):
         _check_alone(piece, words)

@@ -19,6 +19,8 @@ class ForecastMachine:
     """Where its rates come from, if from one file."""
     not_read: tuple[str, ...] = ()
     """Words of the machine that say nothing known."""
+    shared_bytes: float | None = None
+    """What of a memory that CPU and GPU share the GPU may fill, where somebody says it."""
 
     @property
     def has_gpu(self) -> bool:
@@ -28,6 +30,8 @@ class ForecastMachine:
     @property
     def gpu_bytes(self) -> float:
         """Memory that the GPU may fill."""
+        if self.rates.unified and self.shared_bytes is not None:
+            return self.shared_bytes
         if self.rates.unified:
             return UNIFIED_SHARE * (self.rates.ram_bytes or 0.0)
         return self.rates.vram_bytes or 0.0

@@ -24,6 +24,8 @@ from sim.plain_yaml import read_mapping
 from sim.validation.published.corpus.sizes import BITS, KV_BITS, KnownModel, bits_of, find_model, shipped_models
 from traces.errors import UserError
 
+OWN_BITS, MANY_BITS = " bits a weight", 8
+"""How bits that `quantisation=` did not name are said; as many as few run at home."""
 MOST_NAMES = 12
 """Of models, in an error."""
 _SIZE = re.compile(r"^(?:[a-z]?\d+(?:\.\d+)?[bm]|\d+x\d+b|a\d+(?:\.\d+)?b)$")
@@ -43,6 +45,17 @@ class ForecastModel:
     def known(self) -> KnownModel:
         """As the corpus sees it."""
         return KnownModel(self.dimensions.name, "", self.dimensions, self.dimensions.stored_kv_bytes, None)
+
+    @property
+    def smaller(self) -> str:
+        """What to ask for where these are the published model's own bits and smaller files are usual; else empty."""
+        if not self.quantisation.endswith(OWN_BITS) or self.dimensions.stored_expert_bytes:
+            return ""
+        if self.dimensions.weight_bits >= MANY_BITS:
+            return "these are the bits of the published model: quantisation=Q4_K_M takes a file of four"
+        if (self.dimensions.other_bits or 0) >= 2 * MANY_BITS:
+            return "what is no expert has 16 bits here, as published; GGUF files with 8.5 there: quantisation=MXFP4_MOE"
+        return ""
 
     @property
     def expert_bytes(self) -> tuple[int, ...]:
@@ -83,7 +96,7 @@ def read_model(words: str, quantisation: str | None) -> ForecastModel:
     kv = dimensions.stored_kv_bytes or kv_bytes_per_token(dimensions, KV_BITS)
     if quantisation is None:
         sized = replace(dimensions, stored_kv_bytes=kv)
-        return ForecastModel(words, sized, f"{sized.weight_bits:.3g} bits a weight", family_of(dimensions.name))
+        return ForecastModel(words, sized, f"{sized.weight_bits:.3g}{OWN_BITS}", family_of(dimensions.name))
     if dimensions.stored_expert_bytes:
         raise UserError(f"quantisation={quantisation}: {words} states its own bits: leave quantisation= out")
     plain = replace(
@@ -118,7 +131,21 @@ SAME_BITS = 0.2
 
 def quantisations() -> list[str]:
     """Names that stand for bits, as people write them."""
-    shown = ("BF16", "FP8", "MXFP4", "NVFP4", "AWQ", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_XS", "Q3_K_M")
+    shown = (
+        "BF16",
+        "FP8",
+        "MXFP4",
+        "MXFP4_MOE",
+        "NVFP4",
+        "AWQ",
+        "Q8_0",
+        "Q6_K",
+        "Q5_K_M",
+        "Q4_K_M",
+        "Q4_0",
+        "IQ4_XS",
+        "Q3_K_M",
+    )
     more = ("IQ3_XXS", "Q2_K", "IQ2_XXS", "IQ1_M")
     return [name for name in (*shown, *more) if any(re.search(pattern, name.lower()) for pattern, _, _ in BITS)]
 

@@ -109,7 +109,7 @@ class Routing:
                 f"; stretched from {own.num_layers} layers, top {own.top_k} of {own.num_experts}, to {shape[0]} layers,"
                 f" top {shape[2]} of {shape[1]}: ESTIMATED"
             )
-        text += f"; hits known to {100 * self.hit_error:.0f} points"
+        text += f"; hits known within {100 * self.hit_error:.0f} points"
         if self.borrowed:
             text = f"BORROWED from another family: {text}"
         return text

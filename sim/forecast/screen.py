@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from sim.forecast.answer import Answer, Change, Rated
 from sim.forecast.ask import BENCH_CONTEXT, gib
+from sim.forecast.machines import UNIFIED_SHARE
 from sim.forecast.routing import Routing
 from sim.forecast.shipped import error_after_one_row
 
@@ -54,6 +55,8 @@ def between(one: Rated) -> str:
 def _lines(found: Answer) -> Iterator[str]:
     best = found.best
     yield f"{found.model.dimensions.name}, {found.model.quantisation}, {gb(found.model.bytes)}, on {found.machine.name}"
+    if found.model.smaller:
+        yield from _wrapped(found.model.smaller, "  ", 2)
     for words in found.machine.not_read:
         yield from _wrapped(f"NOT READ: {words}", "  ", 2)
     yield ""
@@ -212,7 +215,8 @@ def _memory(found: Answer) -> Iterator[str]:
     if plan.gpu_bytes:
         yield from _row(
             "GPU memory",
-            f"{gib(plan.gpu_bytes)} of {gib(ask.machine.gpu_bytes)}, with K and V of context={ask.context} "
+            f"{gib(plan.gpu_bytes)} of {gib(ask.machine.gpu_bytes)}{_shared(found)}, "
+            f"with K and V of context={ask.context} "
             f"({gib(ask.kv_bytes)}) and workspace={ask.workspace_bytes / 1e9:g} ({gib(ask.workspace_bytes)})",
         )
     if plan.host_bytes:
@@ -221,13 +225,20 @@ def _memory(found: Answer) -> Iterator[str]:
         yield from _row("RAM", f"{gb(plan.host_bytes)} {has}")
 
 
+def _shared(found: Answer) -> str:
+    """How much of a memory that CPU and GPU share the GPU may fill, and how that is known."""
+    if not found.machine.rates.unified or found.machine.shared_bytes is not None:
+        return ""
+    return f" ({100 * UNIFIED_SHARE:.0f} % of all, ESTIMATED: gpu_memory= says what yours lets it fill)"
+
+
 def _first_token(found: Answer) -> str:
     told = found.first_token
     if told is None:
-        return "not forecast: too few published prompts of such a plan can be expressed"
+        return "not forecast: published prompts say nothing of such a plan"
     return (
         f"of a prompt of {told.prompt:,} tokens after {told.seconds:.2g} s (90 % interval: {told.low:.1g} to "
-        f"{told.high:.2g}; prompts of {told.families} machines are published)"
+        f"{told.high:.2g}; from published prompts of {told.families} machines)"
     )
 
 

@@ -205,6 +205,38 @@ def test_a_bench_s_empty_context_never_becomes_a_server_s_flag() -> None:
     assert "512 tokens are room for an answer" in screen(answer(ask(context=0), ["llama_cpp"], ()))
 
 
+def test_bits_that_nobody_asked_for_are_told_with_smaller_ones() -> None:
+    whole, named = read_model("qwen3_30b_a3b", None), read_model("qwen3_30b_a3b", "BF16")
+    assert "quantisation=Q4_K_M" in whole.smaller
+    assert named.smaller == read_model("qwen3_30b_a3b_q4", None).smaller == ""
+    asked = ask("qwen3_30b_a3b", "RTX 4070, Ryzen 7 7700, 2ch DDR5-5600, 96 GB RAM")
+    assert whole.smaller in screen(answer(asked, ["llama_cpp"], ()))
+    with pytest.raises(UserError, match=r"no plan runs .*quantisation=Q4_K_M takes a file of four"):
+        answer(replace(asked, placement="all resident"), ["llama_cpp"], ())
+    published, file = read_model("gpt_oss_120b", None), read_model("gpt_oss_120b", "MXFP4_MOE")
+    assert "quantisation=MXFP4_MOE" in published.smaller
+    assert file.bytes == pytest.approx(59.02 * 2**30, rel=0.005)  # what llama-bench prints of ggml-org's file
+    assert file.smaller == ""
+
+
+def test_what_a_gpu_may_fill_of_shared_memory_is_taken_as_said(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["model=qwen3_235b_a22b", "quantisation=Q3_K_M", "runtime=llama_cpp", "hardware=Ryzen AI Max+ 395 128GB"]
+    with pytest.raises(UserError, match="do not fit beside the rest"):
+        main(asked)
+    assert main([*asked, "gpu_memory=115"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of 115.00 GiB, with K and V" in said
+    assert main([*asked, "ram=192"]) == 0
+    assert "of 134.11 GiB (75 % of all, ESTIMATED: gpu_memory= says" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"gpu_memory=128: .* must be at most 119.2 GiB, which is 128 GB"):
+        main([*asked, "gpu_memory=128"])
+
+
+def test_a_laptops_cpu_is_not_its_desktop_namesake() -> None:
+    assert machine("RTX 4060 Laptop 8GB, i7-13700H, 32GB DDR5-5200").rates.cores == 14
+    assert machine("RTX 4060 Laptop 8GB, i7-13700HX, 32GB DDR5-5200").rates.cores == 16
+
+
 def test_the_screen_says_what_more_ram_brings_and_what_to_do_where_it_does_not_fit() -> None:
     found = answer(ask(words="RTX 3060, Ryzen 5 5600X, 2ch DDR4-3200, 32 GB RAM, 1 TB NVMe SSD"), ["llama_cpp"], ())
     said = " ".join(screen(found).split())
@@ -292,13 +324,16 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
     ("argv", "said"),
     [
         (["model=qwen3_30b_a3b"], "hardware= is missing"),
-        (["hardware=rtx4070_ddr5"], "model= is missing"),
+        (["hardware=rtx4070_ddr5"], "model= is missing: model=qwen3_30b_a3b_q4, say"),
         (["model=nothing", "hardware=rtx4070_ddr5"], "model=nothing is not known: must be a [*].gguf file"),
         (
             ["model=gpt_oss_20b", "hardware=my old laptop"],
             "hardware=my old laptop: 'my old laptop' is not known: name a",
         ),
-        (["model=gpt_oss_20b", "hardware=2x RTX 3090, i7-8700"], "several GPUs: a forecast is of one"),
+        (
+            ["model=gpt_oss_20b", "hardware=2x RTX 3090, i7-8700"],
+            "a forecast is of one: name one; .* devices.count=2",
+        ),
         (["model=gpt_oss_20b", "hardware=RTX 4090, RTX 3090"], "'RTX 3090' says GPU a second time"),
         (["model=gpt_oss_20b", "hardware=RTX 4090, 64 GB, 32 GB RAM"], "'32 GB RAM' says RAM a second time"),
         (["model=gpt_oss_20b", "hardware=RTX 4090, -5 GB RAM"], "'-5 GB RAM' is not known"),

@@ -43,7 +43,8 @@ def test_a_row_is_predicted_kept_listed_and_removed(folder: Path, capsys: pytest
     assert "no rows of your own" in capsys.readouterr().out
     assert main([row(folder)]) == 0
     said = capsys.readouterr().out
-    assert "own.1  gpt_oss_20b on rtx3060_ddr4: 30.2 tokens/s MEASURED; predicted" in said
+    assert "own.1  gpt_oss_20b on rtx3060_ddr4:\n       30.2 tokens/s MEASURED; predicted" in said
+    assert "without any row of yours" in said
     assert main([]) == 0
     assert "own.1  30.2 tokens/s  gpt_oss_20b" in capsys.readouterr().out
     assert main(["remove=own.1"]) == 0
@@ -79,7 +80,7 @@ def test_a_csv_of_several_rows_and_of_the_corpus_own_columns(folder: Path, capsy
         '"rtx 3060,  i5-12400, 64 GB ram",Qwen3-30B-A3B,Q4_K_M,llama.cpp,--n-cpu-moe 30,28\n'
     )
     assert main([row(folder, text, "rows.csv")]) == 0
-    assert "after 1 row:" in capsys.readouterr().out  # the second one after the first
+    assert "after 1 row of yours:" in capsys.readouterr().out  # the second one after the first
     assert len({own.machine for own in kept_rows()}) == 1
 
 
