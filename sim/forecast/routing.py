@@ -169,6 +169,9 @@ def routing_for(model: ForecastModel, card: str | None, borrow: str | None) -> R
     """
     if card is not None and borrow is not None:
         raise UserError(f"card={card} and borrow={borrow}: give one of them")
+    if borrow is not None and borrow not in card_names() and not borrow.endswith((".yaml", ".yml")):
+        names = ", ".join(name for name in card_names() if name != DEMO)
+        raise UserError(f"borrow={borrow}: must be one of {names}, or the path of a *.yaml file")
     if borrow is not None:
         return _routing(borrow, model, borrowed=family_of(_card(borrow).model) != model.family)
     if card is not None:

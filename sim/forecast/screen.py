@@ -69,6 +69,9 @@ def _lines(found: Answer) -> Iterator[str]:
         yield from _row("", "--no-mmap reads the file into RAM at once; of a mapped one parts may be read again")
     if found.context == 0 and re.search(rf" {BENCH_CONTEXT}\b", best.plan.flags):
         yield from _row("", f"{BENCH_CONTEXT} tokens are room for an answer; context=0 is what a bench measures")
+    dense = found.model.dimensions.dense_layers
+    if dense and best.plan.setting.placement.cpu_layers and "--n-cpu-moe" in best.plan.flags:
+        yield from _row("", f"llama.cpp counts dense layers, too: --n-cpu-moe is {dense} more than layers of experts")
     if found.looser is not None:
         yield from _row("", f"if it does not fit: {found.looser.flag}, {rate(found.looser.tokens_per_s)} tokens/s")
     yield from _memory(found)

@@ -232,6 +232,15 @@ def test_what_a_gpu_may_fill_of_shared_memory_is_taken_as_said(capsys: pytest.Ca
         main([*asked, "gpu_memory=128"])
 
 
+def test_the_screen_says_why_a_flag_counts_more_layers_than_have_experts() -> None:
+    asked = replace(ask(words="RTX 3090, 3960X, 4ch DDR4-3200, 128 GB RAM"), model=read_model("glm_4_5_air", "Q4_K_M"))
+    found = answer(asked, ["llama_cpp"], ())
+    on_cpu = found.best.plan.setting.placement.cpu_layers
+    assert f"--n-cpu-moe {on_cpu + 1} " in found.best.plan.flags
+    assert "--n-cpu-moe is 1 more than layers of experts" in screen(found)
+    assert "more than layers of experts" not in screen(answer(ask(), ["llama_cpp"], ()))
+
+
 def test_a_laptops_cpu_is_not_its_desktop_namesake() -> None:
     assert machine("RTX 4060 Laptop 8GB, i7-13700H, 32GB DDR5-5200").rates.cores == 14
     assert machine("RTX 4060 Laptop 8GB, i7-13700HX, 32GB DDR5-5200").rates.cores == 16
@@ -369,6 +378,7 @@ def test_rates_of_a_hardware_file_are_what_software_reaches() -> None:
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "out=x.yaml"], "out=x.yaml: only with hardware=here"),
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "placement=x"], "placement=x: must be all resident, CPU only"),
         (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "model=x"], "model= stands twice"),
+        (["model=gpt_oss_20b", "hardware=rtx4070_ddr5", "borrow=b"], "borrow=b: must be one of gemma"),
         (["--borrow", "x"], "forecast: --borrow is not known"),
         (["model=x", "batch=4"], "batch=4: several requests at once are not forecast"),
         (["model=x", "devices.count=2"], "devices.count=2: several GPUs are not forecast"),
