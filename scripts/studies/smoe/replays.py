@@ -67,7 +67,7 @@ IDLE_PREFETCH = "prefetch on an idle link"
 """In the place of `prefetch`: only what fits before the next lookup; not the paper's form."""
 BASELINES = ("moe_infinity_code", "hybrimoe_code", "llama_cpp", "deepspeed", "moe_infinity_paper", "hybrimoe_paper")
 """The four systems that the paper compares with, as released; two of them also as their papers describe them."""
-PAPER_FORMS = ("importance", "importance_plus_1")
+PAPER_FORMS = ("importance", "importance_plus", "importance_plus_1")
 """Policies whose alpha is the set-up's; the released code has one alpha for all."""
 SIDES: dict[str, Assignment] = {"link only": LinkOnly(), "best split": BestSplit()}
 """The same supply of misses for SMoE and its baselines; 'own' is each system's own."""

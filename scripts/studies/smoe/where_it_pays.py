@@ -5,11 +5,13 @@ scripts.studies.smoe.rivals) on the paper's three set-ups at batch 1 and 3, unde
 docs/results/where_it_pays.csv and docs/figures/where_it_pays.png and .pdf; `python -m sim plot docs/results` draws the
 table again. One to three minutes on one core. SIMULATED, sizes ESTIMATED.
 
-  python -m scripts.studies.smoe.where_it_pays --policy importance_plus --out mine
+  python -m scripts.studies.smoe.where_it_pays --policy importance_plus --against with_smoe \
+      --out docs/results/importance_plus
   python -m scripts.studies.smoe.where_it_pays --against lru,hybrimoe_paper --y link_bytes_per_s=6e9,12e9,26e9
 
 An axis is cpu_ratio (an expert on the CPU in copies of it), host_s (host time per layer), or any number of a hardware
-or runtime file. LRU with SMoE's rule for the CPU is called lru+cpu.
+or runtime file. LRU with SMoE's rule for the CPU is called lru+cpu, `importance` without its prefetch
+lru+eviction+router+cpu.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from matplotlib import rc_context
 
 from scripts.command_line import parser_of, run
 from scripts.studies.smoe.replays import (
+    CHAIN,
     HOSTS_S,
     NOMINAL,
     RUNTIME,
@@ -54,7 +57,11 @@ from traces.errors import UserError
 REQUESTS = 6
 RATIOS = (0.25, THIRD, 0.5, THREE_CORES, TWO_CORES)
 DEFAULT_AXES = ("cpu_ratio", RATIOS), ("host_s", HOSTS_S)
-SETS = {"lossless": "the best lossless policy", "lossless_all": "the best lossless policy, none left out"}
+SETS = {
+    "lossless": "the best lossless policy",
+    "lossless_all": "the best lossless policy, none left out",
+    "with_smoe": "the faster of SMoE and the best lossless policy",
+}
 Axis = tuple[str, tuple[float, ...]]
 
 
@@ -62,7 +69,7 @@ def main(argv: list[str]) -> None:
     """Replay the map, write its table and figure, print it."""
     parser = parser_of(__doc__)
     parser.add_argument("--policy", default="importance", help="the policy whose lead is shown (default: importance)")
-    parser.add_argument("--against", default="lossless", help="lossless, lossless_all, or names with commas")
+    parser.add_argument("--against", default="lossless", help="lossless, lossless_all, with_smoe, or names with commas")
     parser.add_argument("--x", help="NAME=V1,V2,...: the axis to the right (default: cpu_ratio)")
     parser.add_argument("--y", help="NAME=V1,V2,...: the axis upwards (default: host_s)")
     parser.add_argument("--requests", type=int, default=REQUESTS, help=f"the first N requests (default: {REQUESTS})")
@@ -103,9 +110,10 @@ def axis_of(words: str) -> Axis:
 
 
 def contender(name: str) -> Contender:
-    """A policy of the library, or lru+cpu. Raises: UserError where there is none of that name."""
-    if name == LRU_AND_CPU.label:
-        return LRU_AND_CPU
+    """A policy of the library, or parts of SMoE on LRU: lru+cpu. Raises: UserError where there is none of that name."""
+    head, *parts = name.split("+")
+    if head == "lru" and parts and {*parts} <= {*CHAIN}:
+        return Contender(tuple(parts))
     load_policy(name)
     return Contender(system=name)
 
@@ -114,6 +122,8 @@ def opponents(words: str) -> list[Contender]:
     """The set of a name, or of the policies named. Raises: UserError as ``contender``."""
     if words == "lossless":
         return rivals()
+    if words == "with_smoe":
+        return [*rivals(), contender("importance"), contender("lru+eviction+router+cpu")]
     return (
         [LRU_AND_CPU, *map(contender, lossless())] if words == "lossless_all" else [*map(contender, words.split(","))]
     )
