@@ -98,5 +98,3 @@ class Clock:
 
 CLOCK = struct_of(Clock)
 as_clock = caster(CLOCK, Clock)
-as_plain_clock = caster(CLOCK.knowing(is_lean=0, logs=0, reads=0, write_back=0), Clock)
-"""... where the general way is taken, nothing is logged, read from storage or written back."""

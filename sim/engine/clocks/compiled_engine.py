@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sim.engine.clocks.clock import CLOCK
-from sim.engine.clocks.plain import is_plain, plain_steps
 from sim.engine.clocks.recurrence import run_steps
 from sim.engine.clocks.timeline_log import WRITE_BACK, log_rows
 from sim.engine.decision.device import Device, DeviceSpec, counted_from
@@ -81,9 +78,6 @@ class CompiledEngine:
             log=self.log,
         )
         self.logs: list[NDArray[np.int64]] = []
-        plain = not timeline and self.clock.get("is_lean") == 0 and is_plain(self.device)
-        self.run_single = plain_steps() if plain else run_steps
-        """Replays steps of one token."""
 
     @property
     def link_busy_ns(self) -> int:
@@ -100,17 +94,16 @@ class CompiledEngine:
     def replay(self, block: StepBlock, data: BlockData) -> BlockResult:
         """Replay the next steps."""
         result = BlockResult.empty(block)
-        single = (block.num_rows() == 1) & (self.run_single is not run_steps)
-        changes = np.diff(single) | (np.diff(block.group) != 0) & self.resets
-        cuts = [*(np.flatnonzero(changes) + 1).tolist(), len(block)]
+        cuts = [len(block)]
+        if self.resets:
+            cuts = [*(np.flatnonzero(np.diff(block.group)) + 1).tolist(), len(block)]
         start = 0
         for stop in cuts:
             fresh = self.resets and self.device.enter_group(int(block.group[start]), block.pool_bytes_of(start))
             if self.device.earlier:
                 self._count_from_restart(data, block.bounds[start], block.bounds[stop], fresh)
             while start < stop:
-                run = self.run_single if single[start] else run_steps
-                start = self._run(run, block, data, result, fresh, start, stop)
+                start = self._run(block, data, result, fresh, start, stop)
                 fresh = False
         return result
 
@@ -121,11 +114,9 @@ class CompiledEngine:
         if fresh:
             self.clock.arrays["arrived_at"][:] = 0
 
-    def _run(
-        self, run: Any, block: StepBlock, data: BlockData, result: BlockResult, fresh: bool, start: int, stop: int
-    ) -> int:
+    def _run(self, block: StepBlock, data: BlockData, result: BlockResult, fresh: bool, start: int, stop: int) -> int:
         device = self.device
-        done = run(
+        done = run_steps(
             *device.structs, self.clock.address, fresh, start, stop, self.totals,
             block.bounds, block.phase, block.group, block.kv_tokens, block.attended_pairs, block.pause_ns,
             block.pool_bytes, block.num_requests(), block.passes(), *data.arrays(),

@@ -421,9 +421,18 @@ def growth_to(target: NDArray[Any], source: NDArray[Any]) -> None:
         target[i] = source[i] - target[i]
 
 
-@core_jit
-def replay_steps(
-    state: State, cache: Cache, rules: Rules, clock: Clock,
+@njit(
+    i8(
+        i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],
+        i8[::1],
+        IDS, SCORES, SCORES, AHEAD, TIMES,
+        i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
+    ),
+    cache=True,
+    nogil=True,
+)  # fmt: skip
+def run_steps(
+    state_address: int, cache_address: int, rules_address: int, clock_address: int,
     fresh: bool, first: int, stop: int, totals: Any,
     bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any, pool_bytes: Any,
     requests: Any, passes: Any,
@@ -437,6 +446,8 @@ def replay_steps(
     link was busy with what has arrived, ns that the CPU was, slices logged, ns that storage was busy. Stops early
     where the log is nearly full.
     """
+    state, cache = as_state(state_address), as_cache(cache_address)
+    rules, clock = as_rules(rules_address), as_clock(clock_address)
     room = log_rows(state.num_layers, state.num_experts, cache.num_chunks, state.executed_ids.size)
     step = first
     clock.log_size = 0
@@ -485,27 +496,3 @@ def replay_steps(
         clock.storage_busy_ns,
     )
     return step
-
-
-STEPS = i8(
-    i8, i8, i8, i8, b1, i8, i8, i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],
-    i8[::1],
-    IDS, SCORES, SCORES, AHEAD, TIMES,
-    i8[::1], i8[:, ::1], i8[:, ::1], f8[:, ::1],
-)  # fmt: skip
-"""Addresses of state, cache, rules and clock, then what ``replay_steps`` takes."""
-
-
-@njit(STEPS, cache=True, nogil=True)
-def run_steps(
-    state: int, cache: int, rules: int, clock: int, fresh: bool, first: int, stop: int, totals: Any,
-    bounds: Any, phases: Any, groups: Any, kv_tokens: Any, pairs: Any, pause_ns: Any, pool_bytes: Any,
-    requests: Any, passes: Any, ids: Any, weights: Any, scores: Any, lookahead: Any, next_use: Any,
-    latency_ns: Any, parts: Any, counts: Any, lost: Any,
-) -> int:  # fmt: skip
-    """``replay_steps`` on any device."""
-    return int(replay_steps(
-        as_state(state), as_cache(cache), as_rules(rules), as_clock(clock), fresh, first, stop, totals,
-        bounds, phases, groups, kv_tokens, pairs, pause_ns, pool_bytes, requests, passes,
-        ids, weights, scores, lookahead, next_use, latency_ns, parts, counts, lost,
-    ))  # fmt: skip

@@ -97,25 +97,3 @@ next use [B, L, K]. What is not wanted has no rows."""
 
 as_state, as_cache, as_rules = caster(STATE, State), caster(CACHE, Cache), caster(RULES, Rules)
 """Take an address for a struct."""
-
-ABSENT_FEATURES = (
-    "foresees", "holds_overflow", "goes_past", "streams", "streamed", "cancels_late", "stops_copy", "has_low",
-    "has_host", "host_is_lru", "host_exclusive", "copy_is_read",
-)  # fmt: skip
-"""Flags of the cache that are 0 on most devices."""
-ONE_STATE = STATE.knowing(num_tokens=1)
-ONE_CACHE = CACHE.knowing(**dict.fromkeys(ABSENT_FEATURES, 0))
-
-
-def _for_one(kind: Any) -> Any:
-    """The type of a decision that is called with the state of a step of one token."""
-    if not isinstance(kind, types.FunctionType):
-        return kind
-    signature = kind.signature
-    return types.FunctionType(signature.return_type(*(ONE_STATE if each == STATE else each for each in signature.args)))
-
-
-ONE_RULES = View("Rules", {name: _for_one(kind) for name, kind in RULES.fields.items()})
-as_one_state, as_one_cache = caster(ONE_STATE, State), caster(ONE_CACHE, Cache)
-as_one_rules = caster(ONE_RULES, Rules)
-"""... for a step of one token on a device with none of ``ABSENT_FEATURES``."""

@@ -7,7 +7,7 @@ computes in a layer step (measured). A view is a bare pointer: its maker keeps t
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,8 +41,7 @@ FUNCTION_WORDS = 3
 
 class View(types.Type):  # type: ignore[misc]
     """Type of a pointer to a struct with the given fields; ``writable``: those that may be set, None: all;
-    ``hidden``: those that may not even be read; ``known``: what whole numbers among them hold whenever code is called
-    that takes this view, so that it is compiled without what they rule out."""
+    ``hidden``: those that may not even be read."""
 
     def __init__(
         self,
@@ -50,18 +49,11 @@ class View(types.Type):  # type: ignore[misc]
         fields: dict[str, Any],
         writable: frozenset[str] | None = None,
         hidden: frozenset[str] = frozenset(),
-        known: Mapping[str, int] | None = None,
     ) -> None:
-        self.title, self.fields, self.writable, self.hidden = name, dict(fields), writable, hidden
-        self.known = dict(known or {})
+        self.fields, self.writable, self.hidden = dict(fields), writable, hidden
         what = ", ".join(f"{field}:{kind}" for field, kind in fields.items())
         limits = "" if writable is None else f" writes {', '.join(sorted(writable))}, not {', '.join(sorted(hidden))}"
-        limits += f" known {self.known}" if known else ""
         super().__init__(name=f"View[{name}]({what}){limits}")
-
-    def knowing(self, **known: int) -> View:
-        """The same struct for code that is only called where these fields hold these numbers."""
-        return View(self.title, self.fields, self.writable, self.hidden, known)
 
 
 @register_model(View)
@@ -88,8 +80,6 @@ def _field(context: Any, builder: Any, view: View, pointer: Any, field: str) -> 
 
 @lower_getattr_generic(View)
 def _load(context: Any, builder: Any, view: View, pointer: Any, field: str) -> Any:
-    if field in view.known:
-        return context.get_constant(view.fields[field], view.known[field])
     value = builder.load(_field(context, builder, view, pointer, field))
     return cgutils.is_true(builder, value) if view.fields[field] is types.boolean else value
 
